@@ -1,0 +1,227 @@
+"""Capacity: the largest number of devices whose SLO attainment is at least a stated share, with its interval.
+
+    python -m agents.capacity --slo 8 --controllers wisp,sled,centralized --json capacity.json
+
+**Search.** A(N) is the mean attainment over the paired worlds of all seeds with N devices; device i is the same in every
+world of a seed, so A changes little from N to N + 1. Doubling N finds the last rung that reaches the share (a few devices
+may miss it although more reach it, because a small population need not hold the mix of device classes), and bisection
+narrows the gap behind it to one device. Near the crossing A may cross the share more than once; the search then ends at
+one of the crossings, and the interval tells how far apart they can lie.
+
+**Interval.** Seeds are drawn with replacement 2,000 times; in each sample the capacity is read off the mean curve through
+all N that were run (the largest N that reaches the share, and linearly on towards the next N); 2.5 and 97.5 % quantiles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from agents.command_line import (
+    MAX_DEVICES,
+    Controller,
+    InputError,
+    Parser,
+    add_comparison,
+    chosen_controllers,
+    chosen_scenario,
+    refuse_same_files,
+    run,
+    seed_list,
+    share,
+    whole,
+    write_rows,
+)
+from agents.evaluate import EPILOG, Row, goodput, run_all
+from agents.tables import CONFIDENCE, aligned, cell, interval_cell, mean, resampled
+from wisp_gym.engine.worlds import NO_TRACE
+from wisp_gym.scenario import Scenario, warnings
+
+PROGRAM = "python -m agents.capacity"
+DEFAULT_SEEDS = 10
+DEFAULT_MAX_DEVICES = 1024
+MIX_DEVICES = 16  # from here on a population resembles the scenario's mix of device classes
+MISSED_RUNGS = 2  # so many rungs missed in a row, the last of at least MIX_DEVICES, end the climb
+
+Measure = Callable[[int], float]
+
+
+@dataclass
+class Curve:
+    """Attainment of one controller by number of devices, measured where it is asked for.
+
+    Attributes:
+        attained: N → (seeds,) attainment of each world, NaN where no request was counted.
+        goodput_tokens_per_s: N → mean over the worlds.
+    """
+
+    scenario: Scenario
+    controller: Controller
+    seeds: Sequence[int]
+    bar: tqdm[Any]
+    attained: dict[int, NDArray[np.float64]] = field(default_factory=dict)
+    goodput_tokens_per_s: dict[int, float | None] = field(default_factory=dict)
+
+    def __call__(self, n_devices: int) -> float:
+        """Mean attainment over the worlds with `n_devices` devices; NaN where no request was counted."""
+        if n_devices not in self.attained:
+            scenario = replace(self.scenario, n_devices=n_devices)
+            (outcomes,) = run_all(scenario, [self.controller], self.seeds, NO_TRACE, self.bar)
+            self.attained[n_devices] = np.array([o.metrics["slo_attainment"] for o in outcomes], dtype=np.float64)
+            self.goodput_tokens_per_s[n_devices] = mean(goodput(outcomes))
+        return float(mean_attainment(self.attained[n_devices]))
+
+
+def mean_attainment(attained: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the last axis of the worlds that counted a request; NaN without any."""
+    counted = (~np.isnan(attained)).sum(axis=-1)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.nansum(attained, axis=-1) / counted)
+
+
+def rungs(limit: int) -> Iterator[int]:
+    """1, 2, 4, … and `limit`."""
+    n = 1
+    while n < limit:
+        yield n
+        n *= 2
+    yield limit
+
+
+def climb(measured: Measure, target: float, limit: int) -> int:
+    """The last rung that reaches the target, 0 if none does."""
+    best, missed = 0, 0
+    for n in rungs(limit):
+        if measured(n) >= target:
+            best, missed = n, 0
+        else:
+            missed += 1
+        if missed >= MISSED_RUNGS and n >= MIX_DEVICES:
+            break
+    return best
+
+
+def capacity(measured: Measure, target: float, limit: int) -> int:
+    """The largest number of devices, up to `limit`, that reaches the target; 0 if no rung does."""
+    low = climb(measured, target, limit)
+    high = min(2 * low, limit + 1) if low else 0
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if measured(middle) >= target else (low, middle)
+    return low
+
+
+def crossings(devices: NDArray[np.float64], means: NDArray[np.float64], target: float) -> NDArray[np.float64]:
+    """Capacity read off each of several mean curves.
+
+    Args:
+        devices: (P,) increasing numbers of devices. means: (R, P) mean attainment at each.
+
+    Returns:
+        (R,) whole numbers: the largest N that reaches the target, and on a straight line towards the next N.
+    """
+    reached = means >= target
+    last = means.shape[1] - 1 - np.argmax(reached[:, ::-1], axis=1)
+    after = np.minimum(last + 1, means.shape[1] - 1)
+    curve = np.arange(len(means))
+    here, there = means[curve, last], means[curve, after]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        inside = np.where(after > last, (here - target) / (here - there), 0.0)
+    inside = np.nan_to_num(inside, nan=0.0, posinf=0.0)
+    # the next N misses the target, so at least one device of the gap is beyond the capacity
+    found = np.floor(devices[last] + np.clip(inside, 0.0, 1.0) * np.maximum(devices[after] - devices[last] - 1.0, 0.0))
+    return np.where(reached.any(axis=1), found, 0.0)
+
+
+def capacity_interval(curve: Curve, target: float, found: int) -> tuple[int | None, int | None]:
+    """95 % interval of the capacity over seeds; None for fewer than two seeds."""
+    if len(curve.seeds) < 2:
+        return None, None
+    devices = sorted(curve.attained)
+    attained = np.array([curve.attained[n] for n in devices])  # (P, seeds)
+    samples = resampled(len(curve.seeds))  # (R, seeds)
+    means = np.stack([mean_attainment(row[samples]) for row in attained], axis=1)  # (R, P)
+    values = crossings(np.array(devices, dtype=np.float64), means, target)
+    low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="inverted_cdf")
+    return min(int(low), found), max(int(high), found)
+
+
+def capacity_row(given: argparse.Namespace, name: str, curve: Curve) -> Row:
+    """The row of one controller."""
+    found = capacity(curve, given.attainment, given.max_devices)
+    if all(np.isnan(attained).all() for attained in curve.attained.values()):
+        measure_s = curve.scenario.horizon.measure_s
+        raise InputError(f"{curve.scenario.name}: horizon.measure_s: no request was counted in {measure_s:g} s, allowed is a longer horizon")
+    low, high = capacity_interval(curve, given.attainment, found)
+    return {
+        "controller": name,
+        "scenario": curve.scenario.name,
+        "slo_tokens_per_s": given.slo,
+        "attainment_target": given.attainment,
+        "capacity_devices": found,
+        "capacity_low": low,
+        "capacity_high": high,
+        "at_limit": found == given.max_devices,
+        "max_devices": given.max_devices,
+        "slo_attainment": float(mean_attainment(curve.attained[found])) if found else None,
+        "goodput_tokens_per_s": curve.goodput_tokens_per_s.get(found),
+        "seeds": len(given.seeds),
+        "seed_list": seed_list(given.seeds),
+    }
+
+
+def show(rows: list[Row]) -> str:
+    """The printed table."""
+    lines = [
+        [row["controller"], ("≥ " if row["at_limit"] else "") + str(row["capacity_devices"]), interval_cell(row["capacity_low"], row["capacity_high"], 0),
+         cell(row["slo_attainment"], 1, 100.0), cell(row["goodput_tokens_per_s"])]
+        for row in rows
+    ]  # fmt: skip
+    first = rows[0]
+    slo = "the scenario's SLO mix" if first["slo_tokens_per_s"] is None else f"SLO {first['slo_tokens_per_s']:g} tokens/s"
+    title = (
+        f"{first['scenario']}: {slo}, at least {100 * first['attainment_target']:g} % of requests within their SLO, "
+        f"{first['seeds']} paired worlds (seeds {first['seed_list']})"
+    )
+    headers = [["controller", "capacity", "", "SLO met there", "goodput there"], ["", "devices", "95 %", "%", "tokens/s"]]
+    return f"{title}\n\n{aligned(headers, lines)}"
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The flags."""
+    parser = Parser(prog=PROGRAM, description="The largest number of devices that a controller serves within their SLO.", epilog=EPILOG)
+    add_comparison(parser, DEFAULT_SEEDS)
+    parser.add_argument("--attainment", type=share, default=0.9, metavar="SHARE", help="share of requests within their SLO (default %(default)s)")
+    parser.add_argument(
+        "--max-devices", type=whole(1, MAX_DEVICES), default=DEFAULT_MAX_DEVICES, metavar="N", help="where the search ends (default %(default)s)"
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Search, print, and write where asked."""
+    given = parse(arguments)
+    refuse_same_files(given, "json", "csv")
+    scenario = chosen_scenario(given)
+    controllers = chosen_controllers(given, scenario)
+    if scenario.workload.arrivals == "trace":
+        raise InputError(f"{given.scenario}: workload.arrivals: given 'trace', whose load does not grow with the devices; allowed: closed, open")
+    for warning in warnings(replace(scenario, n_devices=1)):  # the population is what is searched for
+        print(f"note: {warning}", file=sys.stderr)
+    rows = []
+    for name, controller in controllers.items():
+        with tqdm(desc=name, unit="world", disable=None, leave=False) as bar:
+            rows.append(capacity_row(given, name, Curve(scenario, controller, given.seeds, bar)))
+    print(show(rows))
+    write_rows(given, rows)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, PROGRAM))

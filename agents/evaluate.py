@@ -1,0 +1,287 @@
+"""Compare controllers on paired worlds: the same seeds, hence the same arrivals, lengths, links and token fates, for all.
+
+    python -m agents.evaluate --controllers wisp,sled,centralized --devices 64 --seeds 20 --json rows.json
+
+Every world is measured by `wisp_gym.metrics`; a row holds the means over the worlds, with 95 % bootstrap intervals of
+the goodput and of its paired difference to the reference. docs/evaluation.md describes every column and key.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from agents.command_line import (
+    MAX_DEVICES,
+    Controller,
+    InputError,
+    Parser,
+    add_comparison,
+    chosen_controllers,
+    chosen_scenario,
+    output_file,
+    refuse_same_files,
+    run,
+    seed_list,
+    whole,
+    write_bytes,
+    write_rows,
+)
+from agents.tables import aligned, bootstrap_interval, cell, interval_cell, mean
+from wisp_gym.controllers.catalogue import ALIASES, did_you_mean, listing
+from wisp_gym.engine.worlds import NO_TRACE, Worlds, load_trace
+from wisp_gym.metrics import measure, per_class
+from wisp_gym.scenario import Scenario, warnings
+
+PROGRAM = "python -m agents.evaluate"
+DEFAULT_SEEDS = 20
+Row = dict[str, Any]
+
+# Columns of the two printed tables: key, header, unit, digits, factor from the key's unit to the shown one.
+SERVICE = (
+    ("response_goodput_tokens_per_s", "by response", "tokens/s", 1, 1.0),
+    ("throughput_tokens_per_s", "throughput", "tokens/s", 1, 1.0),
+    ("slo_attainment", "SLO met", "%", 1, 100.0),
+    ("token_attainment", "on time", "% tokens", 1, 100.0),
+    ("starved_share", "starved", "%", 1, 100.0),
+)
+COSTS = (
+    ("round_latency_p50_s", "round p50", "ms", 0, 1e3),
+    ("round_latency_p95_s", "p95", "ms", 0, 1e3),
+    ("ttft_p95_s", "TTFT p95", "s", 2, 1.0),
+    ("wasted_drafting_share", "wasted", "%", 1, 100.0),
+    ("interference_s", "interference", "ms", 1, 1e3),
+    ("server_use", "server use", "%", 1, 100.0),
+    ("joules_per_1k_tokens", "energy", "J/1k tokens", 0, 1.0),
+    ("dollars_per_1k_tokens", "cost", "$/1k tokens", 5, 1.0),
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one world gave: `metrics` by name, and one row per SLO class; None where nothing was counted."""
+
+    metrics: Row
+    classes: list[Row]
+
+
+def run_world(scenario: Scenario, controller: Controller, seed: int, trace: np.ndarray = NO_TRACE) -> Outcome:
+    """Run one world of `scenario.n_devices` devices to its end, on the calling thread."""
+    worlds = Worlds(1, scenario.n_devices, trace=trace, threads=1)
+    worlds.fill(0, scenario, seed, controller)
+    worlds.run()
+    classes = [{key: None if value != value else value for key, value in row.items()} for row in per_class(worlds.arrays, 0, scenario)]
+    return Outcome(measure(worlds.arrays, 0, scenario).row(), classes)
+
+
+def run_all(
+    scenario: Scenario, controllers: Sequence[Controller], seeds: Sequence[int], trace: np.ndarray, bar: tqdm[Any]
+) -> list[list[Outcome]]:
+    """Outcomes of every controller (outer) in every world (inner), run on all cores; `bar` counts worlds."""
+    pool = ThreadPoolExecutor(os.cpu_count() or 1)  # the compiled loop holds no lock
+
+    def one(job: tuple[Controller, int]) -> Outcome:
+        return run_world(scenario, *job, trace)
+
+    jobs = [(controller, seed) for controller in controllers for seed in seeds]
+    outcomes = []
+    try:
+        for outcome in pool.map(one, jobs):
+            outcomes.append(outcome)
+            bar.update()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return [outcomes[first : first + len(seeds)] for first in range(0, len(jobs), len(seeds))]
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+
+def identity(name: str, scenario: Scenario, slo: float | None) -> Row:
+    """The keys that say what a row is of; `slo_tokens_per_s` is None for the scenario's own mix."""
+    return {"controller": name, "scenario": scenario.name, "devices": scenario.n_devices, "slo_tokens_per_s": slo}
+
+
+def mean_row(outcomes: Sequence[Outcome]) -> Row:
+    """Means over worlds of every metric."""
+    return {key: mean([outcome.metrics[key] for outcome in outcomes]) for key in outcomes[0].metrics}
+
+
+def class_rows(outcomes: Sequence[Outcome]) -> list[Row]:
+    """Means over worlds of what each SLO class got."""
+    return [
+        {key: mean([row[key] for row in rows]) for key in rows[0]} for rows in zip(*(o.classes for o in outcomes), strict=True)
+    ]
+
+
+def goodput(outcomes: Sequence[Outcome]) -> list[float]:
+    """Goodput of every world, tokens/s."""
+    return [outcome.metrics["goodput_tokens_per_s"] for outcome in outcomes]
+
+
+def intervals(outcomes: Sequence[Outcome], reference: str, of_reference: Sequence[Outcome]) -> Row:
+    """Intervals of the goodput and of its paired difference to the reference."""
+    low, high = bootstrap_interval(goodput(outcomes))
+    differences = [a - b for a, b in zip(goodput(outcomes), goodput(of_reference), strict=True)]
+    difference_low, difference_high = bootstrap_interval(differences)
+    return {
+        "goodput_tokens_per_s_low": low,
+        "goodput_tokens_per_s_high": high,
+        "reference": reference,
+        "goodput_difference_tokens_per_s": mean(differences),
+        "goodput_difference_tokens_per_s_low": difference_low,
+        "goodput_difference_tokens_per_s_high": difference_high,
+    }
+
+
+def compare(given: argparse.Namespace, scenario: Scenario, outcomes: dict[str, list[Outcome]], reference: str) -> list[Row]:
+    """One row per controller."""
+    rows = []
+    for name, own in outcomes.items():
+        row = identity(name, scenario, given.slo) | {"seeds": len(given.seeds), "seed_list": seed_list(given.seeds)}
+        row |= mean_row(own) | intervals(own, reference, outcomes[reference])
+        rows.append(row | {"classes": class_rows(own)} if given.per_class else row)
+    return rows
+
+
+def every_world(given: argparse.Namespace, scenario: Scenario, outcomes: dict[str, list[Outcome]]) -> list[Row]:
+    """One row per controller and seed."""
+    return [
+        identity(name, scenario, given.slo) | {"seed": seed} | own.metrics | ({"classes": own.classes} if given.per_class else {})
+        for name, worlds in outcomes.items()
+        for seed, own in zip(given.seeds, worlds, strict=True)
+    ]
+
+
+# --- what is shown ---------------------------------------------------------------------------------------------------
+
+
+def show(rows: list[Row], scenario: Scenario) -> str:
+    """The printed tables."""
+    first = rows[0]
+    headers = [["controller", "goodput", "", f"vs {first['reference']}", ""], ["", "tokens/s", "95 %", "tokens/s", "95 %"]]
+    service = [
+        [row["controller"], cell(row["goodput_tokens_per_s"]), interval(row, "goodput_tokens_per_s"),
+         cell(row["goodput_difference_tokens_per_s"]), interval(row, "goodput_difference_tokens_per_s")] + metric_cells(row, SERVICE)
+        for row in rows
+    ]  # fmt: skip
+    costs = [[row["controller"], *metric_cells(row, COSTS)] for row in rows]
+    title = (
+        f"{scenario.name}: {scenario.n_devices} devices, "
+        + ("the scenario's SLO mix" if first["slo_tokens_per_s"] is None else f"SLO {first['slo_tokens_per_s']:g} tokens/s")
+        + f", {first['seeds']} paired worlds (seeds {first['seed_list']}) of {scenario.horizon.measure_s:g} s each"
+    )
+    tables = [title, aligned(with_columns(headers, SERVICE), service), aligned(with_columns([["controller"], [""]], COSTS), costs)]
+    if "classes" in first:
+        tables.append(show_classes(rows))
+    return "\n\n".join(tables)
+
+
+def interval(row: Row, key: str) -> str:
+    """Cell of the interval of a row's key."""
+    return interval_cell(row[f"{key}_low"], row[f"{key}_high"])
+
+
+def metric_cells(row: Row, columns: Sequence[tuple[str, str, str, int, float]]) -> list[str]:
+    """Cells of a row's metrics."""
+    return [cell(row[key], digits, factor) for key, _, _, digits, factor in columns]
+
+
+def with_columns(headers: list[list[str]], columns: Sequence[tuple[str, str, str, int, float]]) -> list[list[str]]:
+    """The two header lines with those of the metrics behind them."""
+    return [headers[0] + [column[1] for column in columns], headers[1] + [column[2] for column in columns]]
+
+
+def show_classes(rows: list[Row]) -> str:
+    """Attainment and goodput of each SLO class, one line per controller and class."""
+    lines = [
+        [row["controller"], f"{c['slo_tokens_per_s']:g}", cell(c["requests"]), cell(c["slo_attainment"], 1, 100.0), cell(c["goodput_tokens_per_s"])]
+        for row in rows
+        for c in row["classes"]
+    ]
+    return aligned([["controller", "SLO", "requests", "SLO met", "goodput"], ["", "tokens/s", "a world", "%", "tokens/s"]], lines)
+
+
+def draw(rows: list[Row], scenario: Scenario, suffix: str) -> bytes:
+    """Two panels, a line per controller: goodput with its interval beside the throughput, and SLO attainment."""
+    from matplotlib.figure import Figure  # here: only a plot needs it
+
+    figure = Figure(figsize=(10.0, 1.6 + 0.4 * len(rows)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=[2, 1])
+    for y, row in enumerate(rows):
+        value, low, high = (row[f"goodput_tokens_per_s{end}"] for end in ("", "_low", "_high"))
+        left.plot(row["throughput_tokens_per_s"], y, "|", color="0.6", markersize=12, label="" if y else "throughput")
+        left.plot(value, y, "o", color="C0", label="" if y else "goodput (95 %)")
+        left.plot([value if low is None else low, value if high is None else high], [y, y], color="C0", linewidth=2)
+        if row["slo_attainment"] is not None:
+            right.plot(100.0 * row["slo_attainment"], y, "o", color="C1")
+    left.set(xlabel="tokens/s", xlim=(0, None), title=f"{scenario.name}, {scenario.n_devices} devices")
+    left.set_yticks(range(len(rows)), [row["controller"] for row in rows])
+    left.invert_yaxis()
+    left.legend(loc="best", fontsize="small")
+    right.set(xlabel="requests within their SLO, %", xlim=(-2, 102))
+    for axes in (left, right):
+        axes.grid(axis="x", alpha=0.3)
+    picture = io.BytesIO()
+    figure.savefig(picture, format=suffix, dpi=150)
+    return picture.getvalue()
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+EPILOG = f"""controllers (separated by commas; a piece that begins with a number, as in confidence:0.6,8+static:4,0.1, is a
+parameter of the controller before it; with a semicolon anywhere, semicolons alone separate):
+
+{listing()}"""
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The flags."""
+    parser = Parser(prog=PROGRAM, description="Compare controllers on paired worlds.", epilog=EPILOG)
+    add_comparison(parser, DEFAULT_SEEDS)
+    parser.add_argument("--devices", type=whole(1, MAX_DEVICES), metavar="N", help="number of devices (default: the scenario's)")
+    parser.add_argument("--reference", metavar="NAME", help="controller that the others are compared with (default: wisp if it is there, else the first)")
+    parser.add_argument("--per-seed", action="store_true", help="files hold one row per controller and seed, not means")
+    parser.add_argument("--per-class", action="store_true", help="show each SLO class too, and add 'classes' to the JSON rows")
+    parser.add_argument("--plot", type=output_file(".png", ".svg", ".pdf"), metavar="FILE.png", help="draw goodput and SLO attainment")
+    return parser.parse_args(arguments)
+
+
+def chosen_reference(given: argparse.Namespace, names: list[str]) -> str:
+    """The controller of `--reference`, which must be among those compared."""
+    default = next((name for name in names if ALIASES.get(name, name) == ALIASES["wisp"]), names[0])
+    if given.reference is not None and given.reference not in names:
+        raise InputError(f"argument --reference: '{given.reference}' is not among the controllers; {did_you_mean(given.reference, names)}")
+    return given.reference or default
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run, print, and write where asked."""
+    given = parse(arguments)
+    refuse_same_files(given, "json", "csv", "plot")
+    scenario = chosen_scenario(given, given.devices)
+    controllers = chosen_controllers(given, scenario)
+    reference = chosen_reference(given, list(controllers))
+    trace = load_trace(scenario)
+    for warning in warnings(scenario):
+        print(f"note: {warning}", file=sys.stderr)
+    with tqdm(total=len(controllers) * len(given.seeds), unit="world", disable=None, leave=False) as bar:
+        outcomes = dict(zip(controllers, run_all(scenario, list(controllers.values()), given.seeds, trace, bar), strict=True))
+    rows = compare(given, scenario, outcomes, reference)
+    print(show(rows, scenario))
+    write_rows(given, every_world(given, scenario, outcomes) if given.per_seed else rows)
+    if given.plot:
+        write_bytes(given.plot, draw(rows, scenario, given.plot.suffix[1:].lower()))
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, PROGRAM))

@@ -1,0 +1,143 @@
+"""Published acceptance figures of draft and target pairs, with their sources."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.special import beta as beta_function
+
+CONFIGSPEC = "ConfigSpec, arXiv 2604.09722, Dolly-15k"
+VLLM = "vLLM logs of tomasruizt/vllm-scripts, greedy decoding"
+SPEC_BENCH = "Spec-Bench answers of yukiki-jc/Spec-Bench, 36,581 rounds of 560 turns"
+
+# Correlation of accepted lengths within a turn (its mean removed), by lag in rounds. Spec-Bench, vicuna-68m to
+# vicuna-7b: the only public log with a constant schedule. Other pairs take it as a target of shape (assumption).
+AUTOCORRELATION = {1: 0.168, 2: 0.137, 5: 0.112, 10: 0.081}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What is published about one draft, target and data set.
+
+    Attributes:
+        draft, target, data: names.
+        source: where the figures come from.
+        max_draft_tokens: drafts per round behind `survival`.
+        survival: P(accepted >= i) for i = 1, 2, ... per round, in [0, 1]; empty where not published.
+        rates: accepted / drafted tokens by drafts per round, in [0, 1].
+        autocorrelation: of accepted lengths within a request, by lag in rounds.
+        derived: the drafts per round whose rate was recovered from throughputs, not published itself.
+        survival_tolerance: error of `survival` that counts as one; larger where the table is derived, not measured.
+        between_cv: standard deviation of responses' own mean accepted length / its mean; None where not published.
+        like: name of the pair whose spreads are kept, so that `logit_mean` alone is fitted; empty: fit all.
+        note: what a reader must know.
+    """
+
+    draft: str
+    target: str
+    data: str
+    source: str
+    max_draft_tokens: int = 1
+    survival: tuple[float, ...] = ()
+    rates: dict[int, float] = field(default_factory=dict)
+    autocorrelation: dict[int, float] = field(default_factory=lambda: dict(AUTOCORRELATION))
+    derived: tuple[int, ...] = ()
+    survival_tolerance: float = 0.01
+    between_cv: float | None = None
+    like: str = ""
+    note: str = ""
+
+
+def beta_geometric(a: float, b: float, length: int) -> tuple[float, ...]:
+    """Return S(i) = B(a + i, b) / B(a, b) for i = 1..length: each round draws its acceptance from Beta(a, b)."""
+    return tuple(float(beta_function(a + i, b) / beta_function(a, b)) for i in np.arange(1, length + 1))
+
+
+PAIRS: dict[str, Pair] = {
+    "qwen3-0.6b--qwen3-32b": Pair(
+        "Qwen3-0.6B",
+        "Qwen3-32B",
+        "Dolly-15k",
+        f"{CONFIGSPEC}: K = 5; K = 2, 7, 10 recovered from its throughputs",
+        10,
+        beta_geometric(2.27, 1.28, 10),
+        {2: 0.563, 5: 0.378, 7: 0.346, 10: 0.274},
+        derived=(2, 7, 10),
+        survival_tolerance=0.03,
+        note="the survival is a beta-geometric law through the rates; it and the derived rates count a third",
+    ),
+    "qwen3-1.7b--qwen3-32b": Pair(
+        "Qwen3-1.7B",
+        "Qwen3-32B",
+        "MT-bench",
+        VLLM,
+        6,
+        (0.743, 0.559, 0.433, 0.340, 0.277, 0.227),
+        {1: 0.771, 3: 0.598},
+        between_cv=0.24,
+    ),
+    "qwen3-1.7b--qwen3-32b-code": Pair(
+        "Qwen3-1.7B",
+        "Qwen3-32B",
+        "InstructCoder",
+        VLLM,
+        6,
+        (0.700, 0.482, 0.347, 0.256, 0.191, 0.147),
+        {1: 0.719, 3: 0.526},
+        between_cv=0.16,
+    ),
+    "qwen3-4b--qwen3-32b": Pair(
+        "Qwen3-4B",
+        "Qwen3-32B",
+        "Dolly-15k",
+        CONFIGSPEC,
+        rates={5: 0.487},
+        like="qwen3-1.7b--qwen3-32b",
+        note="one published figure; spreads of Qwen3-1.7B on MT-bench (assumption)",
+    ),
+    "qwen3-8b--qwen3-32b": Pair(
+        "Qwen3-8B",
+        "Qwen3-32B",
+        "Dolly-15k",
+        CONFIGSPEC,
+        rates={5: 0.522},
+        like="qwen3-1.7b--qwen3-32b",
+        note="one published figure; spreads of Qwen3-1.7B on MT-bench (assumption)",
+    ),
+    "llama-3.2-1b--llama-70b-code": Pair(
+        "Llama-3.2-1B",
+        "Llama-3.3-70B",
+        "InstructCoder",
+        f"{VLLM}; beta-geometric (2.71, .58) of its table",
+        8,
+        beta_geometric(2.71, 0.58, 8),
+        {3: 0.790, 5: 0.702},
+    ),
+    "llama-3.2-1b-instruct--llama-70b": Pair(
+        "Llama-3.2-1B-Instruct",
+        "Llama-3.1-70B",
+        "Dolly-15k",
+        f"{CONFIGSPEC}: K = 5; K = 2, 6, 8 recovered from its throughputs",
+        rates={2: 0.701, 5: 0.546, 6: 0.520, 8: 0.436},
+        derived=(2, 6, 8),
+        note="the derived rates count a third",
+    ),
+    "vicuna-68m--vicuna-7b": Pair(
+        "vicuna-68m",
+        "vicuna-7b",
+        "Spec-Bench",
+        SPEC_BENCH,
+        20,
+        (0.565, 0.300, 0.180, 0.115, 0.079, 0.056, 0.041, 0.031),
+        note="not an edge pair: a check of the process, from the log that the correlations come from",
+    ),
+}
+
+# Qwen3-14B as the target: nothing is published. Both sizes are trained on the same data, so the 32B figures serve.
+ASSUMED_LIKE = {
+    "qwen3-0.6b--qwen3-14b": "qwen3-0.6b--qwen3-32b",
+    "qwen3-1.7b--qwen3-14b": "qwen3-1.7b--qwen3-32b",
+    "qwen3-4b--qwen3-14b": "qwen3-4b--qwen3-32b",
+    "qwen3-8b--qwen3-14b": "qwen3-8b--qwen3-32b",
+}

@@ -1,0 +1,219 @@
+"""The house: what lies where, who imports whom, and what the wheel holds once it is built and installed."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+OURS = ("wisp_gym", "agents", "estimators", "traces")
+SHIPPED = {"pyproject.toml", "README.md", "LICENSE", "wisp_gym", "traces"}
+TOP_LEVEL = SHIPPED | {
+    *(".ci", ".gitignore", "CHANGELOG.md", "constraints.txt"),
+    *("agents", "docs", "estimators", "tests", "train.py"),
+}
+BASE_DEPENDENCIES = {"gymnasium", "numba", "numpy"}
+INSIDE_FUNCTIONS = {
+    "matplotlib": "draws the timeline; an environment that is not rendered does without",
+    "onnxruntime": "runs an exported policy; the extra `serve` brings it",
+}
+NEVER_IMPORTED = ("agents", "estimators", "traces", "torch", "sklearn", "stable_baselines3", "matplotlib")
+PICKLES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
+PICKLED_FILES = {".joblib", ".pickle", ".pkl", ".pt", ".pth", ".zip"}
+# Split in two, so that this file does not find itself.
+MACHINE_PATHS = re.compile(
+    r"(?<![\w.~}])/(?:wor" + r"k|roo" + r"t|hom" + r"e/\w+|Use" + r"rs|tm" + r"p)/\w|[A-Z]:\\Us" + "ers"
+)
+MAX_FUNCTION_LINES = 60
+UNSHIPPED_CACHES = shutil.ignore_patterns("__pycache__", "*.egg-info", ".*_cache")
+
+
+def files() -> list[Path]:
+    """The project's files: those under version control, and new ones that it does not ignore."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        listing = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in sorted(set(listing.split("\0"))) if name and (ROOT / name).exists()]
+
+
+def sources(*folders: str) -> list[Path]:
+    """The Python files below top-level folders."""
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """Each import of a file: the top-level name (`wisp_gym` if relative), and whether it runs at import time."""
+
+    def walk(node: ast.AST, at_import: bool) -> Iterator[tuple[str, bool]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                yield from ((alias.name.split(".")[0], at_import) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                yield (child.module or "").split(".")[0] if not child.level else "wisp_gym", at_import
+            elif not (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)):
+                yield from walk(child, at_import and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef))
+
+    return walk(ast.parse(path.read_text(encoding="utf-8"), str(path)), True)
+
+
+def python(code: str, folder: Path, *, path: Path) -> str:
+    """What `code` prints in a fresh interpreter that runs in `folder` and finds modules in `path` first."""
+    environment = {**os.environ, "PYTHONPATH": str(path)}
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from the source distribution of a copy of the checkout."""
+    copy, built = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("built")
+    for name in TOP_LEVEL:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, copy / name, ignore=UNSHIPPED_CACHES)
+        elif (ROOT / name).exists():
+            shutil.copy(ROOT / name, copy / name)
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(built), str(copy)]
+    done = subprocess.run(command, cwd=built, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(list(built.glob("wisp_gym-*.tar.gz"))) == 1
+    return next(built.glob("wisp_gym-*.whl"))
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder into which the wheel is installed."""
+    folder = tmp_path_factory.mktemp("installed")
+    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", str(folder), str(wheel)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_the_top_level_is_the_designed_one() -> None:
+    assert {path.relative_to(ROOT).parts[0] for path in files()} == TOP_LEVEL
+
+
+def test_the_wheel_holds_the_library_alone_and_all_of_it(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {name.split("/")[0] for name in names} == {"wisp_gym", f"{'-'.join(wheel.name.split('-')[:2])}.dist-info"}
+    library = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "wisp_gym").rglob("*")
+        if path.suffix in {".py", ".toml", ".json"} or path.name == "py.typed"
+    }
+    samples = {f"wisp_gym/_traces/{path.name}" for path in (ROOT / "traces").iterdir() if path.is_file()}
+    assert {name for name in names if ".dist-info/" not in name} == library | samples
+    assert {"wisp_gym/scenarios/wisp-a100-qwen3-32b.toml", "wisp_gym/_traces/README.md"} <= names
+
+
+def test_the_wheel_asks_for_three_packages_and_carries_the_licence(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    metadata = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    lines = archive.read(metadata).decode().splitlines()
+    required = [line.split(": ")[1] for line in lines if line.startswith("Requires-Dist") and "extra ==" not in line]
+    assert {re.split(r"[<>=!~ ]", name)[0] for name in required} == BASE_DEPENDENCIES
+    assert "License-Expression: MIT" in lines
+    assert any(name.endswith("licenses/LICENSE") for name in archive.namelist())
+
+
+def test_the_installed_wheel_works_anywhere(installed: Path, tmp_path: Path) -> None:
+    code = """
+import wisp_gym, wisp_gym.scenario, wisp_gym.request_trace as request_trace
+print(wisp_gym.__file__)
+print(wisp_gym.scenario.load("wisp-a100-qwen3-32b").name)
+print(request_trace.sample_path("azure-conv-like.csv"))
+print(len(request_trace.read_trace(request_trace.sample_path("azure-conv-like.csv"), "azure")))
+"""
+    package, preset, sample, rows = python(code, tmp_path, path=installed).splitlines()
+    assert Path(package) == installed / "wisp_gym" / "__init__.py"
+    assert Path(sample).parent == installed / "wisp_gym" / "_traces"
+    assert (preset, rows) == ("wisp-a100-qwen3-32b", "300")
+
+
+@pytest.mark.parametrize("path", sources("wisp_gym"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_library_imports_its_three_dependencies_alone(path: Path) -> None:
+    allowed = sys.stdlib_module_names | BASE_DEPENDENCIES | {"wisp_gym"}
+    found = set(imports(path))
+    assert {name for name, at_import in found if at_import} <= allowed
+    assert {name for name, _ in found} <= allowed | INSIDE_FUNCTIONS.keys()
+
+
+def test_the_direction_of_imports_is_outwards() -> None:
+    assert not {name for path in sources("estimators", "traces") for name, _ in imports(path)} & {"agents"}
+    assert "wisp_gym" in {name for path in sources("traces") for name, _ in imports(path)}
+
+
+def test_importing_the_library_loads_nothing_heavy(tmp_path: Path) -> None:
+    code = f"import sys, wisp_gym; print([name for name in {NEVER_IMPORTED} if name in sys.modules])"
+    assert python(code, tmp_path, path=ROOT) == "[]"
+
+
+def test_registration_is_idempotent(tmp_path: Path) -> None:
+    code = """
+import importlib, gymnasium, wisp_gym
+ids = lambda: {name for name in gymnasium.registry if name.startswith("wisp_gym/")}
+before = ids()
+importlib.reload(wisp_gym)
+print(len(before) > 0 and ids() == before)
+"""
+    assert python(code, tmp_path, path=ROOT) == "True"
+
+
+def test_no_file_is_pickled_and_no_module_pickles() -> None:
+    assert not [path for path in files() if path.suffix in PICKLED_FILES]
+    assert not {name for path in sources(*OURS) for name, _ in imports(path)} & PICKLES
+
+
+def test_no_file_names_a_place_of_some_machine() -> None:
+    found = {}
+    for path in files():
+        text = path.read_text(encoding="utf-8", errors="ignore")
+        if match := MACHINE_PATHS.search(text):
+            found[str(path.relative_to(ROOT))] = match.group()
+    assert not found
+
+
+def test_the_package_list_is_the_tree() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {path.parent.relative_to(ROOT) for path in sources("wisp_gym")}
+    assert set(listed) == {".".join(folder.parts) for folder in folders} | {"wisp_gym._traces"}
+
+
+def test_every_requirement_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = dict(line.lower().replace("_", "-").split("==") for line in lines if not line.startswith("#"))
+    names = {re.split(r"[\[<>=!~ ]", name)[0] for name in asked} - {project["name"]}
+    assert names <= pins.keys()
+    assert pins["torch"] == "2.13.0"
+
+
+def code_lines(function: ast.FunctionDef) -> int:
+    """Lines from the first statement after the docstring to the end."""
+    body = function.body[ast.get_docstring(function) is not None :]
+    return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+
+
+def test_functions_are_short() -> None:
+    lines = {
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}": code_lines(node)
+        for path in [*sources(*OURS), ROOT / "train.py"]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert not {name: count for name, count in lines.items() if count > MAX_FUNCTION_LINES}

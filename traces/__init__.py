@@ -1,0 +1,1 @@
+"""Small sample traces and their recorders; installed as `wisp_gym._traces`. README.md describes the formats."""

@@ -1,0 +1,96 @@
+"""Batching controllers: when a batch starts and which requests it takes.
+
+A controller is three pure functions: `ready` (start now, or wait until when), `priority` of each queued request
+(smallest first) and `admits` (may this request join the batch so far). The engine checks memory and the prefill chunk
+by itself. Requests are taken in order of priority; one that is not admitted is passed over.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import math
+
+from wisp_gym.engine.jit import jit
+
+FCFS, STATIC, EDF, WISP, CONTINUOUS = range(5)
+
+# Features of a queued request, in physical units.
+(
+    WAITING_S, SLACK_S, NEW_TOKENS, UNCACHED_TOKENS, CACHED_TOKENS, EXPECTED_TOKENS, SLO_TOKENS_PER_S, MARGINAL_S, SOLO_S, DRAFT_TOKENS,
+    ARRIVED_S, DEADLINE_S, RUNNING,
+) = range(13)  # fmt: skip
+FEATURES = 13
+
+
+class Feature(NamedTuple):
+    """One feature of a queued request."""
+
+    name: str
+    unit: str
+    meaning: str
+
+
+FEATURE_TABLE = (
+    Feature("waiting_s", "s", "time since the request reached the server"),
+    Feature("slack_s", "s", "time until its verification must be complete"),
+    Feature("new_tokens", "tokens", "tokens it would run through the model: drafts, the token before them, uncached context"),
+    Feature("uncached_tokens", "tokens", "context that must be computed first (cold prompt or evicted prefix)"),
+    Feature("cached_tokens", "tokens", "context whose keys and values are in memory"),
+    Feature("expected_tokens", "tokens", "expected tokens committed, as the device reported: 1 + sum of survivals"),
+    Feature("slo_tokens_per_s", "tokens/s", "speed of its service class"),
+    Feature("marginal_s", "s", "predicted time that it adds to a batch"),
+    Feature("solo_s", "s", "predicted time of a batch of this request alone"),
+    Feature("draft_tokens", "tokens", "drafted tokens to verify"),
+    Feature("arrived_s", "s", "clock time of arrival (for ordering)"),
+    Feature("deadline_s", "s", "clock time by which its verification must be complete (for ordering)"),
+    Feature("running", "flag", "a sequence already admitted (centralized serving)"),
+)
+
+
+@jit
+def ready(kind, parameters, n_queue, oldest_wait_s):
+    """0 to start a batch now, else seconds to wait unless another request comes."""
+    if kind == STATIC:
+        size, timeout_s = parameters[0], parameters[1]
+        if n_queue >= size or oldest_wait_s >= timeout_s - 1e-9:  # a wake-up may come a rounding error early
+            return 0.0
+        return timeout_s - oldest_wait_s
+    return 0.0
+
+
+@jit
+def priority(kind, parameters, now_s, mean_batch_s, f):
+    """Sort key of a request (smallest first); f: (FEATURES,) float64."""
+    if kind == EDF:
+        return f[DEADLINE_S]
+    if kind == CONTINUOUS:
+        return f[ARRIVED_S] if f[RUNNING] == 0.0 else f[ARRIVED_S] - 1e9
+    if kind == WISP:
+        margin, window = parameters[0], parameters[1]
+        latest_start_s = f[DEADLINE_S] - f[SOLO_S] * (1.0 + margin)
+        if latest_start_s <= now_s + window * mean_batch_s:
+            return f[DEADLINE_S] - 1e9
+        return -f[EXPECTED_TOKENS] / f[SOLO_S]
+    return f[ARRIVED_S]
+
+
+@jit
+def admits(kind, parameters, now_s, f, n_batch, n_running, predicted_s, earliest_deadline_s):
+    """Whether a request may join a batch of `n_batch` whose predicted time with it is `predicted_s`."""
+    if kind == STATIC:
+        return n_batch < parameters[0]
+    if kind == CONTINUOUS:
+        return f[RUNNING] != 0.0 or parameters[0] <= 0.0 or n_running < parameters[0]
+    if kind == WISP and n_batch > 0:
+        end_s = now_s + predicted_s * (1.0 + parameters[0])
+        due_s = min(earliest_deadline_s, binding_deadline_s(now_s, f, parameters[0]))
+        return end_s <= due_s
+    return True
+
+
+@jit
+def binding_deadline_s(now_s, f, margin):
+    """Deadline that a request puts on its batch: one that is late even alone puts none."""
+    late = now_s + f[SOLO_S] * (1.0 + margin) > f[DEADLINE_S]
+    return math.inf if late else f[DEADLINE_S]

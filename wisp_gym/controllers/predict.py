@@ -1,0 +1,106 @@
+"""Speculation controllers with the `predict` of stable-baselines3, for use outside the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from wisp_gym.controllers.catalogue import ALIASES, NO_POLICY, SPECULATION, Controller, ControllerError, is_file, resolve
+from wisp_gym.controllers.mlp import argmax_action
+from wisp_gym.controllers.speculation import ORACLE, PERFECT, POLICY_LENGTH, continue_drafting
+from wisp_gym.engine import observation as observed
+from wisp_gym.engine.jit import jit
+from wisp_gym.engine.state import PARAMETERS
+from wisp_gym.scenario import Scenario, load
+
+FATES = {PERFECT: "last_fate", ORACLE: "next_fate"}  # what a bound must be told
+
+
+class SpeculationPredictor:
+    """A speculation controller as a policy of `wisp_gym/Speculation-v0`, by the compiled rule that the engine runs.
+
+    A policy that decides lengths gives actions of `wisp_gym/SpeculationLength-v0` instead.
+
+    Args:
+        controller: a controller or its name; the batching rule is not used and may be left out (`fixed:4`).
+        scenario: the scenario of the environment: its cap K scales the observation, its predictor sets WISP's threshold.
+
+    Raises:
+        ControllerError, PolicyError, ScenarioError: one line; also for `centralized`, which drafts nothing.
+    """
+
+    def __init__(self, controller: Controller | str, scenario: Scenario | str) -> None:
+        scenario = load(scenario) if isinstance(scenario, str) else scenario
+        self.controller = named(controller, scenario) if isinstance(controller, str) else controller
+        if self.controller.centralized:
+            allowed = ", ".join(SPECULATION)
+            raise ControllerError(f"controller '{self.controller.name}': centralized serving drafts nothing; allowed: {allowed}, FILE")
+        self.max_draft_tokens = scenario.max_draft_tokens
+        self.parameters = np.zeros(PARAMETERS)
+        self.parameters[: len(self.controller.speculation_parameters)] = self.controller.speculation_parameters
+
+    def predict(
+        self,
+        observation: ArrayLike,
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        info: Mapping[str, Any] | None = None,
+    ) -> tuple[NDArray[np.int64], tuple[np.ndarray, ...] | None]:
+        """Actions for observations; every rule is deterministic and keeps no state.
+
+        Args:
+            observation: (SIZE,) or (n, SIZE) numbers, see `wisp_gym.engine.observation.ENTRIES`.
+            state, episode_start, deterministic: of stable-baselines3's signature; the state is returned as it came.
+            info: for the bounds alone, 0 (rejected) or 1 (accepted), one or (n,): `perfect` reads `last_fate` of the
+                token just drafted, `oracle` `next_fate` of the token that would come next.
+
+        Returns:
+            int64 actions, () for one observation and (n,) for n of them (0 send, 1 continue, or a length), and `state`.
+
+        Raises:
+            ValueError: observations of another shape, or fates that are missing or of another shape.
+        """
+        rows = np.asarray(observation, dtype=np.float32)
+        if rows.ndim not in (1, 2) or rows.shape[-1] != observed.SIZE:
+            raise ValueError(f"observation: given shape {rows.shape}, allowed are ({observed.SIZE},) and (n, {observed.SIZE})")
+        many = np.ascontiguousarray(np.atleast_2d(rows))
+        fates = self.fates(info, len(many))
+        actions = np.empty(len(many), dtype=np.int64)
+        c = self.controller
+        policy = c.policy if len(c.policy) else NO_POLICY
+        decide(c.speculation, self.parameters, policy, self.max_draft_tokens, many, fates, actions)
+        return actions.reshape(rows.shape[:-1]), state
+
+    def fates(self, info: Mapping[str, Any] | None, n: int) -> NDArray[np.int64]:
+        """(n,) fates that a bound reads; zeros for all other rules."""
+        key = FATES.get(self.controller.speculation)
+        if key is None:
+            return np.zeros(n, dtype=np.int64)
+        if info is None or key not in info:
+            raise ValueError(f"controller '{self.controller.name}' is a bound that knows fates: predict needs info['{key}'], 0 or 1 for each of {n}")
+        fates = np.asarray(info[key], dtype=np.int64)
+        if fates.shape not in ((), (n,)) or not np.isin(fates, (0, 1)).all():
+            raise ValueError(f"info['{key}']: given {np.array2string(fates, threshold=4)} of shape {fates.shape}, allowed are 0 and 1 of shape ({n},)")
+        return np.ascontiguousarray(np.broadcast_to(fates, (n,)))
+
+
+def named(name: str, scenario: Scenario) -> Controller:
+    """The controller of a name whose batching rule may be missing."""
+    whole = "+" in name or name in ALIASES or name.startswith("centralized") or is_file(name)
+    return resolve(name if whole else f"{name}+fcfs", scenario)
+
+
+@jit
+def decide(kind, parameters, policy, max_draft_tokens, observations, fates, actions):
+    """Write the action of each of (n, SIZE) observations into (n,) `actions`."""
+    for row in range(len(observations)):
+        if kind == POLICY_LENGTH:
+            actions[row] = argmax_action(policy, observations[row])
+        else:
+            actions[row] = continue_drafting(
+                kind, parameters, policy, max_draft_tokens, observations[row], fates[row], fates[row]
+            )

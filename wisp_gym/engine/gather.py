@@ -1,0 +1,71 @@
+"""What an outside decision maker is handed after each step, gathered in compiled code."""
+
+from __future__ import annotations
+
+from wisp_gym.engine.gather_batching import observe_batching
+from wisp_gym.engine.jit import jit
+from wisp_gym.engine.loop import BATCHING, DONE, act_batching, act_speculation, advance, open_world, world_of
+
+# Columns of the (W, SIZE) float64 outcome of a step.
+(
+    COMMITTED, ON_TIME, WASTED, ROUND_S, WORK_S, OWN_TOKENS_PER_S, SERVER_TOKENS_PER_S, CLOCK_S, CAP, DRAFTED, INVALID, TOKENS, TOKENS_ON_TIME,
+) = range(13)  # fmt: skip
+SIZE = 13
+
+
+@jit
+def decision_time_s(c, s, d, kind):
+    """Clock of a decision: the server's, or the device's (which may be ahead of it), at most the horizon."""
+    if kind == DONE:
+        return c.end_s
+    return min(s.now_s if kind == BATCHING else d.clock_s, c.end_s)
+
+
+@jit
+def gather(w, kind, observation, outcome):
+    """Write the deciding device's observation and what happened since the last decision; starts to count anew."""
+    c, s = w.config[0], w.server[0]
+    d = w.device[max(c.external_device, 0)]
+    if c.external_batching:
+        observe_batching(w, observation)
+    else:
+        observation[:] = w.observation[max(c.external_device, 0)]
+    outcome[COMMITTED] = s.step_committed
+    outcome[ON_TIME] = s.step_on_time
+    outcome[WASTED] = s.step_wasted
+    outcome[ROUND_S] = s.step_round_s
+    outcome[WORK_S] = s.step_work_s
+    outcome[OWN_TOKENS_PER_S] = d.token_sum / d.time_sum_s
+    outcome[SERVER_TOKENS_PER_S] = s.token_rate
+    outcome[CLOCK_S] = decision_time_s(c, s, d, kind)
+    outcome[CAP] = d.cap
+    outcome[DRAFTED] = d.drafted
+    outcome[INVALID] = s.invalid_actions
+    outcome[TOKENS] = w.totals[0].tokens
+    outcome[TOKENS_ON_TIME] = w.totals[0].tokens_on_time
+    s.step_committed, s.step_on_time, s.step_wasted, s.step_round_s, s.step_work_s = 0.0, 0.0, 0.0, 0.0, 0.0
+
+
+@jit
+def begin_worlds(worlds, trace, policy, which, kinds, observations, outcomes, first, last):
+    """Open the worlds marked in `which` (W,) bool and run them to their first decision."""
+    for index in range(first, last):
+        if which[index]:
+            w = world_of(worlds, index, trace, policy)
+            open_world(w)
+            kinds[index] = advance(w)
+            gather(w, kinds[index], observations[index], outcomes[index])
+
+
+@jit
+def step_and_gather(worlds, trace, policy, actions, kinds, observations, outcomes, first, last):
+    """Carry out one action in each world, run it to its next decision and gather what happened."""
+    for index in range(first, last):
+        w = world_of(worlds, index, trace, policy)
+        if kinds[index] == BATCHING:
+            act_batching(w, actions[index])
+        elif kinds[index] != DONE:
+            act_speculation(w, actions[index])
+        if kinds[index] != DONE:
+            kinds[index] = advance(w)
+        gather(w, kinds[index], observations[index], outcomes[index])

@@ -1,0 +1,122 @@
+"""What a batching agent sees: the batch so far and the requests that wait, in order of arrival."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from wisp_gym.controllers import batching as rules
+from wisp_gym.engine.batch import fits, predict_s, predicted_with_s
+from wisp_gym.engine.jit import jit
+
+
+class Entry(NamedTuple):
+    """One entry of the observation; `scale` is what one unit of it means."""
+
+    name: str
+    unit: str
+    low: float
+    high: float
+    meaning: str
+
+
+# T is the mean batch time, K the cap on drafted tokens, Q the number of visible requests.
+GLOBAL_ENTRIES = (
+    Entry("batch_requests", "Q", 0, 64, "requests in the batch so far"),
+    Entry("batch_tokens", "64 tokens", 0, 1000, "new tokens in the batch so far"),
+    Entry("batch_time", "T", 0, 1000, "predicted time of the batch so far"),
+    Entry("batch_slack", "T", -1000, 1000, "time until the earliest deadline in the batch that can still be met (1000: none)"),
+    Entry("batch_memory", "share", 0, 1, "KV memory that the batch needs"),
+    Entry("chunk_left", "share", 0, 1, "prefill tokens still allowed in this batch"),
+    Entry("queue", "Q", 0, 1000, "requests waiting, visible or not"),
+    Entry("memory", "share", 0, 1, "KV memory in use"),
+    Entry("utilisation", "share", 0, 1, "running share of time that the server verifies"),
+    Entry("mean_batch_time", "0.1 s", 0, 100, "T"),
+    Entry("token_rate", "1,000 tokens/s", 0, 100, "running tokens per second committed while the server verifies"),
+)
+REQUEST_ENTRIES = (
+    Entry("waiting", "T", 0, 1000, "time since the request reached the server"),
+    Entry("slack", "T", -1000, 1000, "time until its verification must be complete"),
+    Entry("new_tokens", "64 tokens", 0, 1000, "tokens it would run through the model"),
+    Entry("uncached_tokens", "512 tokens", 0, 1000, "context that must be computed first"),
+    Entry("cached_tokens", "1,024 tokens", 0, 1000, "context in the cache"),
+    Entry("expected_tokens", "K", 0, 2, "expected tokens committed, as the device reported"),
+    Entry("slo", "10 tokens/s", 0, 100, "speed of its service class"),
+    Entry("marginal", "T", 0, 1000, "predicted time that it adds to a batch"),
+    Entry("solo", "T", 0, 1000, "predicted time of a batch of this request alone"),
+    Entry("draft_tokens", "K", 0, 1, "drafted tokens to verify"),
+    Entry("running", "flag", 0, 1, "a sequence already admitted (centralized serving)"),
+    Entry("batch_time_with", "T", 0, 1000, "predicted time of the batch so far with it"),
+    Entry("present", "flag", 0, 1, "this place holds a request"),
+    Entry("admissible", "flag", 0, 1, "it may be picked now"),
+)
+GLOBALS = len(GLOBAL_ENTRIES)
+REQUEST = len(REQUEST_ENTRIES)
+
+G_TIME, G_SLACK, G_MEAN_S = 2, 3, 9
+(
+    R_WAITING, R_SLACK, R_NEW, R_UNCACHED, R_CACHED, R_EXPECTED, R_SLO, R_MARGINAL, R_SOLO, R_DRAFT, R_RUNNING, R_WITH, R_PRESENT, R_ADMISSIBLE,
+) = range(REQUEST)  # fmt: skip
+FAR = 1000.0
+
+
+def bounds(visible: int) -> tuple[np.ndarray, np.ndarray]:
+    """(GLOBALS + visible·REQUEST,) float32 lower and upper bounds."""
+    entries = [*GLOBAL_ENTRIES, *(REQUEST_ENTRIES * visible)]
+    return np.array([e.low for e in entries], np.float32), np.array([e.high for e in entries], np.float32)
+
+
+@jit
+def within(value, limit):
+    """Clip to [−limit, limit]."""
+    return min(max(value, -limit), limit)
+
+
+@jit
+def observe_batch(c, s, o):
+    """Write the global entries."""
+    t = s.mean_batch_s
+    o[0] = min(s.n_batch / c.visible_requests, 64.0)
+    o[1] = min(s.sum_new / 64.0, FAR)
+    o[G_TIME] = within(predict_s(c, s.sum_new, s.sum_pairs, s.sum_cached) / t, FAR) if s.n_batch > 0 else 0.0
+    o[G_SLACK] = within((s.earliest_deadline_s - s.now_s) / t, FAR) if s.earliest_deadline_s < math.inf else FAR
+    o[4] = s.sum_kv / c.kv_capacity_tokens
+    o[5] = s.chunk_left / c.prefill_chunk_tokens if c.prefill_chunk_tokens > 0 else 1.0
+    o[6] = min(s.n_queue / c.visible_requests, FAR)
+    o[7] = s.kv_tokens / c.kv_capacity_tokens
+    o[8] = s.utilisation
+    o[G_MEAN_S] = min(t * 10.0, 100.0)
+    o[10] = min(s.token_rate * 1e-3, 100.0)
+
+
+@jit
+def observe_request(c, s, d, f, o):
+    """Write the entries of one waiting request."""
+    t = s.mean_batch_s
+    o[R_WAITING] = within(f[rules.WAITING_S] / t, FAR)
+    o[R_SLACK] = within(f[rules.SLACK_S] / t, FAR)
+    o[R_NEW] = min(f[rules.NEW_TOKENS] / 64.0, FAR)
+    o[R_UNCACHED] = min(f[rules.UNCACHED_TOKENS] / 512.0, FAR)
+    o[R_CACHED] = min(f[rules.CACHED_TOKENS] / 1024.0, FAR)
+    o[R_EXPECTED] = min(f[rules.EXPECTED_TOKENS] / c.max_draft_tokens, 2.0)
+    o[R_SLO] = min(f[rules.SLO_TOKENS_PER_S] / 10.0, 100.0)
+    o[R_MARGINAL] = within(f[rules.MARGINAL_S] / t, FAR)
+    o[R_SOLO] = within(f[rules.SOLO_S] / t, FAR)
+    o[R_DRAFT] = f[rules.DRAFT_TOKENS] / c.max_draft_tokens
+    o[R_RUNNING] = f[rules.RUNNING]
+    o[R_WITH] = within(predicted_with_s(c, s, d) / t, FAR)
+    o[R_PRESENT] = 1.0
+    o[R_ADMISSIBLE] = 1.0 if fits(c, s, d) else 0.0
+
+
+@jit
+def observe_batching(w, o):
+    """Write the whole observation (GLOBALS + Q·REQUEST,) float32; places without a request are zero."""
+    c, s = w.config[0], w.server[0]
+    o[:] = 0.0
+    observe_batch(c, s, o)
+    for q in range(min(s.n_queue, c.visible_requests)):
+        start = GLOBALS + q * REQUEST
+        observe_request(c, s, w.device[w.queue[q]], w.features[q], o[start : start + REQUEST])

@@ -1,0 +1,48 @@
+"""The one place that says how the engine is compiled.
+
+Everything in the engine is written in the subset of Python that numba compiles; `jit` is numba's `njit` with a cache
+on disk and without the global interpreter lock, so that worlds can run on several threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numba
+
+PACKAGE = Path(__file__).resolve().parents[1]
+COMPILED_FOLDERS = ("engine", "controllers")
+
+
+def sources_digest() -> str:
+    """Digest of the engine's own sources."""
+    digest = hashlib.sha256(numba.__version__.encode())
+    for folder in COMPILED_FOLDERS:
+        for path in sorted((PACKAGE / folder).glob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def drop_stale_cache() -> None:
+    """Remove compiled code that was built from other sources.
+
+    numba checks the file of the function it loads, not the files of the functions that one calls; a changed callee
+    would go unnoticed.
+    """
+    stamp = PACKAGE / "engine" / "__pycache__" / "sources.sha256"
+    try:
+        digest = sources_digest()
+        if stamp.is_file() and stamp.read_text() == digest:
+            return
+        for folder in COMPILED_FOLDERS:
+            for stale in (PACKAGE / folder / "__pycache__").glob("*.nb[ic]"):
+                stale.unlink(missing_ok=True)
+        stamp.parent.mkdir(exist_ok=True)
+        stamp.write_text(digest)
+    except OSError:  # a read-only installation: numba then caches in the user's folder, keyed by file time
+        return
+
+
+drop_stale_cache()
+jit = numba.njit(cache=True, nogil=True, error_model="numpy")

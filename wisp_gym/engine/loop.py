@@ -1,0 +1,277 @@
+"""The event loop: runs a world until its end or until someone outside must decide.
+
+Two kinds of event drive the clock: a message reaches the server, and the running batch ends (a third, the wake-up of a
+batching rule that waits, only makes the server look at its queue). Everything a device does between a reply and its
+next message depends on nothing that happens meanwhile, so it is carried out when the reply leaves. Events of the same
+time are taken in this order, so that a message that arrives just as a batch ends joins the next one:
+
+1. messages reaching the server, smaller device number first;
+2. the end of the running batch;
+3. composing and launching the next batch;
+4. replies of the batch that ended (they carry the predicted end of the batch just launched).
+"""
+
+from __future__ import annotations
+
+import math
+
+
+from wisp_gym.controllers.batching import ready
+from wisp_gym.engine.batch import add, begin_batch, compose, enqueue, finish_batch, fits, launch
+from wisp_gym.engine.heap import pop, push
+from wisp_gym.engine.jit import jit
+from wisp_gym.engine.session import (
+    DECIDE,
+    EXTERNAL_LENGTH,
+    FOREVER_S,
+    begin_request,
+    begin_round,
+    deliver,
+    draft_one,
+    draft_round,
+    finish_drafting,
+    first_arrival_s,
+    following_arrival_s,
+    in_window,
+    payload_bytes,
+    send,
+    write_log,
+)
+from wisp_gym.engine.state import CLOSED, COMPOSE, EVENTS, LOG_ARRIVE, OVER, PICK, REPLY, TRACE, World
+from wisp_gym.engine.unowned import unowned
+
+# What `advance` returns: the world is over, or which decision it waits for.
+DONE, SPECULATION, BATCHING = 0, 1, 2
+
+# A decision maker outside that launches an empty batch waits for the next arrival, at most this share of a mean batch.
+WAIT_SHARE = 0.25
+
+
+@jit
+def world_of(worlds, index, trace, policy):
+    """One world out of arrays with a leading axis."""
+    return World(
+        unowned(worlds.config[index]), unowned(worlds.server[index]), unowned(worlds.totals[index]), unowned(worlds.slo_totals[index]), unowned(worlds.histogram[index]),
+        unowned(worlds.device[index]), unowned(worlds.observation[index]), unowned(worlds.event_device[index]), unowned(worlds.event_s[index]), unowned(worlds.queue[index]),
+        unowned(worlds.batch[index]), unowned(worlds.replies[index]), unowned(worlds.features[index]), unowned(worlds.keys[index]), unowned(worlds.order[index]),
+        unowned(worlds.speculation_parameters[index]), unowned(worlds.batching_parameters[index]), unowned(worlds.log[index]), unowned(trace), unowned(policy),
+    )  # fmt: skip
+
+
+@jit
+def start_request(w, i, request, arrival_s, earliest_s):
+    """Begin a device's request unless it never comes."""
+    c, s, d = w.config[0], w.server[0], w.device[i]
+    if arrival_s >= FOREVER_S:
+        d.next_arrival_s = FOREVER_S
+        return
+    start_s = max(arrival_s, earliest_s)
+    reach_s = begin_request(c, d, i, request, arrival_s, start_s, w.totals[0], w.slo_totals, w.trace, s, w.log)
+    push(w.event_s, w.event_device, s.n_events, reach_s, i)
+    s.n_events += 1
+
+
+@jit
+def open_world(w):
+    """First request of every device."""
+    c = w.config[0]
+    for i in range(c.n_devices):
+        start_request(w, i, 0, first_arrival_s(c, i, w.trace), 0.0)
+
+
+@jit
+def after_response(w, i):
+    """The device's response is complete: its next request."""
+    c, d = w.config[0], w.device[i]
+    arrival_s = following_arrival_s(c, d, i, d.request + 1, d.delivered_s, w.trace)
+    start_request(w, i, d.request + 1, arrival_s, d.delivered_s)
+
+
+@jit
+def next_event_s(s, w):
+    """Time of the next event."""
+    time_s = w.event_s[0] if s.n_events > 0 else math.inf
+    if s.busy:
+        return min(time_s, s.batch_end_s)
+    return min(time_s, s.wake_s)
+
+
+@jit
+def take_events(w):
+    """Move the clock to the next event and take everything that happens then; returns False at the end of the world."""
+    c, s = w.config[0], w.server[0]
+    time_s = next_event_s(s, w)
+    if time_s >= c.end_s:
+        s.stage = OVER
+        return False
+    s.now_s = time_s
+    s.n_replies, s.reply_next = 0, 0
+    while s.n_events > 0 and w.event_s[0] <= time_s:
+        i = pop(w.event_s, w.event_device, s.n_events)
+        s.n_events -= 1
+        enqueue(s, w.device, w.queue, i)
+        write_log(s, w.log, time_s, LOG_ARRIVE, i, w.device[i].drafted)
+        w.totals[0].events += 1
+    if s.busy and s.batch_end_s <= time_s:
+        finish_batch(c, s, w.device, w.batch, w.replies, w.totals[0], w.log)
+        w.totals[0].events += 1
+    s.stage = REPLY if c.centralized else COMPOSE
+    return True
+
+
+@jit
+def may_start(w):
+    """Whether a batch may start now; sets the wake-up time of a rule that waits."""
+    c, s = w.config[0], w.server[0]
+    s.wake_s = math.inf
+    if s.busy or s.n_queue == 0:
+        return False
+    oldest_wait_s = s.now_s - w.device[w.queue[0]].arrived_s
+    wait_s = ready(c.batching, w.batching_parameters, s.n_queue, oldest_wait_s)
+    if wait_s > 0.0:
+        s.wake_s = s.now_s + wait_s
+    return wait_s <= 0.0
+
+
+@jit
+def compose_and_launch(w):
+    """Compose by the batching rule inside the engine and start the batch."""
+    c, s = w.config[0], w.server[0]
+    begin_batch(c, s, w.device, w.queue, w.features)
+    compose(c, s, w.device, w.queue, w.batch, w.features, w.keys, w.order, w.batching_parameters)
+    if s.n_batch > 0:
+        launch(c, s, w.device, w.queue, w.batch, w.totals[0], w.log)
+
+
+@jit
+def answer(w, i):
+    """Deliver the reply to device i and begin what follows; returns True when a round of drafting has begun."""
+    c, s, d = w.config[0], w.server[0], w.device[i]
+    complete = deliver(c, d, i, s.now_s, w.totals[0], w.slo_totals, w.histogram, s, w.log)
+    if complete:
+        after_response(w, i)
+        return False
+    if c.centralized:
+        d.round_start_s = d.delivered_s
+        enqueue(s, w.device, w.queue, i)
+        return False
+    begin_round(c, d, i, w.observation[i], d.delivered_s)
+    return True
+
+
+@jit
+def send_round(w, i):
+    """The round's drafting is over: its message is on the way."""
+    c, s, d = w.config[0], w.server[0], w.device[i]
+    finish_drafting(c, d, w.totals[0])
+    reach_s = send(c, d, i, w.totals[0], s, w.log, payload_bytes(d))
+    push(w.event_s, w.event_device, s.n_events, reach_s, i)
+    s.n_events += 1
+
+
+@jit
+def work_replies(w):
+    """Answer the members of the batch that ended; returns DECIDE when a device's decision is taken outside."""
+    c, s = w.config[0], w.server[0]
+    while s.reply_next < s.n_replies:
+        i = w.replies[s.reply_next]
+        if s.mid_draft == 0 and not answer(w, i):
+            s.reply_next += 1
+            continue
+        s.mid_draft = 1
+        o = w.observation[i]
+        if draft_round(c, w.device[i], i, w.totals[0], w.speculation_parameters, w.policy, o) == DECIDE:
+            return DECIDE
+        s.mid_draft = 0
+        send_round(w, i)
+        s.reply_next += 1
+    return 0
+
+
+@jit
+def advance(w):
+    """Run until the world is over (DONE) or a decision is due outside (SPECULATION, BATCHING)."""
+    c, s = w.config[0], w.server[0]
+    while s.stage != OVER:
+        if s.stage == EVENTS and not take_events(w):
+            break
+        if s.stage == COMPOSE:
+            if may_start(w):
+                if c.external_batching:
+                    begin_batch(c, s, w.device, w.queue, w.features)
+                    s.stage = PICK
+                    return BATCHING
+                compose_and_launch(w)
+            s.stage = EVENTS if c.centralized else REPLY
+        if s.stage == PICK:
+            return BATCHING
+        if s.stage == REPLY:
+            if work_replies(w) == DECIDE:
+                return SPECULATION
+            s.stage = COMPOSE if c.centralized else EVENTS
+    return DONE
+
+
+@jit
+def act_speculation(w, action):
+    """Carry out a decision on the drafting device: a token (1 continue, 0 send) or the round's length."""
+    c, s = w.config[0], w.server[0]
+    d = w.device[w.replies[s.reply_next]]
+    w.totals[0].decisions += 1
+    if c.external_speculation == EXTERNAL_LENGTH:
+        d.target_tokens = min(action, d.cap)
+    elif action:
+        draft_one(c, d)
+    else:
+        s.mid_draft = 0
+        i = w.replies[s.reply_next]
+        send_round(w, i)
+        s.reply_next += 1
+
+
+@jit
+def act_batching(w, action):
+    """Carry out a decision on the batch: pick visible request `action`, or launch (any action beyond the queue)."""
+    c, s = w.config[0], w.server[0]
+    w.totals[0].decisions += 1
+    if action < min(s.n_queue, c.visible_requests):
+        i = w.queue[action]
+        if fits(c, s, w.device[i]):
+            add(c, s, w.device, i, w.batch, w.features[action], 0.0)
+            return
+        s.invalid_actions += 1
+        return
+    if s.n_batch > 0:
+        launch(c, s, w.device, w.queue, w.batch, w.totals[0], w.log)
+    else:
+        s.wake_s = s.now_s + WAIT_SHARE * s.mean_batch_s
+    s.stage = EVENTS if c.centralized else REPLY
+
+
+@jit
+def count_unstarted(w):
+    """Requests that arrived in the window and were never begun count as arrived (and so as missed)."""
+    c = w.config[0]
+    if c.arrivals == CLOSED:
+        return
+    for i in range(c.n_devices):
+        d = w.device[i]
+        request, arrival_s = d.request + 1, d.arrival_s
+        while True:
+            d.arrival_s = arrival_s
+            arrival_s = following_arrival_s(c, d, i, request, 0.0, w.trace)
+            if arrival_s >= c.window_end_s or (c.arrivals == TRACE and arrival_s >= FOREVER_S):
+                break
+            w.slo_totals[d.slo_id].arrived += 1 if in_window(c, arrival_s) else 0
+            request += 1
+
+
+@jit
+def run_worlds(worlds, trace, policy, first, last):
+    """Open and run worlds first … last − 1 to their end (no decision outside)."""
+    for index in range(first, last):
+        w = world_of(worlds, index, trace, policy)
+        open_world(w)
+        advance(w)
+        count_unstarted(w)
+

@@ -1,0 +1,373 @@
+"""A device's side: requests one after another, rounds of drafting, replies."""
+
+from __future__ import annotations
+
+import math
+
+from wisp_gym.controllers.speculation import ORACLE, POLICY_LENGTH, continue_drafting
+from wisp_gym.controllers.mlp import argmax_action
+from wisp_gym.engine import draws
+from wisp_gym.engine.acceptance import begin_walk, draft_token, fate_here, walk
+from wisp_gym.engine.drafting import cool, heat_up, seconds_per_token
+from wisp_gym.engine.draws import clipped_lognormal, exponential, stream_key, uniform
+from wisp_gym.engine.jit import jit
+from wisp_gym.engine.link import DRAFT_TOKEN_BYTES, TOKEN_BYTES, transfer_s
+from wisp_gym.engine.observation import observe_all, observe_progress, observe_round, observe_statistics, observe_token
+from wisp_gym.engine.slo import on_time_tokens, token_deadline_s
+from wisp_gym.engine.state import (
+    CLOSED,
+    DOWNLINK,
+    DRAFTING,
+    LATENCY_BINS,
+    LATENCY_HIGH_S,
+    LATENCY_LOW_S,
+    LOG_DELIVER,
+    LOG_DONE,
+    LOG_REQUEST,
+    LOG_SEND,
+    THINKING,
+    TRACE,
+    UPLINK,
+)
+
+SENT, DECIDE = 0, 1
+EXTERNAL_TOKEN, EXTERNAL_LENGTH = 1, 2
+EVERY_DEVICE = -2
+FOREVER_S = 1e18
+BINS_PER_LOG = LATENCY_BINS / math.log(LATENCY_HIGH_S / LATENCY_LOW_S)
+
+# Weights of the running averages that a device keeps (assumptions; a time constant of ten rounds).
+KEEP, FRESH = 0.9, 0.1
+
+
+@jit
+def write_log(server, log, time_s, kind, device, value):
+    """Append to the event log while there is room."""
+    n = server.log_length
+    if n < log.shape[0]:
+        log[n].time_s = time_s
+        log[n].kind = kind
+        log[n].device = device
+        log[n].value = value
+    server.log_length += 1
+
+
+@jit
+def latency_bin(seconds):
+    """Bin of a latency in the logarithmic histogram."""
+    if seconds <= LATENCY_LOW_S:
+        return 0
+    return min(int(math.log(seconds / LATENCY_LOW_S) * BINS_PER_LOG), LATENCY_BINS - 1)
+
+
+@jit
+def in_window(c, time_s):
+    """Whether a time lies in the window of measurement."""
+    return c.warmup_s <= time_s < c.window_end_s
+
+
+@jit
+def first_arrival_s(c, i, trace):
+    """Time of a device's first request."""
+    if c.arrivals == TRACE:
+        return trace[i].arrival_s if i < trace.shape[0] else FOREVER_S
+    key = stream_key(c.seed, draws.ARRIVAL, i, 0)
+    return c.start_window_s * uniform(key, 0) if c.arrivals == CLOSED else exponential(key, 0) / c.requests_per_s
+
+
+@jit
+def following_arrival_s(c, d, i, request, done_s, trace):
+    """Time of the device's request number `request` (> 0), the one before having ended at `done_s`."""
+    if c.arrivals == TRACE:
+        row = i + request * c.n_devices
+        return trace[row].arrival_s if row < trace.shape[0] else FOREVER_S
+    key = stream_key(c.seed, draws.ARRIVAL, i, request)
+    if c.arrivals == CLOSED:
+        return done_s + c.think_s * exponential(key, 0)
+    return d.arrival_s + exponential(key, 0) / c.requests_per_s
+
+
+@jit
+def draw_lengths(c, d, i, trace):
+    """Prompt and output length of the device's current request."""
+    if c.arrivals == TRACE:
+        row = i + d.request * c.n_devices
+        d.prompt_tokens = min(max(trace[row].prompt_tokens, int(c.prompt_min)), int(c.prompt_max))
+        d.output_tokens = min(max(trace[row].output_tokens, int(c.output_min)), int(c.output_max))
+        return
+    prompt = stream_key(c.seed, draws.PROMPT, i, d.request)
+    output = stream_key(c.seed, draws.OUTPUT, i, d.request)
+    d.prompt_tokens = clipped_lognormal(prompt, 0, c.prompt_log_mean, c.prompt_log_std, c.prompt_min, c.prompt_max)
+    d.output_tokens = clipped_lognormal(output, 0, c.output_log_mean, c.output_log_std, c.output_min, c.output_max)
+
+
+@jit
+def draw_keys(c, d, i):
+    """Streams of the device's current request."""
+    d.acceptance_key = stream_key(c.seed, draws.ACCEPTANCE, i, d.request)
+    d.evidence_key = stream_key(c.seed, draws.EVIDENCE, i, d.request)
+    d.off_path_key = stream_key(c.seed, draws.OFF_PATH, i, d.request)
+    d.views_key = stream_key(c.seed, draws.VIEWS, i, d.request)
+    d.drift_key = stream_key(c.seed, draws.DRIFT, i, d.request)
+    d.network_key = stream_key(c.seed, draws.NETWORK, i, d.request)
+    d.loss_key = stream_key(c.seed, draws.LOSS, i, d.request)
+    d.outage_key = stream_key(c.seed, draws.OUTAGE, i, 0)  # one process for the device, whatever it requests
+
+
+@jit
+def begin_request(c, d, i, request, arrival_s, start_s, totals, slo_totals, trace, server, log):
+    """Take the next request; its prompt leaves at `start_s`. Returns the time it reaches the server."""
+    d.request = request
+    d.arrival_s = arrival_s
+    d.messages = 0
+    d.committed = 0
+    d.response_on_time = 1
+    draw_lengths(c, d, i, trace)
+    draw_keys(c, d, i)
+    begin_walk(c, d, stream_key(c.seed, draws.REQUEST_EFFECT, i, request))
+    d.counted = 1 if in_window(c, arrival_s) else 0
+    totals.requests_in += 1
+    slo_totals[d.slo_id].arrived += d.counted
+    d.round_start_s = start_s
+    d.clock_s = start_s
+    clear_draft(d)
+    write_log(server, log, start_s, LOG_REQUEST, i, d.prompt_tokens)
+    return send(c, d, i, totals, server, log, d.prompt_tokens * TOKEN_BYTES)
+
+
+@jit
+def clear_draft(d):
+    """No token drafted yet."""
+    d.drafted = 0
+    d.accepted = 0
+    d.on_path = 1
+    d.survival = 1.0
+    d.p_token = 1.0
+    d.expected_tokens = 1.0
+    d.fate = 1
+    d.target_tokens = -1
+
+
+@jit
+def deadline_of_round_s(d):
+    """When the verification must be complete: `round start + E[tokens]/v − downlink`; for a prompt its first-token target."""
+    if d.committed == 0:
+        return d.arrival_s + d.ttft_s - d.delay_mean_s
+    return d.round_start_s + d.expected_tokens / d.slo_tokens_per_s - d.delay_mean_s
+
+
+@jit
+def send(c, d, i, totals, server, log, payload_bytes):
+    """Send what is drafted at the device's clock; returns the time of arrival at the server."""
+    d.phase = UPLINK
+    d.sent_s = d.clock_s
+    d.uplink_s = transfer_s(d, d.clock_s, payload_bytes, d.uplink_bytes_per_s)
+    d.arrived_s = d.sent_s + d.uplink_s
+    d.deadline_s = deadline_of_round_s(d)
+    if in_window(c, d.sent_s):
+        d.window_messages += 1
+    totals.messages += 1
+    write_log(server, log, d.sent_s, LOG_SEND, i, d.drafted)
+    return d.arrived_s
+
+
+@jit
+def decided_outside(c, i):
+    """Which decisions of device i are taken outside (0: none)."""
+    return c.external_speculation if (c.external_device == i or c.external_device == EVERY_DEVICE) else 0
+
+
+@jit
+def begin_round(c, d, i, o, now_s):
+    """The device has the committed tokens and starts to draft."""
+    outside = decided_outside(c, i) != 0
+    d.phase = DRAFTING
+    d.round_start_s = now_s
+    cool(d, now_s)
+    d.draft_token_s = seconds_per_token(d, c.uses_predictor or outside)
+    d.clock_s = now_s
+    d.cap = min(c.max_draft_tokens, d.output_tokens - d.committed - 1)
+    clear_draft(d)
+    if c.sees_observation or outside:
+        observe_round(c, d, o)
+
+
+@jit
+def choose_length(c, d, policy, o):
+    """Length of the round chosen by a learned policy before the first token."""
+    if d.target_tokens < 0:
+        observe_all(c, d, o)
+        d.target_tokens = argmax_action(policy, o)
+    return 1 if d.drafted < d.target_tokens else 0
+
+
+@jit
+def wants_more(c, d, parameters, policy, o):
+    """Decision of the controller inside the engine."""
+    if c.speculation == POLICY_LENGTH:
+        return choose_length(c, d, policy, o)
+    observe_token(c, d, o)
+    if c.sees_observation:
+        observe_progress(c, d, o)
+    if c.sees_statistics:
+        observe_statistics(c, d, o)
+    next_fate = 0
+    if c.speculation == ORACLE:
+        next_fate = fate_here(d) if d.on_path else 0
+    return continue_drafting(c.speculation, parameters, policy, c.max_draft_tokens, o, d.fate, next_fate)
+
+
+@jit
+def draft_one(c, d):
+    """Draft one token; the clock moves on."""
+    if d.drafted == 0:
+        d.clock_s += d.round_overhead_s
+    d.clock_s += d.draft_token_s
+    draft_token(c, d)
+
+
+@jit
+def draft_round(c, d, i, totals, parameters, policy, o):
+    """Draft until the controller sends (returns SENT) or someone outside must decide (returns DECIDE)."""
+    external = decided_outside(c, i)
+    while d.drafted < d.cap:
+        if external == EXTERNAL_TOKEN or (external == EXTERNAL_LENGTH and d.target_tokens < 0):
+            observe_all(c, d, o)
+            return DECIDE
+        if external == EXTERNAL_LENGTH:
+            more = 1 if d.drafted < d.target_tokens else 0
+        else:
+            totals.decisions += 1
+            more = wants_more(c, d, parameters, policy, o)
+        if more == 0:
+            return SENT
+        draft_one(c, d)
+    return SENT
+
+
+@jit
+def finish_drafting(c, d, totals):
+    """Account for the round's drafting before it is sent."""
+    busy_s = d.clock_s - d.round_start_s
+    heat_up(d, busy_s)
+    totals.drafted += d.drafted
+    totals.unverified += d.drafted
+    if in_window(c, d.round_start_s):
+        d.draft_s += busy_s
+
+
+@jit
+def commit(c, d, totals):
+    """Outcome of the verification at the server: A accepted tokens and one of the target's own."""
+    if c.centralized == 0 and d.on_path:  # everything drafted was accepted (or nothing drafted): the bonus token
+        walk(c, d)
+    d.commit_tokens = min(d.accepted + 1, d.output_tokens - d.committed)
+    totals.accepted += d.accepted
+    totals.rejected += d.drafted - d.accepted
+    totals.unverified -= d.drafted
+
+
+@jit
+def learn_from_reply(d, end_s, server, downlink_s):
+    """Running averages of the device and the server state that the reply carries."""
+    for delay in (d.uplink_s, downlink_s):
+        d.delay_spread_s = KEEP * d.delay_spread_s + FRESH * abs(delay - d.delay_mean_s)
+        d.delay_mean_s = KEEP * d.delay_mean_s + FRESH * delay
+    examined = min(d.accepted + 1, d.drafted)
+    d.accepted_sum = KEEP * d.accepted_sum + d.accepted
+    d.examined_sum = KEEP * d.examined_sum + examined
+    if d.committed > 0:
+        d.token_sum = KEEP * d.token_sum + d.commit_tokens
+        d.time_sum_s = KEEP * d.time_sum_s + (d.delivered_s - d.round_start_s)
+    d.info_s = end_s
+    d.info_busy = server.busy
+    d.info_end_s = server.predicted_end_s if server.busy else end_s
+    d.info_batch_s = server.mean_batch_s
+    d.info_queue_s = server.queue_s
+    d.info_utilisation = server.utilisation
+    d.price = server.price
+
+
+@jit
+def count_round(c, d, totals, histogram):
+    """Measures of a verified round (not of a prompt) that ends in the window."""
+    if d.committed == 0 or not in_window(c, d.delivered_s):
+        return
+    latency_s = d.delivered_s - d.round_start_s
+    totals.rounds += 1
+    totals.window_drafted += d.drafted
+    totals.window_accepted += d.accepted
+    totals.round_latency_s += latency_s
+    histogram[0, latency_bin(latency_s)] += 1
+    if d.drafted > 0:
+        totals.wasted_s += d.draft_token_s * max(0, d.drafted - d.accepted - 1)
+        totals.wasted_with_rejected_s += d.draft_token_s * (d.drafted - d.accepted)
+        totals.draft_s += d.draft_token_s * d.drafted
+
+
+@jit
+def count_tokens(c, d, totals, slo_totals, server, histogram, external):
+    """Tokens delivered, and how many of them on time."""
+    first = d.committed == 0
+    if first:
+        d.first_token_s = d.delivered_s
+        if in_window(c, d.delivered_s):
+            totals.ttft_s += d.delivered_s - d.arrival_s
+            totals.ttft_n += 1
+            histogram[1, latency_bin(d.delivered_s - d.arrival_s)] += 1
+    on_time = on_time_tokens(d, d.committed, d.commit_tokens, d.delivered_s)
+    if in_window(c, d.delivered_s):
+        totals.tokens += d.commit_tokens
+        totals.tokens_on_time += on_time
+        slo_totals[d.slo_id].tokens += d.commit_tokens
+        slo_totals[d.slo_id].tokens_on_time += on_time
+        d.window_tokens += d.commit_tokens
+    if external:
+        server.step_committed += d.commit_tokens
+        server.step_on_time += on_time
+        server.step_round_s += 0.0 if first else d.delivered_s - d.round_start_s
+        if d.drafted > 0:
+            server.step_wasted += max(0, d.drafted - d.accepted - 1)
+
+
+@jit
+def finish_request(c, d, i, totals, slo_totals, server, log):
+    """The last token has been delivered."""
+    attained = 1 if d.delivered_s <= token_deadline_s(d, d.output_tokens - 1) else 0
+    totals.requests_done += 1
+    if d.counted:
+        row = slo_totals[d.slo_id]
+        row.finished += 1
+        row.attained += attained
+        row.attained_tokens += attained * d.output_tokens
+    d.phase = THINKING
+    write_log(server, log, d.delivered_s, LOG_DONE, i, d.output_tokens)
+
+
+@jit
+def deliver(c, d, i, end_s, totals, slo_totals, histogram, server, log):
+    """The reply of the batch that ended at `end_s` reaches the device; returns 1 when the response is complete."""
+    external = c.external_device == i
+    downlink_s = transfer_s(d, end_s, d.commit_tokens * TOKEN_BYTES, d.downlink_bytes_per_s)
+    d.phase = DOWNLINK
+    d.delivered_s = max(d.delivered_s, end_s + downlink_s)
+    totals.messages += 1
+    if in_window(c, end_s):
+        d.window_messages += 1
+    learn_from_reply(d, end_s, server, downlink_s)
+    count_round(c, d, totals, histogram)
+    count_tokens(c, d, totals, slo_totals, server, histogram, external)
+    d.committed += d.commit_tokens
+    write_log(server, log, d.delivered_s, LOG_DELIVER, i, d.commit_tokens)
+    if d.committed < d.output_tokens:
+        return 0
+    finish_request(c, d, i, totals, slo_totals, server, log)
+    return 1
+
+
+@jit
+def payload_bytes(d):
+    """Payload of a round's message."""
+    return d.drafted * DRAFT_TOKEN_BYTES
+
+

@@ -1,0 +1,32 @@
+"""When a token is on time."""
+
+from __future__ import annotations
+
+import math
+
+from wisp_gym.engine.jit import jit
+
+
+@jit
+def schedule_start_s(d):
+    """Time from which a response's schedule counts, and the schedule's index of its first token."""
+    if d.clock_from_arrival:
+        return d.arrival_s + d.ttft_s + 1.0 / d.slo_tokens_per_s + d.grace_s
+    return d.first_token_s + d.grace_s
+
+
+@jit
+def token_deadline_s(d, index):
+    """Latest delivery of token `index` (0 is the first token): `first token + index/v + grace`.
+
+    With the clock at the request's arrival: `arrival + ttft + (index + 1)/v + grace`.
+    """
+    return schedule_start_s(d) + index / d.slo_tokens_per_s
+
+
+@jit
+def on_time_tokens(d, first, count, delivered_s):
+    """How many of the tokens first … first + count − 1, delivered together, are on time."""
+    behind = (delivered_s - schedule_start_s(d)) * d.slo_tokens_per_s
+    earliest = int(math.ceil(behind - 1e-9)) if behind > 0.0 else 0
+    return max(0, first + count - max(first, earliest))

@@ -1,0 +1,140 @@
+"""The state of worlds: one record array for each kind of thing, with one leading axis for the world.
+
+A record's fields lie side by side in memory, so that an event touches one or two cache lines of a device. Every field
+is a number: the state can be copied, compared, saved and restored as bytes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+F, I, U = np.float64, np.int64, np.uint64
+
+PARAMETERS = 8  # parameters that a controller may have
+SLO_CLASSES = 8  # service classes that a scenario may have
+LATENCY_BINS = 512  # logarithmic bins of the latency histograms
+LATENCY_LOW_S, LATENCY_HIGH_S = 1e-3, 1e3
+
+# Constants of a world, from the scenario and the chosen controllers.
+CONFIG = np.dtype(
+    [
+        ("seed", U), ("n_devices", I), ("max_draft_tokens", I),
+        ("warmup_s", F), ("window_end_s", F), ("end_s", F),
+        # verification: the soft roofline (truth) and the four-term prediction (what the scheduler sees)
+        ("host_s", F), ("launch_s", F), ("weights_s", F), ("token_s", F), ("sharpness", F), ("cached_token_s", F), ("pair_s", F), ("noise", F),
+        ("est_launch_s", F), ("est_new_token_s", F), ("est_pair_s", F), ("est_cached_token_s", F),
+        ("kv_capacity_tokens", I), ("max_batch_requests", I), ("prefill_chunk_tokens", I), ("centralized", I),
+        # acceptance
+        ("logit_mean", F), ("request_std", F), ("drift_std", F), ("drift_keep", F), ("drift_fresh", F), ("after_rejection_logit", F),
+        # statistics: separation d' of the evidence, log odds of the average acceptance
+        ("separation", F), ("base_logit", F), ("overconfidence", F),
+        # workload
+        ("arrivals", I), ("think_s", F), ("requests_per_s", F), ("start_window_s", F),
+        ("prompt_log_mean", F), ("prompt_log_std", F), ("prompt_min", F), ("prompt_max", F),
+        ("output_log_mean", F), ("output_log_std", F), ("output_min", F), ("output_max", F),
+        # controllers: kind ids; which decisions are taken outside (0 none, 1 each token, 2 length of a round)
+        ("speculation", I), ("uses_predictor", I), ("sees_statistics", I), ("sees_observation", I), ("batching", I),
+        ("external_speculation", I), ("external_device", I), ("external_batching", I), ("visible_requests", I),
+    ]
+)  # fmt: skip
+CLOSED, OPEN, TRACE = 0, 1, 2
+
+DEVICE = np.dtype(
+    [
+        # what the server reads of a waiting request, side by side
+        ("arrived_s", F), ("deadline_s", F), ("expected_tokens", F), ("slo_tokens_per_s", F), ("prompt_tokens", I), ("committed", I),
+        ("cached_tokens", I), ("drafted", I), ("running", I), ("in_batch", I), ("take_tokens", I), ("completes", I),
+        ("newer", I), ("older", I), ("resident", I), ("accepted", I), ("phase", I), ("commit_tokens", I), ("output_tokens", I), ("on_path", I),
+        # constants of the device's class, link and service class
+        ("token_s", F), ("round_overhead_s", F), ("predictor_s", F), ("draft_w", F), ("idle_w", F), ("radio_j", F),
+        ("throttle_ratio", F), ("throttle_s", F),
+        ("one_way_s", F), ("jitter", F), ("jitter_keep", F), ("jitter_fresh", F), ("loss", F), ("timeout_s", F),
+        ("outages_per_s", F), ("outage_s", F), ("uplink_bytes_per_s", F), ("downlink_bytes_per_s", F), ("idle_after_s", F), ("wake_s", F),
+        ("grace_s", F), ("ttft_s", F), ("clock_from_arrival", I), ("class_id", I), ("slo_id", I),
+        # the request being served
+        ("request", I), ("arrival_s", F), ("next_arrival_s", F), 
+        ("first_token_s", F), ("response_on_time", I), ("counted", I), ("messages", I),
+        # walk along the target's output: position, drift, what became of the last token
+        ("acceptance_key", U), ("evidence_key", U), ("off_path_key", U), ("views_key", U), ("drift_key", U), ("network_key", U), ("loss_key", U), ("outage_key", U),
+        ("request_logit", F), ("drift", F), ("drift_block", I), ("position", I), ("after_rejection", I), ("p_accept", F), ("p_accept_after", F),
+        # the round
+        ("round_start_s", F), ("clock_s", F), ("draft_token_s", F), ("cap", I), ("target_tokens", I),
+        ("survival", F), ("p_token", F), ("evidence", F), ("token_index", I), ("fate", I),
+        ("sent_s", F), ("uplink_s", F),
+        # the last reply
+        ("delivered_s", F),
+        # link and heat
+        ("link_state", F), ("link_used_s", F), ("heat", F), ("heat_at_s", F),
+        # what the device has learned: running averages and the server state carried by its last reply
+        ("delay_mean_s", F), ("delay_spread_s", F), ("accepted_sum", F), ("examined_sum", F), ("token_sum", F), ("time_sum_s", F),
+        ("info_s", F), ("info_end_s", F), ("info_busy", I), ("info_batch_s", F), ("info_queue_s", F), ("info_utilisation", F), ("price", F),
+        # measured
+        ("window_tokens", I), ("draft_s", F), ("window_messages", I),
+    ],
+    align=True,
+)  # fmt: skip
+THINKING, DRAFTING, UPLINK, QUEUED, VERIFYING, DOWNLINK = range(6)
+
+SERVER = np.dtype(
+    [
+        ("now_s", F), ("stage", I), ("busy", I), ("batch_end_s", F), ("batch_start_s", F), ("batch_time_s", F), ("batch_clean_s", F), ("wake_s", F),
+        ("n_events", I), ("n_queue", I), ("n_batch", I), ("n_replies", I), ("reply_next", I), ("mid_draft", I), ("batches", I),
+        ("kv_tokens", I), ("lru_oldest", I), ("lru_newest", I), ("n_running", I),
+        ("sum_new", F), ("sum_pairs", F), ("sum_cached", F), ("sum_kv", I), ("chunk_left", I), ("earliest_deadline_s", F),
+        ("mean_batch_s", F), ("utilisation", F), ("predicted_end_s", F), ("last_end_s", F), ("token_rate", F), ("price", F), ("queue_s", F),
+        # rewards of the external decision maker since its last decision
+        ("step_on_time", F), ("step_committed", F), ("step_wasted", F), ("step_work_s", F), ("step_round_s", F), ("step_from_s", F), ("invalid_actions", I),
+        ("log_length", I),
+    ],
+    align=True,
+)  # fmt: skip
+EVENTS, COMPOSE, PICK, REPLY, OVER = range(5)
+
+TOTALS = np.dtype(
+    [
+        ("requests_in", I), ("requests_done", I),
+        ("drafted", I), ("accepted", I), ("rejected", I), ("unverified", I),
+        # below: inside the window of measurement only
+        ("rounds", I), ("window_drafted", I), ("window_accepted", I), ("tokens", I), ("tokens_on_time", I),
+        ("wasted_s", F), ("wasted_with_rejected_s", F), ("draft_s", F), ("interference_s", F), ("verified_requests", I), ("verify_s", F),
+        ("busy_s", F), ("batches", I), ("batched_requests", I), ("recomputed_tokens", I), ("evictions", I), ("messages", I), ("lost_messages", I),
+        ("round_latency_s", F), ("ttft_s", F), ("ttft_n", I), ("edge_j", F),
+        ("kv_peak_tokens", I), ("events", I), ("decisions", I),
+    ],
+    align=True,
+)  # fmt: skip
+
+SLO_TOTALS = np.dtype([("arrived", I), ("finished", I), ("attained", I), ("attained_tokens", I), ("tokens", I), ("tokens_on_time", I), ("devices", I)])
+
+TRACE_ROW = np.dtype([("arrival_s", F), ("prompt_tokens", I), ("output_tokens", I)])
+
+LOG_ROW = np.dtype([("time_s", F), ("kind", I), ("device", I), ("value", F)])
+LOG_REQUEST, LOG_SEND, LOG_ARRIVE, LOG_LAUNCH, LOG_END, LOG_DELIVER, LOG_DONE, LOG_VERIFY = range(8)
+LOG_KINDS = ("request", "send", "arrive", "launch", "end", "deliver", "done", "verify")
+
+
+class World(NamedTuple):
+    """Arrays of one world (numba sees this tuple) or, with a leading axis, of many."""
+
+    config: np.ndarray  # (1,) CONFIG
+    server: np.ndarray  # (1,) SERVER
+    totals: np.ndarray  # (1,) TOTALS
+    slo_totals: np.ndarray  # (SLO_CLASSES,) SLO_TOTALS
+    histogram: np.ndarray  # (2, LATENCY_BINS) int64: round latency, time to first token
+    device: np.ndarray  # (n,) DEVICE
+    observation: np.ndarray  # (n, OBSERVATION) float32
+    event_device: np.ndarray  # (n,) int64 heap of devices whose message is on its way to the server
+    event_s: np.ndarray  # (n,) float64 heap keys
+    queue: np.ndarray  # (n,) int64 devices waiting at the server, in order of arrival
+    batch: np.ndarray  # (n,) int64 members of the running batch
+    replies: np.ndarray  # (n,) int64 members of the batch that has just ended
+    features: np.ndarray  # (n, FEATURES) float64 one row for each queued request
+    keys: np.ndarray  # (n,) float64 priorities of the queued requests
+    order: np.ndarray  # (n,) int64 heap of queue places by priority
+    speculation_parameters: np.ndarray  # (PARAMETERS,) float64
+    batching_parameters: np.ndarray  # (PARAMETERS,) float64
+    log: np.ndarray  # (capacity,) LOG_ROW
+    trace: np.ndarray  # (rows,) TRACE_ROW, shared by all worlds
+    policy: np.ndarray  # (weights,) float32 of the learned policy, shared by all worlds

@@ -1,0 +1,23 @@
+"""Time of one verification batch: a soft roofline."""
+
+from __future__ import annotations
+
+from wisp_gym.engine.jit import jit
+
+
+@jit
+def batch_time_s(host_s, launch_s, weights_s, token_s, sharpness, cached_token_s, pair_s, new_tokens, pairs, cached_tokens):
+    """Seconds that a batch takes on the server, without noise.
+
+    `t = host + launch + (weights^p + (token·new)^p)^(1/p) + cached_token·cached + pair·pairs`: reading the weights
+    (memory bound) against arithmetic (compute bound), joined by a soft maximum of sharpness p, plus reading the cached
+    keys and values, plus attention arithmetic.
+
+    Args:
+        host_s, launch_s, weights_s, token_s, sharpness, cached_token_s, pair_s: coefficients of `VerificationTime`.
+        new_tokens: tokens run through the model in this batch (drafts, the token before them, uncached prompt tokens).
+        pairs: sum over requests of new tokens × total length (cached + new).
+        cached_tokens: tokens whose keys and values are read from the cache.
+    """
+    roofline_s = (weights_s**sharpness + (token_s * new_tokens) ** sharpness) ** (1.0 / sharpness)
+    return host_s + launch_s + roofline_s + cached_token_s * cached_tokens + pair_s * pairs

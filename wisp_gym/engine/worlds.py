@@ -1,0 +1,86 @@
+"""Worlds: the engine's arrays with the controllers in place, run on several threads."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+import numpy as np
+
+from wisp_gym.controllers.catalogue import NO_POLICY, Controller
+from wisp_gym.engine.build import empty_arrays, fill_world
+from wisp_gym.engine.loop import run_worlds
+from wisp_gym.engine.state import TRACE_ROW
+from wisp_gym.scenario import Scenario
+
+NO_TRACE = np.zeros(0, TRACE_ROW)
+
+
+@cache
+def thread_pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that run worlds; the compiled loop holds no lock."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="wisp-gym")
+
+
+def load_trace(scenario: Scenario) -> np.ndarray:
+    """Rows of the scenario's request trace, (rows,) TRACE_ROW; empty without one."""
+    if scenario.workload.arrivals != "trace":
+        return NO_TRACE
+    from wisp_gym.request_trace import read_trace
+
+    trace = read_trace(scenario.workload.trace, scenario.workload.trace_format)
+    rows = np.zeros(len(trace.arrival_s), TRACE_ROW)
+    rows["arrival_s"], rows["prompt_tokens"], rows["output_tokens"] = trace.arrival_s, trace.prompt_tokens, trace.output_tokens
+    return rows
+
+
+class Worlds:
+    """Many worlds, one scenario, seed and controller each, advanced together.
+
+    Args:
+        n_worlds: number of worlds. n_devices: room for devices in each. log_rows: room for events in each log.
+        trace: rows of a request trace shared by all worlds.
+        threads: threads to run on; default one for each core.
+    """
+
+    def __init__(self, n_worlds: int, n_devices: int, log_rows: int = 0, trace: np.ndarray = NO_TRACE, threads: int | None = None):
+        self.arrays = empty_arrays(n_worlds, n_devices, log_rows, trace, NO_POLICY)
+        self.trace, self.policy = trace, NO_POLICY
+        self.n_worlds = n_worlds
+        self.threads = min(threads or os.cpu_count() or 1, n_worlds)
+        self.edges = [round(n_worlds * k / self.threads) for k in range(self.threads + 1)]
+
+    def __len__(self) -> int:
+        return self.n_worlds
+
+    def fill(self, index: int, scenario: Scenario, seed: int, controller: Controller, n_devices: int | None = None) -> None:
+        """Set world `index` to the beginning of a scenario under a controller."""
+        fill_world(self.arrays, index, scenario, seed, n_devices or scenario.n_devices)
+        self.control(index, controller)
+
+    def control(self, index: int, controller: Controller) -> None:
+        """Put a controller in charge of world `index`."""
+        c = self.arrays.config[index, 0]
+        c["speculation"], c["batching"] = controller.speculation, controller.batching
+        c["uses_predictor"], c["sees_statistics"] = controller.uses_predictor, controller.sees_statistics
+        c["sees_observation"], c["centralized"] = controller.sees_observation, controller.centralized
+        self.arrays.speculation_parameters[index, : len(controller.speculation_parameters)] = controller.speculation_parameters
+        self.arrays.batching_parameters[index, : len(controller.batching_parameters)] = controller.batching_parameters
+        if len(controller.policy):
+            self.policy = controller.policy
+
+    def run(self) -> None:
+        """Run every world to its end."""
+        self.spread(run_worlds)
+
+    def spread(self, function, *arguments) -> None:  # type: ignore[no-untyped-def]
+        """Call a compiled function over ranges of worlds on all threads."""
+        if self.threads == 1:
+            function(self.arrays, self.trace, self.policy, *arguments, 0, len(self))
+            return
+        pool = thread_pool(self.threads)
+        ranges = zip(self.edges, self.edges[1:], strict=False)
+        jobs = [pool.submit(function, self.arrays, self.trace, self.policy, *arguments, a, b) for a, b in ranges]
+        for job in jobs:
+            job.result()

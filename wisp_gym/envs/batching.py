@@ -1,0 +1,145 @@
+"""`wisp_gym/Batching-v0`: which waiting requests the next verification batch takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from wisp_gym.engine import gather, gather_batching
+from wisp_gym.envs.episodes import Episodes
+from wisp_gym.envs.rendering import Recorder
+from wisp_gym.envs.rewards import BATCHING_WEIGHTS, checked_weights
+from wisp_gym.envs.shells import DecisionEnv, DecisionVectorEnv, Task, markdown_rows
+from wisp_gym.envs.speculation import DEFAULT_SCENARIO
+from wisp_gym.scenario import Scenario
+
+
+class BatchingTask(Task):
+    """The server of each world composes its batches request by request."""
+
+    def __init__(
+        self, n: int, scenario: Scenario | str, devices: int | None, controller: str, visible: int, horizon_s: float, average_reward: float,
+        reward_weights: Mapping[str, float] | None, randomise: Mapping[str, Any] | None, slo: float | None,
+        log_rows: int = 0, threads: int | None = None,
+    ):  # fmt: skip
+        if not 1 <= visible <= 1024:
+            raise ValueError(f"visible: given {visible}, allowed is 1 to 1024")
+        if not np.isfinite(average_reward) or average_reward < 0:
+            raise ValueError(f"average_reward: given {average_reward!r}, allowed is a rate of at least 0 tokens/s")
+        episodes = Episodes(n, scenario, devices, controller, horizon_s, randomise, slo, log_rows, threads)
+        config = episodes.template.arrays.config[0, 0]
+        config["external_batching"], config["visible_requests"] = 1, visible
+        self.visible, self.average = visible, average_reward
+        self.counted = np.zeros((n, 2))
+        low, high = gather_batching.bounds(visible)
+        super().__init__(n, episodes, low, high, visible + 1, checked_weights(reward_weights, BATCHING_WEIGHTS))
+
+    def place(self, index: int, drawn: Mapping[str, float]) -> None:
+        """Nothing has been delivered yet in this episode."""
+        self.counted[index] = 0.0
+
+    def terms(self) -> dict[str, np.ndarray]:
+        """See Rewards in `BatchingEnv`."""
+        totals = self.outcomes[:, [gather.TOKENS, gather.TOKENS_ON_TIME]]
+        tokens, on_time = (totals - self.counted).T
+        self.counted = totals.copy()
+        elapsed = self.outcomes[:, gather.CLOCK_S] - self.clock_s
+        return {"on_time_tokens": on_time, "late_tokens": -(tokens - on_time), "time": -self.average * elapsed}
+
+    def masks(self) -> np.ndarray:
+        """Requests that may be picked; launching (or, with an empty batch, waiting) is always possible."""
+        requests = self.observations[:, gather_batching.GLOBALS :].reshape(self.n, self.visible, gather_batching.REQUEST)
+        admissible = requests[:, :, gather_batching.R_ADMISSIBLE] > 0.5
+        return np.concatenate([admissible, np.ones((self.n, 1), bool)], axis=1).astype(np.int8)
+
+    def clamp(self, actions: np.ndarray) -> np.ndarray:
+        """A pick that is not possible launches instead."""
+        possible = self.masks()[np.arange(self.n), actions] == 1
+        return np.where(possible, actions, self.visible)
+
+
+class BatchingEnv(DecisionEnv):
+    """Which requests does the next batch take?
+
+    ## Description
+    One GPU server verifies the drafts of many devices in batches; a batch ends when its heaviest member ends. When the
+    server is free and requests wait, the agent picks one request after another into the next batch and then launches it.
+    The devices' drafting follows a given controller. The model: docs/model.md.
+
+    ## Action Space
+    `Discrete(Q + 1)`: 0 … Q − 1 pick the waiting request in that place (in order of arrival), Q launches the batch; with an
+    empty batch it waits for the next arrival, at most a quarter of a mean batch time. A pick that memory, the prefill chunk
+    or the batch limit forbid is masked; taken all the same it launches, and is counted.
+
+    ## Observation Space
+    `Box((11 + 14·Q,), float32)`: global entries, then Q places of the same entries (zeros where nobody waits). T is the mean
+    batch time, K the cap on drafted tokens.
+
+    | entry | name | unit | low | high | meaning |
+    |---|---|---|---|---|---|
+{globals}
+
+    For each place q, entry 11 + 14·q + …:
+
+    | entry | name | unit | low | high | meaning |
+    |---|---|---|---|---|---|
+{requests}
+
+    ## Starting State
+    An empty server, at the first arrival.
+
+    ## Rewards
+    Named terms in `info["reward_terms"]`, weighted by `reward_weights` (defaults in brackets): `on_time_tokens` [1]: tokens
+    delivered on time to all devices since the last decision; `late_tokens` [0]: −tokens delivered late; `time` [1]: −ρ × dt
+    with ρ the given `average_reward` in tokens/s (default 0).
+
+    ## Episode End
+    Never terminates; truncated at `horizon_s` of simulated time.
+
+    ## Information
+    `dt`: seconds since the last decision (0 between the picks of one batch); `reward_terms`; `action_mask` (Q + 1,) int8;
+    `time_s`; `invalid_actions`. `action_masks()` returns the mask.
+
+    ## Arguments
+    `scenario` ("wisp-a100-qwen3-32b"), `devices`, `controller` ("wisp+wisp": the devices follow its first half), `visible` (32):
+    Q, `horizon_s` (60), `average_reward` (0), `reward_weights`, `randomise`, `slo`: as for `wisp_gym/Speculation-v0`.
+
+    ## Version History
+    * v0: first version.
+    """
+
+    def __init__(
+        self, scenario: Scenario | str = DEFAULT_SCENARIO, devices: int | None = None, controller: str = "wisp+wisp", visible: int = 32,
+        horizon_s: float = 60.0, average_reward: float = 0.0, reward_weights: Mapping[str, float] | None = None,
+        randomise: Mapping[str, Any] | None = None, slo: float | None = None, render_mode: str | None = None,
+    ):  # fmt: skip
+        recorder = Recorder(render_mode, self.metadata["render_modes"])
+        task = BatchingTask(
+            1, scenario, devices, controller, visible, horizon_s, average_reward, reward_weights, randomise, slo, recorder.log_rows, 1
+        )
+        self.set_up(task, recorder)
+
+
+class BatchingVectorEnv(DecisionVectorEnv):
+    """Many `wisp_gym/Batching-v0` at once, in one compiled call on all cores.
+
+    ## Arguments
+    Those of `wisp_gym/Batching-v0`, `num_envs` and `threads` (default: one for each core).
+    """
+
+    def __init__(
+        self, num_envs: int = 1, scenario: Scenario | str = DEFAULT_SCENARIO, devices: int | None = None, controller: str = "wisp+wisp",
+        visible: int = 32, horizon_s: float = 60.0, average_reward: float = 0.0, reward_weights: Mapping[str, float] | None = None,
+        randomise: Mapping[str, Any] | None = None, slo: float | None = None, threads: int | None = None, render_mode: str | None = None,
+    ):  # fmt: skip
+        task = BatchingTask(
+            num_envs, scenario, devices, controller, visible, horizon_s, average_reward, reward_weights, randomise, slo, threads=threads
+        )
+        self.set_up(task, render_mode)
+
+
+if BatchingEnv.__doc__:
+    BatchingEnv.__doc__ = BatchingEnv.__doc__.replace("{globals}", markdown_rows(gather_batching.GLOBAL_ENTRIES))
+    BatchingEnv.__doc__ = BatchingEnv.__doc__.replace("{requests}", markdown_rows(gather_batching.REQUEST_ENTRIES))

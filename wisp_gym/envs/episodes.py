@@ -1,0 +1,129 @@
+"""Episodes: worlds that begin again from templates, with what may differ from one to the next drawn at random."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from wisp_gym.controllers.catalogue import Controller, resolve
+from wisp_gym.controllers.catalogue import did_you_mean
+from wisp_gym.controllers.policy import Policy
+from wisp_gym.engine.state import World
+from wisp_gym.engine.worlds import Worlds, load_trace
+from wisp_gym.scenario import Scenario, load, with_slo
+
+# What an episode may draw: range of the number of devices, factor on verification times (a faster or slower GPU),
+# factor on the jitter of every link, factor on the evidence's separation d' (a better or worse predictor).
+RANDOMISABLE = {"devices": (1.0, 1e6), "verification_time": (0.01, 100.0), "jitter": (0.0, 10.0), "separation": (0.0, 10.0)}
+VERIFICATION_FIELDS = (
+    "host_s", "launch_s", "weights_s", "token_s", "cached_token_s", "pair_s", "est_launch_s", "est_new_token_s", "est_pair_s", "est_cached_token_s",
+)  # fmt: skip
+OPTIONS = ("devices", "device", "verification_time", "jitter", "separation")
+
+
+def checked_ranges(randomise: Mapping[str, Any] | None) -> dict[str, tuple[float, float]]:
+    """Ranges of `randomise`, each (low, high) within what is possible."""
+    ranges = {}
+    for name, value in (randomise or {}).items():
+        if name not in RANDOMISABLE:
+            raise ValueError(f"randomise: unknown '{name}'; {did_you_mean(name, list(RANDOMISABLE))}")
+        low, high = (float(x) for x in value)
+        if not RANDOMISABLE[name][0] <= low <= high <= RANDOMISABLE[name][1]:
+            raise ValueError(f"randomise: {name} given {[low, high]}, allowed is an increasing pair within {list(RANDOMISABLE[name])}")
+        ranges[name] = (low, high)
+    return ranges
+
+
+class Episodes:
+    """`n` worlds of one scenario, each restarted by itself.
+
+    Args:
+        n: number of worlds.
+        scenario: scenario, preset name or TOML file. devices: population (default the scenario's).
+        controller: what drives everything that no agent decides, by name.
+        horizon_s: length of an episode.
+        randomise: name → (low, high) drawn anew for each episode, see RANDOMISABLE.
+        slo: speed in tokens/s of a single service class instead of the scenario's mix.
+        log_rows: room for events, for rendering.
+        threads: threads to run on.
+    """
+
+    def __init__(
+        self, n: int, scenario: Scenario | str, devices: int | None, controller: str, horizon_s: float,
+        randomise: Mapping[str, Any] | None = None, slo: float | None = None, log_rows: int = 0, threads: int | None = None,
+    ):  # fmt: skip
+        scenario = load(scenario) if isinstance(scenario, str) else scenario
+        self.scenario = scenario if slo is None else with_slo(scenario, slo)
+        self.ranges = checked_ranges(randomise)
+        self.devices = devices or self.scenario.n_devices
+        self.room = max(self.devices, int(self.ranges.get("devices", (0, 0))[1]))
+        if not horizon_s > 0.0 or self.devices < 1:
+            raise ValueError(f"given devices={devices}, horizon_s={horizon_s}; allowed are at least one device and a positive horizon")
+        trace = load_trace(self.scenario)
+        self.worlds = Worlds(n, self.room, log_rows, trace, threads)
+        self.controller = resolve(controller, self.scenario)
+        self.template = self.make_template(trace, horizon_s)
+
+    @property
+    def arrays(self) -> World:
+        """The engine's arrays."""
+        return self.worlds.arrays
+
+    def make_template(self, trace: np.ndarray, horizon_s: float) -> Worlds:
+        """One world from which all begin: everything is measured from the start to the horizon."""
+        template = Worlds(1, self.room, 0, trace, 1)
+        template.fill(0, self.scenario, 0, self.controller, self.room)
+        c = template.arrays.config[0, 0]
+        c["warmup_s"], c["window_end_s"], c["end_s"] = 0.0, horizon_s, horizon_s
+        return template
+
+    def set_controller(self, controller: Controller) -> None:
+        """Put another controller in charge from now on (running episodes too)."""
+        self.controller = controller
+        self.template.control(0, controller)
+        for index in range(len(self.worlds)):
+            self.worlds.control(index, controller)
+
+    def set_policy(self, policy: Policy) -> None:
+        """Let a learned policy drive the other devices; the batching rule stays."""
+        c = self.controller
+        self.set_controller(
+            Controller(c.name, policy.kind, (), c.batching, c.batching_parameters, True, True, True, policy=policy.weights)
+        )
+
+    def restart(self, index: int, rng: np.random.Generator, options: Mapping[str, Any] | None) -> dict[str, float]:
+        """Begin a new episode in world `index`; returns what was drawn."""
+        drawn = self.draw(rng, options or {})
+        for target, source in zip(self.arrays[: World._fields.index("log")], self.template.arrays, strict=False):
+            target[index] = source[0]
+        c = self.arrays.config[index, 0]
+        c["seed"] = rng.integers(2**63)
+        c["n_devices"] = drawn["devices"]
+        for name in VERIFICATION_FIELDS:
+            c[name] *= drawn["verification_time"]
+        c["separation"] *= drawn["separation"]
+        d = self.arrays.device[index]
+        d["jitter"] *= drawn["jitter"]
+        d["info_batch_s"] *= drawn["verification_time"]
+        self.arrays.server[index, 0]["mean_batch_s"] *= drawn["verification_time"]
+        return drawn
+
+    def draw(self, rng: np.random.Generator, options: Mapping[str, Any]) -> dict[str, float]:
+        """Draw what the ranges say, unless the options fix it."""
+        for name in options:
+            if name not in OPTIONS:
+                raise ValueError(f"options: unknown '{name}'; {did_you_mean(str(name), list(OPTIONS))}")
+        drawn: dict[str, float] = {"devices": self.devices, "verification_time": 1.0, "jitter": 1.0, "separation": 1.0}
+        for name, (low, high) in self.ranges.items():
+            drawn[name] = float(np.exp(rng.uniform(np.log(low), np.log(high)))) if low > 0 else rng.uniform(low, high)
+        drawn |= {name: float(value) for name, value in options.items()}
+        drawn["devices"] = int(round(drawn["devices"]))
+        if not 1 <= drawn["devices"] <= self.room:
+            raise ValueError(f"options: devices given {drawn['devices']}, allowed is 1 to {self.room}")
+        if "device" not in drawn:
+            drawn["device"] = int(rng.integers(drawn["devices"]))
+        if not 0 <= drawn["device"] < drawn["devices"]:
+            raise ValueError(f"options: device given {drawn['device']:g}, allowed is 0 to {drawn['devices'] - 1}")
+        return drawn

@@ -1,0 +1,207 @@
+"""`wisp_gym/Speculation-v0` and `wisp_gym/SpeculationLength-v0`: how many tokens to draft."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from wisp_gym.controllers.policy import load_policy
+from wisp_gym.engine import gather, observation
+from wisp_gym.engine.session import EXTERNAL_LENGTH, EXTERNAL_TOKEN
+from wisp_gym.envs.episodes import Episodes
+from wisp_gym.envs.rendering import Recorder
+from wisp_gym.envs.rewards import SPECULATION_WEIGHTS, checked_weights
+from wisp_gym.envs.shells import DecisionEnv, DecisionVectorEnv, Task, markdown_rows
+from wisp_gym.scenario import Scenario
+
+DEFAULT_SCENARIO = "wisp-a100-qwen3-32b"
+
+
+class SpeculationTask(Task):
+    """One device of each world decides after every drafted token, or once a round."""
+
+    def __init__(
+        self, n: int, external: int, scenario: Scenario | str, devices: int | None, controller: str, others: str | None, horizon_s: float,
+        average_reward: float | str, reward_weights: Mapping[str, float] | None, randomise: Mapping[str, Any] | None, slo: float | None,
+        log_rows: int = 0, threads: int | None = None,
+    ):  # fmt: skip
+        episodes = Episodes(n, scenario, devices, controller, horizon_s, randomise, slo, log_rows, threads)
+        if others is not None:
+            episodes.set_policy(load_policy(others))
+        episodes.template.arrays.config[0, 0]["external_speculation"] = external
+        self.external, self.cap = external, episodes.scenario.max_draft_tokens
+        self.average = checked_average(average_reward)
+        actions = 2 if external == EXTERNAL_TOKEN else self.cap + 1
+        super().__init__(n, episodes, observation.LOW, observation.HIGH, actions, checked_weights(reward_weights, SPECULATION_WEIGHTS))
+
+    def place(self, index: int, drawn: Mapping[str, float]) -> None:
+        """The device that decides in this episode."""
+        self.device[index] = drawn["device"]
+        self.episodes.arrays.config[index, 0]["external_device"] = drawn["device"]
+
+    def terms(self) -> dict[str, np.ndarray]:
+        """See Rewards in `SpeculationEnv`."""
+        o = self.outcomes
+        rate = o[:, gather.OWN_TOKENS_PER_S] if self.average is None else self.average
+        return {
+            "committed_tokens": o[:, gather.COMMITTED].copy(),
+            "on_time_tokens": o[:, gather.ON_TIME].copy(),
+            "time": -rate * o[:, gather.ROUND_S],
+            "externality": -o[:, gather.WORK_S] * o[:, gather.SERVER_TOKENS_PER_S],
+            "wasted_tokens": -o[:, gather.WASTED],
+        }
+
+    def masks(self) -> np.ndarray:
+        """Every length up to the cap of this round; both answers after a token."""
+        if self.external == EXTERNAL_TOKEN:
+            return np.ones((self.n, 2), np.int8)
+        return (np.arange(self.cap + 1) <= self.outcomes[:, gather.CAP, None]).astype(np.int8)
+
+    def clamp(self, actions: np.ndarray) -> np.ndarray:
+        """Lengths no longer than the tokens still wanted."""
+        if self.external == EXTERNAL_TOKEN:
+            return actions
+        return np.minimum(actions, self.outcomes[:, gather.CAP].astype(np.int64))
+
+
+def checked_average(value: float | str) -> float | None:
+    """None for the device's own running rate, else a fixed rate in tokens/s."""
+    if value == "own":
+        return None
+    if isinstance(value, str) or not np.isfinite(value) or value < 0:
+        raise ValueError(f"average_reward: given {value!r}, allowed is 'own' or a rate of at least 0 tokens/s")
+    return float(value)
+
+
+class SpeculationEnv(DecisionEnv):
+    """Continue drafting, or send?
+
+    ## Description
+    One edge device of many drafts tokens with a small language model; a server verifies the drafts of all devices in
+    batches with a large one. After each drafted token the agent decides for this device whether to draft one more or to
+    send what there is. Drafting beyond the first token that the target rejects is wasted, and every drafted token makes
+    the server's batches longer for everyone; sending early pays the way to the server and back for few tokens. The other
+    devices and the server's scheduler follow a given controller, or a policy file (`others`, or `set_policy`). The
+    model: docs/model.md.
+
+    ## Action Space
+    `Discrete(2)`: 0 sends, 1 drafts one more token. Sending before the first token is a round without drafts: the server
+    commits one token. At the cap (`max_draft_tokens`, or one less than the tokens still wanted) the engine sends by itself.
+
+    ## Observation Space
+    `Box((27,), float32)`; T is the mean batch time that the last reply carried, K the cap.
+
+    | entry | name | unit | low | high | meaning |
+    |---|---|---|---|---|---|
+{table}
+
+    ## Starting State
+    An empty server; every device's first request arrives within the scenario's start window. The deciding device is drawn
+    at random for each episode.
+
+    ## Rewards
+    Named terms in `info["reward_terms"]`, weighted by `reward_weights` (defaults in brackets):
+    `committed_tokens` [1], `on_time_tokens` [0], `time` [1]: −ρ × seconds of the rounds that ended, with ρ the device's own
+    running tokens/s (`average_reward="own"`) or a given rate, `externality` [1]: −(verification time that the drafts
+    added) × (tokens/s that the server commits while it verifies), `wasted_tokens` [0]: −tokens beyond the first rejected one.
+    With ρ the long-run rate this is the average-reward form: its maximiser maximises tokens per second.
+
+    ## Episode End
+    Never terminates; truncated at `horizon_s` of simulated time.
+
+    ## Information
+    `dt`: seconds since the last decision (steps last unequal times: discount by `exp(−β·dt)`); `reward_terms`; `action_mask`
+    (2,) int8; `device`; `time_s`; `drafted_tokens`. `action_masks()` returns the mask.
+
+    ## Arguments
+    `scenario` ("wisp-a100-qwen3-32b"): preset or TOML file. `devices`: population. `controller` ("wisp+wisp"): drives the other
+    devices and the server. `others`: a policy file that drives the other devices. `horizon_s` (60). `average_reward` ("own").
+    `reward_weights`. `randomise`: ranges drawn for each episode, of "devices", "verification_time", "jitter", "separation"
+    (the last three are factors). `slo`: tokens/s of a single service class. `reset(options=...)` fixes any of them and "device"
+    for one episode.
+
+    ## Version History
+    * v0: first version.
+    """
+
+    external = EXTERNAL_TOKEN
+
+    def __init__(
+        self, scenario: Scenario | str = DEFAULT_SCENARIO, devices: int | None = None, controller: str = "wisp+wisp",
+        others: str | None = None, horizon_s: float = 60.0, average_reward: float | str = "own",
+        reward_weights: Mapping[str, float] | None = None, randomise: Mapping[str, Any] | None = None, slo: float | None = None,
+        render_mode: str | None = None,
+    ):  # fmt: skip
+        recorder = Recorder(render_mode, self.metadata["render_modes"])
+        task = SpeculationTask(
+            1, self.external, scenario, devices, controller, others, horizon_s, average_reward, reward_weights, randomise, slo, recorder.log_rows, 1
+        )
+        self.set_up(task, recorder)
+
+
+class SpeculationLengthEnv(SpeculationEnv):
+    """How many tokens to draft in this round?
+
+    ## Description
+    As `wisp_gym/Speculation-v0`, decided once at the start of every round.
+
+    ## Action Space
+    `Discrete(K + 1)`: draft that many tokens, then send. More than the tokens still wanted less one is clamped, and counted.
+
+    ## Observation Space
+    That of `wisp_gym/Speculation-v0`, seen before the first token.
+
+    ## Starting State
+    That of `wisp_gym/Speculation-v0`.
+
+    ## Rewards
+    Those of `wisp_gym/Speculation-v0`; every step is one round.
+
+    ## Episode End
+    Never terminates; truncated at `horizon_s` of simulated time.
+
+    ## Information
+    That of `wisp_gym/Speculation-v0`; `action_mask` is (K + 1,).
+
+    ## Arguments
+    Those of `wisp_gym/Speculation-v0`.
+
+    ## Version History
+    * v0: first version.
+    """
+
+    external = EXTERNAL_LENGTH
+
+
+class SpeculationVectorEnv(DecisionVectorEnv):
+    """Many `wisp_gym/Speculation-v0` at once, in one compiled call on all cores.
+
+    ## Arguments
+    Those of `wisp_gym/Speculation-v0`, `num_envs` and `threads` (default: one for each core).
+    """
+
+    external = EXTERNAL_TOKEN
+
+    def __init__(
+        self, num_envs: int = 1, scenario: Scenario | str = DEFAULT_SCENARIO, devices: int | None = None, controller: str = "wisp+wisp",
+        others: str | None = None, horizon_s: float = 60.0, average_reward: float | str = "own",
+        reward_weights: Mapping[str, float] | None = None, randomise: Mapping[str, Any] | None = None, slo: float | None = None,
+        threads: int | None = None, render_mode: str | None = None,
+    ):  # fmt: skip
+        task = SpeculationTask(
+            num_envs, self.external, scenario, devices, controller, others, horizon_s, average_reward, reward_weights, randomise, slo,
+            threads=threads,
+        )  # fmt: skip
+        self.set_up(task, render_mode)
+
+
+class SpeculationLengthVectorEnv(SpeculationVectorEnv):
+    """Many `wisp_gym/SpeculationLength-v0` at once; see `SpeculationVectorEnv`."""
+
+    external = EXTERNAL_LENGTH
+
+
+if SpeculationEnv.__doc__:
+    SpeculationEnv.__doc__ = SpeculationEnv.__doc__.replace("{table}", markdown_rows(observation.ENTRIES))

@@ -1,0 +1,40 @@
+"""Run a scenario under a controller over several seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from wisp_gym.controllers.catalogue import Controller, resolve
+from wisp_gym.engine.worlds import Worlds, load_trace
+from wisp_gym.metrics import Metrics, measure
+from wisp_gym.scenario import Scenario, load
+
+
+def simulate(
+    scenario: Scenario | str,
+    controller: Controller | str = "wisp",
+    seeds: Sequence[int] = (0,),
+    n_devices: int | None = None,
+    threads: int | None = None,
+) -> list[Metrics]:
+    """Metrics of one world per seed.
+
+    Two controllers given the same seeds meet exactly the same worlds, so their metrics can be compared pair by pair.
+
+    Args:
+        scenario: a scenario, a preset's name or a TOML file.
+        controller: a controller or its name, see `wisp_gym.controllers.catalogue.listing`.
+        seeds: one world each.
+        n_devices: population; default the scenario's.
+        threads: threads to run on; default one for each core.
+
+    Raises:
+        ScenarioError, ControllerError, PolicyError, TraceError: one line that names what is wrong.
+    """
+    scenario = load(scenario) if isinstance(scenario, str) else scenario
+    controller = resolve(controller, scenario) if isinstance(controller, str) else controller
+    worlds = Worlds(len(seeds), n_devices or scenario.n_devices, trace=load_trace(scenario), threads=threads)
+    for index, seed in enumerate(seeds):
+        worlds.fill(index, scenario, seed, controller, n_devices)
+    worlds.run()
+    return [measure(worlds.arrays, index, scenario) for index in range(len(seeds))]

@@ -1,0 +1,253 @@
+"""What happened when: the event log as spans of time, and as a Chrome trace that Perfetto opens.
+
+A span is a stretch of time that one device (or the server) spent on one thing. The log holds moments, and what lies
+between two moments of a device follows from their kinds:
+
+    delivery of a reply (or start of a request) → send     drafting; the end of it wasted, where tokens were rejected
+    send → arrival                                         flight to the server
+    arrival → launch of the batch that verified it         queueing (and the earlier chunks of a chunked prefill)
+    launch → end of that batch                             verification
+    verification → delivery                                flight to the device
+    end of a response → next request                       thinking
+
+In centralized serving a sequence queues again as soon as its verification ends, while its token is in flight.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from wisp_gym.engine.state import (
+    LOG_ARRIVE,
+    LOG_DELIVER,
+    LOG_DONE,
+    LOG_END,
+    LOG_LAUNCH,
+    LOG_REQUEST,
+    LOG_SEND,
+    LOG_VERIFY,
+)
+
+SERVER = -1
+KINDS = ("thinking", "drafting", "wasted drafting", "uplink", "queueing", "verification", "downlink", "batch")
+THINKING, DRAFTING, WASTED, UPLINK, QUEUEING, VERIFYING, DOWNLINK, BATCH = range(8)
+
+LANES = 64  # thread numbers that a device has in a Chrome trace
+
+# One span. `tokens`: drafted (drafting, uplink, queueing), beyond the first rejected one (wasted), accepted
+# (verification), delivered (downlink), members (batch).
+SPAN = np.dtype(
+    [("device", np.int64), ("kind", np.int64), ("start_s", np.float64), ("end_s", np.float64), ("tokens", np.float64)]
+)
+
+
+def following(starts: np.ndarray, ends: np.ndarray, device: np.ndarray) -> np.ndarray:
+    """For each place in `starts` the first later place in `ends` of the same device, −1 without one."""
+    at = np.searchsorted(ends, starts, side="right")
+    found = np.append(ends, -1)[at]
+    return np.where((found >= 0) & (device[found] == device[starts]), found, -1)
+
+
+def preceding(ends: np.ndarray, starts: np.ndarray, device: np.ndarray) -> np.ndarray:
+    """For each place in `ends` the last earlier place in `starts` of the same device, −1 without one."""
+    found = np.append(starts, -1)[np.searchsorted(starts, ends, side="left") - 1]
+    return np.where((found >= 0) & (device[found] == device[ends]), found, -1)
+
+
+def make(device: np.ndarray, kind: int, start_s: np.ndarray, end_s: np.ndarray, tokens: Any) -> np.ndarray:
+    """(n,) SPAN of one kind; tokens: (n,) or one number."""
+    made = np.zeros(len(start_s), SPAN)
+    made["device"], made["kind"], made["start_s"], made["end_s"], made["tokens"] = device, kind, start_s, end_s, tokens
+    return made
+
+
+def written(log: np.ndarray) -> np.ndarray:
+    """The rows in use: an unused row is all zero, and no prompt has zero tokens."""
+    return log[(log["kind"] != LOG_REQUEST) | (log["value"] > 0)]
+
+
+def latest_s(log: np.ndarray) -> float:
+    """Clock of the server, the last time it did something; a device's log runs ahead of it."""
+    at_server = log["time_s"][np.isin(log["kind"], (LOG_ARRIVE, LOG_LAUNCH, LOG_END, LOG_VERIFY))]
+    return float(at_server.max(initial=0.0))
+
+
+class Events:
+    """The log of the devices, ordered by device and, within one, as written; places are indices into it."""
+
+    def __init__(self, log: np.ndarray, end_s: float):
+        rows = log[log["device"] >= 0]
+        rows = rows[np.argsort(rows["device"], kind="stable")]
+        self.device, self.kind, self.time_s, self.value = rows["device"], rows["kind"], rows["time_s"], rows["value"]
+        self.end_s = end_s
+
+    def places(self, *kinds: int) -> np.ndarray:
+        """Places of the events of some kinds."""
+        return np.flatnonzero(np.isin(self.kind, kinds))
+
+    def streaming(self) -> bool:
+        """Whether sequences stay at the server and are verified again at once (centralized serving)."""
+        verified = self.places(LOG_VERIFY)
+        before = preceding(verified, self.places(LOG_ARRIVE, LOG_VERIFY), self.device)
+        return bool((self.kind[before[before >= 0]] == LOG_VERIFY).any())
+
+    def followed_by(self, starts: np.ndarray, kind: int) -> np.ndarray:
+        """Which of the places have an event of this kind, or nothing yet, directly after them."""
+        after = np.minimum(starts + 1, len(self.kind) - 1)
+        return (after == starts) | (self.device[after] != self.device[starts]) | (self.kind[after] == kind)
+
+    def between(self, span_kind: int, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """A span from each start to the following end; those that have not ended yet end at `end_s`."""
+        last = following(starts, ends, self.device)
+        end_s = np.where(last >= 0, self.time_s[last], np.maximum(self.end_s, self.time_s[starts]))
+        return make(self.device[starts], span_kind, self.time_s[starts], end_s, self.value[starts])
+
+
+def drafting(events: Events, overhead_s: np.ndarray | float) -> np.ndarray:
+    """Drafting, split where the tokens beyond the first rejected one begin: `max(0, K − A − 1)` of K are wasted."""
+    sends, begins = events.places(LOG_SEND), events.places(LOG_REQUEST)
+    if not events.streaming():
+        begins = events.places(LOG_REQUEST, LOG_DELIVER)
+    begins = begins[events.followed_by(begins, LOG_SEND)]  # a response's last delivery is followed by its end
+    drafts = events.between(DRAFTING, begins, sends)
+    sent = following(begins, sends, events.device)
+    verified = following(begins, events.places(LOG_VERIFY), events.device)
+    drafted = np.where(sent >= 0, events.value[sent], 0.0)
+    accepted = np.where((sent >= 0) & (verified >= 0), events.value[verified], drafted)
+    wasted = np.maximum(drafted - accepted - 1.0, 0.0)
+    overhead = np.broadcast_to(overhead_s, events.device.max(initial=0) + 1)[drafts["device"]]
+    token_s = (drafts["end_s"] - drafts["start_s"] - overhead) / np.maximum(drafted, 1.0)
+    split_s = drafts["end_s"] - wasted * token_s
+    waste = make(drafts["device"], WASTED, split_s, drafts["end_s"], wasted)
+    drafts["end_s"], drafts["tokens"] = split_s, drafted
+    return np.concatenate((drafts, waste))
+
+
+def batches(log: np.ndarray, end_s: float) -> np.ndarray:
+    """The server's batches; the one that is running ends at `end_s`."""
+    launches, ends = log[log["kind"] == LOG_LAUNCH], log[log["kind"] == LOG_END]["time_s"]
+    ends = ends[np.searchsorted(ends, launches["time_s"][0], side="right") :] if len(launches) else ends
+    until_s = np.append(ends, max(end_s, launches["time_s"].max(initial=0.0)))[: len(launches)]
+    return make(np.full(len(launches), SERVER), BATCH, launches["time_s"], until_s, launches["value"])
+
+
+def verification(events: Events, served: np.ndarray) -> np.ndarray:
+    """Queueing and verification of every request that has been verified, from the batch that ended then."""
+    verified = events.places(LOG_VERIFY)
+    since = preceding(verified, events.places(LOG_ARRIVE, LOG_VERIFY), events.device)
+    if not len(served) or not len(verified):
+        return np.zeros(0, SPAN)
+    batch = np.searchsorted(served["end_s"], events.time_s[verified]).clip(max=len(served) - 1)
+    known = served["end_s"][batch] == events.time_s[verified]
+    launch_s = np.where(known, served["start_s"][batch], events.time_s[verified])
+    since_s = np.where(since >= 0, np.minimum(events.time_s[since], launch_s), launch_s)
+    drafted = np.where(since >= 0, events.value[since], 0.0)
+    device = events.device[verified]
+    waits = make(device, QUEUEING, since_s, launch_s, drafted)
+    return np.concatenate((waits, make(device, VERIFYING, launch_s, events.time_s[verified], events.value[verified])))
+
+
+def unverified(events: Events, served: np.ndarray) -> np.ndarray:
+    """Requests at the server that have not been verified: queueing or in the running batch.
+
+    The log does not name the running batch's members: they are known when it took all that waited.
+    """
+    arrived = events.places(LOG_ARRIVE, LOG_VERIFY) if events.streaming() else events.places(LOG_ARRIVE)
+    open_ones = arrived[following(arrived, events.places(LOG_VERIFY, LOG_DONE), events.device) < 0]
+    since_s, device, drafted = events.time_s[open_ones], events.device[open_ones], events.value[open_ones]
+    running = served[-1] if len(served) and served[-1]["end_s"] >= events.end_s else None
+    if running is None or (since_s <= running["start_s"]).sum() != running["tokens"]:
+        return make(device, QUEUEING, since_s, np.maximum(since_s, events.end_s), drafted)
+    launch_s = np.maximum(since_s, np.where(since_s <= running["start_s"], running["start_s"], events.end_s))
+    waits = make(device, QUEUEING, since_s, launch_s, drafted)
+    return np.concatenate((waits, make(device, VERIFYING, launch_s, np.maximum(launch_s, events.end_s), 0.0)))
+
+
+def flights(events: Events) -> np.ndarray:
+    """Messages to the server and back. Replies keep their order: the k-th delivery is of the k-th verification."""
+    up = events.between(UPLINK, events.places(LOG_SEND), events.places(LOG_ARRIVE))
+    verified, delivered = events.places(LOG_VERIFY), events.places(LOG_DELIVER)
+    begin, end = (
+        np.searchsorted(events.device[delivered], events.device[verified], side) for side in ("left", "right")
+    )
+    # A log that begins in the middle may hold a delivery whose verification it does not.
+    orphan = np.append(preceding(delivered, verified, events.device) < 0, False)[begin]
+    match = (
+        begin + orphan + np.arange(len(verified)) - np.searchsorted(events.device[verified], events.device[verified])
+    )
+    place = np.append(delivered, -1)[np.where(match < end, match, len(delivered))]
+    end_s = np.where(place >= 0, events.time_s[place], np.maximum(events.end_s, events.time_s[verified]))
+    tokens = np.where(place >= 0, events.value[place], 0.0)
+    return np.concatenate((up, make(events.device[verified], DOWNLINK, events.time_s[verified], end_s, tokens)))
+
+
+def spans(log: np.ndarray, end_s: float | None = None, overhead_s: np.ndarray | float = 0.0) -> np.ndarray:
+    """Spans of an event log, ordered by device (the server is −1) and start; empty ones are left out.
+
+    Args:
+        log: (rows,) LOG_ROW as the engine wrote it (or sorted by time); unused rows are passed over.
+        end_s: time at which what has not ended yet is cut; default the server's clock.
+        overhead_s: what a round costs a device before its first token, one number or (n_devices,); not in the log.
+
+    Returns:
+        (n,) SPAN.
+    """
+    log = written(log)
+    end_s = latest_s(log) if end_s is None else end_s
+    events = Events(log, end_s)
+    served = batches(log, end_s)
+    thinking = events.between(THINKING, events.places(LOG_DONE), events.places(LOG_REQUEST))
+    at_server = (verification(events, served), unverified(events, served))
+    found = np.concatenate((served, thinking, drafting(events, overhead_s), flights(events), *at_server))
+    found = found[found["end_s"] > found["start_s"]]
+    return found[np.lexsort((found["start_s"], found["device"]))]
+
+
+def lanes(found: np.ndarray) -> np.ndarray:
+    """(n,) thread of each span beside its device's first: 0, or more for replies that overlap what follows them."""
+    lane = np.zeros(len(found), int)
+    until_s: dict[int, list[float]] = {}  # of each device: when its further threads become free
+    same = found["device"][1:] == found["device"][:-1]
+    overlaps = same & (found["end_s"][:-1] > found["start_s"][1:]) & (found["kind"][:-1] == DOWNLINK)
+    for place in np.flatnonzero(overlaps).tolist():
+        device, _, start_s, end_s, _ = found[place].tolist()
+        ends = until_s.setdefault(device, [])
+        free = next((k for k, busy_s in enumerate(ends) if busy_s <= start_s), len(ends))
+        ends[free:] = [end_s, *ends[free + 1 :]]
+        lane[place] = free + 1
+    return lane
+
+
+def chrome_trace(found: np.ndarray) -> dict[str, Any]:
+    """Chrome trace-event JSON of (n,) SPAN, which ui.perfetto.dev opens; microseconds, to the nanosecond.
+
+    One process for the server and one for the devices, with a thread each. A token in flight while its sequence is
+    verified again (centralized serving) goes to a further thread, for spans of one thread may not overlap.
+    """
+    start_ns, end_ns = (np.rint(found[name] * 1e9).astype(np.int64) for name in ("start_s", "end_s"))
+    thread = np.where(found["device"] == SERVER, 0, found["device"] * LANES + lanes(found).clip(max=LANES - 1))
+    events = [event for tid in np.unique(thread[found["device"] != SERVER]).tolist() for event in names(2, tid)]
+    for row, tid, from_ns, to_ns in zip(
+        found.tolist(), thread.tolist(), start_ns.tolist(), end_ns.tolist(), strict=True
+    ):
+        device, kind, _, _, tokens = row
+        events.append({
+            "name": KINDS[kind], "cat": KINDS[kind], "ph": "X", "pid": 1 if device == SERVER else 2, "tid": tid,
+            "ts": from_ns / 1e3, "dur": (to_ns - from_ns) / 1e3,
+            "args": {"requests" if kind == BATCH else "tokens": tokens},
+        })  # fmt: skip
+    return {"traceEvents": names(1, 0) + events, "displayTimeUnit": "ms"}
+
+
+def names(pid: int, tid: int) -> list[dict[str, Any]]:
+    """Metadata events that name a process (1 the server, 2 the devices) and one of its threads."""
+    device, lane = divmod(tid, LANES)
+    thread = "batches" if pid == 1 else f"device {device}" + (f", replies {lane}" if lane else "")
+    about = {
+        "process_name": {"name": ("server", "devices")[pid - 1]},
+        "thread_name": {"name": thread},
+        "thread_sort_index": {"sort_index": tid},
+    }
+    return [{"name": name, "ph": "M", "pid": pid, "tid": tid, "args": args} for name, args in about.items()]
