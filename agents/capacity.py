@@ -2,14 +2,15 @@
 
     python -m agents.capacity --slo 8 --controllers wisp,sled,centralized --json capacity.json
 
-**Search.** A(N) is the mean attainment over the paired worlds of all seeds with N devices; device i is the same in every
-world of a seed, so A changes little from N to N + 1. Doubling N finds the last rung that reaches the share (a few devices
-may miss it although more reach it, because a small population need not hold the mix of device classes), and bisection
-narrows the gap behind it to one device. Near the crossing A may cross the share more than once; the search then ends at
-one of the crossings, and the interval tells how far apart they can lie.
+**Search.** A(N) is the mean attainment over the paired worlds of all seeds with N devices; device i is the same in
+every world of a seed, so A changes little from N to N + 1. Doubling N finds the last rung that reaches the share (a few
+devices may miss it although more reach it, because a small population need not hold the mix of device classes), and
+bisection narrows the gap behind it to one device. Near the crossing A may cross the share more than once; the search
+then ends at one of the crossings, and the interval tells how far apart they can lie.
 
-**Interval.** Seeds are drawn with replacement 2,000 times; in each sample the capacity is read off the mean curve through
-all N that were run (the largest N that reaches the share, and linearly on towards the next N); 2.5 and 97.5 % quantiles.
+**Interval.** Seeds are drawn with replacement 2,000 times; in each sample the capacity is read off the mean curve
+through all N that were run (the largest N that reaches the share, and linearly on towards the next N); the interval
+holds the middle 95 % of these readings.
 """
 
 from __future__ import annotations
@@ -39,14 +40,13 @@ from agents.command_line import (
     whole,
     write_rows,
 )
-from agents.evaluate import EPILOG, Row, goodput, run_all
+from agents.evaluate import EPILOG, Row, goodput, run_all, slo_words
 from agents.tables import CONFIDENCE, aligned, cell, interval_cell, mean, resampled
 from wisp_gym.engine.worlds import NO_TRACE
 from wisp_gym.scenario import Scenario, warnings
 
 PROGRAM = "python -m agents.capacity"
 DEFAULT_SEEDS = 10
-DEFAULT_MAX_DEVICES = 1024
 MIX_DEVICES = 16  # from here on a population resembles the scenario's mix of device classes
 MISSED_RUNGS = 2  # so many rungs missed in a row, the last of at least MIX_DEVICES, end the climb
 
@@ -158,7 +158,8 @@ def capacity_row(given: argparse.Namespace, name: str, curve: Curve) -> Row:
     found = capacity(curve, given.attainment, given.max_devices)
     if all(np.isnan(attained).all() for attained in curve.attained.values()):
         measure_s = curve.scenario.horizon.measure_s
-        raise InputError(f"{curve.scenario.name}: horizon.measure_s: no request was counted in {measure_s:g} s, allowed is a longer horizon")
+        reason = f"no request was counted in {measure_s:g} s, allowed is a longer horizon"
+        raise InputError(f"{curve.scenario.name}: horizon.measure_s: {reason}")
     low, high = capacity_interval(curve, given.attainment, found)
     return {
         "controller": name,
@@ -179,29 +180,35 @@ def capacity_row(given: argparse.Namespace, name: str, curve: Curve) -> Row:
 
 def show(rows: list[Row]) -> str:
     """The printed table."""
-    lines = [
-        [row["controller"], ("≥ " if row["at_limit"] else "") + str(row["capacity_devices"]), interval_cell(row["capacity_low"], row["capacity_high"], 0),
-         cell(row["slo_attainment"], 1, 100.0), cell(row["goodput_tokens_per_s"])]
-        for row in rows
-    ]  # fmt: skip
     first = rows[0]
-    slo = "the scenario's SLO mix" if first["slo_tokens_per_s"] is None else f"SLO {first['slo_tokens_per_s']:g} tokens/s"
     title = (
-        f"{first['scenario']}: {slo}, at least {100 * first['attainment_target']:g} % of requests within their SLO, "
-        f"{first['seeds']} paired worlds (seeds {first['seed_list']})"
+        f"{first['scenario']}: {slo_words(first)}, at least {100 * first['attainment_target']:g} % of requests within "
+        f"their SLO, {first['seeds']} paired worlds (seeds {first['seed_list']})"
     )
-    headers = [["controller", "capacity", "", "SLO met there", "goodput there"], ["", "devices", "95 %", "%", "tokens/s"]]
-    return f"{title}\n\n{aligned(headers, lines)}"
+    names = ["controller", "capacity", "", "SLO met there", "goodput there"]
+    units = ["", "devices", "95 %", "%", "tokens/s"]
+    return f"{title}\n\n{aligned([names, units], [cells(row) for row in rows])}"
+
+
+def cells(row: Row) -> list[str]:
+    """A row of the printed table."""
+    return [
+        row["controller"],
+        ("≥ " if row["at_limit"] else "") + str(row["capacity_devices"]),
+        interval_cell(row["capacity_low"], row["capacity_high"], 0),
+        cell(row["slo_attainment"], 1, 100.0),
+        cell(row["goodput_tokens_per_s"]),
+    ]
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The flags."""
-    parser = Parser(prog=PROGRAM, description="The largest number of devices that a controller serves within their SLO.", epilog=EPILOG)
+    about = "The largest number of devices that a controller serves within their SLO."
+    parser = Parser(prog=PROGRAM, description=about, epilog=EPILOG)
     add_comparison(parser, DEFAULT_SEEDS)
-    parser.add_argument("--attainment", type=share, default=0.9, metavar="SHARE", help="share of requests within their SLO (default %(default)s)")
-    parser.add_argument(
-        "--max-devices", type=whole(1, MAX_DEVICES), default=DEFAULT_MAX_DEVICES, metavar="N", help="where the search ends (default %(default)s)"
-    )
+    add, limit = parser.add_argument, whole(1, MAX_DEVICES)
+    add("--attainment", type=share, default=0.9, metavar="SHARE", help="of requests in their SLO (default %(default)s)")
+    add("--max-devices", type=limit, default=1024, metavar="N", help="where the search ends (default %(default)s)")
     return parser.parse_args(arguments)
 
 
@@ -212,7 +219,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     scenario = chosen_scenario(given)
     controllers = chosen_controllers(given, scenario)
     if scenario.workload.arrivals == "trace":
-        raise InputError(f"{given.scenario}: workload.arrivals: given 'trace', whose load does not grow with the devices; allowed: closed, open")
+        reason = "given 'trace', whose load does not grow with the devices; allowed: closed, open"
+        raise InputError(f"{given.scenario}: workload.arrivals: {reason}")
     for warning in warnings(replace(scenario, n_devices=1)):  # the population is what is searched for
         print(f"note: {warning}", file=sys.stderr)
     rows = []

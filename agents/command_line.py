@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from estimators.cli import BAD_INPUT, InputError, write_text
-from wisp_gym.controllers.catalogue import ControllerError, did_you_mean, resolve
 from wisp_gym.controllers.catalogue import Controller as Controller
+from wisp_gym.controllers.catalogue import ControllerError, did_you_mean, resolve
 from wisp_gym.controllers.policy import PolicyError
 from wisp_gym.request_trace import TraceError
 from wisp_gym.scenario import Scenario, ScenarioError, load, with_, with_slo
 
+DEFAULT_SCENARIO = "wisp-a100-qwen3-32b"
 MAX_DEVICES = 100_000  # about 10 GB of state: more is a slip of the finger
 MAX_SEEDS = 10_000
 MAX_SEED = 2**63 - 1  # the engine's counter-based draws take 64 bits; numpy's and SB3's seeds are signed
@@ -33,7 +34,7 @@ FAULTS = (InputError, ScenarioError, ControllerError, PolicyError, TraceError)
 WHOLE = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 SEED_RANGE = re.compile(r"(\d{1,19})(?:-(\d{1,19}))?", re.ASCII)
 # A further parameter of the controller before it: a number, to the end or up to the next '+'.
-PARAMETER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*(\+.*)?|\s*[+-]?(inf|nan)\s*(\+.*)?", re.ASCII | re.DOTALL)
+PARAMETER = re.compile(r"\s*[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|nan)\s*(\+.*)?", re.ASCII | re.DOTALL | re.I)
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,11 +50,11 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Parse; an unknown flag is named first, before a complaint about the one that it was meant to be."""
         given = list(sys.argv[1:] if args is None else args)
-        flags = sorted(self._option_string_actions)
+        flags = sorted(name for name in self._option_string_actions if name.startswith("--"))
         for word in given:
             flag = word.partition("=")[0]
             if flag.startswith("--") and flag not in flags:
-                self.error(f"unknown flag '{flag}'; {did_you_mean(flag, [name for name in flags if name.startswith('--')])}")
+                self.error(f"unknown flag '{flag}'; {did_you_mean(flag, flags)}")
         return super().parse_args(given, namespace)
 
 
@@ -124,9 +125,8 @@ def seeds(text: str) -> tuple[int, ...]:
         match = SEED_RANGE.fullmatch(piece.strip())
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if not first <= last <= MAX_SEED or last - first >= MAX_SEEDS - len(chosen):
-            raise argparse.ArgumentTypeError(
-                f"given '{text}', allowed is a count from 1 to {MAX_SEEDS}, or seeds and ranges such as 7,10-19 ({MAX_SEEDS} at most)"
-            )
+            allowed = f"a count from 1 to {MAX_SEEDS}, or at most so many seeds and ranges such as 7,10-19"
+            raise argparse.ArgumentTypeError(f"given '{text}', allowed is {allowed}")
         chosen += range(first, last + 1)
     if len(set(chosen)) < len(chosen):
         raise argparse.ArgumentTypeError(f"given '{text}', allowed is every seed once")
@@ -161,14 +161,16 @@ def output_file(*suffixes: str) -> Callable[[str], Path]:
         try:
             path = Path(text).resolve()
             if suffixes and path.suffix.lower() not in suffixes:
-                raise argparse.ArgumentTypeError(f"given '{text}', allowed is a file that ends in {', '.join(suffixes)}")
+                allowed = ", ".join(suffixes)
+                raise argparse.ArgumentTypeError(f"given '{text}', allowed is a file that ends in {allowed}")
             if not text or (path.exists() and not path.is_file()):
                 raise argparse.ArgumentTypeError(f"given '{text}', allowed is the name of a file")
             with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
                 return path
         except (OSError, ValueError, RuntimeError) as error:  # missing folder, null byte, loop of links
             reason = getattr(error, "strerror", None) or str(error)
-            raise argparse.ArgumentTypeError(f"cannot write '{text}': {reason}; allowed is a file in a writable folder") from None
+            message = f"cannot write '{text}': {reason}; allowed is a file in a writable folder"
+            raise argparse.ArgumentTypeError(message) from None
 
     return parse
 
@@ -178,18 +180,19 @@ def output_file(*suffixes: str) -> Callable[[str], Path]:
 
 def add_comparison(parser: Parser, default_seeds: int) -> None:
     """Add the flags of every comparison: scenario, SLO, controllers, seeds, files."""
-    parser.add_argument("--scenario", default="wisp-a100-qwen3-32b", metavar="NAME|FILE", help="preset or TOML file (default %(default)s)")
-    parser.add_argument("--slo", type=speed, metavar="TOKENS_PER_S", help="all devices in one class of this speed (default: the scenario's mix)")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--scenario", default=DEFAULT_SCENARIO, metavar="NAME|FILE", help="preset or TOML file (default %(default)s)")
+    add("--slo", type=speed, metavar="V", help="one class of V tokens/s for all devices (default: the scenario's mix)")
+    add(
         "--controllers", type=controller_names, nargs="+", default=[["wisp", "sled", "centralized"]], metavar="a,b,...",
         help="controllers, listed below (default wisp,sled,centralized)",
     )  # fmt: skip
-    parser.add_argument(
+    add(
         "--seeds", type=seeds, default=tuple(range(default_seeds)), metavar="S",
-        help=f"a count, or a list of seeds and ranges such as 7,10-19 (default {default_seeds}: seeds 0-{default_seeds - 1})",
+        help=f"a count, or seeds and ranges such as 7,10-19 (default {default_seeds}: seeds 0-{default_seeds - 1})",
     )  # fmt: skip
-    parser.add_argument("--json", type=output_file(), metavar="FILE", help="write the rows as JSON")
-    parser.add_argument("--csv", type=output_file(), metavar="FILE", help="write the rows as CSV")
+    add("--json", type=output_file(), metavar="FILE", help="write the rows as JSON")
+    add("--csv", type=output_file(), metavar="FILE", help="write the rows as CSV")
 
 
 def chosen_scenario(given: argparse.Namespace, n_devices: int | None = None) -> Scenario:
@@ -214,7 +217,7 @@ def refuse_same_files(given: argparse.Namespace, *flags: str) -> None:
     for flag in flags:
         path = getattr(given, flag)
         if path is not None and taken.setdefault(path, f"--{flag}") != f"--{flag}":
-            raise InputError(f"argument --{flag}: {path} is the file of {taken[path]} too, allowed is a file of its own")
+            raise InputError(f"argument --{flag}: {path} is the file of {taken[path]}, allowed is a file of its own")
 
 
 def seed_list(chosen: Iterable[int]) -> str:

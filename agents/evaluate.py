@@ -1,4 +1,4 @@
-"""Compare controllers on paired worlds: the same seeds, hence the same arrivals, lengths, links and token fates, for all.
+"""Compare controllers on paired worlds: equal seeds, hence equal arrivals, lengths, links and token fates, for all.
 
     python -m agents.evaluate --controllers wisp,sled,centralized --devices 64 --seeds 20 --json rows.json
 
@@ -9,7 +9,7 @@ the goodput and of its paired difference to the reference. docs/evaluation.md de
 from __future__ import annotations
 
 import argparse
-import io
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -36,6 +36,7 @@ from agents.command_line import (
     write_bytes,
     write_rows,
 )
+from agents.comparison_plot import draw
 from agents.tables import aligned, bootstrap_interval, cell, interval_cell, mean
 from wisp_gym.controllers.catalogue import ALIASES, did_you_mean, listing
 from wisp_gym.engine.worlds import NO_TRACE, Worlds, load_trace
@@ -46,7 +47,7 @@ PROGRAM = "python -m agents.evaluate"
 DEFAULT_SEEDS = 20
 Row = dict[str, Any]
 
-# Columns of the two printed tables: key, header, unit, digits, factor from the key's unit to the shown one.
+# Columns of the printed tables: key, header, unit, digits, factor from the key's unit to the shown one.
 SERVICE = (
     ("response_goodput_tokens_per_s", "by response", "tokens/s", 1, 1.0),
     ("throughput_tokens_per_s", "throughput", "tokens/s", 1, 1.0),
@@ -64,6 +65,11 @@ COSTS = (
     ("joules_per_1k_tokens", "energy", "J/1k tokens", 0, 1.0),
     ("dollars_per_1k_tokens", "cost", "$/1k tokens", 5, 1.0),
 )
+CLASSES = (
+    ("requests", "requests", "a world", 1, 1.0),
+    ("slo_attainment", "SLO met", "%", 1, 100.0),
+    ("goodput_tokens_per_s", "goodput", "tokens/s", 1, 1.0),
+)
 
 
 @dataclass(frozen=True)
@@ -74,12 +80,16 @@ class Outcome:
     classes: list[Row]
 
 
+Outcomes = dict[str, list[Outcome]]  # controller's name → one outcome per seed
+
+
 def run_world(scenario: Scenario, controller: Controller, seed: int, trace: np.ndarray = NO_TRACE) -> Outcome:
     """Run one world of `scenario.n_devices` devices to its end, on the calling thread."""
     worlds = Worlds(1, scenario.n_devices, trace=trace, threads=1)
     worlds.fill(0, scenario, seed, controller)
     worlds.run()
-    classes = [{key: None if value != value else value for key, value in row.items()} for row in per_class(worlds.arrays, 0, scenario)]
+    rows = per_class(worlds.arrays, 0, scenario)
+    classes = [{key: None if math.isnan(value) else value for key, value in row.items()} for row in rows]
     return Outcome(measure(worlds.arrays, 0, scenario).row(), classes)
 
 
@@ -119,7 +129,8 @@ def mean_row(outcomes: Sequence[Outcome]) -> Row:
 def class_rows(outcomes: Sequence[Outcome]) -> list[Row]:
     """Means over worlds of what each SLO class got."""
     return [
-        {key: mean([row[key] for row in rows]) for key in rows[0]} for rows in zip(*(o.classes for o in outcomes), strict=True)
+        {key: mean([row[key] for row in rows]) for key in rows[0]}
+        for rows in zip(*(o.classes for o in outcomes), strict=True)
     ]
 
 
@@ -143,7 +154,7 @@ def intervals(outcomes: Sequence[Outcome], reference: str, of_reference: Sequenc
     }
 
 
-def compare(given: argparse.Namespace, scenario: Scenario, outcomes: dict[str, list[Outcome]], reference: str) -> list[Row]:
+def compare(given: argparse.Namespace, scenario: Scenario, outcomes: Outcomes, reference: str) -> list[Row]:
     """One row per controller."""
     rows = []
     for name, own in outcomes.items():
@@ -153,13 +164,14 @@ def compare(given: argparse.Namespace, scenario: Scenario, outcomes: dict[str, l
     return rows
 
 
-def every_world(given: argparse.Namespace, scenario: Scenario, outcomes: dict[str, list[Outcome]]) -> list[Row]:
+def every_world(given: argparse.Namespace, scenario: Scenario, outcomes: Outcomes) -> list[Row]:
     """One row per controller and seed."""
-    return [
-        identity(name, scenario, given.slo) | {"seed": seed} | own.metrics | ({"classes": own.classes} if given.per_class else {})
+    rows = [
+        identity(name, scenario, given.slo) | {"seed": seed} | own.metrics | {"classes": own.classes}
         for name, worlds in outcomes.items()
         for seed, own in zip(given.seeds, worlds, strict=True)
     ]
+    return rows if given.per_class else [{key: row[key] for key in row if key != "classes"} for row in rows]
 
 
 # --- what is shown ---------------------------------------------------------------------------------------------------
@@ -168,27 +180,34 @@ def every_world(given: argparse.Namespace, scenario: Scenario, outcomes: dict[st
 def show(rows: list[Row], scenario: Scenario) -> str:
     """The printed tables."""
     first = rows[0]
-    headers = [["controller", "goodput", "", f"vs {first['reference']}", ""], ["", "tokens/s", "95 %", "tokens/s", "95 %"]]
-    service = [
-        [row["controller"], cell(row["goodput_tokens_per_s"]), interval(row, "goodput_tokens_per_s"),
-         cell(row["goodput_difference_tokens_per_s"]), interval(row, "goodput_difference_tokens_per_s")] + metric_cells(row, SERVICE)
-        for row in rows
-    ]  # fmt: skip
-    costs = [[row["controller"], *metric_cells(row, COSTS)] for row in rows]
     title = (
-        f"{scenario.name}: {scenario.n_devices} devices, "
-        + ("the scenario's SLO mix" if first["slo_tokens_per_s"] is None else f"SLO {first['slo_tokens_per_s']:g} tokens/s")
-        + f", {first['seeds']} paired worlds (seeds {first['seed_list']}) of {scenario.horizon.measure_s:g} s each"
+        f"{scenario.name}: {scenario.n_devices} devices, {slo_words(first)}, {first['seeds']} paired worlds "
+        f"(seeds {first['seed_list']}) of {scenario.horizon.measure_s:g} s each"
     )
-    tables = [title, aligned(with_columns(headers, SERVICE), service), aligned(with_columns([["controller"], [""]], COSTS), costs)]
+    names = ["controller", "goodput", "", f"vs {first['reference']}", ""]
+    units = ["", "tokens/s", "95 %", "tokens/s", "95 %"]
+    service = [[row["controller"], *goodput_cells(row), *metric_cells(row, SERVICE)] for row in rows]
+    costs = [[row["controller"], *metric_cells(row, COSTS)] for row in rows]
+    tables = [
+        title,
+        aligned(with_columns([names, units], SERVICE), service),
+        aligned(with_columns([["controller"], [""]], COSTS), costs),
+    ]
     if "classes" in first:
         tables.append(show_classes(rows))
     return "\n\n".join(tables)
 
 
-def interval(row: Row, key: str) -> str:
-    """Cell of the interval of a row's key."""
-    return interval_cell(row[f"{key}_low"], row[f"{key}_high"])
+def slo_words(row: Row) -> str:
+    """What a row's devices are promised."""
+    speed = row["slo_tokens_per_s"]
+    return "the scenario's SLO mix" if speed is None else f"SLO {speed:g} tokens/s"
+
+
+def goodput_cells(row: Row) -> list[str]:
+    """Goodput and paired difference, each with its interval."""
+    keys = ("goodput_tokens_per_s", "goodput_difference_tokens_per_s")
+    return [text for key in keys for text in (cell(row[key]), interval_cell(row[f"{key}_low"], row[f"{key}_high"]))]
 
 
 def metric_cells(row: Row, columns: Sequence[tuple[str, str, str, int, float]]) -> list[str]:
@@ -204,42 +223,17 @@ def with_columns(headers: list[list[str]], columns: Sequence[tuple[str, str, str
 def show_classes(rows: list[Row]) -> str:
     """Attainment and goodput of each SLO class, one line per controller and class."""
     lines = [
-        [row["controller"], f"{c['slo_tokens_per_s']:g}", cell(c["requests"]), cell(c["slo_attainment"], 1, 100.0), cell(c["goodput_tokens_per_s"])]
+        [row["controller"], f"{one['slo_tokens_per_s']:g}", *metric_cells(one, CLASSES)]
         for row in rows
-        for c in row["classes"]
+        for one in row["classes"]
     ]
-    return aligned([["controller", "SLO", "requests", "SLO met", "goodput"], ["", "tokens/s", "a world", "%", "tokens/s"]], lines)
-
-
-def draw(rows: list[Row], scenario: Scenario, suffix: str) -> bytes:
-    """Two panels, a line per controller: goodput with its interval beside the throughput, and SLO attainment."""
-    from matplotlib.figure import Figure  # here: only a plot needs it
-
-    figure = Figure(figsize=(10.0, 1.6 + 0.4 * len(rows)), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True, width_ratios=[2, 1])
-    for y, row in enumerate(rows):
-        value, low, high = (row[f"goodput_tokens_per_s{end}"] for end in ("", "_low", "_high"))
-        left.plot(row["throughput_tokens_per_s"], y, "|", color="0.6", markersize=12, label="" if y else "throughput")
-        left.plot(value, y, "o", color="C0", label="" if y else "goodput (95 %)")
-        left.plot([value if low is None else low, value if high is None else high], [y, y], color="C0", linewidth=2)
-        if row["slo_attainment"] is not None:
-            right.plot(100.0 * row["slo_attainment"], y, "o", color="C1")
-    left.set(xlabel="tokens/s", xlim=(0, None), title=f"{scenario.name}, {scenario.n_devices} devices")
-    left.set_yticks(range(len(rows)), [row["controller"] for row in rows])
-    left.invert_yaxis()
-    left.legend(loc="best", fontsize="small")
-    right.set(xlabel="requests within their SLO, %", xlim=(-2, 102))
-    for axes in (left, right):
-        axes.grid(axis="x", alpha=0.3)
-    picture = io.BytesIO()
-    figure.savefig(picture, format=suffix, dpi=150)
-    return picture.getvalue()
+    return aligned(with_columns([["controller", "SLO"], ["", "tokens/s"]], CLASSES), lines)
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
 
-EPILOG = f"""controllers (separated by commas; a piece that begins with a number, as in confidence:0.6,8+static:4,0.1, is a
-parameter of the controller before it; with a semicolon anywhere, semicolons alone separate):
+EPILOG = f"""controllers, separated by commas; a piece that begins with a number, as in confidence:0.6,8+static:4,0.1,
+is a parameter of the controller before it; with a semicolon anywhere, semicolons alone separate:
 
 {listing()}"""
 
@@ -248,11 +242,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The flags."""
     parser = Parser(prog=PROGRAM, description="Compare controllers on paired worlds.", epilog=EPILOG)
     add_comparison(parser, DEFAULT_SEEDS)
-    parser.add_argument("--devices", type=whole(1, MAX_DEVICES), metavar="N", help="number of devices (default: the scenario's)")
-    parser.add_argument("--reference", metavar="NAME", help="controller that the others are compared with (default: wisp if it is there, else the first)")
-    parser.add_argument("--per-seed", action="store_true", help="files hold one row per controller and seed, not means")
-    parser.add_argument("--per-class", action="store_true", help="show each SLO class too, and add 'classes' to the JSON rows")
-    parser.add_argument("--plot", type=output_file(".png", ".svg", ".pdf"), metavar="FILE.png", help="draw goodput and SLO attainment")
+    add = parser.add_argument
+    add("--devices", type=whole(1, MAX_DEVICES), metavar="N", help="number of devices (default: the scenario's)")
+    add(
+        "--reference", metavar="NAME", help="what the others are compared with (default: wisp if there, else the first)"
+    )
+    add("--per-seed", action="store_true", help="files hold one row per controller and seed, not means")
+    add("--per-class", action="store_true", help="show each SLO class too, and add 'classes' to the JSON rows")
+    add("--plot", type=output_file(".png", ".svg", ".pdf"), metavar="FILE.png", help="draw goodput and SLO attainment")
     return parser.parse_args(arguments)
 
 
@@ -260,7 +257,8 @@ def chosen_reference(given: argparse.Namespace, names: list[str]) -> str:
     """The controller of `--reference`, which must be among those compared."""
     default = next((name for name in names if ALIASES.get(name, name) == ALIASES["wisp"]), names[0])
     if given.reference is not None and given.reference not in names:
-        raise InputError(f"argument --reference: '{given.reference}' is not among the controllers; {did_you_mean(given.reference, names)}")
+        hint = did_you_mean(given.reference, names)
+        raise InputError(f"argument --reference: '{given.reference}' is not among the controllers; {hint}")
     return given.reference or default
 
 
@@ -275,12 +273,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for warning in warnings(scenario):
         print(f"note: {warning}", file=sys.stderr)
     with tqdm(total=len(controllers) * len(given.seeds), unit="world", disable=None, leave=False) as bar:
-        outcomes = dict(zip(controllers, run_all(scenario, list(controllers.values()), given.seeds, trace, bar), strict=True))
+        results = run_all(scenario, list(controllers.values()), given.seeds, trace, bar)
+    outcomes = dict(zip(controllers, results, strict=True))
     rows = compare(given, scenario, outcomes, reference)
     print(show(rows, scenario))
     write_rows(given, every_world(given, scenario, outcomes) if given.per_seed else rows)
     if given.plot:
-        write_bytes(given.plot, draw(rows, scenario, given.plot.suffix[1:].lower()))
+        write_bytes(given.plot, draw(rows, given.plot.suffix[1:].lower()))
 
 
 if __name__ == "__main__":

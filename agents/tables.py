@@ -17,7 +17,10 @@ def aligned(headers: Sequence[Sequence[str]], rows: Sequence[Sequence[str]]) -> 
     lines = [*headers, *rows]
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
     shown = [
-        "  ".join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(line, widths, strict=True))).rstrip()
+        "  ".join(
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
         for line in lines
     ]
     return "\n".join([*shown[: len(headers)], "-" * max(len(line) for line in shown), *shown[len(headers) :]])

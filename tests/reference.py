@@ -338,7 +338,7 @@ class Reference:
             place = r.committed + len(device.tokens)
             fate, noise = r.fates[place], draws.normal(self.key(draws.EVIDENCE, *who), place)
         else:  # from a wrong prefix: counted from the position after the rejected token
-            place = (r.committed + device.accepted + 1) * 64 + len(device.tokens)
+            place = 2**32 + (r.committed + device.accepted + 1) * 64 + len(device.tokens)
             fate, noise = 0, draws.normal(self.key(draws.OFF_PATH, *who), place)
         evidence = (fate - 0.5) * self.separation + noise
         views = [draws.normal(self.key(draws.VIEWS, *who), place * 3 + k) for k in range(3)]

@@ -253,7 +253,9 @@ def test_identical_devices_reach_the_periodic_schedule(groups: int, size: int, b
 
 
 def test_a_lone_device_takes_the_time_computed_by_hand() -> None:
-    k, scenario = 4, plain(n_devices=1, **{"devices.0.round_overhead_s": 0.011, "verification.pair_s": 3e-8})
+    long = {"workload.output": {"median_tokens": 100.0, "log_std": 0.0, "min_tokens": 1, "max_tokens": 100}}
+    k, changes = 4, long | {"devices.0.round_overhead_s": 0.011, "verification.pair_s": 3e-8}
+    scenario = plain(n_devices=1, **changes)
     log, v, link = log_of(run(scenario, "fixed:4+fcfs", [2], LOG_ROWS)), scenario.verification, scenario.devices[0].link
     prompt = int(of_kind(log, "request")[0, 1])
     output = int(of_kind(log, "done")[0, 1])
@@ -275,8 +277,24 @@ def test_a_lone_device_takes_the_time_computed_by_hand() -> None:
         checked += 1
         if committed >= output:
             break
-    assert checked > 10
+    assert checked >= 20
     assert committed == output
+
+
+def test_a_message_that_arrives_as_a_batch_ends_joins_the_next() -> None:
+    """All times are exact in binary: the first batch ends at 0.75 s, when the second device's prompt arrives."""
+    verification = dict.fromkeys(("launch_s", "cached_token_s", "pair_s"), 0.0)
+    verification |= {"weights_s": 0.5, "token_s": 1e-300, "sharpness": 1.0}
+    traced = {"workload.arrivals": "trace", "workload.trace": "given", "workload.trace_format": "azure"}
+    bandwidth = {f"devices.0.link.{way}link_bytes_per_s": 1e300 for way in ("up", "down")}
+    scenario = plain(
+        n_devices=3, verification=verification, horizon=horizon(0.0, 1.0), **traced, **bandwidth,
+        **{"server.host_s": 0.0, "devices.0.link.one_way_s": 0.25},
+    )  # fmt: skip
+    trace = np.array([(0.0, 50, 100), (0.5, 50, 100), (0.375, 50, 100)], TRACE_ROW)
+    log = log_of(run(scenario, "fixed:4+fcfs", [1], LOG_ROWS, trace))
+    assert [t for t, kind, _, _ in log if kind == "arrive"] == [0.25, 0.625, 0.75]
+    assert of_kind(log, "launch").tolist() == [[0.25, 1.0], [0.75, 2.0]]
 
 
 @pytest.mark.parametrize("controller", ["fixed:4+fcfs", "wisp+wisp", "fixed:6+static:4,0.1"])
@@ -325,7 +343,7 @@ def fates_seen(log: Log, device: int) -> dict[tuple[int, int], int]:
 
 
 def test_controllers_meet_the_same_world() -> None:
-    scenario = with_(BASE, n_devices=5, horizon=horizon(0.0, 60.0))
+    scenario = with_(BASE, n_devices=5, horizon=horizon(0.0, 150.0))
     logs = [log_of(run(scenario, name, [11], LOG_ROWS)) for name in ("fixed:7+fcfs", "wisp+wisp", "oracle+edf")]
     for device in range(5):
         fates = [fates_seen(log, device) for log in logs]

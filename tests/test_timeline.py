@@ -167,6 +167,7 @@ def test_a_log_that_begins_in_the_middle_gives_the_same_spans_from_then_on(
 ) -> None:
     log = request.getfixturevalue(world)
     whole, late = spans(log), spans(log[len(log) // 2 :])
+    # A request is logged when the one before it ends: those of the first half reach a few seconds into the second.
     of_second_half = late[late["start_s"] > 18.0]
     assert len(of_second_half) > 200
     np.testing.assert_array_equal(of_second_half, whole[whole["start_s"] > 18.0])

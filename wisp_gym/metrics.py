@@ -31,11 +31,11 @@ class Metrics:
         wasted_with_rejected_share: the variant that counts the rejected token too.
         interference_s: mean over verified requests of T(batch) − T(request alone).
         acceptance: accepted / drafted tokens. drafted_per_round, committed_per_round: tokens.
-        server_use: share of time that the server verifies. batch_requests: mean batch size. batch_s: mean batch time.
+        server_use: share of time that the server verifies. batch_requests: mean batch size. batch_s: batch time that the mean request meets.
         joules_per_1k_tokens, dollars_per_1k_tokens: edge and server together; the server's price alone.
         starved_share: share of devices that got less than 1 token/s.
         requests, finished: counted requests and those of them that finished.
-        evictions: sessions evicted from the prefix cache. invalid_actions: masked actions taken all the same.
+        evictions: sessions evicted from the prefix cache, in the whole run. invalid_actions: masked actions taken all the same.
     """
 
     throughput_tokens_per_s: float
@@ -69,7 +69,10 @@ class Metrics:
 
     def row(self) -> dict[str, float]:
         """Plain dictionary, NaN as None for JSON."""
-        return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in asdict(self).items()}
+        return {
+            name: None if isinstance(value, float) and math.isnan(value) else value
+            for name, value in asdict(self).items()
+        }
 
 
 def ratio(top: float, bottom: float) -> float:

@@ -219,6 +219,9 @@ class Horizon(Part):
     drain_s: NonNegative
 
 
+MAX_SLO_CLASSES = 8  # the engine keeps totals for so many
+
+
 @dataclass(frozen=True)
 class Scenario(Part):
     """Everything that fixes a world but its seed."""
@@ -246,6 +249,8 @@ class Scenario(Part):
     def check(self) -> None:
         _refuse_doubles("devices", [device.name for device in self.devices])
         _refuse_doubles("slo", [slo.name for slo in self.slo])
+        if len(self.slo) > MAX_SLO_CLASSES:
+            raise ScenarioError(f"given {len(self.slo)} classes, allowed: 1 to {MAX_SLO_CLASSES}", "slo")
         if self.kv_tokens <= 0:
             usable_gb = self.server.memory_bytes * self.server.memory_utilisation / 1e9
             raise ScenarioError(

@@ -7,9 +7,8 @@ by itself. Requests are taken in order of priority; one that is not admitted is 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import math
+from typing import NamedTuple
 
 from wisp_gym.engine.jit import jit
 
@@ -34,7 +33,9 @@ class Feature(NamedTuple):
 FEATURE_TABLE = (
     Feature("waiting_s", "s", "time since the request reached the server"),
     Feature("slack_s", "s", "time until its verification must be complete"),
-    Feature("new_tokens", "tokens", "tokens it would run through the model: drafts, the token before them, uncached context"),
+    Feature(
+        "new_tokens", "tokens", "tokens it would run through the model: drafts, the token before them, uncached context"
+    ),
     Feature("uncached_tokens", "tokens", "context that must be computed first (cold prompt or evicted prefix)"),
     Feature("cached_tokens", "tokens", "context whose keys and values are in memory"),
     Feature("expected_tokens", "tokens", "expected tokens committed, as the device reported: 1 + sum of survivals"),

@@ -108,8 +108,10 @@ def listing() -> str:
             lines.append(f"  {shown:<24} {rule.meaning}")
     lines.append("whole systems:")
     lines += [f"  {name:<24} {meaning}" for name, meaning in ALIASES.items()]
-    lines.append("  centralized:n            continuous batching on the server alone, at most n sequences (default 16, 0: no limit)")
-    lines.append("  FILE[+batching]          a saved policy (policy.json, policy.onnx or its run folder)")
+    lines.append(
+        "  centralized:n            continuous batching on the server alone, at most n sequences (default 16, 0: no limit)"
+    )
+    lines.append("  FILE[+batching]          a saved policy: policy.json or its run folder (default +wisp)")
     return "\n".join(lines)
 
 
@@ -122,15 +124,19 @@ def did_you_mean(given: str, allowed: list[str]) -> str:
 def numbers(name: str, text: str, rule: Rule) -> tuple[float, ...]:
     """Parameters after the colon, checked; missing ones take their defaults."""
     values = list(rule.defaults)
-    parts = [part for part in text.split(",")] if text else []
+    parts = text.split(",") if text else []
     if len(parts) > len(rule.parameters):
-        raise ControllerError(f"controller '{name}': given {len(parts)} parameters, allowed at most {len(rule.parameters)} ({', '.join(rule.parameters)})")
+        raise ControllerError(
+            f"controller '{name}': given {len(parts)} parameters, allowed at most {len(rule.parameters)} ({', '.join(rule.parameters)})"
+        )
     for index, part in enumerate(parts):
         label, low, high = rule.parameters[index], rule.low[index], rule.high[index]
         try:
             values[index] = float(part)
         except ValueError:
-            raise ControllerError(f"controller '{name}': {label} given '{part}', allowed is a number from {low:g} to {high:g}") from None
+            raise ControllerError(
+                f"controller '{name}': {label} given '{part}', allowed is a number from {low:g} to {high:g}"
+            ) from None
         if not low <= values[index] <= high:
             raise ControllerError(f"controller '{name}': {label} given {part}, allowed is {low:g} to {high:g}")
     return tuple(values)
@@ -140,7 +146,9 @@ def find_rule(text: str, rules: dict[str, Rule], kind: str) -> tuple[Rule, tuple
     """Rule and parameters of `name:parameters`."""
     name, _, rest = text.partition(":")
     if name not in rules:
-        raise ControllerError(f"unknown {kind} controller '{name}'; {did_you_mean(name, [*rules, *ALIASES, 'centralized'])}")
+        raise ControllerError(
+            f"unknown {kind} controller '{name}'; {did_you_mean(name, [*rules, *ALIASES, 'centralized'])}"
+        )
     return rules[name], numbers(text, rest, rules[name])
 
 
@@ -162,6 +170,8 @@ def centralized(name: str, text: str) -> Controller:
 
 def is_file(text: str) -> bool:
     """Whether a name means a file rather than a rule."""
+    if not text or text.partition(":")[0] in SPECULATION:
+        return False
     return text.endswith((".json", ".onnx", ".zip")) or "/" in text or Path(text).is_dir()
 
 
@@ -169,7 +179,15 @@ def with_policy(name: str, policy: Policy, batching: str) -> Controller:
     """A learned speculation policy with a batching rule."""
     rule, parameters = find_rule(batching, BATCHING, "batching")
     return Controller(
-        name, policy.kind, (), rule.kind, parameters, uses_predictor=True, sees_statistics=True, sees_observation=True, policy=policy.weights
+        name,
+        policy.kind,
+        (),
+        rule.kind,
+        parameters,
+        uses_predictor=True,
+        sees_statistics=True,
+        sees_observation=True,
+        policy=policy.weights,
     )
 
 
@@ -192,11 +210,19 @@ def resolve(name: str, scenario: Scenario, load: Callable[[str], Policy] = load_
         return with_policy(name, load(speculation), batching or "wisp")
     if not plus:
         find_rule(speculation, SPECULATION, "speculation")
-        raise ControllerError(f"controller '{name}': a batching rule is missing, for instance '{name}+fcfs'; allowed: {', '.join(BATCHING)}")
+        raise ControllerError(
+            f"controller '{name}': a batching rule is missing, for instance '{name}+fcfs'; allowed: {', '.join(BATCHING)}"
+        )
     rule, parameters = find_rule(speculation, SPECULATION, "speculation")
     batch_rule, batch_parameters = find_rule(batching, BATCHING, "batching")
     if rule.kind == speculation_rules.WISP and math.isnan(parameters[0]):
         parameters = (published_threshold(scenario), *parameters[1:])
     return Controller(
-        name, rule.kind, parameters, batch_rule.kind, batch_parameters, uses_predictor=rule.uses_predictor, sees_statistics=rule.sees_statistics
+        name,
+        rule.kind,
+        parameters,
+        batch_rule.kind,
+        batch_parameters,
+        uses_predictor=rule.uses_predictor,
+        sees_statistics=rule.sees_statistics,
     )

@@ -37,7 +37,9 @@ def pack(layers: list[tuple[np.ndarray, np.ndarray]], activation: str = "tanh") 
     inputs = [layers[0][0].shape[1], *widths[:-1]]
     for index, ((w, b), n) in enumerate(zip(layers, inputs, strict=True)):
         if w.ndim != 2 or w.shape[1] != n or b.shape != (w.shape[0],) or max(w.shape) > MAX_WIDTH:
-            raise ValueError(f"layer {index}: weights {w.shape}, bias {b.shape} do not follow a width of {n} (at most {MAX_WIDTH})")
+            raise ValueError(
+                f"layer {index}: weights {w.shape}, bias {b.shape} do not follow a width of {n} (at most {MAX_WIDTH})"
+            )
         if not (np.isfinite(w).all() and np.isfinite(b).all()):
             raise ValueError(f"layer {index}: weights must be finite numbers")
     header = [inputs[0], widths[-1], TANH if activation == "tanh" else RELU, len(layers) - 1, *widths[:-1]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +47,9 @@ class Policy:
         return KINDS[self.decision]
 
 
-def make_policy(layers: list[tuple[np.ndarray, np.ndarray]], decision: str = "token", activation: str = "tanh", **about: Any) -> Policy:
+def make_policy(
+    layers: list[tuple[np.ndarray, np.ndarray]], decision: str = "token", activation: str = "tanh", **about: Any
+) -> Policy:
     """Policy of weights; raises PolicyError when they do not fit the documented observation."""
     if decision not in KINDS:
         raise PolicyError(f"decision: given {decision!r}, allowed are {', '.join(KINDS)}")
@@ -58,7 +59,9 @@ def make_policy(layers: list[tuple[np.ndarray, np.ndarray]], decision: str = "to
         raise PolicyError(str(error)) from None
     outputs = layers[-1][0].shape[0]
     if layers[0][0].shape[1] != observation.SIZE:
-        raise PolicyError(f"inputs: given {layers[0][0].shape[1]}, allowed is {observation.SIZE}, the documented observation")
+        raise PolicyError(
+            f"inputs: given {layers[0][0].shape[1]}, allowed is {observation.SIZE}, the documented observation"
+        )
     if (decision == "token" and outputs != 2) or not 2 <= outputs <= 33:
         raise PolicyError(f"outputs: given {outputs}, allowed are 2 for 'token' and 2 to 33 for 'length'")
     return Policy(decision, weights, layers, activation, about)
@@ -101,19 +104,31 @@ def read_document(path: Path) -> dict[str, Any]:
 
 def check_schema(path: Path, document: dict[str, Any]) -> None:
     """The policy must have been trained on today's observation."""
-    names = [entry[0] if isinstance(entry, list) and entry else entry for entry in document.get("observation", [])]
+    entries = document.get("observation")
+    names = (
+        [entry[0] if isinstance(entry, list) and entry else entry for entry in entries]
+        if isinstance(entries, list)
+        else []
+    )
     if names != list(observation.NAMES):
-        other = next((f"'{a}' where '{b}' stands" for a, b in zip(names, observation.NAMES, strict=False) if a != b), f"{len(names)} entries")
+        other = next(
+            (f"'{a}' where '{b}' stands" for a, b in zip(names, observation.NAMES, strict=False) if a != b),
+            f"{len(names)} entries",
+        )
         raise PolicyError(f"{path}: observation differs from the documented one: {other}")
 
 
 def parse_layers(path: Path, document: dict[str, Any]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Weights and biases of every layer."""
     try:
-        layers = [(np.array(x["weight"], dtype=np.float32), np.array(x["bias"], dtype=np.float32)) for x in document["layers"]]
-    except (KeyError, TypeError, ValueError) as error:
+        with np.errstate(over="raise"):
+            layers = [
+                (np.array(x["weight"], dtype=np.float32), np.array(x["bias"], dtype=np.float32))
+                for x in document["layers"]
+            ]
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise PolicyError(f"{path}: layers: not lists of numbers: {error}") from None
-    if any(not math.isfinite(float(np.abs(w).sum())) for w, _ in layers):
+    if not all(np.isfinite(w).all() and np.isfinite(b).all() for w, b in layers):
         raise PolicyError(f"{path}: layers: weights must be finite numbers")
     return layers
 
@@ -133,7 +148,10 @@ def load_policy(name: str | Path) -> Policy:
     about = document.get("about")
     try:
         return make_policy(
-            parse_layers(path, document), str(document.get("decision")), str(document.get("activation")), **(about if isinstance(about, dict) else {})
+            parse_layers(path, document),
+            str(document.get("decision")),
+            str(document.get("activation")),
+            **(about if isinstance(about, dict) else {}),
         )
     except (PolicyError, TypeError) as error:
         raise PolicyError(f"{path}: {error}") from None

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from wisp_gym.controllers.catalogue import ALIASES, NO_POLICY, SPECULATION, Controller, ControllerError, is_file, resolve
+from wisp_gym.controllers.catalogue import ALIASES, SPECULATION, Controller, ControllerError, is_file, resolve
 from wisp_gym.controllers.mlp import argmax_action
 from wisp_gym.controllers.speculation import ORACLE, PERFECT, POLICY_LENGTH, continue_drafting
 from wisp_gym.engine import observation as observed
@@ -26,7 +26,7 @@ class SpeculationPredictor:
 
     Args:
         controller: a controller or its name; the batching rule is not used and may be left out (`fixed:4`).
-        scenario: the scenario of the environment: its cap K scales the observation, its predictor sets WISP's threshold.
+        scenario: that of the environment: its cap K scales the observation, its predictor sets WISP's threshold.
 
     Raises:
         ControllerError, PolicyError, ScenarioError: one line; also for `centralized`, which drafts nothing.
@@ -36,8 +36,8 @@ class SpeculationPredictor:
         scenario = load(scenario) if isinstance(scenario, str) else scenario
         self.controller = named(controller, scenario) if isinstance(controller, str) else controller
         if self.controller.centralized:
-            allowed = ", ".join(SPECULATION)
-            raise ControllerError(f"controller '{self.controller.name}': centralized serving drafts nothing; allowed: {allowed}, FILE")
+            reason = f"centralized serving drafts nothing; allowed: {', '.join(SPECULATION)}, FILE"
+            raise ControllerError(f"controller '{self.controller.name}': {reason}")
         self.max_draft_tokens = scenario.max_draft_tokens
         self.parameters = np.zeros(PARAMETERS)
         self.parameters[: len(self.controller.speculation_parameters)] = self.controller.speculation_parameters
@@ -66,13 +66,13 @@ class SpeculationPredictor:
         """
         rows = np.asarray(observation, dtype=np.float32)
         if rows.ndim not in (1, 2) or rows.shape[-1] != observed.SIZE:
-            raise ValueError(f"observation: given shape {rows.shape}, allowed are ({observed.SIZE},) and (n, {observed.SIZE})")
+            size = observed.SIZE
+            raise ValueError(f"observation: given shape {rows.shape}, allowed are ({size},) and (n, {size})")
         many = np.ascontiguousarray(np.atleast_2d(rows))
         fates = self.fates(info, len(many))
         actions = np.empty(len(many), dtype=np.int64)
         c = self.controller
-        policy = c.policy if len(c.policy) else NO_POLICY
-        decide(c.speculation, self.parameters, policy, self.max_draft_tokens, many, fates, actions)
+        decide(c.speculation, self.parameters, c.policy, self.max_draft_tokens, many, fates, actions)
         return actions.reshape(rows.shape[:-1]), state
 
     def fates(self, info: Mapping[str, Any] | None, n: int) -> NDArray[np.int64]:
@@ -81,10 +81,14 @@ class SpeculationPredictor:
         if key is None:
             return np.zeros(n, dtype=np.int64)
         if info is None or key not in info:
-            raise ValueError(f"controller '{self.controller.name}' is a bound that knows fates: predict needs info['{key}'], 0 or 1 for each of {n}")
+            name = self.controller.name
+            raise ValueError(
+                f"controller '{name}' is a bound that knows fates: predict needs info['{key}'], 0 or 1 each"
+            )
         fates = np.asarray(info[key], dtype=np.int64)
         if fates.shape not in ((), (n,)) or not np.isin(fates, (0, 1)).all():
-            raise ValueError(f"info['{key}']: given {np.array2string(fates, threshold=4)} of shape {fates.shape}, allowed are 0 and 1 of shape ({n},)")
+            given = f"{np.array2string(fates, threshold=4)} of shape {fates.shape}"
+            raise ValueError(f"info['{key}']: given {given}, allowed are 0 and 1 of shape () or ({n},)")
         return np.ascontiguousarray(np.broadcast_to(fates, (n,)))
 
 

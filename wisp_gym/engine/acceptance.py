@@ -23,6 +23,7 @@ from wisp_gym.engine.draws import normal, uniform
 from wisp_gym.engine.jit import jit
 
 DRIFT_BLOCK_TOKENS = 8
+OFF_PATH_INDEX = 1 << 32  # tokens drafted from a wrong prefix draw from places that no position of the output reaches
 
 # Shares of the information (of d'²) in confidence, entropy, margin and spread: an assumption; confidence tells most.
 VIEW_SHARES = np.array([0.45, 0.25, 0.20, 0.10])
@@ -96,7 +97,7 @@ def draft_token(c, d):
         d.accepted += d.fate
         d.on_path = d.fate
     else:
-        d.token_index = d.position * 64 + d.drafted
+        d.token_index = OFF_PATH_INDEX + d.position * 64 + d.drafted
         d.fate = 0
         noise = normal(d.off_path_key, d.token_index)
     d.evidence = (d.fate - 0.5) * c.separation + noise

@@ -8,8 +8,8 @@ from wisp_gym.controllers import batching as rules
 from wisp_gym.controllers.batching import admits, binding_deadline_s, priority
 from wisp_gym.engine import draws
 from wisp_gym.engine.draws import normal, stream_key
-from wisp_gym.engine.jit import jit
 from wisp_gym.engine.heap import heapify, pop
+from wisp_gym.engine.jit import jit
 from wisp_gym.engine.kv_cache import forget, make_room, release, remember
 from wisp_gym.engine.session import FRESH, KEEP, commit, in_window, write_log
 from wisp_gym.engine.state import LOG_END, LOG_LAUNCH, LOG_VERIFY, QUEUED, VERIFYING
@@ -35,7 +35,9 @@ def describe(c, d, now_s, f):
     new = uncached + 1 + d.drafted
     if c.prefill_chunk_tokens > 0 and uncached > c.prefill_chunk_tokens:
         new = c.prefill_chunk_tokens
-    marginal = c.est_new_token_s * new + c.est_pair_s * new * (d.cached_tokens + new) + c.est_cached_token_s * d.cached_tokens
+    marginal = (
+        c.est_new_token_s * new + c.est_pair_s * new * (d.cached_tokens + new) + c.est_cached_token_s * d.cached_tokens
+    )
     f[rules.WAITING_S] = now_s - d.arrived_s
     f[rules.SLACK_S] = d.deadline_s - now_s
     f[rules.NEW_TOKENS] = new
@@ -277,7 +279,7 @@ def count_member(c, s, d, totals):
         totals.verified_requests += 1
         totals.interference_s += s.batch_clean_s - solo_time_s(c, d)
         if d.committed > 0:
-            totals.recomputed_tokens += max(0, d.take_tokens - 1 - d.drafted)
+            totals.recomputed_tokens += d.take_tokens - (1 + d.drafted if d.completes else 0)
 
 
 @jit

@@ -16,7 +16,21 @@ import numpy as np
 from wisp_gym.engine.jit import jit
 
 # One cause of randomness each.
-ARRIVAL, PROMPT, OUTPUT, NETWORK, LOSS, OUTAGE, REQUEST_EFFECT, DRIFT, ACCEPTANCE, EVIDENCE, OFF_PATH, VIEWS, BATCH_NOISE = range(13)
+(
+    ARRIVAL,
+    PROMPT,
+    OUTPUT,
+    NETWORK,
+    LOSS,
+    OUTAGE,
+    REQUEST_EFFECT,
+    DRIFT,
+    ACCEPTANCE,
+    EVIDENCE,
+    OFF_PATH,
+    VIEWS,
+    BATCH_NOISE,
+) = range(13)
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 MIX_1 = np.uint64(0xBF58476D1CE4E5B9)

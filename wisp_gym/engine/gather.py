@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from wisp_gym.engine.acceptance import fate_here
 from wisp_gym.engine.gather_batching import observe_batching
 from wisp_gym.engine.jit import jit
-from wisp_gym.engine.loop import BATCHING, DONE, act_batching, act_speculation, advance, open_world, world_of
+from wisp_gym.engine.loop import (
+    BATCHING,
+    DONE,
+    act_batching,
+    act_speculation,
+    advance,
+    count_unstarted,
+    open_world,
+    world_of,
+)
 
 # Columns of the (W, SIZE) float64 outcome of a step.
 (
     COMMITTED, ON_TIME, WASTED, ROUND_S, WORK_S, OWN_TOKENS_PER_S, SERVER_TOKENS_PER_S, CLOCK_S, CAP, DRAFTED, INVALID, TOKENS, TOKENS_ON_TIME,
-) = range(13)  # fmt: skip
-SIZE = 13
+    LAST_FATE, NEXT_FATE,
+) = range(15)  # fmt: skip
+SIZE = 15
 
 
 @jit
@@ -43,6 +54,8 @@ def gather(w, kind, observation, outcome):
     outcome[INVALID] = s.invalid_actions
     outcome[TOKENS] = w.totals[0].tokens
     outcome[TOKENS_ON_TIME] = w.totals[0].tokens_on_time
+    outcome[LAST_FATE] = d.fate
+    outcome[NEXT_FATE] = fate_here(d) if d.on_path else 0
     s.step_committed, s.step_on_time, s.step_wasted, s.step_round_s, s.step_work_s = 0.0, 0.0, 0.0, 0.0, 0.0
 
 
@@ -68,4 +81,6 @@ def step_and_gather(worlds, trace, policy, actions, kinds, observations, outcome
             act_speculation(w, actions[index])
         if kinds[index] != DONE:
             kinds[index] = advance(w)
+            if kinds[index] == DONE:
+                count_unstarted(w)
         gather(w, kinds[index], observations[index], outcomes[index])

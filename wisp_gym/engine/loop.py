@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 
-
 from wisp_gym.controllers.batching import ready
 from wisp_gym.engine.batch import add, begin_batch, compose, enqueue, finish_batch, fits, launch
 from wisp_gym.engine.heap import pop, push
@@ -51,10 +50,13 @@ WAIT_SHARE = 0.25
 def world_of(worlds, index, trace, policy):
     """One world out of arrays with a leading axis."""
     return World(
-        unowned(worlds.config[index]), unowned(worlds.server[index]), unowned(worlds.totals[index]), unowned(worlds.slo_totals[index]), unowned(worlds.histogram[index]),
-        unowned(worlds.device[index]), unowned(worlds.observation[index]), unowned(worlds.event_device[index]), unowned(worlds.event_s[index]), unowned(worlds.queue[index]),
-        unowned(worlds.batch[index]), unowned(worlds.replies[index]), unowned(worlds.features[index]), unowned(worlds.keys[index]), unowned(worlds.order[index]),
-        unowned(worlds.speculation_parameters[index]), unowned(worlds.batching_parameters[index]), unowned(worlds.log[index]), unowned(trace), unowned(policy),
+        unowned(worlds.config[index]), unowned(worlds.server[index]), unowned(worlds.totals[index]),
+        unowned(worlds.slo_totals[index]), unowned(worlds.histogram[index]), unowned(worlds.device[index]),
+        unowned(worlds.observation[index]), unowned(worlds.event_device[index]), unowned(worlds.event_s[index]),
+        unowned(worlds.queue[index]), unowned(worlds.batch[index]), unowned(worlds.replies[index]),
+        unowned(worlds.features[index]), unowned(worlds.keys[index]), unowned(worlds.order[index]),
+        unowned(worlds.speculation_parameters[index]), unowned(worlds.batching_parameters[index]), unowned(worlds.log[index]),
+        unowned(trace), unowned(policy),
     )  # fmt: skip
 
 
@@ -63,7 +65,6 @@ def start_request(w, i, request, arrival_s, earliest_s):
     """Begin a device's request unless it never comes."""
     c, s, d = w.config[0], w.server[0], w.device[i]
     if arrival_s >= FOREVER_S:
-        d.next_arrival_s = FOREVER_S
         return
     start_s = max(arrival_s, earliest_s)
     reach_s = begin_request(c, d, i, request, arrival_s, start_s, w.totals[0], w.slo_totals, w.trace, s, w.log)
@@ -103,6 +104,8 @@ def take_events(w):
     time_s = next_event_s(s, w)
     if time_s >= c.end_s:
         s.stage = OVER
+        if s.busy:  # the batch that outlasts the world
+            w.totals[0].busy_s += max(min(c.end_s, c.window_end_s) - max(s.batch_start_s, c.warmup_s), 0.0)
         return False
     s.now_s = time_s
     s.n_replies, s.reply_next = 0, 0
@@ -274,4 +277,3 @@ def run_worlds(worlds, trace, policy, first, last):
         open_world(w)
         advance(w)
         count_unstarted(w)
-

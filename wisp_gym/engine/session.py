@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from wisp_gym.controllers.speculation import ORACLE, POLICY_LENGTH, continue_drafting
 from wisp_gym.controllers.mlp import argmax_action
+from wisp_gym.controllers.speculation import ORACLE, POLICY_LENGTH, continue_drafting
 from wisp_gym.engine import draws
 from wisp_gym.engine.acceptance import begin_walk, draft_token, fate_here, walk
 from wisp_gym.engine.drafting import cool, heat_up, seconds_per_token
@@ -121,7 +121,6 @@ def begin_request(c, d, i, request, arrival_s, start_s, totals, slo_totals, trac
     d.arrival_s = arrival_s
     d.messages = 0
     d.committed = 0
-    d.response_on_time = 1
     draw_lengths(c, d, i, trace)
     draw_keys(c, d, i)
     begin_walk(c, d, stream_key(c.seed, draws.REQUEST_EFFECT, i, request))
@@ -369,5 +368,3 @@ def deliver(c, d, i, end_s, totals, slo_totals, histogram, server, log):
 def payload_bytes(d):
     """Payload of a round's message."""
     return d.drafted * DRAFT_TOKEN_BYTES
-
-

@@ -54,10 +54,11 @@ DEVICE = np.dtype(
         ("outages_per_s", F), ("outage_s", F), ("uplink_bytes_per_s", F), ("downlink_bytes_per_s", F), ("idle_after_s", F), ("wake_s", F),
         ("grace_s", F), ("ttft_s", F), ("clock_from_arrival", I), ("class_id", I), ("slo_id", I),
         # the request being served
-        ("request", I), ("arrival_s", F), ("next_arrival_s", F), 
-        ("first_token_s", F), ("response_on_time", I), ("counted", I), ("messages", I),
+        ("request", I), ("arrival_s", F), ("next_arrival_s", F),
+        ("first_token_s", F), ("counted", I), ("messages", I),
         # walk along the target's output: position, drift, what became of the last token
-        ("acceptance_key", U), ("evidence_key", U), ("off_path_key", U), ("views_key", U), ("drift_key", U), ("network_key", U), ("loss_key", U), ("outage_key", U),
+        ("acceptance_key", U), ("evidence_key", U), ("off_path_key", U), ("views_key", U), ("drift_key", U), ("network_key", U), ("loss_key", U),
+        ("outage_key", U),
         ("request_logit", F), ("drift", F), ("drift_block", I), ("position", I), ("after_rejection", I), ("p_accept", F), ("p_accept_after", F),
         # the round
         ("round_start_s", F), ("clock_s", F), ("draft_token_s", F), ("cap", I), ("target_tokens", I),
@@ -85,8 +86,8 @@ SERVER = np.dtype(
         ("sum_new", F), ("sum_pairs", F), ("sum_cached", F), ("sum_kv", I), ("chunk_left", I), ("earliest_deadline_s", F),
         ("mean_batch_s", F), ("utilisation", F), ("predicted_end_s", F), ("last_end_s", F), ("token_rate", F), ("price", F), ("queue_s", F),
         # rewards of the external decision maker since its last decision
-        ("step_on_time", F), ("step_committed", F), ("step_wasted", F), ("step_work_s", F), ("step_round_s", F), ("step_from_s", F), ("invalid_actions", I),
-        ("log_length", I),
+        ("step_on_time", F), ("step_committed", F), ("step_wasted", F), ("step_work_s", F), ("step_round_s", F),
+        ("invalid_actions", I), ("log_length", I),
     ],
     align=True,
 )  # fmt: skip
@@ -106,7 +107,17 @@ TOTALS = np.dtype(
     align=True,
 )  # fmt: skip
 
-SLO_TOTALS = np.dtype([("arrived", I), ("finished", I), ("attained", I), ("attained_tokens", I), ("tokens", I), ("tokens_on_time", I), ("devices", I)])
+SLO_TOTALS = np.dtype(
+    [
+        ("arrived", I),
+        ("finished", I),
+        ("attained", I),
+        ("attained_tokens", I),
+        ("tokens", I),
+        ("tokens_on_time", I),
+        ("devices", I),
+    ]
+)
 
 TRACE_ROW = np.dtype([("arrival_s", F), ("prompt_tokens", I), ("output_tokens", I)])
 

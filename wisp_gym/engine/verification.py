@@ -6,7 +6,9 @@ from wisp_gym.engine.jit import jit
 
 
 @jit
-def batch_time_s(host_s, launch_s, weights_s, token_s, sharpness, cached_token_s, pair_s, new_tokens, pairs, cached_tokens):
+def batch_time_s(
+    host_s, launch_s, weights_s, token_s, sharpness, cached_token_s, pair_s, new_tokens, pairs, cached_tokens
+):
     """Seconds that a batch takes on the server, without noise.
 
     `t = host + launch + (weights^p + (token·new)^p)^(1/p) + cached_token·cached + pair·pairs`: reading the weights

@@ -31,7 +31,11 @@ def load_trace(scenario: Scenario) -> np.ndarray:
 
     trace = read_trace(scenario.workload.trace, scenario.workload.trace_format)
     rows = np.zeros(len(trace.arrival_s), TRACE_ROW)
-    rows["arrival_s"], rows["prompt_tokens"], rows["output_tokens"] = trace.arrival_s, trace.prompt_tokens, trace.output_tokens
+    rows["arrival_s"], rows["prompt_tokens"], rows["output_tokens"] = (
+        trace.arrival_s,
+        trace.prompt_tokens,
+        trace.output_tokens,
+    )
     return rows
 
 
@@ -44,7 +48,9 @@ class Worlds:
         threads: threads to run on; default one for each core.
     """
 
-    def __init__(self, n_worlds: int, n_devices: int, log_rows: int = 0, trace: np.ndarray = NO_TRACE, threads: int | None = None):
+    def __init__(
+        self, n_worlds: int, n_devices: int, log_rows: int = 0, trace: np.ndarray = NO_TRACE, threads: int | None = None
+    ):
         self.arrays = empty_arrays(n_worlds, n_devices, log_rows, trace, NO_POLICY)
         self.trace, self.policy = trace, NO_POLICY
         self.n_worlds = n_worlds
@@ -54,7 +60,9 @@ class Worlds:
     def __len__(self) -> int:
         return self.n_worlds
 
-    def fill(self, index: int, scenario: Scenario, seed: int, controller: Controller, n_devices: int | None = None) -> None:
+    def fill(
+        self, index: int, scenario: Scenario, seed: int, controller: Controller, n_devices: int | None = None
+    ) -> None:
         """Set world `index` to the beginning of a scenario under a controller."""
         fill_world(self.arrays, index, scenario, seed, n_devices or scenario.n_devices)
         self.control(index, controller)
@@ -65,7 +73,9 @@ class Worlds:
         c["speculation"], c["batching"] = controller.speculation, controller.batching
         c["uses_predictor"], c["sees_statistics"] = controller.uses_predictor, controller.sees_statistics
         c["sees_observation"], c["centralized"] = controller.sees_observation, controller.centralized
-        self.arrays.speculation_parameters[index, : len(controller.speculation_parameters)] = controller.speculation_parameters
+        self.arrays.speculation_parameters[index, : len(controller.speculation_parameters)] = (
+            controller.speculation_parameters
+        )
         self.arrays.batching_parameters[index, : len(controller.batching_parameters)] = controller.batching_parameters
         if len(controller.policy):
             self.policy = controller.policy

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from wisp_gym.controllers.catalogue import Controller, resolve
-from wisp_gym.controllers.catalogue import did_you_mean
+from wisp_gym.controllers.catalogue import Controller, did_you_mean, resolve
 from wisp_gym.controllers.policy import Policy
 from wisp_gym.engine.state import World
 from wisp_gym.engine.worlds import Worlds, load_trace
@@ -16,7 +15,12 @@ from wisp_gym.scenario import Scenario, load, with_slo
 
 # What an episode may draw: range of the number of devices, factor on verification times (a faster or slower GPU),
 # factor on the jitter of every link, factor on the evidence's separation d' (a better or worse predictor).
-RANDOMISABLE = {"devices": (1.0, 1e6), "verification_time": (0.01, 100.0), "jitter": (0.0, 10.0), "separation": (0.0, 10.0)}
+RANDOMISABLE = {
+    "devices": (1.0, 1e6),
+    "verification_time": (0.01, 100.0),
+    "jitter": (0.0, 10.0),
+    "separation": (0.0, 10.0),
+}
 VERIFICATION_FIELDS = (
     "host_s", "launch_s", "weights_s", "token_s", "cached_token_s", "pair_s", "est_launch_s", "est_new_token_s", "est_pair_s", "est_cached_token_s",
 )  # fmt: skip
@@ -31,7 +35,9 @@ def checked_ranges(randomise: Mapping[str, Any] | None) -> dict[str, tuple[float
             raise ValueError(f"randomise: unknown '{name}'; {did_you_mean(name, list(RANDOMISABLE))}")
         low, high = (float(x) for x in value)
         if not RANDOMISABLE[name][0] <= low <= high <= RANDOMISABLE[name][1]:
-            raise ValueError(f"randomise: {name} given {[low, high]}, allowed is an increasing pair within {list(RANDOMISABLE[name])}")
+            raise ValueError(
+                f"randomise: {name} given {[low, high]}, allowed is an increasing pair within {list(RANDOMISABLE[name])}"
+            )
         ranges[name] = (low, high)
     return ranges
 
@@ -60,7 +66,9 @@ class Episodes:
         self.devices = devices or self.scenario.n_devices
         self.room = max(self.devices, int(self.ranges.get("devices", (0, 0))[1]))
         if not horizon_s > 0.0 or self.devices < 1:
-            raise ValueError(f"given devices={devices}, horizon_s={horizon_s}; allowed are at least one device and a positive horizon")
+            raise ValueError(
+                f"given devices={devices}, horizon_s={horizon_s}; allowed are at least one device and a positive horizon"
+            )
         trace = load_trace(self.scenario)
         self.worlds = Worlds(n, self.room, log_rows, trace, threads)
         self.controller = resolve(controller, self.scenario)
@@ -90,7 +98,9 @@ class Episodes:
         """Let a learned policy drive the other devices; the batching rule stays."""
         c = self.controller
         self.set_controller(
-            Controller(c.name, policy.kind, (), c.batching, c.batching_parameters, True, True, True, policy=policy.weights)
+            Controller(
+                c.name, policy.kind, (), c.batching, c.batching_parameters, True, True, True, policy=policy.weights
+            )
         )
 
     def restart(self, index: int, rng: np.random.Generator, options: Mapping[str, Any] | None) -> dict[str, float]:

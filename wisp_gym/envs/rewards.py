@@ -8,7 +8,13 @@ import numpy as np
 
 from wisp_gym.controllers.catalogue import did_you_mean
 
-SPECULATION_WEIGHTS = {"committed_tokens": 1.0, "on_time_tokens": 0.0, "time": 1.0, "externality": 1.0, "wasted_tokens": 0.0}
+SPECULATION_WEIGHTS = {
+    "committed_tokens": 1.0,
+    "on_time_tokens": 0.0,
+    "time": 1.0,
+    "externality": 1.0,
+    "wasted_tokens": 0.0,
+}
 BATCHING_WEIGHTS = {"on_time_tokens": 1.0, "late_tokens": 0.0, "time": 1.0}
 
 

@@ -28,7 +28,9 @@ class Task:
         observations: (n, size) float32; outcomes: (n, gather.SIZE) float64 since the last decision; kinds: (n,) what each waits for.
     """
 
-    def __init__(self, n: int, episodes: Episodes, low: np.ndarray, high: np.ndarray, actions: int, weights: dict[str, float]):
+    def __init__(
+        self, n: int, episodes: Episodes, low: np.ndarray, high: np.ndarray, actions: int, weights: dict[str, float]
+    ):
         self.n, self.episodes = n, episodes
         self.low, self.high, self.actions, self.weights = low, high, actions, weights
         self.kinds = np.zeros(n, np.int64)
@@ -52,7 +54,9 @@ class Task:
         """The nearest valid (n,) actions."""
         return actions
 
-    def restart(self, which: np.ndarray, rngs: list[np.random.Generator], options: Mapping[str, Any] | None = None) -> None:
+    def restart(
+        self, which: np.ndarray, rngs: list[np.random.Generator], options: Mapping[str, Any] | None = None
+    ) -> None:
         """Begin new episodes in the worlds marked in `which`, redrawing those that end before a decision."""
         pending = which.copy()
         for _ in range(100):
@@ -102,7 +106,9 @@ class DecisionEnv(gym.Env[np.ndarray, np.int64]):
         self.action_space = gym.spaces.Discrete(task.actions)
         self.action = np.zeros(1, np.int64)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin an episode; see the class."""
         super().reset(seed=seed)
         self.task.restart(np.ones(1, bool), [self.np_random], options)
@@ -136,7 +142,9 @@ class DecisionEnv(gym.Env[np.ndarray, np.int64]):
 
     def render(self) -> str | np.ndarray | None:  # type: ignore[override]
         """The last seconds as a timeline: text ("ansi") or a picture ("rgb_array")."""
-        return self.recorder.render(self.task.episodes.arrays, float(self.task.outcomes[0, gather.CLOCK_S]), int(self.task.device[0]))
+        return self.recorder.render(
+            self.task.episodes.arrays, float(self.task.outcomes[0, gather.CLOCK_S]), int(self.task.device[0])
+        )
 
 
 class DecisionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
@@ -151,7 +159,9 @@ class DecisionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def set_up(self, task: Task, render_mode: str | None) -> None:
         """Spaces of a task."""
         if render_mode is not None:
-            raise ValueError(f"render_mode: given {render_mode!r}, allowed is None; render a single environment instead")
+            raise ValueError(
+                f"render_mode: given {render_mode!r}, allowed is None; render a single environment instead"
+            )
         self.task, self.num_envs, self.render_mode = task, task.n, None
         self.single_observation_space = gym.spaces.Box(task.low, task.high, dtype=np.float32)
         self.single_action_space = gym.spaces.Discrete(task.actions)
@@ -159,7 +169,9 @@ class DecisionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.action_space = batch_space(self.single_action_space, task.n)
         self.rngs = [np.random.default_rng() for _ in range(task.n)]
 
-    def reset(self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin an episode in every world (world i with seed + i), or in those that `options["reset_mask"]` marks."""
         options = dict(options or {})
         which = options.pop("reset_mask", np.ones(self.num_envs, bool))
@@ -178,7 +190,9 @@ class DecisionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Carry out (num_envs,) actions."""
         actions = np.asarray(actions, dtype=np.int64)
         if actions.shape != (self.num_envs,) or (actions < 0).any() or (actions >= self.task.actions).any():
-            raise ValueError(f"actions: given {actions!r}, allowed are ({self.num_envs},) from 0 to {self.task.actions - 1}")
+            raise ValueError(
+                f"actions: given {actions!r}, allowed are ({self.num_envs},) from 0 to {self.task.actions - 1}"
+            )
         rewards, terms, over = self.task.step(actions)
         infos = self.infos(self.task.elapsed_s(), terms)
         observations = self.task.observations.copy()
@@ -195,7 +209,9 @@ class DecisionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             final_obs[index] = last[index]
             final_info = self._add_info(final_info, {name: pick(infos[name], index) for name in names}, int(index))
         self.task.restart(over, self.rngs)
-        infos.update({name: value for name, value in self.infos(infos["dt"] * ~over, None).items() if "reward_terms" not in name})
+        infos.update(
+            {name: value for name, value in self.infos(infos["dt"] * ~over, None).items() if "reward_terms" not in name}
+        )
         infos["final_obs"], infos["_final_obs"] = final_obs, over.copy()
         infos["final_info"], infos["_final_info"] = final_info, over.copy()
 
@@ -225,4 +241,6 @@ def pick(value: Any, index: int) -> Any:
 
 def markdown_rows(entries: Any, indent: str = "    ") -> str:
     """Rows of an observation table for a docstring."""
-    return "\n".join(f"{indent}| {k} | {e.name} | {e.unit} | {e.low:g} | {e.high:g} | {e.meaning} |" for k, e in enumerate(entries))
+    return "\n".join(
+        f"{indent}| {k} | {e.name} | {e.unit} | {e.low:g} | {e.high:g} | {e.meaning} |" for k, e in enumerate(entries)
+    )

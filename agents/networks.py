@@ -1,0 +1,49 @@
+"""The policy network of stable-baselines3 and its copy for the engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+
+from wisp_gym.controllers.policy import Policy, make_policy
+
+
+class Standardise(BaseFeaturesExtractor):
+    """(observation − mean) / std with constants measured before training; they are part of the weights."""
+
+    def __init__(self, observation_space: gym.spaces.Box):
+        super().__init__(observation_space, observation_space.shape[0])
+        self.register_buffer("mean", torch.zeros(self.features_dim))
+        self.register_buffer("std", torch.ones(self.features_dim))
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        """(B, n) → (B, n), clipped to ±10."""
+        return torch.clamp((observations - self.mean) / self.std, -10.0, 10.0)  # type: ignore[operator]
+
+    def fit(self, observations: np.ndarray) -> None:
+        """Take mean and standard deviation of (N, n) observations; entries that hardly vary keep the scale 1."""
+        std = observations.std(axis=0)
+        self.mean.copy_(torch.from_numpy(observations.mean(axis=0)))  # type: ignore[operator]
+        self.std.copy_(torch.from_numpy(np.where(std < 1e-3, 1.0, std)))  # type: ignore[operator]
+
+
+def layers_of(policy: ActorCriticPolicy) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(W, b) of each layer of the actor, the standardisation folded into the first."""
+    linear = [m for m in policy.mlp_extractor.policy_net if isinstance(m, torch.nn.Linear)] + [policy.action_net]
+    layers = [(m.weight.detach().cpu().double().numpy(), m.bias.detach().cpu().double().numpy()) for m in linear]  # type: ignore[union-attr]
+    extractor = policy.features_extractor
+    if isinstance(extractor, Standardise):
+        mean, std = extractor.mean.double().numpy(), extractor.std.double().numpy()  # type: ignore[operator]
+        w, b = layers[0]
+        layers[0] = (w / std, b - (w / std) @ mean)
+    return [(w.astype(np.float32), b.astype(np.float32)) for w, b in layers]
+
+
+def engine_policy(policy: ActorCriticPolicy, decision: str, **about: Any) -> Policy:
+    """The actor as the engine runs it."""
+    return make_policy(layers_of(policy), decision, "tanh", **about)
