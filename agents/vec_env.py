@@ -19,8 +19,8 @@ class DecisionVecEnv(VecEnv):
     """
 
     def __init__(self, envs: DecisionVectorEnv, seed: int):
+        self.envs, self.first_seed = envs, seed  # before the base class, which asks for the render mode
         super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
-        self.envs, self.first_seed = envs, seed
         self.actions = np.zeros(envs.num_envs, np.int64)
         self.returns, self.lengths = np.zeros(envs.num_envs), np.zeros(envs.num_envs, np.int64)
         self.began = False

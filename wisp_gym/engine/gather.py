@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from wisp_gym.engine.acceptance import fate_here
+from wisp_gym.engine.batch import begin_batch
 from wisp_gym.engine.gather_batching import observe_batching
 from wisp_gym.engine.jit import jit
 from wisp_gym.engine.loop import (
@@ -38,6 +39,8 @@ def gather(w, kind, observation, outcome):
     c, s = w.config[0], w.server[0]
     d = w.device[max(c.external_device, 0)]
     if c.external_batching:
+        if kind == DONE:  # the feature rows are still those of the last batch composed
+            begin_batch(c, s, w.device, w.queue, w.features)
         observe_batching(w, observation)
     else:
         observation[:] = w.observation[max(c.external_device, 0)]

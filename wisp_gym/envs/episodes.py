@@ -33,13 +33,30 @@ def checked_ranges(randomise: Mapping[str, Any] | None) -> dict[str, tuple[float
     for name, value in (randomise or {}).items():
         if name not in RANDOMISABLE:
             raise ValueError(f"randomise: unknown '{name}'; {did_you_mean(name, list(RANDOMISABLE))}")
-        low, high = (float(x) for x in value)
-        if not RANDOMISABLE[name][0] <= low <= high <= RANDOMISABLE[name][1]:
+        try:
+            low, high = (float(x) for x in value)
+            possible = RANDOMISABLE[name][0] <= low <= high <= RANDOMISABLE[name][1]
+        except (TypeError, ValueError):
+            possible = False
+        if not possible:
             raise ValueError(
-                f"randomise: {name} given {[low, high]}, allowed is an increasing pair within {list(RANDOMISABLE[name])}"
+                f"randomise: {name} given {value!r}, allowed is an increasing pair within {list(RANDOMISABLE[name])}"
             )
         ranges[name] = (low, high)
     return ranges
+
+
+def checked_options(options: Mapping[str, Any], devices: int) -> dict[str, float]:
+    """What `reset(options=...)` fixes, each a possible number; `devices` is the room for them."""
+    allowed = RANDOMISABLE | {"devices": (1, devices), "device": (0, devices - 1)}
+    for name, value in options.items():
+        if name not in OPTIONS:
+            raise ValueError(f"options: unknown '{name}'; {did_you_mean(str(name), list(OPTIONS))}")
+        low, high = allowed[name]
+        number = isinstance(value, (int, float, np.integer, np.floating)) and low <= value <= high
+        if not number or (name in ("devices", "device") and value != int(value)):
+            raise ValueError(f"options: {name} given {value!r}, allowed is {low:g} to {high:g}")
+    return {name: float(value) for name, value in options.items()}
 
 
 class Episodes:
@@ -63,12 +80,13 @@ class Episodes:
         scenario = load(scenario) if isinstance(scenario, str) else scenario
         self.scenario = scenario if slo is None else with_slo(scenario, slo)
         self.ranges = checked_ranges(randomise)
-        self.devices = devices or self.scenario.n_devices
-        self.room = max(self.devices, int(self.ranges.get("devices", (0, 0))[1]))
-        if not horizon_s > 0.0 or self.devices < 1:
+        self.devices = self.scenario.n_devices if devices is None else devices
+        if not 0.0 < horizon_s < np.inf or self.devices < 1 or self.devices != int(self.devices):
             raise ValueError(
-                f"given devices={devices}, horizon_s={horizon_s}; allowed are at least one device and a positive horizon"
+                f"given devices={devices}, horizon_s={horizon_s}; allowed are a whole number of devices, at least one, "
+                "and a positive, finite horizon"
             )
+        self.room = max(self.devices, int(self.ranges.get("devices", (0, 0))[1]))
         trace = load_trace(self.scenario)
         self.worlds = Worlds(n, self.room, log_rows, trace, threads)
         self.controller = resolve(controller, self.scenario)
@@ -122,16 +140,11 @@ class Episodes:
 
     def draw(self, rng: np.random.Generator, options: Mapping[str, Any]) -> dict[str, float]:
         """Draw what the ranges say, unless the options fix it."""
-        for name in options:
-            if name not in OPTIONS:
-                raise ValueError(f"options: unknown '{name}'; {did_you_mean(str(name), list(OPTIONS))}")
         drawn: dict[str, float] = {"devices": self.devices, "verification_time": 1.0, "jitter": 1.0, "separation": 1.0}
         for name, (low, high) in self.ranges.items():
             drawn[name] = float(np.exp(rng.uniform(np.log(low), np.log(high)))) if low > 0 else rng.uniform(low, high)
-        drawn |= {name: float(value) for name, value in options.items()}
-        drawn["devices"] = int(round(drawn["devices"]))
-        if not 1 <= drawn["devices"] <= self.room:
-            raise ValueError(f"options: devices given {drawn['devices']}, allowed is 1 to {self.room}")
+        drawn |= checked_options(options, self.room)
+        drawn["devices"] = min(int(round(drawn["devices"])), self.room)
         if "device" not in drawn:
             drawn["device"] = int(rng.integers(drawn["devices"]))
         if not 0 <= drawn["device"] < drawn["devices"]:

@@ -29,7 +29,7 @@ class Recorder:
 
     def keep(self, arrays: World) -> None:
         """Drop the older half of the events when the log is nearly full."""
-        length = int(arrays.server[0, 0]["log_length"])
+        length = min(int(arrays.server[0, 0]["log_length"]), self.log_rows)  # what came when it was full is lost
         if self.log_rows and length > 0.75 * self.log_rows:
             log = arrays.log[0]
             half = length // 2

@@ -29,6 +29,8 @@ class SpeculationTask(Task):
     ):  # fmt: skip
         self.reveal_fates = reveal_fates
         episodes = Episodes(n, scenario, devices, controller, horizon_s, randomise, slo, log_rows, threads)
+        if episodes.controller.centralized:
+            raise ValueError(f"controller: given {controller!r}, but centralized serving drafts nothing: no decision")
         if others is not None:
             episodes.set_policy(load_policy(others))
         episodes.template.arrays.config[0, 0]["external_speculation"] = external

@@ -1,0 +1,102 @@
+"""Checkpoints of a training: all that decides the numbers to come, as plain tensors and text (no pickled objects).
+
+A training that goes on from a checkpoint ends with the same weights as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+from agents.vec_env import DecisionVecEnv
+from estimators.cli import InputError
+from wisp_gym.engine.state import World
+
+VERSION = 1
+TASK_ARRAYS = ("kinds", "observations", "outcomes", "clock_s", "device")
+STATE_FIELDS = World._fields[: World._fields.index("trace")]
+
+
+def as_tensor(array: np.ndarray) -> torch.Tensor:
+    """Any array as bytes."""
+    return torch.from_numpy(np.frombuffer(np.ascontiguousarray(array).tobytes(), dtype=np.uint8).copy())
+
+
+def restore(array: np.ndarray, stored: torch.Tensor) -> None:
+    """Write stored bytes back into an array."""
+    array[...] = np.frombuffer(stored.numpy().tobytes(), dtype=array.dtype).reshape(array.shape)
+
+
+def worlds_state(env: DecisionVecEnv) -> dict[str, Any]:
+    """State of every world, of the decision makers and of their random generators."""
+    task = env.envs.task
+    arrays = {name: as_tensor(getattr(task.episodes.arrays, name)) for name in STATE_FIELDS}
+    arrays |= {f"task_{name}": as_tensor(getattr(task, name)) for name in TASK_ARRAYS}
+    arrays |= {
+        "returns": as_tensor(env.returns),
+        "lengths": as_tensor(env.lengths),
+        "policy": as_tensor(task.episodes.worlds.policy),
+    }
+    return {"arrays": arrays, "generators": json.dumps([rng.bit_generator.state for rng in env.envs.rngs])}
+
+
+def save_checkpoint(path: Path, model: OnPolicyAlgorithm, env: DecisionVecEnv) -> None:
+    """Write a checkpoint, whole or not at all. To be taken between an update and the next rollout."""
+    legacy = np.random.get_state(legacy=False)
+    state = {
+        "version": VERSION, "timesteps": model.num_timesteps, "updates": model._n_updates, "policy": model.policy.state_dict(),
+        "optimizer": model.policy.optimizer.state_dict(), "torch_random": torch.get_rng_state(),
+        "numpy_random": json.dumps({**legacy, "state": {"key": legacy["state"]["key"].tolist(), "pos": legacy["state"]["pos"]}}),  # type: ignore[index, call-overload]
+        "last_observations": torch.from_numpy(np.asarray(model._last_obs)), "last_starts": torch.from_numpy(np.asarray(model._last_episode_starts)),
+        "worlds": worlds_state(env),
+    }  # fmt: skip
+    partial = path.with_name(path.name + ".partial")
+    torch.save(state, partial)
+    os.replace(partial, path)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; torch's restricted reader runs no code of its author.
+
+    Raises:
+        InputError: not a checkpoint, or of another version.
+    """
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # torch raises many kinds for damaged files
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"argument --trained-agent: '{path}' is no checkpoint: {reason}") from None
+    if not isinstance(state, dict) or state.get("version") != VERSION:
+        raise InputError(f"argument --trained-agent: '{path}' is no checkpoint of version {VERSION}")
+    return state
+
+
+def load_checkpoint(state: dict[str, Any], model: OnPolicyAlgorithm, env: DecisionVecEnv) -> None:
+    """Put a model and its worlds back to where the checkpoint was taken."""
+    model.policy.load_state_dict(state["policy"])
+    model.policy.optimizer.load_state_dict(state["optimizer"])
+    model.num_timesteps, model._n_updates = state["timesteps"], state["updates"]
+    model._last_obs = state["last_observations"].numpy().copy()
+    model._last_episode_starts = state["last_starts"].numpy().copy()
+    task, arrays = env.envs.task, state["worlds"]["arrays"]
+    for name in STATE_FIELDS:
+        restore(getattr(task.episodes.arrays, name), arrays[name])
+    for name in TASK_ARRAYS:
+        restore(getattr(task, name), arrays[f"task_{name}"])
+    restore(env.returns, arrays["returns"])
+    restore(env.lengths, arrays["lengths"])
+    task.episodes.worlds.policy = np.frombuffer(arrays["policy"].numpy().tobytes(), dtype=np.float32).copy()
+    for rng, saved in zip(env.envs.rngs, json.loads(state["worlds"]["generators"]), strict=True):
+        rng.bit_generator.state = saved
+    env.began = True
+    torch.set_rng_state(state["torch_random"])
+    legacy = json.loads(state["numpy_random"])
+    np.random.set_state(
+        {**legacy, "state": {"key": np.array(legacy["state"]["key"], np.uint32), "pos": legacy["state"]["pos"]}}
+    )
