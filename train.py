@@ -68,7 +68,17 @@ VALIDATION_SEED = 2_000_000  # the first of them
 TEST_SEEDS = range(1_000_000, 1_000_000 + 20)
 BATCHING = "fcfs"  # beside the learned policy; the batching controller is learned elsewhere
 FIXED = [f"fixed:{k}+fcfs" for k in (0, 1, 2, 3, 4, 6, 8)]
-RIVALS = ["wisp", "wisp+fcfs", "sled", "centralized", "centralized:0", "survival:0.5+fcfs", *FIXED, "perfect+fcfs"]
+RIVALS = [
+    "random:0.5+fcfs",
+    "wisp",
+    "wisp+fcfs",
+    "sled",
+    "centralized",
+    "centralized:0",
+    "survival:0.5+fcfs",
+    *FIXED,
+    "perfect+fcfs",
+]
 
 
 # --- settings --------------------------------------------------------------------------------------------------------
@@ -195,9 +205,10 @@ def make_model(settings: dict[str, Any], env: DecisionVecEnv, device: str) -> On
 def standardise(model: OnPolicyAlgorithm, env: DecisionVecEnv, seed: int, steps: int = 100) -> None:
     """Measure mean and spread of the observations under random play, once, before learning."""
     rng = np.random.default_rng(seed)
-    seen = [env.reset()]
+    seen = [np.asarray(env.reset())]
     for _ in range(steps):
-        seen.append(env.step(rng.integers(0, env.action_space.n, env.num_envs))[0])  # type: ignore[attr-defined]
+        actions = rng.integers(0, env.envs.task.actions, env.num_envs)
+        seen.append(np.asarray(env.step(actions)[0]))
     extractor = model.policy.features_extractor
     assert isinstance(extractor, Standardise)
     extractor.fit(np.concatenate(seen))

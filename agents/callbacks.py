@@ -33,15 +33,10 @@ class Validate(BaseCallback):
 
     def __init__(self, folder: Path, scenario: Scenario, batching: str, seeds: list[int], every: int, decision: str):
         super().__init__()
-        self.folder, self.scenario, self.batching, self.seeds, self.every, self.decision = (
-            folder,
-            scenario,
-            batching,
-            seeds,
-            every,
-            decision,
-        )
-        self.scored_at, self.best, self.scores = 0, -np.inf, []
+        self.folder, self.scenario, self.batching = folder, scenario, batching
+        self.seeds, self.every, self.decision = seeds, every, decision
+        self.scored_at, self.best = 0, -np.inf
+        self.scores: list[tuple[int, float]] = []  # (decisions, goodput)
         (folder / "validation.csv").write_text("decisions,goodput_tokens_per_s,drafted_per_round\n", encoding="utf-8")
 
     def current(self) -> Policy:
@@ -69,6 +64,10 @@ class Validate(BaseCallback):
         assert isinstance(env, DecisionVecEnv)
         path = self.folder / CHECKPOINTS / f"checkpoint-{self.model.num_timesteps:010d}.pt"
         save_checkpoint(path, self.model, env)  # type: ignore[arg-type]
+
+    def _on_training_start(self) -> None:
+        if self.model.num_timesteps == 0:  # the untrained policy, so that the curve shows what learning brought
+            self.score()
 
     def _on_rollout_start(self) -> None:
         if self.every and self.model.num_timesteps - self.scored_at >= self.every:

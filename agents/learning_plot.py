@@ -27,7 +27,8 @@ def draw_learning(axes: Axes, scores: Sequence[tuple[int, float]], levels: dict[
     for style, (name, level) in zip(("--", ":", "-."), levels.items(), strict=False):
         axes.axhline(level, linestyle=style, color=OTHERS, label=f"{name} (held-out worlds)")
     axes.set(xlabel="decisions, thousands", ylabel="goodput, tokens/s", title="learning")
-    axes.legend(fontsize="small")
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize="small", loc="lower right")
     axes.grid(alpha=0.3)
 
 
@@ -55,7 +56,8 @@ def draw(scores: Sequence[tuple[int, float]], rows: Sequence[dict[str, Any]], le
     figure = Figure(figsize=(12.0, 1.8 + 0.32 * len(rows)), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[2, 3])
     by_name = {row["controller"]: row["goodput_tokens_per_s"] for row in rows}
-    draw_learning(left, scores, {name: by_name[name] for name in ("wisp", "sled", "centralized") if name in by_name})
+    fixed = max((name for name in by_name if name.startswith("fixed:")), key=lambda name: by_name[name], default="")
+    draw_learning(left, scores, {name: by_name[name] for name in ("wisp", fixed, "perfect+fcfs") if name in by_name})
     draw_comparison(right, rows, learned)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=130)

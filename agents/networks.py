@@ -38,7 +38,7 @@ def layers_of(policy: ActorCriticPolicy) -> list[tuple[np.ndarray, np.ndarray]]:
     layers = [(m.weight.detach().cpu().double().numpy(), m.bias.detach().cpu().double().numpy()) for m in linear]  # type: ignore[union-attr]
     extractor = policy.features_extractor
     if isinstance(extractor, Standardise):
-        mean, std = extractor.mean.double().numpy(), extractor.std.double().numpy()  # type: ignore[operator]
+        mean, std = np.asarray(extractor.mean, float), np.asarray(extractor.std, float)
         w, b = layers[0]
         layers[0] = (w / std, b - (w / std) @ mean)
     return [(w.astype(np.float32), b.astype(np.float32)) for w, b in layers]

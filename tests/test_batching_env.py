@@ -73,11 +73,13 @@ def test_first_come_first_served_outside_is_the_rule_inside(server: str, devices
 @pytest.mark.parametrize("rule", ["edf", "wisp"])
 @pytest.mark.parametrize("server", SERVERS)
 def test_other_rules_outside_are_nearly_those_inside(rule: str, server: str) -> None:
-    # float32 observations may flip ties, and then worlds part: goodput over worlds agrees within 1 %.
+    # float32 observations may flip ties, and then worlds part: goodput over worlds agrees within 1 %, and
+    # most worlds are the same to the token, which a rule that only resembled the engine's would not give.
     env = make(SERVERS[server], 32, visible=32)
     pairs = [(follow(env, rule, SERVERS[server], seed)[0], inside(env, rule, SERVERS[server])) for seed in range(6)]
     outside = sum(total for total, _ in pairs)
     assert outside == pytest.approx(sum(engine["tokens_on_time"] for _, engine in pairs), rel=0.01)
+    assert sum(total == engine["tokens_on_time"] for total, engine in pairs) >= 4
 
 
 def test_rules_differ_where_it_matters() -> None:
@@ -106,7 +108,8 @@ def check_conservation(env: BatchingEnv) -> None:
     assert len(set(queue.tolist())) == len(queue)
     assert (devices["phase"][queue] == QUEUED).all()
     assert (devices["phase"] == QUEUED).sum() == len(queue)
-    assert s["busy"] or not (devices["phase"] == VERIFYING).any()
+    unanswered = w.replies[0, s["reply_next"] : s["n_replies"]]  # replies leave after the next batch is launched
+    assert s["busy"] or set(unanswered.tolist()) == set(np.flatnonzero(devices["phase"] == VERIFYING).tolist())
     assert s["kv_tokens"] == devices["cached_tokens"].sum() <= c["kv_capacity_tokens"] or s["busy"]
     assert t["kv_peak_tokens"] <= c["kv_capacity_tokens"]
 
@@ -131,7 +134,7 @@ def test_random_play_conserves_requests_tokens_and_memory(server: str, visible: 
 
 def test_masks_say_what_the_server_takes() -> None:
     env = make(CHUNKED, 24, visible=24)
-    _, info = env.reset(seed=0)
+    seen, info = env.reset(seed=0)
     largest, over = 0, False
     while not over:
         waiting = min(int(env.task.episodes.arrays.server[0, 0]["n_queue"]), 24)
@@ -139,8 +142,11 @@ def test_masks_say_what_the_server_takes() -> None:
         assert info["action_mask"][-1]
         picks = np.flatnonzero(info["action_mask"][:-1])
         before = int(env.task.episodes.arrays.server[0, 0]["n_batch"])
+        places = seen[seen_as.GLOBALS :].reshape(24, seen_as.REQUEST)
+        assert places[:, seen_as.R_PICKED].sum() == before
+        assert not (places[:, seen_as.R_PICKED] * places[:, seen_as.R_ADMISSIBLE]).any()
         assert before < 4 or not len(picks)
-        _, _, _, over, info = env.step(int(picks[-1]) if len(picks) else 24)
+        seen, _, _, over, info = env.step(int(picks[-1]) if len(picks) else 24)
         largest = max(largest, before)
     assert largest == 4  # the server's limit is reached and never passed
 

@@ -198,7 +198,7 @@ def test_the_batching_space_is_its_table_repeated(visible: int) -> None:
     table = [*gather_batching.GLOBAL_ENTRIES, *(gather_batching.REQUEST_ENTRIES * visible)]
     low, high = np.array([[e.low, e.high] for e in table], np.float32).T
     assert env.observation_space == gym.spaces.Box(low, high, dtype=np.float32)
-    assert env.observation_space.shape == (11 + 14 * visible,)
+    assert env.observation_space.shape == (11 + 15 * visible,)
     assert env.action_space == gym.spaces.Discrete(visible + 1)
 
 
@@ -290,7 +290,9 @@ def test_no_seed_goes_on_with_the_same_generator(name: str) -> None:
     env, twin = make(name), make(name)
     chain = [[env.reset(seed=seed)[0] for seed in (7, None, None)] for env in (env, twin)]
     assert same(chain[0], chain[1])
-    worlds = [env.reset(seed=seed) and int(env.task.episodes.arrays.config[0, 0]["seed"]) for seed in (7, None, None, 7)]
+    worlds = [
+        env.reset(seed=seed) and int(env.task.episodes.arrays.config[0, 0]["seed"]) for seed in (7, None, None, 7)
+    ]
     assert len(set(worlds)) == 3
     assert worlds[0] == worlds[3]
 
@@ -389,7 +391,9 @@ def test_options_fix_the_episode(name: str) -> None:
         world = env.task.episodes.arrays
         assert world.config[0, 0]["n_devices"] == devices
         assert world.config[0, 0]["weights_s"] == pytest.approx(2.0 * base)
-        assert world.config[0, 0]["separation"] == pytest.approx(3.0 * env.task.episodes.template.arrays.config[0, 0]["separation"])
+        assert world.config[0, 0]["separation"] == pytest.approx(
+            3.0 * env.task.episodes.template.arrays.config[0, 0]["separation"]
+        )
         assert not world.device[0, :devices]["jitter"].any()
         assert info["device"] == (-1 if name == BATCHING else devices - 1)
     drawn = {env.reset()[0] is not None and int(env.task.episodes.arrays.config[0, 0]["n_devices"]) for _ in range(40)}

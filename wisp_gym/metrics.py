@@ -67,7 +67,7 @@ class Metrics:
     evictions: int
     invalid_actions: int
 
-    def row(self) -> dict[str, float]:
+    def row(self) -> dict[str, float | None]:
         """Plain dictionary, NaN as None for JSON."""
         return {
             name: None if isinstance(value, float) and math.isnan(value) else value

@@ -57,6 +57,9 @@ SPECULATION = {
         speculation_rules.SURVIVAL_RULE, "SpecDec++: stop when the predicted probability that a token is rejected exceeds h",
         ("h", "k_max", "k_min"), (0.7, math.inf, 0), (0, 0, 0), (1, math.inf, 32), uses_predictor=True,
     ),
+    "random": Rule(
+        speculation_rules.RANDOM, "after each token, continue with probability p", ("p",), (0.5,), (0,), (1,)
+    ),
     "perfect": Rule(speculation_rules.PERFECT, "bound: learns a token's fate when it has been drafted"),
     "oracle": Rule(speculation_rules.ORACLE, "bound: knows a token's fate before drafting it"),
 }  # fmt: skip

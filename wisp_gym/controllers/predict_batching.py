@@ -12,8 +12,6 @@ from wisp_gym.engine.jit import jit
 from wisp_gym.engine.state import PARAMETERS
 from wisp_gym.scenario import Scenario, load
 
-NO_DEADLINE = 0.999 * seen.FAR
-
 
 class BatchingPredictor:
     """A batching rule as a policy of `wisp_gym/Batching-v0`: the same `ready`, `priority` and `admits` as in the engine.
@@ -46,7 +44,7 @@ class BatchingPredictor:
         """Actions for observations; every rule is deterministic and keeps no state.
 
         Args:
-            observation: (11 + 14·Q,) or (n, 11 + 14·Q) numbers, see `BatchingEnv`.
+            observation: (11 + 15·Q,) or (n, 11 + 15·Q) numbers, see `BatchingEnv`.
             state, episode_start, deterministic: of stable-baselines3's signature; the state is returned as it came.
 
         Returns:
@@ -93,15 +91,28 @@ def features_of(o, batch_s, max_draft_tokens, f):
 
 
 @jit
+def earliest_deadline_s(kind, parameters, max_draft_tokens, o, f):
+    """Earliest deadline that the requests picked so far put on the batch, by this rule's own margin."""
+    margin = parameters[0] if kind == rules.WISP else 0.0
+    batch_s, earliest_s = o[seen.G_MEAN_S] / 10.0, np.inf
+    for start in range(seen.GLOBALS, o.shape[0], seen.REQUEST):
+        request = o[start : start + seen.REQUEST]
+        if request[seen.R_PICKED] > 0.5:
+            features_of(request, batch_s, max_draft_tokens, f)
+            earliest_s = min(earliest_s, rules.binding_deadline_s(0.0, f, margin))
+    return earliest_s
+
+
+@jit
 def choose_one(kind, parameters, max_draft_tokens, o, f):
     """Action for one observation."""
     visible = (o.shape[0] - seen.GLOBALS) // seen.REQUEST
     batch_s = o[seen.G_MEAN_S] / 10.0
     n_batch = int(o[0] * visible + 0.5)
     waiting = int(o[6] * visible + 0.5)
-    earliest_s = np.inf if o[seen.G_SLACK] >= NO_DEADLINE else o[seen.G_SLACK] * batch_s
     if n_batch == 0 and rules.ready(kind, parameters, waiting, o[seen.GLOBALS + seen.R_WAITING] * batch_s) > 0.0:
         return visible
+    earliest_s = earliest_deadline_s(kind, parameters, max_draft_tokens, o, f)
     best, best_key = visible, np.inf
     for q in range(visible):
         request = o[seen.GLOBALS + q * seen.REQUEST : seen.GLOBALS + (q + 1) * seen.REQUEST]

@@ -10,11 +10,11 @@ from wisp_gym.controllers.mlp import argmax_action
 from wisp_gym.engine.jit import jit
 from wisp_gym.engine.observation import ACCEPT_PROBABILITY, CONFIDENCE, DRAFTED, SURVIVAL
 
-FIXED, CONFIDENCE_RULE, WISP, SURVIVAL_RULE, PERFECT, ORACLE, POLICY, POLICY_LENGTH = range(8)
+FIXED, CONFIDENCE_RULE, WISP, SURVIVAL_RULE, PERFECT, ORACLE, POLICY, POLICY_LENGTH, RANDOM = range(9)
 
 
 @jit
-def continue_drafting(kind, parameters, policy, max_draft_tokens, o, last_fate, next_fate):
+def continue_drafting(kind, parameters, policy, max_draft_tokens, o, last_fate, next_fate, chance=0.5):
     """1 to draft one more token, 0 to send what is drafted.
 
     Args:
@@ -22,6 +22,7 @@ def continue_drafting(kind, parameters, policy, max_draft_tokens, o, last_fate, 
         max_draft_tokens: cap K, unit of the observation's token counts.
         o: (SIZE,) float32 observation.
         last_fate, next_fate: fate of the last drafted and of the next token, read by the oracles alone.
+        chance: uniform draw in (0, 1), read by the random rule alone.
     """
     drafted = int(o[DRAFTED] * max_draft_tokens + 0.5)
     if kind == FIXED:
@@ -36,6 +37,8 @@ def continue_drafting(kind, parameters, policy, max_draft_tokens, o, last_fate, 
         return 1 if drafted == 0 or last_fate == 1 else 0
     if kind == ORACLE:
         return next_fate
+    if kind == RANDOM:
+        return 1 if chance < parameters[0] else 0
     if kind == POLICY:
         return argmax_action(policy, o)
     return 1 if drafted < parameters[0] else 0

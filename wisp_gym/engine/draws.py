@@ -30,7 +30,8 @@ from wisp_gym.engine.jit import jit
     OFF_PATH,
     VIEWS,
     BATCH_NOISE,
-) = range(13)
+    CONTROLLER,
+) = range(14)
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 MIX_1 = np.uint64(0xBF58476D1CE4E5B9)

@@ -57,6 +57,7 @@ REQUEST_ENTRIES = (
     Entry("batch_time_with", "T", 0, 1000, "predicted time of the batch so far with it"),
     Entry("present", "flag", 0, 1, "this place holds a request"),
     Entry("admissible", "flag", 0, 1, "it may be picked now"),
+    Entry("picked", "flag", 0, 1, "it is in the batch already"),
 )
 GLOBALS = len(GLOBAL_ENTRIES)
 REQUEST = len(REQUEST_ENTRIES)
@@ -64,6 +65,7 @@ REQUEST = len(REQUEST_ENTRIES)
 G_TIME, G_SLACK, G_MEAN_S = 2, 3, 9
 (
     R_WAITING, R_SLACK, R_NEW, R_UNCACHED, R_CACHED, R_EXPECTED, R_SLO, R_MARGINAL, R_SOLO, R_DRAFT, R_RUNNING, R_WITH, R_PRESENT, R_ADMISSIBLE,
+    R_PICKED,
 ) = range(REQUEST)  # fmt: skip
 FAR = 1000.0
 
@@ -115,6 +117,7 @@ def observe_request(c, s, d, f, o):
     o[R_WITH] = within(predicted_with_s(c, s, d) / t, FAR)
     o[R_PRESENT] = 1.0
     o[R_ADMISSIBLE] = 1.0 if fits(c, s, d) else 0.0
+    o[R_PICKED] = d.in_batch
 
 
 @jit

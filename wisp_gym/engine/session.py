@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from wisp_gym.controllers.mlp import argmax_action
-from wisp_gym.controllers.speculation import ORACLE, POLICY_LENGTH, continue_drafting
+from wisp_gym.controllers.speculation import ORACLE, POLICY_LENGTH, RANDOM, continue_drafting
 from wisp_gym.engine import draws
 from wisp_gym.engine.acceptance import begin_walk, draft_token, fate_here, walk
 from wisp_gym.engine.drafting import cool, heat_up, seconds_per_token
@@ -201,7 +201,7 @@ def choose_length(c, d, policy, o):
 
 
 @jit
-def wants_more(c, d, parameters, policy, o):
+def wants_more(c, d, i, parameters, policy, o):
     """Decision of the controller inside the engine."""
     if c.speculation == POLICY_LENGTH:
         return choose_length(c, d, policy, o)
@@ -213,7 +213,11 @@ def wants_more(c, d, parameters, policy, o):
     next_fate = 0
     if c.speculation == ORACLE:
         next_fate = fate_here(d) if d.on_path else 0
-    return continue_drafting(c.speculation, parameters, policy, c.max_draft_tokens, o, d.fate, next_fate)
+    chance = 0.5
+    if c.speculation == RANDOM:
+        key = stream_key(c.seed, draws.CONTROLLER, i, d.request)
+        chance = uniform(key, d.committed * 64 + d.drafted)
+    return continue_drafting(c.speculation, parameters, policy, c.max_draft_tokens, o, d.fate, next_fate, chance)
 
 
 @jit
@@ -237,7 +241,7 @@ def draft_round(c, d, i, totals, parameters, policy, o):
             more = 1 if d.drafted < d.target_tokens else 0
         else:
             totals.decisions += 1
-            more = wants_more(c, d, parameters, policy, o)
+            more = wants_more(c, d, i, parameters, policy, o)
         if more == 0:
             return SENT
         draft_one(c, d)

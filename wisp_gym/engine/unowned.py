@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from numba.core import cgutils, types
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
 
-@intrinsic
-def unowned(typing_context, array):  # type: ignore[no-untyped-def]
+def _unowned(typing_context, array):  # type: ignore[no-untyped-def]
     """The same array without an owner: compiled code then spends no atomic operations on counting references.
 
     Half of a round's time went there. Only for arrays that a caller keeps alive while the result is in use.
@@ -23,3 +24,6 @@ def unowned(typing_context, array):  # type: ignore[no-untyped-def]
         return struct._getvalue()
 
     return array(array), codegen
+
+
+unowned: Any = intrinsic(_unowned)

@@ -91,6 +91,6 @@ class Worlds:
             return
         pool = thread_pool(self.threads)
         ranges = zip(self.edges, self.edges[1:], strict=False)
-        jobs = [pool.submit(function, self.arrays, self.trace, self.policy, *arguments, a, b) for a, b in ranges]
+        jobs = [pool.submit(function, self.arrays, self.trace, self.policy, *arguments, a, b) for a, b in ranges]  # type: ignore[call-arg]
         for job in jobs:
             job.result()

@@ -76,14 +76,14 @@ class BatchingEnv(DecisionEnv):
         or the batch limit forbid is masked; taken all the same it launches, and is counted.
 
         ## Observation Space
-        `Box((11 + 14·Q,), float32)`: global entries, then Q places of the same entries (zeros where nobody waits). T is the mean
+        `Box((11 + 15·Q,), float32)`: global entries, then Q places of the same entries (zeros where nobody waits). T is the mean
         batch time, K the cap on drafted tokens.
 
         | entry | name | unit | low | high | meaning |
         |---|---|---|---|---|---|
     {globals}
 
-        For each place q, entry 11 + 14·q + …:
+        For each place q, entry 11 + 15·q + …:
 
         | entry | name | unit | low | high | meaning |
         |---|---|---|---|---|---|

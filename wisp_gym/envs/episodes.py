@@ -146,7 +146,7 @@ class Episodes:
         drawn |= checked_options(options, self.room)
         drawn["devices"] = min(int(round(drawn["devices"])), self.room)
         if "device" not in drawn:
-            drawn["device"] = int(rng.integers(drawn["devices"]))
+            drawn["device"] = int(rng.integers(int(drawn["devices"])))
         if not 0 <= drawn["device"] < drawn["devices"]:
             raise ValueError(f"options: device given {drawn['device']:g}, allowed is 0 to {drawn['devices'] - 1}")
         return drawn

@@ -203,11 +203,12 @@ class DecisionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     def begin_again(self, over: np.ndarray, infos: dict[str, Any], last: np.ndarray) -> None:
         """Keep the last observation and information of ended episodes and restart their worlds."""
-        final_obs, final_info = np.full(self.num_envs, None, dtype=object), {}
+        final_obs = np.full(self.num_envs, None, dtype=object)
+        final_info: dict[str, Any] = {}
         names = [name for name in infos if not name.startswith("_")]
         for index in np.flatnonzero(over):
             final_obs[index] = last[index]
-            final_info = self._add_info(final_info, {name: pick(infos[name], index) for name in names}, int(index))
+            final_info = self._add_info(final_info, {name: pick(infos[name], int(index)) for name in names}, int(index))
         self.task.restart(over, self.rngs)
         infos.update(
             {name: value for name, value in self.infos(infos["dt"] * ~over, None).items() if "reward_terms" not in name}
