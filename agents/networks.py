@@ -18,27 +18,30 @@ class Standardise(BaseFeaturesExtractor):
 
     def __init__(self, observation_space: gym.spaces.Box):
         super().__init__(observation_space, observation_space.shape[0])
+        self.mean: torch.Tensor
+        self.std: torch.Tensor
         self.register_buffer("mean", torch.zeros(self.features_dim))
         self.register_buffer("std", torch.ones(self.features_dim))
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
-        """(B, n) → (B, n), clipped to ±10."""
-        return torch.clamp((observations - self.mean) / self.std, -10.0, 10.0)  # type: ignore[operator]
+        """(B, n) → (B, n)."""
+        return (observations - self.mean) / self.std
 
     def fit(self, observations: np.ndarray) -> None:
         """Take mean and standard deviation of (N, n) observations; entries that hardly vary keep the scale 1."""
         std = observations.std(axis=0)
-        self.mean.copy_(torch.from_numpy(observations.mean(axis=0)))  # type: ignore[operator]
-        self.std.copy_(torch.from_numpy(np.where(std < 1e-3, 1.0, std)))  # type: ignore[operator]
+        self.mean.copy_(torch.from_numpy(observations.mean(axis=0)))
+        self.std.copy_(torch.from_numpy(np.where(std < 1e-3, 1.0, std)))
 
 
 def layers_of(policy: ActorCriticPolicy) -> list[tuple[np.ndarray, np.ndarray]]:
     """(W, b) of each layer of the actor, the standardisation folded into the first."""
-    linear = [m for m in policy.mlp_extractor.policy_net if isinstance(m, torch.nn.Linear)] + [policy.action_net]
-    layers = [(m.weight.detach().cpu().double().numpy(), m.bias.detach().cpu().double().numpy()) for m in linear]  # type: ignore[union-attr]
+    actor: Any = policy
+    linear = [m for m in actor.mlp_extractor.policy_net if isinstance(m, torch.nn.Linear)] + [actor.action_net]
+    layers = [(np.array(m.weight.tolist()), np.array(m.bias.tolist())) for m in linear]
     extractor = policy.features_extractor
     if isinstance(extractor, Standardise):
-        mean, std = np.asarray(extractor.mean, float), np.asarray(extractor.std, float)
+        mean, std = np.array(extractor.mean.tolist()), np.array(extractor.std.tolist())
         w, b = layers[0]
         layers[0] = (w / std, b - (w / std) @ mean)
     return [(w.astype(np.float32), b.astype(np.float32)) for w, b in layers]

@@ -1,0 +1,1 @@
+"""What a server or a device imports to run an exported policy."""
