@@ -2,19 +2,21 @@
 
     python train.py                         # the default: PPO on wisp_gym/Speculation-v0, under five minutes on two cores
     python train.py -n 100000 --seed 3      # shorter, another seed
-    python train.py -i runs/ppo-Speculation-v0_1 -n 1200000    # go on from a run's last checkpoint
+    python train.py --env-kwargs scenario:mine.toml devices:32           # on a scenario of one's own
+    python train.py -i runs/ppo-Speculation-v0_1                         # go on with an interrupted run
+    python train.py -i runs/ppo-Speculation-v0_1 -n 1200000              # train a finished run for longer
 
 A run folder holds config.json, command.txt, versions.json, scenario.toml, progress.csv (SB3's log), validation.csv, checkpoints/,
 policy.json (the policy that was best on validation worlds; use it wherever a controller's name is expected), comparison.json,
-comparison.txt and comparison.png.
+comparison.txt and comparison.png. Ctrl-C leaves a run that can be used and gone on with. More: docs/training.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 import json
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,26 +28,27 @@ import gymnasium as gym
 import numpy as np
 import torch
 from stable_baselines3 import A2C, PPO
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from tqdm import tqdm
 
 import wisp_gym  # noqa: F401  (registers the environments)
-from agents.callbacks import Progress, Validate
+from agents.callbacks import Progress, StopRequest, Validate
 from agents.checkpoint import load_checkpoint, read_checkpoint
 from agents.command_line import InputError, Parser, run, whole, write_bytes
 from agents.evaluate import compare, run_all, show
 from agents.learning_plot import draw
 from agents.networks import Standardise
-from agents.run_folder import describe_run, latest_checkpoint, new_folder, settings_of, write_json
-from agents.vec_env import DecisionVecEnv
+from agents.run_folder import CHECKPOINTS, check_settings, describe_run, folder_of, latest_checkpoint, make_logger, new_folder, settings_of, write_json  # fmt: skip
+from agents.vec_env import ARGUMENTS, DecisionVecEnv, check_argument, env_kwargs
 from estimators.cli import write_text
 from wisp_gym.controllers.catalogue import did_you_mean, resolve
 from wisp_gym.engine.worlds import load_trace
 from wisp_gym.envs.shells import DecisionVectorEnv
-from wisp_gym.scenario import Scenario, load, with_
+from wisp_gym.scenario import Scenario, load, with_, with_slo
 
 PROGRAM = "python train.py"
+INTERRUPTED = 130  # exit code after Ctrl-C
 ALGORITHMS = {"ppo": PPO, "a2c": A2C}
 ENVIRONMENTS = {"wisp_gym/Speculation-v0": "token", "wisp_gym/SpeculationLength-v0": "length"}
 N_ENVS = 64  # worlds side by side; many, because updates on large batches keep two cores busy
@@ -61,7 +64,7 @@ LEARNING_RATE = 1e-3  # falls linearly to a twentieth
 WIDTHS = [64, 64]
 
 # Each episode draws its own population and GPU speed (fits of one GPU differ by ±40 % between stacks: docs/model.md).
-DEFAULT_ENV_KWARGS = {"controller": "wisp+fcfs"}
+DEFAULT_ENV_KWARGS = {"scenario": "wisp-a100-qwen3-32b", "controller": "wisp+fcfs"}
 
 # Worlds are told apart by their seeds: training draws its own, validation and test use these and no other.
 VALIDATION_SEED = 2_000_000  # the first of them
@@ -83,110 +86,109 @@ RIVALS = [
 
 # --- settings --------------------------------------------------------------------------------------------------------
 
+# Flags that decide the run's numbers, with their defaults; a run that is gone on with has its own.
+DEFAULTS: dict[str, Any] = {
+    "algo": "ppo", "env": "wisp_gym/Speculation-v0", "n_timesteps": 600_000, "seed": 0, "eval_freq": 50_000, "n_eval_envs": 8,
+    "env_kwargs": [],
+}  # fmt: skip
+CHANGEABLE = ("n_timesteps", "eval_freq")  # even when going on
+
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The flags (the names are those of RL Baselines3 Zoo)."""
+    """The flags (the names are those of RL Baselines3 Zoo); those of DEFAULTS are None where they are not given."""
     parser = Parser(prog=PROGRAM, description=__doc__)
     add = parser.add_argument
-    add("--algo", default="ppo", help=f"algorithm: {', '.join(ALGORITHMS)} (default ppo)")
-    add("--env", default="wisp_gym/Speculation-v0", help=f"environment: {', '.join(ENVIRONMENTS)} (default the first)")
-    add(
-        "-n",
-        "--n-timesteps",
-        type=whole(1, 10**9),
-        default=600_000,
-        metavar="N",
-        help="decisions to train on, in all (default 600000)",
-    )
-    add("--seed", type=whole(0, 2**31 - 1), default=0, help="seed of everything (default 0)")
-    add(
-        "-f",
-        "--log-folder",
-        type=Path,
-        default=Path("runs"),
-        metavar="DIR",
-        help="where the run's folder is made (default runs)",
-    )
-    add(
-        "--eval-freq",
-        type=whole(0, 10**9),
-        default=50_000,
-        metavar="N",
-        help="decisions between two validations, 0: only at the end",
-    )
-    add("--n-eval-envs", type=whole(1, 1000), default=8, metavar="N", help="validation worlds (default 8)")
-    add(
-        "-i",
-        "--trained-agent",
-        type=Path,
-        metavar="RUN",
-        help="go on from a run folder (or one of its checkpoints) with its settings",
-    )
-    add("-P", "--progress", action="store_true", help="progress bar even when it would be quiet")
+    add("--algo", help=f"algorithm: {', '.join(ALGORITHMS)} (default ppo)")
+    add("--env", metavar="ID", help=f"environment: {', '.join(ENVIRONMENTS)} (default the first)")
+    add("-n", "--n-timesteps", type=whole(1, 10**9), metavar="N",
+        help="decisions to train on, in all (default 600000; with -i those of the run)")  # fmt: skip
+    add("--seed", type=whole(0, 2**31 - 1), help="seed of everything (default 0)")
+    add("-f", "--log-folder", type=Path, default=Path("runs"), metavar="DIR",
+        help="where the run's folder is made, never over another (default runs)")  # fmt: skip
+    add("--eval-freq", type=whole(0, 10**9), metavar="N",
+        help="decisions between two validations, each with a checkpoint; 0: only at the end (default 50000)")  # fmt: skip
+    add("--n-eval-envs", type=whole(1, 1000), metavar="N", help="validation worlds (default 8)")
+    add("-i", "--trained-agent", type=Path, metavar="RUN",
+        help="go on from a run folder (or one of its checkpoints) with its settings, in a new folder")  # fmt: skip
+    add("-P", "--progress", action="store_true", help="progress bar even where standard error is no terminal")
     add("--device", default="cpu", help="torch device: cpu, cuda or auto (default cpu: the network is small)")
     add("--tensorboard-log", type=Path, metavar="DIR", help="write TensorBoard events there too")
-    add(
-        "--env-kwargs",
-        nargs="+",
-        default=[],
-        metavar="KEY:VALUE",
-        help="arguments of the environment, e.g. devices:32 scenario:'h100-qwen3-32b'",
-    )
+    add("--env-kwargs", nargs="+", metavar="KEY:VALUE",
+        help=f"arguments of the environment, e.g. devices:32 scenario:h100-qwen3-32b; keys: {', '.join(ARGUMENTS)}")  # fmt: skip
     add("--no-comparison", action="store_true", help="stop after training, without the comparison on held-out worlds")
     return parser.parse_args(arguments)
 
 
-def one_of(flag: str, given: str, allowed: list[str]) -> str:
+def one_of(place: str, given: str, allowed: list[str]) -> str:
     """`given`, which must be one of `allowed`."""
     if given not in allowed:
-        raise InputError(f"argument {flag}: given '{given}'; {did_you_mean(given, allowed)}")
+        raise InputError(f"{place}: given {given!r}; {did_you_mean(str(given), allowed)}")
     return given
 
 
-def env_kwargs(pieces: Sequence[str]) -> dict[str, Any]:
-    """KEY:VALUE pairs; a value is a Python literal or else text. Nothing is evaluated."""
-    kwargs: dict[str, Any] = {}
-    for piece in pieces:
-        key, colon, text = piece.partition(":")
-        if not colon or not key.isidentifier():
-            raise InputError(f"argument --env-kwargs: given '{piece}', allowed is KEY:VALUE such as devices:32")
-        try:
-            kwargs[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            kwargs[key] = text
-    return kwargs
+def settings_from(flags: dict[str, Any]) -> dict[str, Any]:
+    """All that decides the run's numbers, from the flags of DEFAULTS."""
+    algo = one_of("argument --algo", flags["algo"], list(ALGORITHMS))
+    return {
+        "algo": algo, "env": one_of("argument --env", flags["env"], list(ENVIRONMENTS)), "n_timesteps": flags["n_timesteps"],
+        "seed": flags["seed"], "eval_freq": flags["eval_freq"], "n_envs": N_ENVS,
+        "env_kwargs": {**DEFAULT_ENV_KWARGS, **env_kwargs(flags["env_kwargs"])}, "hyperparameters": HYPERPARAMETERS[algo],
+        "learning_rate": LEARNING_RATE, "widths": WIDTHS,
+        "validation_seeds": [VALIDATION_SEED + k for k in range(flags["n_eval_envs"])], "test_seeds": list(TEST_SEEDS),
+    }  # fmt: skip
+
+
+def resumed_settings(run: Path, flags: dict[str, Any]) -> dict[str, Any]:
+    """Those of the run; a flag that would change one of them, other than those of CHANGEABLE, is refused."""
+    for name in flags:
+        if name not in CHANGEABLE:
+            raise InputError(
+                f"argument --{name.replace('_', '-')}: not allowed with --trained-agent, which keeps the run's settings; allowed beside "
+                "it are -n, -f, -P, --eval-freq, --device, --tensorboard-log and --no-comparison"
+            )
+    settings, config = settings_of(run), folder_of(run) / "config.json"
+    place = f"argument --trained-agent: '{config}'"
+    algo = one_of(f"{place}: algo", settings.get("algo", ""), list(ALGORITHMS))
+    one_of(f"{place}: env", settings.get("env", ""), list(ENVIRONMENTS))
+    check_settings(config, settings, settings_from({**DEFAULTS, "algo": algo}))
+    for name, value in settings["env_kwargs"].items():
+        check_argument(place, name, value)
+    scenario = str(config.with_name("scenario.toml"))  # as it was, whatever has become of the file that it came from
+    return {
+        **settings,
+        **flags,
+        "env_kwargs": {**settings["env_kwargs"], "scenario": scenario},
+        "resumed_from": str(run),
+    }
 
 
 def chosen_settings(given: argparse.Namespace) -> dict[str, Any]:
     """All that decides the run's numbers, from the flags or from the run that is gone on with."""
-    if given.trained_agent is not None:
-        settings = settings_of(given.trained_agent)
-        return {**settings, "n_timesteps": given.n_timesteps, "resumed_from": str(given.trained_agent)}
-    algo = one_of("--algo", given.algo, list(ALGORITHMS))
-    return {
-        "algo": algo, "env": one_of("--env", given.env, list(ENVIRONMENTS)), "n_timesteps": given.n_timesteps, "seed": given.seed, "n_envs": N_ENVS,
-        "env_kwargs": {**DEFAULT_ENV_KWARGS, **env_kwargs(given.env_kwargs)}, "hyperparameters": HYPERPARAMETERS[algo],
-        "learning_rate": LEARNING_RATE, "widths": WIDTHS, "validation_seeds": [VALIDATION_SEED + k for k in range(given.n_eval_envs)],
-        "test_seeds": list(TEST_SEEDS),
-    }  # fmt: skip
+    flags = {name: getattr(given, name) for name in DEFAULTS if getattr(given, name) is not None}
+    return resumed_settings(given.trained_agent, flags) if given.trained_agent else settings_from({**DEFAULTS, **flags})
+
+
+def chosen_device(name: str) -> str:
+    """A torch device that is at hand."""
+    cuda = ["cuda", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))] if torch.cuda.is_available() else []
+    return one_of("argument --device", name, ["cpu", "auto", *cuda])
 
 
 # --- training --------------------------------------------------------------------------------------------------------
 
 
 def make_env(settings: dict[str, Any]) -> DecisionVecEnv:
-    """The worlds to learn in."""
+    """The worlds to learn in, at the beginning of their first episodes."""
     try:
         envs = gym.make_vec(
-            settings["env"],
-            num_envs=settings["n_envs"],
-            vectorization_mode="vector_entry_point",
-            **settings["env_kwargs"],
-        )
-    except (TypeError, ValueError) as error:
+            settings["env"], num_envs=settings["n_envs"], vectorization_mode="vector_entry_point", **settings["env_kwargs"]
+        )  # fmt: skip
+        assert isinstance(envs, DecisionVectorEnv)
+        env = DecisionVecEnv(envs, settings["seed"])
+        env.reset()
+        return env
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"argument --env-kwargs: {error}") from None
-    assert isinstance(envs, DecisionVectorEnv)
-    return DecisionVecEnv(envs, settings["seed"])
 
 
 def falling(start: float) -> Any:
@@ -205,7 +207,7 @@ def make_model(settings: dict[str, Any], env: DecisionVecEnv, device: str) -> On
 def standardise(model: OnPolicyAlgorithm, env: DecisionVecEnv, seed: int, steps: int = 100) -> None:
     """Measure mean and spread of the observations under random play, once, before learning."""
     rng = np.random.default_rng(seed)
-    seen = [np.asarray(env.reset())]
+    seen = [env.envs.task.observations.copy()]
     for _ in range(steps):
         actions = rng.integers(0, env.envs.task.actions, env.num_envs)
         seen.append(np.asarray(env.step(actions)[0]))
@@ -214,31 +216,30 @@ def standardise(model: OnPolicyAlgorithm, env: DecisionVecEnv, seed: int, steps:
     extractor.fit(np.concatenate(seen))
 
 
-def learn(model: OnPolicyAlgorithm, settings: dict[str, Any], validate: Validate) -> bool:
-    """Train; returns False when it was interrupted by Ctrl-C (the best policy and the last checkpoint are kept)."""
-    left = settings["n_timesteps"] - model.num_timesteps
-    if left <= 0:
-        raise InputError(
-            f"argument --n-timesteps: given {settings['n_timesteps']}, allowed is more than the {model.num_timesteps} done so far"
-        )
+def learn(model: OnPolicyAlgorithm, total: int, validate: Validate, bar: Progress) -> bool:
+    """Train up to `total` decisions; False when it was interrupted (the best policy and a checkpoint are kept)."""
     try:
-        model.learn(left, callback=[validate, Progress(settings["n_timesteps"], validate)], reset_num_timesteps=False)
+        model.learn(total - model.num_timesteps, callback=[validate, bar], reset_num_timesteps=False)
         return True
     except KeyboardInterrupt:
         validate.score()
         return False
+    finally:
+        bar.close()
 
 
 # --- comparison on held-out worlds -----------------------------------------------------------------------------------
 
 
 def held_out_scenario(settings: dict[str, Any], scenario: Scenario) -> Scenario:
-    """The scenario of the comparison: that of training, with its population."""
-    return with_(scenario, n_devices=settings["env_kwargs"].get("devices") or scenario.n_devices)
+    """The scenario of validation and comparison: that of training, with its population and service class."""
+    kwargs = settings["env_kwargs"]
+    scenario = with_(scenario, n_devices=kwargs.get("devices", scenario.n_devices))
+    return with_slo(scenario, kwargs["slo"]) if "slo" in kwargs else scenario
 
 
 def compare_with_rivals(
-    folder: Path, settings: dict[str, Any], scenario: Scenario, scores: list[tuple[int, float]]
+    folder: Path, settings: dict[str, Any], scenario: Scenario, scores: list[tuple[int, float]], shown: bool
 ) -> str:
     """Run the learned policy and its rivals in the same held-out worlds; writes the results and returns the table."""
     learned = f"{folder / 'policy.json'}+{BATCHING}"
@@ -246,11 +247,7 @@ def compare_with_rivals(
     controllers = [resolve(name, scenario) for name in names]
     seeds = settings["test_seeds"]
     with tqdm(
-        total=len(names) * len(seeds),
-        unit=" worlds",
-        desc="held-out worlds",
-        disable=not sys.stderr.isatty(),
-        leave=False,
+        total=len(names) * len(seeds), unit=" worlds", desc="held-out worlds", disable=not shown, leave=False
     ) as bar:
         outcomes = dict(zip(names, run_all(scenario, controllers, seeds, load_trace(scenario), bar), strict=True))
     given = argparse.Namespace(slo=settings["env_kwargs"].get("slo"), seeds=seeds, per_class=False)
@@ -258,26 +255,61 @@ def compare_with_rivals(
     rows.sort(key=lambda row: -row["goodput_tokens_per_s"])
     write_json(folder / "comparison.json", rows)
     write_bytes(folder / "comparison.png", draw(scores, rows, learned))
-    table = show(
-        [{**row, "controller": "learned" if row["controller"] == learned else row["controller"]} for row in rows],
-        scenario,
-    )
-    write_text(folder / "comparison.txt", table + "\n")
-    return table
+    named = [{**row, "controller": "learned" if row["controller"] == learned else row["controller"]} for row in rows]
+    text = f"{show(named, scenario)}\n\n{verdict(rows, learned)}"
+    write_text(folder / "comparison.txt", text + "\n")
+    return text
 
 
-def verdict(folder: Path) -> str:
+def verdict(rows: Sequence[dict[str, Any]], learned: str) -> str:
     """One sentence on what the comparison shows."""
-    rows = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
     goodput = {row["controller"]: row["goodput_tokens_per_s"] for row in rows}
-    learned = next(value for name, value in goodput.items() if "policy.json" in name)
-    fixed = max((name for name in FIXED), key=lambda name: goodput[name])
-    ahead = [name for name in goodput if goodput[name] > learned and not name.startswith("perfect")]
+    own = goodput[learned]
+    fixed = max(FIXED, key=lambda name: goodput[name])
+    ahead = [name for name in goodput if goodput[name] > own and not name.startswith("perfect")]
+
+    def against(name: str) -> str:
+        return f"{100 * (own / goodput[name] - 1):+.1f} %" if goodput[name] > 0 else f"{own:+.1f} tokens/s"
+
     return (
-        f"learned: {learned:.1f} tokens/s on time, {100 * (learned / goodput['wisp'] - 1):+.1f} % against WISP, "
-        f"{100 * (learned / goodput[fixed] - 1):+.1f} % against the best fixed length ({fixed}); "
+        f"learned: {own:.1f} tokens/s on time, {against('wisp')} against WISP, "
+        f"{against(fixed)} against the best fixed length ({fixed}); "
         f"ahead of it: {', '.join(ahead) if ahead else 'none of the controllers'}"
     )
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def prepare(settings: dict[str, Any], given: argparse.Namespace) -> tuple[OnPolicyAlgorithm, dict[str, Any] | None]:
+    """The model in its worlds, at its beginning or where the run that is gone on with stopped (then also with the scores)."""
+    path = latest_checkpoint(given.trained_agent) if given.trained_agent else None
+    state = read_checkpoint(path) if path else None
+    env = make_env(settings)
+    model = make_model(settings, env, chosen_device(given.device))
+    if path is None or state is None:
+        standardise(model, env, settings["seed"])
+        return model, None
+    record = load_checkpoint(path, state, model, env)
+    if settings["n_timesteps"] <= model.num_timesteps:
+        raise InputError(
+            f"argument --n-timesteps: given {settings['n_timesteps']}, allowed is more than the {model.num_timesteps} that "
+            f"'{path}' has done"
+        )
+    return model, record
+
+
+def open_folder(
+    settings: dict[str, Any], scenario: Scenario, given: argparse.Namespace, command: Sequence[str]
+) -> tuple[Path, Logger]:
+    """The run's folder with its description, and its log; nothing is left of it when something is wrong."""
+    folder = new_folder(given.log_folder, f"{settings['algo']}-{settings['env'].rpartition('/')[2]}")
+    try:
+        describe_run(folder, settings, scenario, command)
+        return folder, make_logger(folder, given.tensorboard_log)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -285,39 +317,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parse(arguments)
     settings = chosen_settings(given)
     torch.set_num_threads(1)
-    scenario = load(settings["env_kwargs"].get("scenario", "wisp-a100-qwen3-32b"))
-    checkpoint = None if given.trained_agent is None else read_checkpoint(latest_checkpoint(given.trained_agent))
+    scenario = load(settings["env_kwargs"]["scenario"])
+    held_out = held_out_scenario(settings, scenario)
+    model, record = prepare(settings, given)
+    shown = given.progress or sys.stderr.isatty()
 
-    env = make_env(settings)
-    model = make_model(settings, env, given.device)
-    if checkpoint is None:
-        standardise(model, env, settings["seed"])
-    else:
-        load_checkpoint(checkpoint, model, env)
-
-    folder = new_folder(given.log_folder, f"{settings['algo']}-{settings['env'].rpartition('/')[2]}")
-    describe_run(folder, settings, scenario)
-    model.set_logger(
-        configure(str(given.tensorboard_log or folder), ["csv", "tensorboard"] if given.tensorboard_log else ["csv"])
-    )
-    print(
-        f"training {settings['algo']} on {settings['env']}: {settings['n_timesteps']:,} decisions, seed {settings['seed']}; run folder {folder}"
-    )
-
-    scenario = held_out_scenario(settings, scenario)
-    validate = Validate(
-        folder, scenario, BATCHING, settings["validation_seeds"], given.eval_freq, ENVIRONMENTS[settings["env"]]
-    )
-    finished = learn(model, settings, validate)
-    if not finished:
-        print(
-            f"interrupted after {model.num_timesteps:,} decisions; best policy so far: {folder / 'policy.json'}; go on with -i {folder}"
+    with StopRequest() as stop:
+        folder, log = open_folder(
+            settings, scenario, given, sys.argv if arguments is None else ["train.py", *arguments]
         )
-        return
+        print(f"training {settings['algo']} on {settings['env']}: {settings['n_timesteps']:,} decisions, seed {settings['seed']}; run folder {folder}", flush=True)  # fmt: skip
+        model.set_logger(log)
+        decision = ENVIRONMENTS[settings["env"]]
+        validate = Validate(
+            folder, held_out, BATCHING, settings["validation_seeds"], settings["eval_freq"], decision, stop
+        )
+        if record is not None:
+            validate.go_on(record)
+        bar = Progress(settings["n_timesteps"], validate, shown)
+        finished = learn(model, settings["n_timesteps"], validate, bar)
+        log.close()
+
+    policy = folder / "policy.json"
+    if not finished:
+        saved = any((folder / CHECKPOINTS).glob("*.pt"))
+        hint = f"go on with {PROGRAM} -i {folder}" if saved else "no checkpoint yet, so it cannot be gone on with"
+        print(f"interrupted after {model.num_timesteps:,} decisions; best policy so far: {policy}; {hint}")
+        raise SystemExit(INTERRUPTED)
     if given.no_comparison:
         return
-    print(f"\n{compare_with_rivals(folder, settings, scenario, validate.scores)}\n\n{verdict(folder)}")
-    print(f"picture: {folder / 'comparison.png'}   policy: {folder / 'policy.json'}")
+    try:
+        curve = [(decisions, goodput) for decisions, goodput, _ in validate.scores]
+        print(f"\n{compare_with_rivals(folder, settings, held_out, curve, shown)}")
+    except KeyboardInterrupt:
+        print(f"comparison interrupted, the training is complete; policy: {policy}")
+        raise SystemExit(INTERRUPTED) from None
+    print(f"picture: {folder / 'comparison.png'}   policy: {policy}")
 
 
 if __name__ == "__main__":

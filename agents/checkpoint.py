@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +48,19 @@ def worlds_state(env: DecisionVecEnv) -> dict[str, Any]:
     return {"arrays": arrays, "generators": json.dumps([rng.bit_generator.state for rng in env.envs.rngs])}
 
 
-def save_checkpoint(path: Path, model: OnPolicyAlgorithm, env: DecisionVecEnv) -> None:
-    """Write a checkpoint, whole or not at all. To be taken between an update and the next rollout."""
+def save_checkpoint(path: Path, model: OnPolicyAlgorithm, env: DecisionVecEnv, validation: dict[str, Any]) -> None:
+    """Write a checkpoint, whole or not at all. To be taken between an update and the next rollout.
+
+    Args:
+        validation: scores so far and the best policy, as plain JSON values.
+    """
     legacy = np.random.get_state(legacy=False)
     state = {
         "version": VERSION, "timesteps": model.num_timesteps, "updates": model._n_updates, "policy": model.policy.state_dict(),
         "optimizer": model.policy.optimizer.state_dict(), "torch_random": torch.get_rng_state(),
         "numpy_random": json.dumps({**legacy, "state": {"key": legacy["state"]["key"].tolist(), "pos": legacy["state"]["pos"]}}),  # type: ignore[index, call-overload]
         "last_observations": torch.from_numpy(np.asarray(model._last_obs)), "last_starts": torch.from_numpy(np.asarray(model._last_episode_starts)),
-        "worlds": worlds_state(env),
+        "worlds": worlds_state(env), "episodes": json.dumps(list(model.ep_info_buffer or [])), "validation": json.dumps(validation),
     }  # fmt: skip
     partial = path.with_name(path.name + ".partial")
     torch.save(state, partial)
@@ -65,9 +71,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint; torch's restricted reader runs no code of its author.
 
     Raises:
-        InputError: not a checkpoint, or of another version.
+        InputError: not a checkpoint, damaged, or of another version.
     """
     try:
+        with zipfile.ZipFile(path) as archive:  # torch does not compare the sums that it writes
+            if damaged := archive.testzip():
+                raise ValueError(f"its part {damaged} is damaged")
         state = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises many kinds for damaged files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -77,14 +86,42 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def load_checkpoint(state: dict[str, Any], model: OnPolicyAlgorithm, env: DecisionVecEnv) -> None:
-    """Put a model and its worlds back to where the checkpoint was taken."""
+def load_checkpoint(path: Path, state: dict[str, Any], model: OnPolicyAlgorithm, env: DecisionVecEnv) -> dict[str, Any]:
+    """Put a model and its worlds back to where the checkpoint was taken; returns the validation's record.
+
+    Raises:
+        InputError: the checkpoint is of another network or of other worlds.
+    """
+    try:
+        load_learner(state, model)
+        load_worlds(state["worlds"], env)
+        load_generators(state)
+        record = json.loads(state["validation"])
+        return {
+            "scores": [(n, goodput, drafted) for n, goodput, drafted in record["scores"]],
+            "policy": str(record["policy"]),
+        }
+    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"argument --trained-agent: '{path}' does not fit the settings of its run ({reason}); allowed is a checkpoint of that run"
+        ) from None
+
+
+def load_learner(state: dict[str, Any], model: OnPolicyAlgorithm) -> None:
+    """Weights, optimiser, counters and what the next rollout begins with."""
     model.policy.load_state_dict(state["policy"])
     model.policy.optimizer.load_state_dict(state["optimizer"])
     model.num_timesteps, model._n_updates = state["timesteps"], state["updates"]
     model._last_obs = state["last_observations"].numpy().copy()
     model._last_episode_starts = state["last_starts"].numpy().copy()
-    task, arrays = env.envs.task, state["worlds"]["arrays"]
+    model.ep_info_buffer = deque(json.loads(state["episodes"]), maxlen=model._stats_window_size)
+    model.ep_success_buffer = deque(maxlen=model._stats_window_size)  # SB3 makes neither of them where one exists
+
+
+def load_worlds(state: dict[str, Any], env: DecisionVecEnv) -> None:
+    """Every world, the decision makers and their random generators."""
+    task, arrays = env.envs.task, state["arrays"]
     for name in STATE_FIELDS:
         restore(getattr(task.episodes.arrays, name), arrays[name])
     for name in TASK_ARRAYS:
@@ -92,11 +129,14 @@ def load_checkpoint(state: dict[str, Any], model: OnPolicyAlgorithm, env: Decisi
     restore(env.returns, arrays["returns"])
     restore(env.lengths, arrays["lengths"])
     task.episodes.worlds.policy = np.frombuffer(arrays["policy"].numpy().tobytes(), dtype=np.float32).copy()
-    for rng, saved in zip(env.envs.rngs, json.loads(state["worlds"]["generators"]), strict=True):
+    for rng, saved in zip(env.envs.rngs, json.loads(state["generators"]), strict=True):
         rng.bit_generator.state = saved
     env.began = True
+
+
+def load_generators(state: dict[str, Any]) -> None:
+    """The global generators of torch (actions) and numpy (order of the minibatches)."""
     torch.set_rng_state(state["torch_random"])
     legacy = json.loads(state["numpy_random"])
-    np.random.set_state(
-        {**legacy, "state": {"key": np.array(legacy["state"]["key"], np.uint32), "pos": legacy["state"]["pos"]}}
-    )
+    key = np.array(legacy["state"]["key"], np.uint32)
+    np.random.set_state({**legacy, "state": {"key": key, "pos": legacy["state"]["pos"]}})

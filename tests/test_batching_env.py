@@ -199,7 +199,7 @@ def test_a_policy_that_always_waits_ends_with_nothing(devices: int) -> None:
 def test_the_features_seen_are_those_of_the_requests_that_wait() -> None:
     env = make(CHUNKED, 24, visible=24, controller="wisp+wisp")
     model = BatchingPredictor("fcfs", CHUNKED)
-    seen, info = env.reset(seed=3)
+    seen, _ = env.reset(seed=3)
     over, checked = False, 0
     while not over:
         w = env.task.episodes.arrays
@@ -215,7 +215,7 @@ def test_the_features_seen_are_those_of_the_requests_that_wait() -> None:
             checked += 1
         assert table[len(queue) :].sum() == 0.0
         action, _ = model.predict(seen)
-        seen, _, _, over, info = env.step(int(action))
+        seen, _, _, over, _ = env.step(int(action))
     assert checked > 1_000
 
 

@@ -6,6 +6,7 @@ The tests walk the registry, so that a new environment is held to the same promi
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import pickle
 import re
@@ -28,6 +29,7 @@ from wisp_gym.controllers.predict import SpeculationPredictor
 from wisp_gym.engine import gather, gather_batching, observation
 from wisp_gym.engine.state import LOG_DELIVER, OVER
 from wisp_gym.engine.worlds import Worlds
+from wisp_gym.envs.episodes import OPTIONS, RANDOMISABLE
 from wisp_gym.envs.shells import DecisionEnv, DecisionVectorEnv
 from wisp_gym.scenario import Scenario, load, with_
 
@@ -36,6 +38,8 @@ IDS = list(wisp_gym.ENVIRONMENTS)
 SPECULATION, LENGTH, BATCHING = IDS
 SCENARIO = load("wisp-a100-qwen3-32b")
 SMALL = {"devices": 8, "horizon_s": 4.0}
+MANUAL = (ROOT / "docs" / "environments.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```python\n(.*?)```", MANUAL, re.DOTALL)
 EVERY_ID = pytest.mark.parametrize("name", IDS)
 SPECULATION_IDS = pytest.mark.parametrize("name", [SPECULATION, LENGTH])
 
@@ -177,8 +181,7 @@ def entries(*tables: Any) -> list[tuple[str, str, float, float, str]]:
 def test_tables_of_docstring_manual_and_space_agree() -> None:
     speculation = entries(observation.ENTRIES)
     batching = entries(gather_batching.GLOBAL_ENTRIES, gather_batching.REQUEST_ENTRIES)
-    manual = (ROOT / "docs" / "environments.md").read_text(encoding="utf-8")
-    assert rows(manual) == speculation + batching
+    assert rows(MANUAL) == speculation + batching
     for name, table in ((SPECULATION, speculation), (BATCHING, batching)):
         assert rows(make(name).__doc__ or "") == table
     assert len({row[0] for row in speculation}) == len(speculation)
@@ -258,17 +261,16 @@ def test_the_reward_is_the_weighted_sum_of_its_terms(name: str) -> None:
 @SPECULATION_IDS
 def test_committed_tokens_are_those_delivered_to_the_device(name: str) -> None:
     env = make(name, render_mode="ansi", horizon_s=20.0, average_reward=2.0)  # rendering keeps the log of events
-    terms: dict[str, float] = dict.fromkeys(env.task.weights, 0.0)
-    for _, _, over, info in play(env, seed=5, options={"device": 3}):
-        terms = {term: value + info["reward_terms"][term] for term, value in terms.items()}
-        if info["time_s"] and not any(info["reward_terms"].values()) and info["dt"] == 0.0:
-            before = env.task.outcomes[0, [gather.COMMITTED, gather.ROUND_S]].copy()  # delivered before any decision
+    episode = play(env, seed=5, options={"device": 3})
+    next(episode)
+    before = env.task.outcomes[0, gather.COMMITTED]  # delivered before the first decision, in nobody's reward
+    steps = [info["reward_terms"] for *_, info in episode]
+    terms = {term: sum(step[term] for step in steps) for term in env.task.weights}
     world = env.task.episodes.arrays
     log = world.log[0, : world.server[0, 0]["log_length"]]
     mine = log[(log["kind"] == LOG_DELIVER) & (log["device"] == 3)]
-    assert over
     assert len(log) < len(world.log[0])
-    assert mine["value"].sum() == terms["committed_tokens"] + before[0] > 50
+    assert mine["value"].sum() == terms["committed_tokens"] + before > 50
     assert 0 <= terms["on_time_tokens"] <= terms["committed_tokens"]
     assert -terms["time"] / 2.0 <= 20.0 + 1.0  # its rounds do not overlap
     assert terms["wasted_tokens"] < 0
@@ -547,3 +549,34 @@ def test_fates_are_revealed_on_request_alone() -> None:
     *_, (_, _, _, info) = play(make(SPECULATION, reveal_fates=True), steps=50)
     assert info["last_fate"] in (0, 1)
     assert info["next_fate"] in (0, 1)
+
+
+# The manual.
+
+
+@pytest.mark.parametrize("code", EXAMPLES, ids=[f"example {k + 1}" for k in range(len(EXAMPLES))])
+def test_the_manuals_examples_run(code: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if "stable_baselines3" in code:
+        pytest.importorskip("stable_baselines3")
+    exec(compile(code, "environments.md", "exec"), {"__name__": "example"})
+    assert capsys.readouterr().out or "learn(" in code
+
+
+def test_the_manual_names_every_argument_option_term_and_key() -> None:
+    keys = set(make(SPECULATION, reveal_fates=True).reset(seed=0)[1]) | set(make(BATCHING).reset(seed=0)[1])
+    named = set(re.findall(r"`(\w+)`", MANUAL))
+    for name in IDS:
+        env = make(name)
+        arguments = set(inspect.signature(type(env).__init__).parameters) - {"self"}
+        assert keys | arguments | set(env.task.weights) | set(OPTIONS) | set(RANDOMISABLE) <= named
+        assert f"`{name}`" in MANUAL
+        for weight in (f"| `{term}` | {value:g} |" for term, value in env.task.weights.items()):
+            assert weight in MANUAL
+
+
+@EVERY_ID
+def test_the_docstring_is_the_specification(name: str) -> None:
+    text = inspect.getdoc(type(make(name))) or ""
+    wanted = ["Description", "Action Space", "Observation Space", "Starting State", "Rewards", "Episode End"]
+    found = re.findall(r"^\s*## (.+)$", text, re.MULTILINE)
+    assert found == [*wanted, "Information", "Arguments", "Version History"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -72,8 +74,28 @@ def test_two_tokens_beat_none_and_twelve() -> None:
     half = with_(toy(0.0), max_draft_tokens=12)
     env = make(LENGTH, scenario=half, devices=1, horizon_s=60.0, average_reward=2.0)
     none, two, twelve = (mean_return(env, lambda seen, _, k=k: k, range(4)) for k in (0, 2, 12))
-    assert two > 1.1 * none > 0.0
-    assert two > 1.1 * twelve
+    assert two > 1.3 * none > 0.0
+    assert two > 1.3 * twelve
+
+
+def test_the_manuals_own_loop_learns() -> None:
+    text = (Path(__file__).resolve().parents[1] / "docs" / "environments.md").read_text(encoding="utf-8")
+    loop = next(code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "BETA_PER_S" in code)
+    assert loop.count("seed=0") == loop.count("default_rng(0)") == 1
+    env = make(SPECULATION, devices=4, horizon_s=30.0, average_reward=3.0)
+    rng = np.random.default_rng(0)
+    random = mean_return(env, lambda seen, _: int(rng.integers(2)), range(500, 512))
+    sending = mean_return(env, lambda *_: 0, range(500, 512))
+    for seed in range(3):  # not by the luck of one seed
+        found: dict[str, Any] = {}
+        seeded = loop.replace("seed=0", f"seed={seed}").replace("default_rng(0)", f"default_rng({seed})")
+        exec(compile(seeded, "environments.md", "exec"), found)
+        scale, weights = found["features"], found["weights"]
+        learned = mean_return(
+            env, lambda seen, _, s=scale, w=weights: int((s(seen[None]) @ w.T).argmax()), range(500, 512)
+        )
+        assert learned > 1.05 * random
+        assert learned > 1.3 * sending
 
 
 def learner(scenario: Scenario, seed: int, **arguments: Any) -> Any:
@@ -92,7 +114,7 @@ def test_ppo_finds_the_known_optimum(logit: float, optimum: int) -> None:
     # All accepted: every token more pays for a longer share of the round trip. All rejected: every token only costs time.
     model = learner(toy(logit), seed=0, average_reward=4.0)
     model.learn(10_240)
-    env = make(LENGTH, scenario=toy(logit), devices=1, horizon_s=20.0, average_reward=4.0)
+    env = make(LENGTH, scenario=toy(logit), devices=1, horizon_s=60.0, average_reward=4.0)
     seen, info = env.reset(seed=1_000)
     over, right, asked = False, 0, 0
     while not over:
@@ -181,7 +203,7 @@ def test_a_learned_policy_drives_the_other_devices() -> None:
             policy.action_net.bias.copy_(torch.tensor([0.0, bias]))
         env = make(SPECULATION, devices=4, horizon_s=20.0)
         env.set_policy(engine_policy(policy, "token"))
-        seen, _ = env.reset(seed=0)
+        env.reset(seed=0)
         while not env.step(0)[3]:  # the deciding device itself never drafts
             pass
         drafted.append(int(env.task.episodes.arrays.totals[0, 0]["drafted"]))

@@ -1,5 +1,7 @@
 """The runtime on a device acts as the engine does."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ def random_policy(rng: np.random.Generator, actions: int, decision: str, activat
     """A policy of two hidden layers with random weights."""
     widths = [observation.SIZE, 16, 8, actions]
     layers = [
-        (rng.normal(size=(b, a)).astype(np.float32), rng.normal(size=b).astype(np.float32)) for a, b in zip(widths, widths[1:], strict=False)
+        (rng.normal(size=(b, a)).astype(np.float32), rng.normal(size=b).astype(np.float32)) for a, b in pairwise(widths)
     ]
     return make_policy(layers, decision, activation)
 

@@ -69,7 +69,7 @@ class Target:
 
 TARGETS = {
     "rounds_per_s_core_64": Target(300_000),
-    "rounds_per_s_core_1024": Target(150_000),
+    "rounds_per_s_core_1024": Target(150_000),  # follows from the first and from the next
     "cost_per_round_1024_over_64": Target(2.0, at_most=True),
     "decisions_per_s_core_64": Target(1_000_000),
     "env_steps_per_s": Target(30_000),

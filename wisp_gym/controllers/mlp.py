@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from wisp_gym.engine.jit import jit
+from wisp_gym.engine.jit import jit_allocating
 
 TANH, RELU = 0, 1
 HEADER = 4
@@ -49,7 +49,7 @@ def pack(layers: list[tuple[np.ndarray, np.ndarray]], activation: str = "tanh") 
     return np.concatenate(flat)
 
 
-@jit
+@jit_allocating
 def layer(policy, offset, n_in, n_out, values, out):
     """out = W·values + b; returns the offset behind the layer's weights."""
     bias = offset + n_in * n_out
@@ -62,7 +62,7 @@ def layer(policy, offset, n_in, n_out, values, out):
     return bias + n_out
 
 
-@jit
+@jit_allocating
 def logits(policy, observation, out):
     """Write the policy's outputs for an observation into `out`; returns their number."""
     n_out, activation, hidden = int(policy[1]), int(policy[2]), int(policy[3])
@@ -81,7 +81,7 @@ def logits(policy, observation, out):
     return n_out
 
 
-@jit
+@jit_allocating
 def argmax_action(policy, observation):
     """Index of the largest output (the first among equals)."""
     out = np.empty(int(policy[1]), dtype=np.float32)

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from wisp_gym.controllers import batching as rules
 from wisp_gym.controllers.catalogue import BATCHING, Controller, find_rule, resolve
 from wisp_gym.engine import gather_batching as seen
-from wisp_gym.engine.jit import jit
+from wisp_gym.engine.jit import jit_allocating
 from wisp_gym.engine.state import PARAMETERS
 from wisp_gym.scenario import Scenario, load
 
@@ -72,7 +72,7 @@ def rule_of(controller: Controller | str, scenario: Scenario) -> tuple[int, tupl
     return whole.batching, whole.batching_parameters
 
 
-@jit
+@jit_allocating
 def features_of(o, batch_s, max_draft_tokens, f):
     """A request's features in physical units, from its entries in the observation; the clock reads 0."""
     f[rules.WAITING_S] = o[seen.R_WAITING] * batch_s
@@ -90,7 +90,7 @@ def features_of(o, batch_s, max_draft_tokens, f):
     f[rules.RUNNING] = o[seen.R_RUNNING]
 
 
-@jit
+@jit_allocating
 def earliest_deadline_s(kind, parameters, max_draft_tokens, o, f):
     """Earliest deadline that the requests picked so far put on the batch, by this rule's own margin."""
     margin = parameters[0] if kind == rules.WISP else 0.0
@@ -103,7 +103,7 @@ def earliest_deadline_s(kind, parameters, max_draft_tokens, o, f):
     return earliest_s
 
 
-@jit
+@jit_allocating
 def choose_one(kind, parameters, max_draft_tokens, o, f):
     """Action for one observation."""
     visible = (o.shape[0] - seen.GLOBALS) // seen.REQUEST
@@ -127,7 +127,7 @@ def choose_one(kind, parameters, max_draft_tokens, o, f):
     return best
 
 
-@jit
+@jit_allocating
 def choose(kind, parameters, max_draft_tokens, observations, actions):
     """Write the action of each of (n, size) observations into (n,) `actions`."""
     f = np.zeros(rules.FEATURES)

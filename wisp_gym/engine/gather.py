@@ -43,7 +43,9 @@ def gather(w, kind, observation, outcome):
             begin_batch(c, s, w.device, w.queue, w.features)
         observe_batching(w, observation)
     else:
-        observation[:] = w.observation[max(c.external_device, 0)]
+        seen = w.observation[max(c.external_device, 0)]
+        for k in range(seen.shape[0]):  # copying a slice would need an allocation, in case the two overlap
+            observation[k] = seen[k]
     outcome[COMMITTED] = s.step_committed
     outcome[ON_TIME] = s.step_on_time
     outcome[WASTED] = s.step_wasted

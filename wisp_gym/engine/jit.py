@@ -45,4 +45,9 @@ def drop_stale_cache() -> None:
 
 
 drop_stale_cache()
-jit = numba.njit(cache=True, nogil=True, error_model="numpy")
+
+# Compiled code borrows the caller's arrays and allocates none, so it needs no reference counting: without it a round
+# costs about 40 % less. `_nrt` and `no_cfunc_wrapper` are numba's own options; its version is pinned in constraints.txt.
+OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+jit = numba.njit(_nrt=False, **OPTIONS)
+jit_allocating = numba.njit(_nrt=True, **OPTIONS)  # for the few functions that need working memory

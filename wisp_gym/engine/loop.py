@@ -37,7 +37,6 @@ from wisp_gym.engine.session import (
     write_log,
 )
 from wisp_gym.engine.state import CLOSED, COMPOSE, EVENTS, LOG_ARRIVE, OVER, PICK, REPLY, TRACE, World
-from wisp_gym.engine.unowned import unowned
 
 # What `advance` returns: the world is over, or which decision it waits for.
 DONE, SPECULATION, BATCHING = 0, 1, 2
@@ -50,13 +49,11 @@ WAIT_SHARE = 0.25
 def world_of(worlds, index, trace, policy):
     """One world out of arrays with a leading axis."""
     return World(
-        unowned(worlds.config[index]), unowned(worlds.server[index]), unowned(worlds.totals[index]),
-        unowned(worlds.slo_totals[index]), unowned(worlds.histogram[index]), unowned(worlds.device[index]),
-        unowned(worlds.observation[index]), unowned(worlds.event_device[index]), unowned(worlds.event_s[index]),
-        unowned(worlds.queue[index]), unowned(worlds.batch[index]), unowned(worlds.replies[index]),
-        unowned(worlds.features[index]), unowned(worlds.keys[index]), unowned(worlds.order[index]),
-        unowned(worlds.speculation_parameters[index]), unowned(worlds.batching_parameters[index]), unowned(worlds.log[index]),
-        unowned(trace), unowned(policy),
+        worlds.config[index], worlds.server[index], worlds.totals[index], worlds.slo_totals[index],
+        worlds.histogram[index], worlds.device[index], worlds.observation[index], worlds.event_device[index],
+        worlds.event_s[index], worlds.queue[index], worlds.batch[index], worlds.replies[index],
+        worlds.features[index], worlds.keys[index], worlds.order[index], worlds.speculation_parameters[index],
+        worlds.batching_parameters[index], worlds.log[index], trace, policy,
     )  # fmt: skip
 
 

@@ -123,6 +123,7 @@ class SpeculationEnv(DecisionEnv):
         running tokens/s (`average_reward="own"`) or a given rate, `externality` [1]: −(verification time that the drafts
         added) × (tokens/s that the server commits while it verifies), `wasted_tokens` [0]: −tokens beyond the first rejected one.
         With ρ the long-run rate this is the average-reward form: its maximiser maximises tokens per second.
+        Against its own rate every policy earns about nothing: to compare returns of policies, give a fixed rate.
 
         ## Episode End
         Never terminates; truncated at `horizon_s` of simulated time.
