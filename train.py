@@ -14,7 +14,6 @@ comparison.txt and comparison.png. Ctrl-C leaves a run that can be used and gone
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import sys
@@ -33,13 +32,13 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from tqdm import tqdm
 
 import wisp_gym  # noqa: F401  (registers the environments)
+from agents import run_folder
 from agents.callbacks import Progress, StopRequest, Validate
 from agents.checkpoint import load_checkpoint, read_checkpoint
 from agents.command_line import InputError, Parser, run, whole, write_bytes
 from agents.evaluate import compare, run_all, show
 from agents.learning_plot import draw
 from agents.networks import Standardise
-from agents.run_folder import CHECKPOINTS, check_settings, describe_run, folder_of, latest_checkpoint, make_logger, new_folder, settings_of, write_json  # fmt: skip
 from agents.vec_env import ARGUMENTS, DecisionVecEnv, check_argument, env_kwargs
 from estimators.cli import write_text
 from wisp_gym.controllers.catalogue import did_you_mean, resolve
@@ -146,11 +145,11 @@ def resumed_settings(run: Path, flags: dict[str, Any]) -> dict[str, Any]:
                 f"argument --{name.replace('_', '-')}: not allowed with --trained-agent, which keeps the run's settings; allowed beside "
                 "it are -n, -f, -P, --eval-freq, --device, --tensorboard-log and --no-comparison"
             )
-    settings, config = settings_of(run), folder_of(run) / "config.json"
+    settings, config = run_folder.settings_of(run), run_folder.folder_of(run) / "config.json"
     place = f"argument --trained-agent: '{config}'"
     algo = one_of(f"{place}: algo", settings.get("algo", ""), list(ALGORITHMS))
     one_of(f"{place}: env", settings.get("env", ""), list(ENVIRONMENTS))
-    check_settings(config, settings, settings_from({**DEFAULTS, "algo": algo}))
+    run_folder.check_settings(config, settings, settings_from({**DEFAULTS, "algo": algo}))
     for name, value in settings["env_kwargs"].items():
         check_argument(place, name, value)
     scenario = str(config.with_name("scenario.toml"))  # as it was, whatever has become of the file that it came from
@@ -253,7 +252,7 @@ def compare_with_rivals(
     given = argparse.Namespace(slo=settings["env_kwargs"].get("slo"), seeds=seeds, per_class=False)
     rows = compare(given, scenario, outcomes, "wisp")
     rows.sort(key=lambda row: -row["goodput_tokens_per_s"])
-    write_json(folder / "comparison.json", rows)
+    run_folder.write_json(folder / "comparison.json", rows)
     write_bytes(folder / "comparison.png", draw(scores, rows, learned))
     named = [{**row, "controller": "learned" if row["controller"] == learned else row["controller"]} for row in rows]
     text = f"{show(named, scenario)}\n\n{verdict(rows, learned)}"
@@ -283,7 +282,7 @@ def verdict(rows: Sequence[dict[str, Any]], learned: str) -> str:
 
 def prepare(settings: dict[str, Any], given: argparse.Namespace) -> tuple[OnPolicyAlgorithm, dict[str, Any] | None]:
     """The model in its worlds, at its beginning or where the run that is gone on with stopped (then also with the scores)."""
-    path = latest_checkpoint(given.trained_agent) if given.trained_agent else None
+    path = run_folder.latest_checkpoint(given.trained_agent) if given.trained_agent else None
     state = read_checkpoint(path) if path else None
     env = make_env(settings)
     model = make_model(settings, env, chosen_device(given.device))
@@ -303,10 +302,10 @@ def open_folder(
     settings: dict[str, Any], scenario: Scenario, given: argparse.Namespace, command: Sequence[str]
 ) -> tuple[Path, Logger]:
     """The run's folder with its description, and its log; nothing is left of it when something is wrong."""
-    folder = new_folder(given.log_folder, f"{settings['algo']}-{settings['env'].rpartition('/')[2]}")
+    folder = run_folder.new_folder(given.log_folder, f"{settings['algo']}-{settings['env'].rpartition('/')[2]}")
     try:
-        describe_run(folder, settings, scenario, command)
-        return folder, make_logger(folder, given.tensorboard_log)
+        run_folder.describe_run(folder, settings, scenario, command)
+        return folder, run_folder.make_logger(folder, given.tensorboard_log)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -326,7 +325,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder, log = open_folder(
             settings, scenario, given, sys.argv if arguments is None else ["train.py", *arguments]
         )
-        print(f"training {settings['algo']} on {settings['env']}: {settings['n_timesteps']:,} decisions, seed {settings['seed']}; run folder {folder}", flush=True)  # fmt: skip
+        print(
+            f"training {settings['algo']} on {settings['env']}: {settings['n_timesteps']:,} decisions, seed {settings['seed']}; "
+            f"run folder {folder}",
+            flush=True,
+        )
         model.set_logger(log)
         decision = ENVIRONMENTS[settings["env"]]
         validate = Validate(
@@ -340,13 +343,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     policy = folder / "policy.json"
     if not finished:
-        saved = any((folder / CHECKPOINTS).glob("*.pt"))
+        saved = any((folder / run_folder.CHECKPOINTS).glob("*.pt"))
         hint = f"go on with {PROGRAM} -i {folder}" if saved else "no checkpoint yet, so it cannot be gone on with"
         print(f"interrupted after {model.num_timesteps:,} decisions; best policy so far: {policy}; {hint}")
         raise SystemExit(INTERRUPTED)
     if given.no_comparison:
         return
     try:
+        if stop.asked:  # after the last rollout began
+            raise KeyboardInterrupt
         curve = [(decisions, goodput) for decisions, goodput, _ in validate.scores]
         print(f"\n{compare_with_rivals(folder, settings, held_out, curve, shown)}")
     except KeyboardInterrupt:

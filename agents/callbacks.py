@@ -47,7 +47,7 @@ class StopRequest:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        os.write(sys.__stderr__.fileno(), STOPPING)  # print() must not be entered again from a signal  # type: ignore[union-attr]
+        os.write(2, STOPPING)  # not print(), which must not be entered again from a signal
 
 
 class Validate(BaseCallback):

@@ -87,7 +87,7 @@ def run_world(scenario: Scenario, controller: Controller, seed: int, trace: np.n
     """Run one world of `scenario.n_devices` devices to its end, on the calling thread."""
     worlds = Worlds(1, scenario.n_devices, trace=trace, threads=1)
     worlds.fill(0, scenario, seed, controller)
-    worlds.run()
+    worlds.run(early=True)
     rows = per_class(worlds.arrays, 0, scenario)
     classes = [{key: None if math.isnan(value) else value for key, value in row.items()} for row in rows]
     return Outcome(measure(worlds.arrays, 0, scenario).row(), classes)

@@ -23,7 +23,8 @@ from wisp_gym.engine.loop import DONE, act_speculation, advance, open_world
 from wisp_gym.engine.state import TRACE_ROW, World
 from wisp_gym.engine.verification import batch_time_s
 from wisp_gym.engine.worlds import NO_TRACE, Worlds
-from wisp_gym.scenario import Scenario, with_
+from wisp_gym.metrics import measure
+from wisp_gym.scenario import Scenario, load, with_
 
 ROOT = Path(__file__).resolve().parents[1]
 LOG_ROWS = 40_000
@@ -395,3 +396,19 @@ def test_noise_of_a_batch_is_the_stated_one() -> None:
     ratio = np.log(took_s / clean_s)
     assert abs(ratio.mean()) < 4 * 0.2 / math.sqrt(len(ratio))
     assert ratio.std() == pytest.approx(0.2, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["wisp+wisp", "fixed:8+static:4,0.1", "centralized:2"])
+def test_ending_early_changes_nothing_that_is_measured(name: str) -> None:
+    scenario = with_(load("wisp-a100-qwen3-32b"), **{"horizon.warmup_s": 5.0, "horizon.measure_s": 20.0})
+    metrics = []
+    for early in (False, True):
+        worlds = Worlds(1, 12, threads=1)
+        worlds.fill(0, scenario, 3, resolve(name, scenario), 12)
+        worlds.run(early)
+        row = measure(worlds.arrays, 0, scenario).row()
+        assert row.pop("evictions") is not None  # counted until the world ends
+        metrics.append(row)
+        ends = float(worlds.arrays.server[0, 0]["now_s"])
+    assert metrics[0] == metrics[1]
+    assert ends < 25.0 + scenario.horizon.drain_s / 2

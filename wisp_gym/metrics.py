@@ -35,7 +35,7 @@ class Metrics:
         joules_per_1k_tokens, dollars_per_1k_tokens: edge and server together; the server's price alone.
         starved_share: share of devices that got less than 1 token/s.
         requests, finished: counted requests and those of them that finished.
-        evictions: sessions evicted from the prefix cache, in the whole run. invalid_actions: masked actions taken all the same.
+        evictions: sessions evicted from the prefix cache, until the world ended. invalid_actions: masked actions taken all the same.
     """
 
     throughput_tokens_per_s: float

@@ -36,5 +36,5 @@ def simulate(
     worlds = Worlds(len(seeds), n_devices or scenario.n_devices, trace=load_trace(scenario), threads=threads)
     for index, seed in enumerate(seeds):
         worlds.fill(index, scenario, seed, controller, n_devices)
-    worlds.run()
+    worlds.run(early=True)
     return [measure(worlds.arrays, index, scenario) for index in range(len(seeds))]

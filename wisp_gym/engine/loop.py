@@ -99,7 +99,7 @@ def take_events(w):
     """Move the clock to the next event and take everything that happens then; returns False at the end of the world."""
     c, s = w.config[0], w.server[0]
     time_s = next_event_s(s, w)
-    if time_s >= c.end_s:
+    if time_s >= c.end_s or (c.ends_early and time_s >= c.window_end_s and s.n_open == 0):
         s.stage = OVER
         if s.busy:  # the batch that outlasts the world
             w.totals[0].busy_s += max(min(c.end_s, c.window_end_s) - max(s.batch_start_s, c.warmup_s), 0.0)

@@ -127,6 +127,7 @@ def begin_request(c, d, i, request, arrival_s, start_s, totals, slo_totals, trac
     d.counted = 1 if in_window(c, arrival_s) else 0
     totals.requests_in += 1
     slo_totals[d.slo_id].arrived += d.counted
+    server.n_open += d.counted
     d.round_start_s = start_s
     d.clock_s = start_s
     clear_draft(d)
@@ -343,6 +344,7 @@ def finish_request(c, d, i, totals, slo_totals, server, log):
         row.finished += 1
         row.attained += attained
         row.attained_tokens += attained * d.output_tokens
+        server.n_open -= 1
     d.phase = THINKING
     write_log(server, log, d.delivered_s, LOG_DONE, i, d.output_tokens)
 

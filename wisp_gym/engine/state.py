@@ -21,7 +21,7 @@ LATENCY_LOW_S, LATENCY_HIGH_S = 1e-3, 1e3
 CONFIG = np.dtype(
     [
         ("seed", U), ("n_devices", I), ("max_draft_tokens", I),
-        ("warmup_s", F), ("window_end_s", F), ("end_s", F),
+        ("warmup_s", F), ("window_end_s", F), ("end_s", F), ("ends_early", I),
         # verification: the soft roofline (truth) and the four-term prediction (what the scheduler sees)
         ("host_s", F), ("launch_s", F), ("weights_s", F), ("token_s", F), ("sharpness", F), ("cached_token_s", F), ("pair_s", F), ("noise", F),
         ("est_launch_s", F), ("est_new_token_s", F), ("est_pair_s", F), ("est_cached_token_s", F),
@@ -81,7 +81,7 @@ THINKING, DRAFTING, UPLINK, QUEUED, VERIFYING, DOWNLINK = range(6)
 SERVER = np.dtype(
     [
         ("now_s", F), ("stage", I), ("busy", I), ("batch_end_s", F), ("batch_start_s", F), ("batch_time_s", F), ("batch_clean_s", F), ("wake_s", F),
-        ("n_events", I), ("n_queue", I), ("n_batch", I), ("n_replies", I), ("reply_next", I), ("mid_draft", I), ("batches", I),
+        ("n_events", I), ("n_open", I), ("n_queue", I), ("n_batch", I), ("n_replies", I), ("reply_next", I), ("mid_draft", I), ("batches", I),
         ("kv_tokens", I), ("lru_oldest", I), ("lru_newest", I), ("n_running", I),
         ("sum_new", F), ("sum_pairs", F), ("sum_cached", F), ("sum_kv", I), ("chunk_left", I), ("earliest_deadline_s", F),
         ("mean_batch_s", F), ("utilisation", F), ("predicted_end_s", F), ("last_end_s", F), ("token_rate", F), ("price", F), ("queue_s", F),

@@ -80,8 +80,14 @@ class Worlds:
         if len(controller.policy):
             self.policy = controller.policy
 
-    def run(self) -> None:
-        """Run every world to its end."""
+    def run(self, early: bool = False) -> None:
+        """Run every world to its end.
+
+        Args:
+            early: end a world as soon as nothing that is measured can change any more: after the window of measurement, when
+                every counted request is done. Totals of the whole run (evictions, peaks) then cover a shorter one.
+        """
+        self.arrays.config["ends_early"] = early
         self.spread(run_worlds)
 
     def spread(self, function, *arguments) -> None:  # type: ignore[no-untyped-def]

@@ -1,0 +1,344 @@
+"""Train a small pair of language models, a target and a draft about ten times smaller, on Python's standard library.
+
+    python -m traces.train_pair --out pair
+
+No weights are downloaded: the text is the source code and documentation strings of the running Python's standard
+library (licence: PSF-2.0), which every machine has. A tenth of its files, chosen by a hash of their names, is held out;
+prompts are cut from those alone. The folder then holds `tokenizer` (byte-level BPE), `target` and `draft` (Llama-type,
+as transformers saves them), `prompts.jsonl` and `recipe.json` (settings, tokens seen, losses).
+
+The batch of a step is a function of (seed, step), and a checkpoint holds weights and optimiser: an interrupted run
+continues where its last checkpoint stood and ends with the same weights. The defaults are a matter of ten minutes on one
+core with bfloat16 arithmetic. The pair is small and little trained; it is real, not good.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import sysconfig
+import zlib
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .command_line import InputError, Parser, run, write_bytes
+
+if TYPE_CHECKING:  # torch and transformers take seconds to import: --help and wrong flags do without
+    import torch
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+END = "<|endoftext|>"
+LICENCE = "PSF-2.0 (Python Software Foundation License; Python's own standard library)"
+# Tests and tables of characters are no prose and no ordinary code; `config-*` and `site-packages` are not the library's.
+LEFT_OUT = {"test", "tests", "idle_test", "encodings", "turtledemo", "site-packages", "dist-packages", "__pycache__"}
+HELD_OUT_ONE_IN = 10
+LEARNING_RATE, BETAS, WEIGHT_DECAY, CLIP_NORM = 2e-3, (0.9, 0.95), 0.1, 1.0  # usual for models of 1–10 M parameters
+WARM_UP_SHARE = 0.05
+VALIDATION_BATCHES = 16
+PROMPT_CHARS = (150, 500)  # about 50 to 170 tokens
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Size of a Llama-type model; heads and key-value heads as in grouped-query attention."""
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    intermediate: int
+    tied: bool
+
+
+def library_files(folder: Path) -> list[Path]:
+    """The Python files below `folder`, sorted by name; tests, tables of characters and installed packages left out."""
+    files = (path for path in folder.rglob("*.py") if path.is_file())
+    kept = [path for path in files if not LEFT_OUT & set(path.relative_to(folder).parts)]
+    if not kept:
+        raise InputError(f"--text {folder}: no Python file there")
+    return sorted(kept)
+
+
+def is_held_out(path: Path, folder: Path) -> bool:
+    """Whether a file is kept from training: a hash of its name decides, so that every machine agrees."""
+    return zlib.crc32(path.relative_to(folder).as_posix().encode()) % HELD_OUT_ONE_IN == 0
+
+
+def split_text(folder: Path) -> tuple[list[str], list[str]]:
+    """Texts to train on and texts held out, one a file."""
+    texts: tuple[list[str], list[str]] = ([], [])
+    for path in library_files(folder):
+        texts[is_held_out(path, folder)].append(path.read_text(encoding="utf-8", errors="ignore"))
+    if not all(texts):
+        raise InputError(f"--text {folder}: too few files to hold one in {HELD_OUT_ONE_IN} out")
+    return texts
+
+
+def train_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of `vocabulary` tokens: every text can be written in it."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END)
+
+
+def tokens_of(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> np.ndarray:
+    """(n,) int64 tokens of all texts, each followed by the end token."""
+    end = tokenizer.convert_tokens_to_ids(END)
+    encoded = tokenizer.backend_tokenizer.encode_batch(texts)
+    return np.concatenate([np.array([*one.ids, end], np.int64) for one in encoded])
+
+
+def build(shape: Shape, vocabulary: int, block_tokens: int, seed: int) -> LlamaForCausalLM:
+    """A model with fresh weights."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        tie_word_embeddings=shape.tied,
+        max_position_embeddings=4 * block_tokens,
+        bos_token_id=0,  # END is the tokenizer's first token
+        eos_token_id=0,
+    )
+    return LlamaForCausalLM(config)
+
+
+def batch_at(tokens: np.ndarray, step: int, given: Namespace) -> torch.Tensor:
+    """(batch, block) int64 tokens of a step: pieces that start anywhere, a function of (seed, step) alone."""
+    import torch
+
+    starts = np.random.default_rng([given.seed, step]).integers(len(tokens) - given.block, size=given.batch)
+    return torch.from_numpy(np.stack([tokens[start : start + given.block] for start in starts]))
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """Rises linearly over the first `WARM_UP_SHARE` of the steps, then falls linearly to 0."""
+    warm_up = max(1, round(WARM_UP_SHARE * steps))
+    return LEARNING_RATE * min((step + 1) / warm_up, (steps - step) / max(1, steps - warm_up))
+
+
+def loss_of(model: LlamaForCausalLM, ids: torch.Tensor, given: Namespace) -> torch.Tensor:
+    """Mean cross-entropy of the next token, nats; multiplied in bfloat16 where asked, summed in float32."""
+    import torch
+
+    with torch.autocast(given.device, torch.bfloat16, enabled=given.dtype == "bfloat16"):
+        return model(ids.to(given.device), labels=ids.to(given.device), use_cache=False).loss
+
+
+class Checkpoint:
+    """Weights and optimiser of a model in training, as one safetensors file."""
+
+    def __init__(self, path: Path, settings: str) -> None:
+        self.path, self.settings = path, settings
+
+    def save(self, model: Any, optimiser: Any, step: int, losses: list[float]) -> None:
+        """Write everything that the steps from `step` on depend on."""
+        from safetensors.torch import save
+
+        tensors = dict(model.named_parameters())  # once each: tied weights have one name
+        state = {f"{key}/{name}": optimiser.state[weight][key] for name, weight in tensors.items()
+                 for key in ("exp_avg", "exp_avg_sq")}  # fmt: skip
+        about = {"step": str(step), "settings": self.settings, "losses": json.dumps(losses)}
+        everything = {key: value.detach().cpu().contiguous() for key, value in {**tensors, **state}.items()}
+        write_bytes(self.path, save(everything, about))
+
+    def load(self, model: Any, optimiser: Any) -> tuple[int, list[float]]:
+        """The step to go on from and the losses so far; (0, []) when there is none, or one of other settings."""
+        from safetensors import SafetensorError, safe_open
+
+        if not self.path.exists():
+            return 0, []
+        try:
+            with safe_open(self.path, "pt") as file:
+                about = file.metadata()
+                if about["settings"] != self.settings:
+                    raise InputError(f"{self.path}: made with other settings; choose another --out or remove it")
+                self._fill(file, model, optimiser, int(about["step"]))
+        except SafetensorError as error:
+            raise InputError(f"{self.path}: damaged ({error}); remove it to begin again") from None
+        return int(about["step"]), json.loads(about["losses"])
+
+    @staticmethod
+    def _fill(file: Any, model: Any, optimiser: Any, step: int) -> None:
+        import torch
+
+        for name, weight in model.named_parameters():
+            weight.data.copy_(file.get_tensor(name))
+            moments = {key: file.get_tensor(f"{key}/{name}").to(weight.device) for key in ("exp_avg", "exp_avg_sq")}
+            optimiser.state[weight] = {"step": torch.tensor(float(step), device=weight.device), **moments}
+
+
+def train(name: str, shape: Shape, steps: int, data: dict[str, np.ndarray], given: Namespace) -> dict[str, Any]:
+    """Train one model, or what is left of it, and save it in `given.out / name`; what its recipe says.
+
+    Returns:
+        parameters, steps, tokens_seen, train_loss_nats (mean of the last 50 steps) and validation_loss_nats.
+    """
+    import torch
+    from tqdm import tqdm
+
+    model = build(shape, given.vocabulary, given.block, given.seed).to(given.device)
+    fused = given.device == "cpu"
+    optimiser = torch.optim.AdamW(model.parameters(), betas=BETAS, weight_decay=WEIGHT_DECAY, fused=fused)
+    settings = json.dumps({**_settings(given), "shape": asdict(shape), "steps": steps, "text": _digest(data["train"])})
+    checkpoint = Checkpoint(given.out / f"{name}.checkpoint.safetensors", settings)
+    start, losses = checkpoint.load(model, optimiser)
+    bar = tqdm(range(start, steps), name, steps, initial=start, unit="step", disable=None)
+    for step in bar:
+        optimiser.param_groups[0]["lr"] = learning_rate(step, steps)
+        loss = loss_of(model, batch_at(data["train"], step, given), given)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+        optimiser.step()
+        optimiser.zero_grad()
+        losses = [*losses[-49:], loss.item()]
+        bar.set_postfix(loss=f"{np.mean(losses):.3f}", refresh=False)
+        if (step + 1) % given.save_every == 0 or step + 1 == steps:
+            checkpoint.save(model, optimiser, step + 1, losses)
+    model.eval().save_pretrained(given.out / name)
+    return {
+        "shape": asdict(shape),
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "steps": steps,
+        "tokens_seen": steps * given.batch * given.block,
+        "train_loss_nats": round(float(np.mean(losses)), 3),
+        "validation_loss_nats": round(validation_loss(model, data["held out"], given), 3),
+    }
+
+
+def validation_loss(model: LlamaForCausalLM, tokens: np.ndarray, given: Namespace) -> float:
+    """Mean loss over `VALIDATION_BATCHES` batches of held-out text, nats per token."""
+    import torch
+
+    with torch.no_grad():
+        batches = (batch_at(tokens, step, given) for step in range(VALIDATION_BATCHES))
+        return float(np.mean([loss_of(model, batch, given).item() for batch in batches]))
+
+
+def cut_prompts(texts: list[str], count: int, seed: int) -> Iterator[str]:
+    """`count` pieces of the texts that start at the beginning of a line, of lengths even in `PROMPT_CHARS`."""
+    rng = np.random.default_rng([seed, 1 << 20])
+    long = [text for text in texts if len(text) > 2 * PROMPT_CHARS[1]]
+    if not long:
+        raise InputError(f"--text: no held-out file has {2 * PROMPT_CHARS[1]} characters to cut prompts from")
+    for _ in range(count):
+        text = long[rng.integers(len(long))]
+        start = text.rfind("\n", 0, int(rng.integers(len(text) - PROMPT_CHARS[1]))) + 1
+        yield text[start : start + int(rng.integers(*PROMPT_CHARS))]
+
+
+def _settings(given: Namespace) -> dict[str, Any]:
+    names = ("vocabulary", "block", "batch", "seed", "dtype", "device", "threads")
+    return {name: getattr(given, name) for name in names}
+
+
+def _digest(tokens: np.ndarray) -> str:
+    return hashlib.sha256(tokens.tobytes()).hexdigest()[:16]
+
+
+def train_pair(given: Namespace) -> dict[str, Any]:
+    """Tokenizer, both models, prompts; returns the recipe and writes it last, as the mark of a whole folder."""
+    import torch
+    import transformers
+
+    torch.set_num_threads(given.threads)
+    given.out.mkdir(parents=True, exist_ok=True)
+    texts, held_out = split_text(given.text)
+    tokenizer = train_tokenizer(texts, given.vocabulary)
+    data = {"train": tokens_of(tokenizer, texts), "held out": tokens_of(tokenizer, held_out)}
+    for name in ("tokenizer", "target", "draft"):
+        tokenizer.save_pretrained(given.out / name)
+    lines = (json.dumps({"id": i, "prompt": text}) for i, text in enumerate(cut_prompts(held_out, given.prompts, given.seed)))
+    write_bytes(given.out / "prompts.jsonl", "".join(f"{line}\n" for line in lines).encode())
+    recipe = {
+        "text": f"the standard library of Python {platform.python_version()}", "licence": LICENCE,
+        "training_tokens": len(data["train"]), "held_out_tokens": len(data["held out"]), "settings": _settings(given),
+        "target": train("target", given.target, given.target_steps, data, given),
+        "draft": train("draft", given.draft, given.draft_steps, data, given),
+        "torch": torch.__version__, "transformers": transformers.__version__,
+    }  # fmt: skip
+    write_bytes(given.out / "recipe.json", (json.dumps(recipe, indent=2) + "\n").encode())
+    return recipe
+
+
+def parse(arguments: Sequence[str] | None) -> Namespace:
+    """The flags, checked; `target` and `draft` are `Shape`s."""
+    parser = Parser(prog="python -m traces.train_pair", description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="made if missing")
+    library = Path(sysconfig.get_path("stdlib"))
+    parser.add_argument("--text", type=Path, default=library, metavar="FOLDER", help="default: the standard library")
+    sizes = {"hidden": (320, 128), "layers": (6, 2), "heads": (4, 2), "kv-heads": (2, 1), "intermediate": (992, 384)}
+    for side, model in enumerate(("target", "draft")):
+        for name, defaults in sizes.items():
+            parser.add_argument(f"--{model}-{name}", type=int, default=defaults[side], help="(default %(default)s)")
+    parser.add_argument("--target-steps", type=int, default=2000, help="(default %(default)s)")
+    parser.add_argument("--draft-steps", type=int, default=3000, help="(default %(default)s)")
+    parser.add_argument("--vocabulary", type=int, default=4096, help="tokens (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=4, help="sequences a step (default %(default)s)")
+    parser.add_argument("--block", type=int, default=256, help="tokens of a sequence (default %(default)s)")
+    parser.add_argument("--prompts", type=int, default=300, help="held-out prompts to cut (default %(default)s)")
+    parser.add_argument("--save-every", type=int, default=200, help="steps between checkpoints (default %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="(default %(default)s)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="of the products")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    given = parser.parse_args(arguments)
+    shapes = [f"{model}_{name}".replace("-", "_") for model in ("target", "draft") for name in sizes]
+    parser.whole_numbers(given, dict.fromkeys(shapes, (1, 65_536)))
+    parser.whole_numbers(given, dict.fromkeys(("target_steps", "draft_steps", "save_every"), (1, 10**9)))
+    parser.whole_numbers(given, {"vocabulary": (257, 1 << 20), "batch": (1, 65_536), "block": (2, 65_536),
+                                 "prompts": (1, 10**6), "threads": (1, 1024), "seed": (0, 2**63)})  # fmt: skip
+    given.target, given.draft = (_shape(parser, given, model) for model in ("target", "draft"))
+    if not given.text.is_dir():
+        parser.error(f"--text {given.text}: no such folder")
+    return given
+
+
+def _shape(parser: Parser, given: Namespace, model: str) -> Shape:
+    names = ("hidden", "layers", "heads", "kv_heads", "intermediate")
+    # The draft's embeddings are most of it and are shared with its output layer, as small models have it.
+    shape = Shape(*(getattr(given, f"{model}_{name}") for name in names), tied=model == "draft")
+    if shape.hidden % (2 * shape.heads):
+        parser.error(f"--{model}-hidden {shape.hidden}: allowed are multiples of twice --{model}-heads {shape.heads}")
+    if shape.heads % shape.kv_heads:
+        parser.error(f"--{model}-kv-heads {shape.kv_heads}: allowed are divisors of --{model}-heads {shape.heads}")
+    return shape
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train the pair and say what came of it."""
+    given = parse(arguments)
+    import torch
+
+    if given.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch sees no CUDA device; allowed here: cpu")
+    recipe = train_pair(given)
+    for name in ("target", "draft"):
+        made = recipe[name]
+        print(f"{given.out / name}: {made['parameters'] / 1e6:.1f} M parameters, {made['tokens_seen'] / 1e6:.1f} M tokens "
+              f"seen, held-out loss {made['validation_loss_nats']} nats a token")  # fmt: skip
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(main, "python -m traces.train_pair"))
