@@ -44,7 +44,7 @@ from estimators.cli import write_text
 from wisp_gym.controllers.catalogue import did_you_mean, resolve
 from wisp_gym.engine.worlds import load_trace
 from wisp_gym.envs.shells import DecisionVectorEnv
-from wisp_gym.scenario import Scenario, load, with_, with_slo
+from wisp_gym.scenario import Scenario, ScenarioError, load, with_, with_slo
 
 PROGRAM = "python train.py"
 INTERRUPTED = 130  # exit code after Ctrl-C
@@ -62,7 +62,7 @@ HYPERPARAMETERS: dict[str, dict[str, Any]] = {
 LEARNING_RATE = 1e-3  # falls linearly to a twentieth
 WIDTHS = [64, 64]
 
-# Each episode draws its own population and GPU speed (fits of one GPU differ by ±40 % between stacks: docs/model.md).
+# One device of each world learns; the others follow WISP's rule, so that what it learns does not depend on its own past.
 DEFAULT_ENV_KWARGS = {"scenario": "wisp-a100-qwen3-32b", "controller": "wisp+fcfs"}
 
 # Worlds are told apart by their seeds: training draws its own, validation and test use these and no other.
@@ -71,16 +71,8 @@ TEST_SEEDS = range(1_000_000, 1_000_000 + 20)
 BATCHING = "fcfs"  # beside the learned policy; the batching controller is learned elsewhere
 FIXED = [f"fixed:{k}+fcfs" for k in (0, 1, 2, 3, 4, 6, 8)]
 RIVALS = [
-    "random:0.5+fcfs",
-    "wisp",
-    "wisp+fcfs",
-    "sled",
-    "centralized",
-    "centralized:0",
-    "survival:0.5+fcfs",
-    *FIXED,
-    "perfect+fcfs",
-]
+    "random:0.5+fcfs", "wisp", "wisp+fcfs", "sled", "centralized", "centralized:0", "survival:0.5+fcfs", *FIXED, "perfect+fcfs",
+]  # fmt: skip
 
 
 # --- settings --------------------------------------------------------------------------------------------------------
@@ -153,12 +145,8 @@ def resumed_settings(run: Path, flags: dict[str, Any]) -> dict[str, Any]:
     for name, value in settings["env_kwargs"].items():
         check_argument(place, name, value)
     scenario = str(config.with_name("scenario.toml"))  # as it was, whatever has become of the file that it came from
-    return {
-        **settings,
-        **flags,
-        "env_kwargs": {**settings["env_kwargs"], "scenario": scenario},
-        "resumed_from": str(run),
-    }
+    kwargs = {**settings["env_kwargs"], "scenario": scenario}
+    return {**settings, **flags, "env_kwargs": kwargs, "resumed_from": str(run)}
 
 
 def chosen_settings(given: argparse.Namespace) -> dict[str, Any]:
@@ -233,8 +221,11 @@ def learn(model: OnPolicyAlgorithm, total: int, validate: Validate, bar: Progres
 def held_out_scenario(settings: dict[str, Any], scenario: Scenario) -> Scenario:
     """The scenario of validation and comparison: that of training, with its population and service class."""
     kwargs = settings["env_kwargs"]
-    scenario = with_(scenario, n_devices=kwargs.get("devices", scenario.n_devices))
-    return with_slo(scenario, kwargs["slo"]) if "slo" in kwargs else scenario
+    try:
+        scenario = with_(scenario, n_devices=kwargs.get("devices", scenario.n_devices))
+        return with_slo(scenario, kwargs["slo"]) if "slo" in kwargs else scenario
+    except ScenarioError as error:
+        raise InputError(f"argument --env-kwargs: {error}") from None
 
 
 def compare_with_rivals(
@@ -299,7 +290,7 @@ def prepare(settings: dict[str, Any], given: argparse.Namespace) -> tuple[OnPoli
 
 
 def open_folder(
-    settings: dict[str, Any], scenario: Scenario, given: argparse.Namespace, command: Sequence[str]
+    settings: dict[str, Any], scenario: Scenario, given: argparse.Namespace, command: Sequence[str] | None
 ) -> tuple[Path, Logger]:
     """The run's folder with its description, and its log; nothing is left of it when something is wrong."""
     folder = run_folder.new_folder(given.log_folder, f"{settings['algo']}-{settings['env'].rpartition('/')[2]}")
@@ -322,9 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shown = given.progress or sys.stderr.isatty()
 
     with StopRequest() as stop:
-        folder, log = open_folder(
-            settings, scenario, given, sys.argv if arguments is None else ["train.py", *arguments]
-        )
+        folder, log = open_folder(settings, scenario, given, None if arguments is None else ["train.py", *arguments])
         print(
             f"training {settings['algo']} on {settings['env']}: {settings['n_timesteps']:,} decisions, seed {settings['seed']}; "
             f"run folder {folder}",

@@ -75,11 +75,13 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def describe_run(folder: Path, settings: dict[str, Any], scenario: Scenario, command: Sequence[str]) -> None:
-    """Write what the run is: settings with seeds, command (words after the interpreter), versions, the whole scenario."""
+def describe_run(
+    folder: Path, settings: dict[str, Any], scenario: Scenario, command: Sequence[str] | None = None
+) -> None:
+    """Write what the run is: settings with seeds, command (default: this program's), versions, the whole scenario."""
     write_json(folder / "config.json", settings)
     write_json(folder / "versions.json", versions())
-    write_text(folder / "command.txt", shlex.join([Path(sys.executable).name, *command]) + "\n")
+    write_text(folder / "command.txt", shlex.join([Path(sys.executable).name, *(command or sys.argv)]) + "\n")
     write_text(folder / "scenario.toml", dumps(scenario))
 
 
@@ -89,7 +91,7 @@ def make_logger(folder: Path, tensorboard: Path | None) -> Logger:
     Raises:
         InputError: the TensorBoard folder cannot be written, or TensorBoard is not installed.
     """
-    outputs: list[KVWriter] = [CSVOutputFormat(str(folder / "progress.csv"))]
+    outputs: list[KVWriter] = []
     if tensorboard is not None:
         try:
             outputs.append(TensorBoardOutputFormat(str(tensorboard / folder.name)))
@@ -101,7 +103,7 @@ def make_logger(folder: Path, tensorboard: Path | None) -> Logger:
             raise InputError(
                 "argument --tensorboard-log: needs the package tensorboard, which is not installed"
             ) from None
-    return Logger(str(folder), outputs)
+    return Logger(str(folder), [CSVOutputFormat(str(folder / "progress.csv")), *outputs])
 
 
 # --- reading a run again ---------------------------------------------------------------------------------------------

@@ -39,12 +39,12 @@ def parse_argument(name: str, text: str) -> Any:
     return text if ARGUMENTS.get(name, ((),))[0] == (str,) and not isinstance(value, str) else value
 
 
-def plain(value: Any) -> bool:
-    """Whether a value is finite, and the same when it has been written as JSON and read again."""
+def finite(value: Any) -> bool:
+    """Whether a value is text or a finite number, or a table or list of finite numbers; JSON keeps all of these."""
     if isinstance(value, dict):
-        return all(isinstance(key, str) and plain(part) for key, part in value.items())
+        return all(isinstance(key, str) and not isinstance(part, str) and finite(part) for key, part in value.items())
     if isinstance(value, (list, tuple)):
-        return all(plain(part) for part in value)
+        return all(not isinstance(part, str) and finite(part) for part in value)
     return isinstance(value, str) or (isinstance(value, NUMBER) and math.isfinite(value))
 
 
@@ -57,7 +57,7 @@ def check_argument(place: str, name: str, value: Any) -> None:
     if name not in ARGUMENTS:
         raise InputError(f"{place}: unknown '{name}'; {did_you_mean(name, list(ARGUMENTS))}")
     kinds, words = ARGUMENTS[name]
-    if not isinstance(value, kinds) or isinstance(value, bool) or not plain(value):
+    if not isinstance(value, kinds) or isinstance(value, bool) or not finite(value):
         raise InputError(f"{place}: {name} given {value!r}, allowed is {words}")
 
 

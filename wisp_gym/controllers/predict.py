@@ -39,6 +39,7 @@ class SpeculationPredictor:
             reason = f"centralized serving drafts nothing; allowed: {', '.join(SPECULATION)}, FILE"
             raise ControllerError(f"controller '{self.controller.name}': {reason}")
         self.max_draft_tokens = scenario.max_draft_tokens
+        self.rng = np.random.default_rng(0)  # for the random rule alone
         self.parameters = np.zeros(PARAMETERS)
         self.parameters[: len(self.controller.speculation_parameters)] = self.controller.speculation_parameters
 
@@ -50,7 +51,7 @@ class SpeculationPredictor:
         deterministic: bool = False,
         info: Mapping[str, Any] | None = None,
     ) -> tuple[NDArray[np.int64], tuple[np.ndarray, ...] | None]:
-        """Actions for observations; every rule is deterministic and keeps no state.
+        """Actions for observations; every rule but `random` is deterministic, none keeps a state.
 
         Args:
             observation: (SIZE,) or (n, SIZE) numbers, see `wisp_gym.engine.observation.ENTRIES`.
@@ -72,7 +73,8 @@ class SpeculationPredictor:
         fates = self.fates(info, len(many))
         actions = np.empty(len(many), dtype=np.int64)
         c = self.controller
-        decide(c.speculation, self.parameters, c.policy, self.max_draft_tokens, many, fates, actions)
+        chances = self.rng.random(len(many))
+        decide(c.speculation, self.parameters, c.policy, self.max_draft_tokens, many, fates, chances, actions)
         return actions.reshape(rows.shape[:-1]), state
 
     def fates(self, info: Mapping[str, Any] | None, n: int) -> NDArray[np.int64]:
@@ -99,12 +101,12 @@ def named(name: str, scenario: Scenario) -> Controller:
 
 
 @jit
-def decide(kind, parameters, policy, max_draft_tokens, observations, fates, actions):
+def decide(kind, parameters, policy, max_draft_tokens, observations, fates, chances, actions):
     """Write the action of each of (n, SIZE) observations into (n,) `actions`."""
     for row in range(len(observations)):
         if kind == POLICY_LENGTH:
             actions[row] = argmax_action(policy, observations[row])
         else:
             actions[row] = continue_drafting(
-                kind, parameters, policy, max_draft_tokens, observations[row], fates[row], fates[row]
+                kind, parameters, policy, max_draft_tokens, observations[row], fates[row], fates[row], chances[row]
             )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numba
 
@@ -48,6 +49,7 @@ drop_stale_cache()
 
 # Compiled code borrows the caller's arrays and allocates none, so it needs no reference counting: without it a round
 # costs about 40 % less. `_nrt` and `no_cfunc_wrapper` are numba's own options; its version is pinned in constraints.txt.
-OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
-jit = numba.njit(_nrt=False, **OPTIONS)
-jit_allocating = numba.njit(_nrt=True, **OPTIONS)  # for the few functions that need working memory
+OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+njit: Any = numba.njit
+jit = njit(_nrt=False, **OPTIONS)
+jit_allocating = njit(_nrt=True, **OPTIONS)  # for the few functions that need working memory

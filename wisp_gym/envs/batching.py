@@ -65,51 +65,51 @@ class BatchingTask(Task):
 class BatchingEnv(DecisionEnv):
     """Which requests does the next batch take?
 
-        ## Description
-        One GPU server verifies the drafts of many devices in batches; a batch ends when its heaviest member ends. When the
-        server is free and requests wait, the agent picks one request after another into the next batch and then launches it.
-        The devices' drafting follows a given controller. The model: docs/model.md.
+    ## Description
+    One GPU server verifies the drafts of many devices in batches; a batch ends when its heaviest member ends. When the
+    server is free and requests wait, the agent picks one request after another into the next batch and then launches it.
+    The devices' drafting follows a given controller. The model: docs/model.md.
 
-        ## Action Space
-        `Discrete(Q + 1)`: 0 … Q − 1 pick the waiting request in that place (in order of arrival), Q launches the batch; with an
-        empty batch it waits for the next arrival, at most a quarter of a mean batch time. A pick that memory, the prefill chunk
-        or the batch limit forbid is masked; taken all the same it launches, and is counted.
+    ## Action Space
+    `Discrete(Q + 1)`: 0 … Q − 1 pick the waiting request in that place (in order of arrival), Q launches the batch; with an
+    empty batch it waits for the next arrival, at most a quarter of a mean batch time. A pick that memory, the prefill chunk
+    or the batch limit forbid is masked; taken all the same it launches, and is counted.
 
-        ## Observation Space
-        `Box((11 + 15·Q,), float32)`: global entries, then Q places of the same entries (zeros where nobody waits). T is the mean
-        batch time, K the cap on drafted tokens.
+    ## Observation Space
+    `Box((11 + 15·Q,), float32)`: global entries, then Q places of the same entries (zeros where nobody waits). T is the mean
+    batch time, K the cap on drafted tokens.
 
-        | entry | name | unit | low | high | meaning |
-        |---|---|---|---|---|---|
+    | entry | name | unit | low | high | meaning |
+    |---|---|---|---|---|---|
     {globals}
 
-        For each place q, entry 11 + 15·q + …:
+    For each place q, entry 11 + 15·q + …:
 
-        | entry | name | unit | low | high | meaning |
-        |---|---|---|---|---|---|
+    | entry | name | unit | low | high | meaning |
+    |---|---|---|---|---|---|
     {requests}
 
-        ## Starting State
-        An empty server, at the first arrival.
+    ## Starting State
+    An empty server, at the first arrival.
 
-        ## Rewards
-        Named terms in `info["reward_terms"]`, weighted by `reward_weights` (defaults in brackets): `on_time_tokens` [1]: tokens
-        delivered on time to all devices since the last decision; `late_tokens` [0]: −tokens delivered late; `time` [1]: −ρ × dt
-        with ρ the given `average_reward` in tokens/s (default 0).
+    ## Rewards
+    Named terms in `info["reward_terms"]`, weighted by `reward_weights` (defaults in brackets): `on_time_tokens` [1]: tokens
+    delivered on time to all devices since the last decision; `late_tokens` [0]: −tokens delivered late; `time` [1]: −ρ × dt
+    with ρ the given `average_reward` in tokens/s (default 0).
 
-        ## Episode End
-        Never terminates; truncated at `horizon_s` of simulated time.
+    ## Episode End
+    Never terminates; truncated at `horizon_s` of simulated time.
 
-        ## Information
-        `dt`: seconds since the last decision (0 between the picks of one batch); `reward_terms`; `action_mask` (Q + 1,) int8;
-        `time_s`; `invalid_actions`. `action_masks()` returns the mask.
+    ## Information
+    `dt`: seconds since the last decision (0 between the picks of one batch); `reward_terms`; `action_mask` (Q + 1,) int8;
+    `time_s`; `invalid_actions`. `action_masks()` returns the mask.
 
-        ## Arguments
-        `scenario` ("wisp-a100-qwen3-32b"), `devices`, `controller` ("wisp+wisp": the devices follow its first half), `visible` (32):
-        Q, `horizon_s` (60), `average_reward` (0), `reward_weights`, `randomise`, `slo`: as for `wisp_gym/Speculation-v0`.
+    ## Arguments
+    `scenario` ("wisp-a100-qwen3-32b"), `devices`, `controller` ("wisp+wisp": the devices follow its first half), `visible` (32):
+    Q, `horizon_s` (60), `average_reward` (0), `reward_weights`, `randomise`, `slo`: as for `wisp_gym/Speculation-v0`.
 
-        ## Version History
-        * v0: first version.
+    ## Version History
+    * v0: first version.
     """
 
     def __init__(

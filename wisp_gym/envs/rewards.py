@@ -29,5 +29,9 @@ def checked_weights(weights: Mapping[str, float] | None, defaults: Mapping[str, 
 
 
 def weighted(terms: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> np.ndarray:
-    """Reward: the sum of weight × term."""
-    return sum(weights[name] * term for name, term in terms.items())  # type: ignore[return-value]
+    """Reward: the sum of weight × term (terms of weight 0 are left out)."""
+    total = np.zeros(())
+    for name, term in terms.items():
+        if weights[name]:
+            total = total + weights[name] * term
+    return np.broadcast_to(total, next(iter(terms.values())).shape)

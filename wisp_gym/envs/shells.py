@@ -39,6 +39,13 @@ class Task:
         self.clock_s = np.zeros(n)
         self.device = np.full(n, -1, np.int64)
 
+    # Information that is a column of the outcomes: name → (column, type).
+    columns: Mapping[str, tuple[int, type]] = {
+        "time_s": (gather.CLOCK_S, float),
+        "drafted_tokens": (gather.DRAFTED, int),
+        "invalid_actions": (gather.INVALID, int),
+    }
+
     def place(self, index: int, drawn: Mapping[str, float]) -> None:
         """Set up the decision maker of a world that begins again."""
 
@@ -88,10 +95,13 @@ class Task:
 
     def extras(self) -> dict[str, np.ndarray]:
         """Other (n,) information."""
-        return {
-            "device": self.device.copy(), "time_s": self.outcomes[:, gather.CLOCK_S].copy(),
-            "drafted_tokens": self.outcomes[:, gather.DRAFTED].astype(np.int64), "invalid_actions": self.outcomes[:, gather.INVALID].astype(np.int64),
-        }  # fmt: skip
+        columns = {name: self.outcomes[:, k].astype(kind) for name, (k, kind) in self.columns.items()}
+        return {"device": self.device.copy(), **columns}
+
+    def extras_of_first(self) -> dict[str, int | float]:
+        """The same for the first world, as plain numbers."""
+        row = self.outcomes[0].tolist()
+        return {"device": self.device[0].item(), **{name: kind(row[k]) for name, (k, kind) in self.columns.items()}}
 
 
 class DecisionEnv(gym.Env[np.ndarray, np.int64]):
@@ -129,7 +139,7 @@ class DecisionEnv(gym.Env[np.ndarray, np.int64]):
         """Information on a step."""
         return {
             "dt": dt, "reward_terms": terms, "action_mask": self.task.masks()[0],
-            **{name: value[0].item() for name, value in self.task.extras().items()},
+            **self.task.extras_of_first(),
         }  # fmt: skip
 
     def action_masks(self) -> np.ndarray:
@@ -242,6 +252,5 @@ def pick(value: Any, index: int) -> Any:
 
 def markdown_rows(entries: Any, indent: str = "    ") -> str:
     """Rows of an observation table for a docstring."""
-    return "\n".join(
-        f"{indent}| {k} | {e.name} | {e.unit} | {e.low:g} | {e.high:g} | {e.meaning} |" for k, e in enumerate(entries)
-    )
+    rows = (f"| {k} | {e.name} | {e.unit} | {e.low:g} | {e.high:g} | {e.meaning} |" for k, e in enumerate(entries))
+    return f"\n{indent}".join(rows)

@@ -27,7 +27,8 @@ class SpeculationTask(Task):
         average_reward: float | str, reward_weights: Mapping[str, float] | None, randomise: Mapping[str, Any] | None, slo: float | None,
         reveal_fates: bool = False, log_rows: int = 0, threads: int | None = None,
     ):  # fmt: skip
-        self.reveal_fates = reveal_fates
+        if reveal_fates:  # for the bounds, which are to be run outside the engine too
+            self.columns = {**self.columns, "last_fate": (gather.LAST_FATE, int), "next_fate": (gather.NEXT_FATE, int)}
         episodes = Episodes(n, scenario, devices, controller, horizon_s, randomise, slo, log_rows, threads)
         if episodes.controller.centralized:
             raise ValueError(f"controller: given {controller!r}, but centralized serving drafts nothing: no decision")
@@ -75,12 +76,6 @@ class SpeculationTask(Task):
             return actions
         return np.minimum(actions, self.outcomes[:, gather.CAP].astype(np.int64))
 
-    def extras(self) -> dict[str, np.ndarray]:
-        """Also the fates, where the bounds are to be run outside the engine."""
-        fates = self.outcomes[:, [gather.LAST_FATE, gather.NEXT_FATE]].astype(np.int64)
-        revealed = {"last_fate": fates[:, 0], "next_fate": fates[:, 1]} if self.reveal_fates else {}
-        return {**super().extras(), **revealed}
-
 
 def checked_average(value: float | str) -> float | None:
     """None for the device's own running rate, else a fixed rate in tokens/s."""
@@ -94,54 +89,54 @@ def checked_average(value: float | str) -> float | None:
 class SpeculationEnv(DecisionEnv):
     """Continue drafting, or send?
 
-        ## Description
-        One edge device of many drafts tokens with a small language model; a server verifies the drafts of all devices in
-        batches with a large one. After each drafted token the agent decides for this device whether to draft one more or to
-        send what there is. Drafting beyond the first token that the target rejects is wasted, and every drafted token makes
-        the server's batches longer for everyone; sending early pays the way to the server and back for few tokens. The other
-        devices and the server's scheduler follow a given controller, or a policy file (`others`, or `set_policy`). The
-        model: docs/model.md.
+    ## Description
+    One edge device of many drafts tokens with a small language model; a server verifies the drafts of all devices in
+    batches with a large one. After each drafted token the agent decides for this device whether to draft one more or to
+    send what there is. Drafting beyond the first token that the target rejects is wasted, and every drafted token makes
+    the server's batches longer for everyone; sending early pays the way to the server and back for few tokens. The other
+    devices and the server's scheduler follow a given controller, or a policy file (`others`, or `set_policy`). The
+    model: docs/model.md.
 
-        ## Action Space
-        `Discrete(2)`: 0 sends, 1 drafts one more token. Sending before the first token is a round without drafts: the server
-        commits one token. At the cap (`max_draft_tokens`, or one less than the tokens still wanted) the engine sends by itself.
+    ## Action Space
+    `Discrete(2)`: 0 sends, 1 drafts one more token. Sending before the first token is a round without drafts: the server
+    commits one token. At the cap (`max_draft_tokens`, or one less than the tokens still wanted) the engine sends by itself.
 
-        ## Observation Space
-        `Box((27,), float32)`; T is the mean batch time that the last reply carried, K the cap.
+    ## Observation Space
+    `Box((27,), float32)`; T is the mean batch time that the last reply carried, K the cap.
 
-        | entry | name | unit | low | high | meaning |
-        |---|---|---|---|---|---|
+    | entry | name | unit | low | high | meaning |
+    |---|---|---|---|---|---|
     {table}
 
-        ## Starting State
-        An empty server; every device's first request arrives within the scenario's start window. The deciding device is drawn
-        at random for each episode.
+    ## Starting State
+    An empty server; every device's first request arrives within the scenario's start window. The deciding device is drawn
+    at random for each episode.
 
-        ## Rewards
-        Named terms in `info["reward_terms"]`, weighted by `reward_weights` (defaults in brackets):
-        `committed_tokens` [1], `on_time_tokens` [0], `time` [1]: −ρ × seconds of the rounds that ended, with ρ the device's own
-        running tokens/s (`average_reward="own"`) or a given rate, `externality` [1]: −(verification time that the drafts
-        added) × (tokens/s that the server commits while it verifies), `wasted_tokens` [0]: −tokens beyond the first rejected one.
-        With ρ the long-run rate this is the average-reward form: its maximiser maximises tokens per second.
-        Against its own rate every policy earns about nothing: to compare returns of policies, give a fixed rate.
+    ## Rewards
+    Named terms in `info["reward_terms"]`, weighted by `reward_weights` (defaults in brackets):
+    `committed_tokens` [1], `on_time_tokens` [0], `time` [1]: −ρ × seconds of the rounds that ended, with ρ the device's own
+    running tokens/s (`average_reward="own"`) or a given rate, `externality` [1]: −(verification time that the drafts
+    added) × (tokens/s that the server commits while it verifies), `wasted_tokens` [0]: −tokens beyond the first rejected one.
+    With ρ the long-run rate this is the average-reward form: its maximiser maximises tokens per second.
+    Against its own rate every policy earns about nothing: to compare returns of policies, give a fixed rate.
 
-        ## Episode End
-        Never terminates; truncated at `horizon_s` of simulated time.
+    ## Episode End
+    Never terminates; truncated at `horizon_s` of simulated time.
 
-        ## Information
-        `dt`: seconds since the last decision (steps last unequal times: discount by `exp(−β·dt)`); `reward_terms`; `action_mask`
-        (2,) int8; `device`; `time_s`; `drafted_tokens`. `action_masks()` returns the mask.
+    ## Information
+    `dt`: seconds since the last decision (steps last unequal times: discount by `exp(−β·dt)`); `reward_terms`; `action_mask`
+    (2,) int8; `device`; `time_s`; `drafted_tokens`. `action_masks()` returns the mask.
 
-        ## Arguments
-        `scenario` ("wisp-a100-qwen3-32b"): preset or TOML file. `devices`: population. `controller` ("wisp+wisp"): drives the other
-        devices and the server. `others`: a policy file that drives the other devices. `horizon_s` (60). `average_reward` ("own").
-        `reward_weights`. `randomise`: ranges drawn for each episode, of "devices", "verification_time", "jitter", "separation"
-        (the last three are factors). `slo`: tokens/s of a single service class. `reset(options=...)` fixes any of them and "device"
-        for one episode. `reveal_fates` (False): `info["last_fate"]` and
-        `info["next_fate"]` tell what no device can know, for the two bounds `perfect` and `oracle`.
+    ## Arguments
+    `scenario` ("wisp-a100-qwen3-32b"): preset or TOML file. `devices`: population. `controller` ("wisp+wisp"): drives the other
+    devices and the server. `others`: a policy file that drives the other devices. `horizon_s` (60). `average_reward` ("own").
+    `reward_weights`. `randomise`: ranges drawn for each episode, of "devices", "verification_time", "jitter", "separation"
+    (the last three are factors). `slo`: tokens/s of a single service class. `reset(options=...)` fixes any of them and "device"
+    for one episode. `reveal_fates` (False): `info["last_fate"]` and
+    `info["next_fate"]` tell what no device can know, for the two bounds `perfect` and `oracle`.
 
-        ## Version History
-        * v0: first version.
+    ## Version History
+    * v0: first version.
     """
 
     external = EXTERNAL_TOKEN

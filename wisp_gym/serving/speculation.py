@@ -1,8 +1,8 @@
 """A learned speculation policy on a device: numpy alone, no torch.
 
-    runtime = SpeculationRuntime.load("policy.json")
-    while drafted < cap and runtime.wants_more(observation):
-        draft one more token
+runtime = SpeculationRuntime.load("policy.json")
+while drafted < cap and runtime.wants_more(observation):
+    draft one more token
 """
 
 from __future__ import annotations
