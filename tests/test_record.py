@@ -15,7 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from traces import record, train_pair  # noqa: E402
+from traces import record, train_pair, training_text  # noqa: E402
 from traces.command_line import InputError, run  # noqa: E402
 from traces.lossless import Decoded, Rule, decode, verify  # noqa: E402
 from traces.model_pair import Pair, distribution, record_request, statistics  # noqa: E402
@@ -47,7 +47,14 @@ def pair(folder: Path) -> Pair:
 
 
 def flags(folder: Path, out: Path, *more: str) -> list[str]:
-    names = ("--draft", str(folder / "draft"), "--target", str(folder / "target"), "--prompts", str(folder / "short.jsonl"))
+    names = (
+        "--draft",
+        str(folder / "draft"),
+        "--target",
+        str(folder / "target"),
+        "--prompts",
+        str(folder / "short.jsonl"),
+    )
     return [*names, "--out", str(out), "--draft-tokens", str(K), "--max-new-tokens", str(N), *more]
 
 
@@ -100,7 +107,7 @@ def test_training_that_is_cut_off_goes_on_to_the_same_weights(
 
 
 def test_prompts_are_cut_from_held_out_files_alone(folder: Path) -> None:
-    texts, held_out = train_pair.split_text(TEXT)
+    texts, held_out = training_text.split_text(TEXT)
     for line in (folder / "prompts.jsonl").read_text().splitlines():
         prompt = json.loads(line)["prompt"]
         assert any(prompt in text for text in held_out)
@@ -254,14 +261,15 @@ def test_a_real_pair_at_temperature_1_draws_from_the_target(folder: Path, pair: 
         (["--temperature", "nan"], "--temperature nan: allowed 0"),
         (["--draft-token", "3"], "unknown argument '--draft-token'; did you mean '--draft-tokens'?"),
         (["--prompts", "none.txt"], "--prompts none.txt: no such file"),
-        (["--draft", "no/such-model-here"], "--draft no/such-model-here: cannot be loaded"),
+        (["--draft", "{folder}/drafts"], "no such folder; did you mean 'draft'?"),
+        (["--draft", "{folder}/tokenizer"], "tokenizer: cannot be loaded"),
         (["--max-new-tokens", "900"], "allowed: 128, the models' longest sequence"),
     ],
 )
 def test_wrong_flags_end_in_one_line(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wrong: list[str], said: str
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: list[str], said: str
 ) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    wrong = [flag.format(folder=folder) for flag in wrong]
     try:
         code = run(record.main, "record", [*flags(folder, tmp_path / "a.npz"), *wrong])
     except SystemExit as leaving:
@@ -290,8 +298,8 @@ def test_a_bad_prompt_is_named_by_its_line(tmp_path: Path, text: str, said: str)
 
 
 def test_models_of_two_tokenizers_are_refused(folder: Path, pair: Pair, tmp_path: Path) -> None:
-    texts, _ = train_pair.split_text(TEXT)
+    texts, _ = training_text.split_text(TEXT)
     pair.draft.save_pretrained(tmp_path)
-    train_pair.train_tokenizer(texts[:3], 300).save_pretrained(tmp_path)
+    training_text.train_tokenizer(texts[:3], 300).save_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"300 tokens.*400.*allowed: models of one tokenizer"):
         Pair.load(str(tmp_path), str(folder / "target"))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import os
 import sys
-import tempfile
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
+
+from wisp_gym.npz import write_whole
 
 BAD_INPUT = 2  # exit code of every wrong flag or file
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
@@ -63,20 +63,12 @@ def run(main: Callable[[Sequence[str] | None], None], program: str, arguments: S
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` to `path` whole or not at all: a draft beside it, then a rename.
+    """Write `content` to `path` whole or not at all.
 
     Raises:
         InputError: the place cannot be written.
     """
     try:
-        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with open(handle, "wb") as file:
-                file.write(content)
-            os.chmod(draft, 0o644)  # mkstemp's files are private
-            os.replace(draft, path)
-        except BaseException:
-            os.unlink(draft)
-            raise
+        write_whole(path, content)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None

@@ -8,8 +8,8 @@ prompts are cut from those alone. The folder then holds `tokenizer` (byte-level 
 as transformers saves them), `prompts.jsonl` and `recipe.json` (settings, tokens seen, losses).
 
 The batch of a step is a function of (seed, step), and a checkpoint holds weights and optimiser: an interrupted run
-continues where its last checkpoint stood and ends with the same weights. The defaults are a matter of ten minutes on one
-core with bfloat16 arithmetic. The pair is small and little trained; it is real, not good.
+continues where its last checkpoint stood and ends with the same weights. The defaults take about a quarter of an hour on
+one core that has bfloat16 arithmetic. The pair is small and little trained; it is real, not good.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ import hashlib
 import json
 import platform
 import sysconfig
-import zlib
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,20 +27,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .command_line import InputError, Parser, run, write_bytes
+from .training_text import LICENCE, cut_prompts, split_text, tokens_of, train_tokenizer
 
 if TYPE_CHECKING:  # torch and transformers take seconds to import: --help and wrong flags do without
     import torch
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaForCausalLM
 
-END = "<|endoftext|>"
-LICENCE = "PSF-2.0 (Python Software Foundation License; Python's own standard library)"
-# Tests and tables of characters are no prose and no ordinary code; `config-*` and `site-packages` are not the library's.
-LEFT_OUT = {"test", "tests", "idle_test", "encodings", "turtledemo", "site-packages", "dist-packages", "__pycache__"}
-HELD_OUT_ONE_IN = 10
 LEARNING_RATE, BETAS, WEIGHT_DECAY, CLIP_NORM = 2e-3, (0.9, 0.95), 0.1, 1.0  # usual for models of 1–10 M parameters
 WARM_UP_SHARE = 0.05
 VALIDATION_BATCHES = 16
-PROMPT_CHARS = (150, 500)  # about 50 to 170 tokens
 
 
 @dataclass(frozen=True)
@@ -54,53 +48,6 @@ class Shape:
     kv_heads: int
     intermediate: int
     tied: bool
-
-
-def library_files(folder: Path) -> list[Path]:
-    """The Python files below `folder`, sorted by name; tests, tables of characters and installed packages left out."""
-    files = (path for path in folder.rglob("*.py") if path.is_file())
-    kept = [path for path in files if not LEFT_OUT & set(path.relative_to(folder).parts)]
-    if not kept:
-        raise InputError(f"--text {folder}: no Python file there")
-    return sorted(kept)
-
-
-def is_held_out(path: Path, folder: Path) -> bool:
-    """Whether a file is kept from training: a hash of its name decides, so that every machine agrees."""
-    return zlib.crc32(path.relative_to(folder).as_posix().encode()) % HELD_OUT_ONE_IN == 0
-
-
-def split_text(folder: Path) -> tuple[list[str], list[str]]:
-    """Texts to train on and texts held out, one a file."""
-    texts: tuple[list[str], list[str]] = ([], [])
-    for path in library_files(folder):
-        texts[is_held_out(path, folder)].append(path.read_text(encoding="utf-8", errors="ignore"))
-    if not all(texts):
-        raise InputError(f"--text {folder}: too few files to hold one in {HELD_OUT_ONE_IN} out")
-    return texts
-
-
-def train_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of `vocabulary` tokens: every text can be written in it."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END)
-
-
-def tokens_of(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> np.ndarray:
-    """(n,) int64 tokens of all texts, each followed by the end token."""
-    end = tokenizer.convert_tokens_to_ids(END)
-    encoded = tokenizer.backend_tokenizer.encode_batch(texts)
-    return np.concatenate([np.array([*one.ids, end], np.int64) for one in encoded])
 
 
 def build(shape: Shape, vocabulary: int, block_tokens: int, seed: int) -> LlamaForCausalLM:
@@ -118,7 +65,7 @@ def build(shape: Shape, vocabulary: int, block_tokens: int, seed: int) -> LlamaF
         num_key_value_heads=shape.kv_heads,
         tie_word_embeddings=shape.tied,
         max_position_embeddings=4 * block_tokens,
-        bos_token_id=0,  # END is the tokenizer's first token
+        bos_token_id=0,  # the end token is the tokenizer's first
         eos_token_id=0,
     )
     return LlamaForCausalLM(config)
@@ -197,6 +144,7 @@ def train(name: str, shape: Shape, steps: int, data: dict[str, np.ndarray], give
     """
     import torch
     from tqdm import tqdm
+    from transformers.utils.logging import disable_progress_bar
 
     model = build(shape, given.vocabulary, given.block, given.seed).to(given.device)
     fused = given.device == "cpu"
@@ -216,6 +164,7 @@ def train(name: str, shape: Shape, steps: int, data: dict[str, np.ndarray], give
         bar.set_postfix(loss=f"{np.mean(losses):.3f}", refresh=False)
         if (step + 1) % given.save_every == 0 or step + 1 == steps:
             checkpoint.save(model, optimiser, step + 1, losses)
+    disable_progress_bar()  # ours is the only one
     model.eval().save_pretrained(given.out / name)
     return {
         "shape": asdict(shape),
@@ -234,18 +183,6 @@ def validation_loss(model: LlamaForCausalLM, tokens: np.ndarray, given: Namespac
     with torch.no_grad():
         batches = (batch_at(tokens, step, given) for step in range(VALIDATION_BATCHES))
         return float(np.mean([loss_of(model, batch, given).item() for batch in batches]))
-
-
-def cut_prompts(texts: list[str], count: int, seed: int) -> Iterator[str]:
-    """`count` pieces of the texts that start at the beginning of a line, of lengths even in `PROMPT_CHARS`."""
-    rng = np.random.default_rng([seed, 1 << 20])
-    long = [text for text in texts if len(text) > 2 * PROMPT_CHARS[1]]
-    if not long:
-        raise InputError(f"--text: no held-out file has {2 * PROMPT_CHARS[1]} characters to cut prompts from")
-    for _ in range(count):
-        text = long[rng.integers(len(long))]
-        start = text.rfind("\n", 0, int(rng.integers(len(text) - PROMPT_CHARS[1]))) + 1
-        yield text[start : start + int(rng.integers(*PROMPT_CHARS))]
 
 
 def _settings(given: Namespace) -> dict[str, Any]:
@@ -269,7 +206,9 @@ def train_pair(given: Namespace) -> dict[str, Any]:
     data = {"train": tokens_of(tokenizer, texts), "held out": tokens_of(tokenizer, held_out)}
     for name in ("tokenizer", "target", "draft"):
         tokenizer.save_pretrained(given.out / name)
-    lines = (json.dumps({"id": i, "prompt": text}) for i, text in enumerate(cut_prompts(held_out, given.prompts, given.seed)))
+    lines = (
+        json.dumps({"id": i, "prompt": text}) for i, text in enumerate(cut_prompts(held_out, given.prompts, given.seed))
+    )
     write_bytes(given.out / "prompts.jsonl", "".join(f"{line}\n" for line in lines).encode())
     recipe = {
         "text": f"the standard library of Python {platform.python_version()}", "licence": LICENCE,
@@ -293,11 +232,11 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
         for name, defaults in sizes.items():
             parser.add_argument(f"--{model}-{name}", type=int, default=defaults[side], help="(default %(default)s)")
     parser.add_argument("--target-steps", type=int, default=2000, help="(default %(default)s)")
-    parser.add_argument("--draft-steps", type=int, default=3000, help="(default %(default)s)")
+    parser.add_argument("--draft-steps", type=int, default=1000, help="(default %(default)s)")
     parser.add_argument("--vocabulary", type=int, default=4096, help="tokens (default %(default)s)")
     parser.add_argument("--batch", type=int, default=4, help="sequences a step (default %(default)s)")
     parser.add_argument("--block", type=int, default=256, help="tokens of a sequence (default %(default)s)")
-    parser.add_argument("--prompts", type=int, default=300, help="held-out prompts to cut (default %(default)s)")
+    parser.add_argument("--prompts", type=int, default=200, help="held-out prompts to cut (default %(default)s)")
     parser.add_argument("--save-every", type=int, default=200, help="steps between checkpoints (default %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default %(default)s)")
@@ -316,9 +255,11 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
 
 
 def _shape(parser: Parser, given: Namespace, model: str) -> Shape:
-    names = ("hidden", "layers", "heads", "kv_heads", "intermediate")
+    hidden, layers, heads, kv_heads, intermediate = (
+        getattr(given, f"{model}_{name}") for name in ("hidden", "layers", "heads", "kv_heads", "intermediate")
+    )
     # The draft's embeddings are most of it and are shared with its output layer, as small models have it.
-    shape = Shape(*(getattr(given, f"{model}_{name}") for name in names), tied=model == "draft")
+    shape = Shape(hidden, layers, heads, kv_heads, intermediate, tied=model == "draft")
     if shape.hidden % (2 * shape.heads):
         parser.error(f"--{model}-hidden {shape.hidden}: allowed are multiples of twice --{model}-heads {shape.heads}")
     if shape.heads % shape.kv_heads:

@@ -12,20 +12,16 @@ array and, inside an array, the request, the position and the drafted token.
 
 from __future__ import annotations
 
-import io
 import json
 import math
-import os
-import tempfile
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
+from wisp_gym.npz import NpzError, pack, read_arrays, write_whole
 from wisp_gym.request_trace import TraceError
 
 FORMAT = "wisp-gym speculation trace"
@@ -119,19 +115,11 @@ def read_speculation_trace(path: str | Path, max_bytes: int = MAX_BYTES) -> Spec
         TraceError: one line with the file and the place of the fault.
     """
     path = Path(path)
-    if not path.is_file():  # a pipe or a device could block, or never end
-        raise TraceError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}")
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = _members(archive, max_bytes)
-            header = _header(_array(archive, members, "header"))
-            return SpeculationTrace(**{name: _array(archive, members, name) for name in members if name != "header"},
-                                    header=header)  # fmt: skip
-    except zipfile.BadZipFile as error:
-        raise TraceError(f"{path}: not a whole NPZ file ({error}); allowed: a file of traces.record") from None
-    except (OSError, NotImplementedError, RuntimeError) as error:  # the latter two: other compression, encryption
-        raise TraceError(f"{path}: cannot be read ({error})") from None
-    except TraceError as error:
+        arrays = read_arrays(path, DTYPES, OPTIONAL, max_bytes)
+        header = _header(arrays.pop("header"))
+        return SpeculationTrace(**arrays, header=header)
+    except (NpzError, TraceError) as error:
         raise TraceError(f"{path}: {error}") from None
 
 
@@ -147,17 +135,9 @@ def write_speculation_trace(trace: SpeculationTrace, path: str | Path) -> None:
     text = json.dumps(about, sort_keys=True, allow_nan=False).encode()
     if len(text) > MAX_HEADER_BYTES:
         raise TraceError(f"{path}: header: {len(text)} bytes; allowed: at most {MAX_HEADER_BYTES}")
-    content = _packed({"header": np.frombuffer(text, np.uint8), **trace.arrays()})
+    content = pack({"header": np.frombuffer(text, np.uint8), **trace.arrays()})
     try:
-        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with open(handle, "wb") as file:
-                file.write(content)
-            os.chmod(draft, 0o644)  # mkstemp's files are private; a written trace is an ordinary file
-            os.replace(draft, path)
-        except BaseException:
-            os.unlink(draft)
-            raise
+        write_whole(path, content)
     except OSError as error:
         raise TraceError(f"{path}: cannot be written ({error.strerror})") from None
 
@@ -192,6 +172,25 @@ def sample_path(name: str) -> Path:
     if name not in names:
         raise TraceError(f"no speculation trace {name!r}; allowed: {', '.join(names) or 'none is installed'}")
     return folder / name
+
+
+def replay(trace: SpeculationTrace, request: int, lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """(drafted, accepted) of each round of a request whose rounds draft `lengths` tokens in turn, over and over.
+
+    A round commits accepted + 1 tokens. Nothing is drafted beyond the end of the output or beyond K.
+
+    Raises:
+        TraceError: no lengths, or one that is not 0 … K.
+    """
+    if not lengths or not all(0 <= length <= trace.draft_tokens for length in lengths):
+        raise TraceError(f"lengths {list(lengths)}; allowed: at least one, each 0 to {trace.draft_tokens}")
+    runs = trace.accepted_run[trace.positions(request)].tolist()
+    position = turn = 0
+    while position < len(runs):
+        drafted = min(lengths[turn % len(lengths)], len(runs) - position)
+        accepted = min(drafted, runs[position])
+        yield drafted, accepted
+        position, turn = position + accepted + 1, turn + 1
 
 
 def _as_type(name: str, array: Any) -> np.ndarray:
@@ -281,57 +280,6 @@ def _place(offsets: np.ndarray, n: int) -> str:
     return f"request {request}, position {n - int(offsets[request])}"
 
 
-def _members(archive: zipfile.ZipFile, max_bytes: int) -> dict[str, zipfile.ZipInfo]:
-    """The arrays of the file by name: each known, none twice or missing, and not too large when unpacked."""
-    found: dict[str, zipfile.ZipInfo] = {}
-    for info in archive.infolist():
-        name = info.filename.removesuffix(".npy")
-        if name not in DTYPES or name in found or not info.filename.endswith(".npy"):
-            raise TraceError(f"array {info.filename[:60]!r}: unknown or twice; allowed: {', '.join(DTYPES)}")
-        found[name] = info
-    if missing := [name for name in DTYPES if name not in found and name != OPTIONAL]:
-        raise TraceError(f"array {missing[0]!r} is missing; allowed: {', '.join(DTYPES)}")
-    total = sum(info.file_size for info in found.values())
-    if total > max_bytes:
-        raise TraceError(f"arrays of {total} bytes; allowed: at most {max_bytes} (argument max_bytes)")
-    return found
-
-
-def _array(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], name: str) -> np.ndarray:
-    """One array, once its NPY header says what the directory of the file says."""
-    info, wanted = members[name], np.dtype(DTYPES[name])
-    try:
-        with archive.open(info) as file:
-            shape, dtype = _npy_header(file)
-            if dtype != wanted:
-                raise TraceError(f"{name}: type {dtype}; allowed: {wanted}")
-            size = math.prod(shape) * wanted.itemsize
-            if size > info.file_size or min(shape, default=1) < 0:  # before memory is taken
-                raise TraceError(f"{name}: shape {shape} needs {size} bytes, the file has {info.file_size}")
-            content = file.read(size + 1)  # one more: the last read checks the sum over all bytes
-    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
-        raise TraceError(f"{name}: damaged or cut off ({error})") from None
-    if len(content) != size:
-        raise TraceError(f"{name}: {len(content)} bytes of data; allowed: {size} for shape {shape}")
-    return np.frombuffer(content, wanted).reshape(shape)
-
-
-def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type of an NPY array in C order."""
-    try:
-        version = np.lib.format.read_magic(file)
-        if version != (1, 0):
-            raise TraceError(f"NPY version {version}; allowed: (1, 0)")
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    except TraceError:
-        raise
-    except ValueError as error:
-        raise TraceError(f"no NPY array ({' '.join(str(error).split())[:100]})") from None
-    if fortran and len(shape) > 1:
-        raise TraceError("array in Fortran order; allowed: C order")
-    return shape, dtype
-
-
 def _header(raw: np.ndarray) -> dict[str, Any]:
     """The JSON object of the header, of this format and version."""
     if raw.ndim != 1 or raw.size > MAX_HEADER_BYTES:
@@ -345,35 +293,3 @@ def _header(raw: np.ndarray) -> dict[str, Any]:
     if header.get("version") != VERSION:
         raise TraceError(f"header: version {header.get('version')!r}; allowed: {VERSION}")
     return header
-
-
-def _packed(arrays: dict[str, np.ndarray]) -> bytes:
-    """The NPZ file; entries carry ZIP's earliest date, so that equal arrays give equal bytes."""
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for name, array in arrays.items():
-            entry = io.BytesIO()
-            np.lib.format.write_array(entry, array, version=(1, 0), allow_pickle=False)
-            info = zipfile.ZipInfo(f"{name}.npy")
-            info.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(info, entry.getvalue())
-    return content.getvalue()
-
-
-def replay(trace: SpeculationTrace, request: int, lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """(drafted, accepted) of each round of a request whose rounds draft `lengths` tokens in turn, over and over.
-
-    A round commits accepted + 1 tokens. Nothing is drafted beyond the end of the output or beyond K.
-
-    Raises:
-        TraceError: no lengths, or one that is not 0 … K.
-    """
-    if not lengths or not all(0 <= length <= trace.draft_tokens for length in lengths):
-        raise TraceError(f"lengths {list(lengths)}; allowed: at least one, each 0 to {trace.draft_tokens}")
-    runs = trace.accepted_run[trace.positions(request)].tolist()
-    position = turn = 0
-    while position < len(runs):
-        drafted = min(lengths[turn % len(lengths)], len(runs) - position)
-        accepted = min(drafted, runs[position])
-        yield drafted, accepted
-        position, turn = position + accepted + 1, turn + 1

@@ -95,7 +95,9 @@ class Task:
 
     def extras(self) -> dict[str, np.ndarray]:
         """Other (n,) information."""
-        columns = {name: self.outcomes[:, k].astype(kind) for name, (k, kind) in self.columns.items()}
+        columns: dict[str, np.ndarray] = {
+            name: self.outcomes[:, k].astype(kind) for name, (k, kind) in self.columns.items()
+        }
         return {"device": self.device.copy(), **columns}
 
     def extras_of_first(self) -> dict[str, int | float]:
