@@ -119,9 +119,9 @@ def listing() -> str:
 
 
 def did_you_mean(given: str, allowed: list[str]) -> str:
-    """The nearest valid choice, or all of them."""
+    """The nearest valid choice, if any is near, and all of them."""
     near = difflib.get_close_matches(given, allowed, n=1)
-    return f"did you mean '{near[0]}'?" if near else f"allowed: {', '.join(allowed)}"
+    return (f"did you mean '{near[0]}'? " if near else "") + f"allowed: {', '.join(allowed)}"
 
 
 def numbers(name: str, text: str, rule: Rule) -> tuple[float, ...]:
@@ -150,7 +150,7 @@ def find_rule(text: str, rules: dict[str, Rule], kind: str) -> tuple[Rule, tuple
     name, _, rest = text.partition(":")
     if name not in rules:
         raise ControllerError(
-            f"unknown {kind} controller '{name}'; {did_you_mean(name, [*rules, *ALIASES, 'centralized'])}"
+            f"unknown {kind} controller '{name}'; {did_you_mean(name, list(dict.fromkeys([*rules, *ALIASES, 'centralized'])))}"
         )
     return rules[name], numbers(text, rest, rules[name])
 
