@@ -32,7 +32,6 @@ from wisp_gym.engine.state import (
 
 SENT, DECIDE = 0, 1
 EXTERNAL_TOKEN, EXTERNAL_LENGTH = 1, 2
-EVERY_DEVICE = -2
 FOREVER_S = 1e18
 BINS_PER_LOG = LATENCY_BINS / math.log(LATENCY_HIGH_S / LATENCY_LOW_S)
 
@@ -174,7 +173,7 @@ def send(c, d, i, totals, server, log, payload_bytes):
 @jit
 def decided_outside(c, i):
     """Which decisions of device i are taken outside (0: none)."""
-    return c.external_speculation if (c.external_device == i or c.external_device == EVERY_DEVICE) else 0
+    return c.external_speculation if c.external_device == i else 0
 
 
 @jit

@@ -54,7 +54,7 @@ DEVICE = np.dtype(
         ("outages_per_s", F), ("outage_s", F), ("uplink_bytes_per_s", F), ("downlink_bytes_per_s", F), ("idle_after_s", F), ("wake_s", F),
         ("grace_s", F), ("ttft_s", F), ("clock_from_arrival", I), ("class_id", I), ("slo_id", I),
         # the request being served
-        ("request", I), ("arrival_s", F), ("next_arrival_s", F),
+        ("request", I), ("arrival_s", F),
         ("first_token_s", F), ("counted", I), ("messages", I),
         # walk along the target's output: position, drift, what became of the last token
         ("acceptance_key", U), ("evidence_key", U), ("off_path_key", U), ("views_key", U), ("drift_key", U), ("network_key", U), ("loss_key", U),
@@ -100,8 +100,8 @@ TOTALS = np.dtype(
         # below: inside the window of measurement only
         ("rounds", I), ("window_drafted", I), ("window_accepted", I), ("tokens", I), ("tokens_on_time", I),
         ("wasted_s", F), ("wasted_with_rejected_s", F), ("draft_s", F), ("interference_s", F), ("verified_requests", I), ("verify_s", F),
-        ("busy_s", F), ("batches", I), ("batched_requests", I), ("recomputed_tokens", I), ("evictions", I), ("messages", I), ("lost_messages", I),
-        ("round_latency_s", F), ("ttft_s", F), ("ttft_n", I), ("edge_j", F),
+        ("busy_s", F), ("batches", I), ("batched_requests", I), ("recomputed_tokens", I), ("evictions", I), ("messages", I),
+        ("round_latency_s", F), ("ttft_s", F), ("ttft_n", I),
         ("kv_peak_tokens", I), ("events", I), ("decisions", I),
     ],
     align=True,
@@ -115,7 +115,6 @@ SLO_TOTALS = np.dtype(
         ("attained_tokens", I),
         ("tokens", I),
         ("tokens_on_time", I),
-        ("devices", I),
     ]
 )
 

@@ -68,7 +68,7 @@ class Worlds:
         self.control(index, controller)
 
     def control(self, index: int, controller: Controller) -> None:
-        """Put a controller in charge of world `index`."""
+        """Put a controller in charge of world `index`. All worlds share one learned policy: the last that was given."""
         c = self.arrays.config[index, 0]
         c["speculation"], c["batching"] = controller.speculation, controller.batching
         c["uses_predictor"], c["sees_statistics"] = controller.uses_predictor, controller.sees_statistics
