@@ -14,7 +14,7 @@ import math
 import os
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,14 +131,20 @@ def capacity(
             seen[n] = float(np.nanmean([m.slo_attainment for m in worlds(scenario, controller, seeds, n)]))
         return seen[n]
 
-    low, high = bracket(attained, target, guess)
-    while high - low > max(1, round(0.01 * low)):
-        middle = (low + high) // 2
-        low, high = (middle, high) if attained(middle) >= target else (low, middle)
+    low = largest(attained, target, guess, tolerance=0.01)
     return low, seen.get(low, math.nan)
 
 
-def bracket(attained, target: float, guess: int) -> tuple[int, int]:  # type: ignore[no-untyped-def]
+def largest(attained: Callable[[int], float], target: float, guess: int, tolerance: float = 0.0) -> int:
+    """Largest number of devices that reaches the target, to a relative tolerance, searched from a guess."""
+    low, high = bracket(attained, target, guess)
+    while high - low > max(1, round(tolerance * low)):
+        middle = (low + high) // 2
+        low, high = (middle, high) if attained(middle) >= target else (low, middle)
+    return low
+
+
+def bracket(attained: Callable[[int], float], target: float, guess: int) -> tuple[int, int]:
     """A number of devices that reaches the target (0: none does) and a larger one that misses it, near a guess."""
     if attained(guess) >= target:
         low, high = guess, math.ceil(guess * 1.3)

@@ -19,7 +19,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +77,13 @@ class Curve:
             self.attained[n_devices] = np.array([o.metrics["slo_attainment"] for o in outcomes], dtype=np.float64)
             self.goodput_tokens_per_s[n_devices] = mean(goodput(outcomes))
         return float(mean_attainment(self.attained[n_devices]))
+
+
+class Attained(Protocol):
+    """What an interval is computed from: the seeds, and N → (seeds,) attainment of each world."""
+
+    seeds: Sequence[int]
+    attained: dict[int, NDArray[np.float64]]
 
 
 def mean_attainment(attained: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -140,7 +147,7 @@ def crossings(devices: NDArray[np.float64], means: NDArray[np.float64], target: 
     return np.where(reached.any(axis=1), found, 0.0)
 
 
-def capacity_interval(curve: Curve, target: float, found: int) -> tuple[int | None, int | None]:
+def capacity_interval(curve: Attained, target: float, found: int) -> tuple[int | None, int | None]:
     """95 % interval of the capacity over seeds; None for fewer than two seeds."""
     if len(curve.seeds) < 2:
         return None, None

@@ -27,19 +27,19 @@ from agents import published
 from agents.calibration import (
     GOODPUT_SLO,
     TARGETS,
-    bracket,
     controllers,
+    largest,
     read,
     served_goodput,
     show,
     study_scenario,
     values,
 )
-from agents.capacity import crossings, mean_attainment
+from agents.capacity import capacity_interval, mean_attainment
 from agents.command_line import InputError, Parser, output_file, run, whole, write_bytes, write_rows
 from agents.reproduce_plot import draw
 from agents.run_folder import describe_run, new_folder
-from agents.tables import CONFIDENCE, aligned, bootstrap_interval, resampled
+from agents.tables import aligned, bootstrap_interval
 from estimators.cli import write_text
 from wisp_gym.controllers.catalogue import Controller, did_you_mean, resolve
 from wisp_gym.scenario import Scenario, with_slo
@@ -75,25 +75,14 @@ class Curve:
 
     def capacity(self, target: float, guess: int) -> int:
         """Largest number of devices that reaches the target."""
-        low, high = bracket(self, target, guess)
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self(middle) >= target else (low, middle)
-        return low
+        return largest(self, target, guess)
 
     def interval(self, target: float, found: int) -> tuple[int, int]:
         """95 % interval of the capacity over seeds."""
-        for share in (
-            0.7,
-            0.85,
-        ):  # points below, so that a resampled curve that misses the target at `found` has some to reach it
+        for share in (0.7, 0.85):  # where a resampled curve that misses the target at `found` can still reach it
             self(max(1, int(share * found)))
-        devices = sorted(self.attained)
-        samples = resampled(len(self.seeds))
-        means = np.stack([mean_attainment(self.attained[n][samples]) for n in devices], axis=1)
-        found_each = crossings(np.array(devices, dtype=np.float64), means, target)
-        low, high = np.quantile(found_each, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="inverted_cdf")
-        return min(int(low), found), max(int(high), found)
+        low, high = capacity_interval(self, target, found)
+        return low or 0, found if high is None else high  # None only for a single seed, which `parse` refuses
 
 
 def row(table: str, target: str, system: str, known: float | None, measured: float | None, low: float | None = None,
