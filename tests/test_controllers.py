@@ -290,9 +290,11 @@ def test_no_text_breaks_the_reading_of_names(text: str) -> None:
 def test_the_listing_names_every_rule() -> None:
     words = listing().split()
     for name, rule in (*SPECULATION.items(), *BATCHING.items()):
-        assert name + (":" + ",".join(rule.parameters) if rule.parameters else "") in words
+        assert name + (":" if rule.settings else "") + ",".join(setting.name for setting in rule.settings) in words
         assert rule.meaning in listing()
-        assert len(rule.parameters) == len(rule.defaults) == len(rule.low) == len(rule.high)
+        for setting in rule.settings:
+            assert math.isnan(setting.default) or setting.low <= setting.default <= setting.high
+            assert setting.tune is None or setting.low <= setting.tune[0] < setting.tune[1] <= setting.high
     assert set(ALIASES) < set(words)
 
 

@@ -30,36 +30,58 @@ class ControllerError(ValueError):
 
 
 @dataclass(frozen=True)
+class Setting:
+    """One number of a rule, given after the colon.
+
+    Attributes:
+        name: how messages and listings call it.
+        default: the published value where there is one.
+        low, high: what is allowed.
+        tune: range that a comparison searches, (low, high); None keeps the default.
+        log: search its logarithm. whole: only whole numbers make sense.
+    """
+
+    name: str
+    default: float
+    low: float
+    high: float
+    tune: tuple[float, float] | None = None
+    log: bool = False
+    whole: bool = False
+
+
+@dataclass(frozen=True)
 class Rule:
-    """A named rule and its parameters."""
+    """A named rule and its settings."""
 
     kind: int
     meaning: str
-    parameters: tuple[str, ...] = ()
-    defaults: tuple[float, ...] = ()
-    low: tuple[float, ...] = ()
-    high: tuple[float, ...] = ()
+    settings: tuple[Setting, ...] = ()
     uses_predictor: bool = False
     sees_statistics: bool = False
+    sees_observation: bool = False
 
+
+K_MAX = Setting("k_max", math.inf, 0, math.inf, whole=True)
 
 SPECULATION = {
-    "fixed": Rule(speculation_rules.FIXED, "draft k tokens in every round (SLED as WISP describes it)", ("k",), (4,), (0,), (32,)),
+    "fixed": Rule(
+        speculation_rules.FIXED, "draft k tokens in every round (SLED as WISP describes it)",
+        (Setting("k", 4, 0, 32, tune=(0, 12), whole=True),),
+    ),
     "confidence": Rule(
         speculation_rules.CONFIDENCE_RULE, "SLED's device rule: continue while the last token's confidence is at least c",
-        ("c", "k_max"), (0.6, math.inf), (0, 0), (1, math.inf), sees_statistics=True,
+        (Setting("c", 0.6, 0, 1, tune=(0, 0.99)), K_MAX), sees_statistics=True,
     ),
     "wisp": Rule(
         speculation_rules.WISP, "WISP: stop when the predictor takes the last token for rejected (acceptance below p; "
-        "default: WISP's published operating point)", ("p", "k_max"), (math.nan, math.inf), (0, 0), (1, math.inf), uses_predictor=True,
+        "default: WISP's published operating point)", (Setting("p", math.nan, 0, 1, tune=(0.02, 0.95)), K_MAX), uses_predictor=True,
     ),
     "survival": Rule(
         speculation_rules.SURVIVAL_RULE, "SpecDec++: stop when the predicted probability that a token is rejected exceeds h",
-        ("h", "k_max", "k_min"), (0.7, math.inf, 0), (0, 0, 0), (1, math.inf, 32), uses_predictor=True,
+        (Setting("h", 0.7, 0, 1, tune=(0.3, 0.95)), K_MAX, Setting("k_min", 0, 0, 32, whole=True)), uses_predictor=True,
     ),
-    "random": Rule(
-        speculation_rules.RANDOM, "after each token, continue with probability p", ("p",), (0.5,), (0,), (1,)
-    ),
+    "random": Rule(speculation_rules.RANDOM, "after each token, continue with probability p", (Setting("p", 0.5, 0, 1),)),
     "perfect": Rule(speculation_rules.PERFECT, "bound: learns a token's fate when it has been drafted"),
     "oracle": Rule(speculation_rules.ORACLE, "bound: knows a token's fate before drafting it"),
 }  # fmt: skip
@@ -67,22 +89,28 @@ SPECULATION = {
 BATCHING = {
     "fcfs": Rule(batching_rules.FCFS, "take everything that waits, in order of arrival"),
     "static": Rule(
-        batching_rules.STATIC, "batches of n, or fewer after a timeout", ("n", "timeout_s"), (4, 0.1), (1, 0), (4096, 1e6)
+        batching_rules.STATIC, "batches of n, or fewer after a timeout",
+        (Setting("n", 4, 1, 4096, tune=(1, 32), log=True, whole=True), Setting("timeout_s", 0.1, 0, 1e6, tune=(0.005, 0.5), log=True)),
     ),
     "edf": Rule(batching_rules.EDF, "earliest deadline first"),
     "wisp": Rule(
         batching_rules.WISP, "WISP: urgent requests by deadline, then goodput density, with memory and deadline checks "
         "(margin on predictions; urgent within `window` mean batches of the latest start)",
-        ("margin", "window"), (0.05, 1.0), (0, 0), (10, 1000),
+        (Setting("margin", 0.05, 0, 10, tune=(0, 0.5)), Setting("window", 1.0, 0, 1000, tune=(0, 8))),
     ),
 }  # fmt: skip
+
+CENTRALIZED = Rule(
+    batching_rules.CONTINUOUS, "continuous batching on the server alone, at most n sequences (0: no limit)",
+    # 16: reading of WISP's published capacities, not WISP's word (docs/model.md)
+    (Setting("n", 16, 0, 1e6, tune=(4, 256), log=True, whole=True),),
+)  # fmt: skip
 
 ALIASES = {
     "wisp": "wisp+wisp",
     "sled": "fixed:8+static:4,0.1",
     "sled-confidence": "confidence:0.6+static:4,0.1",
 }
-CENTRALIZED_DEFAULT_SEQUENCES = 16  # reading of WISP's published capacities, not WISP's word: see docs/model.md
 
 
 @dataclass(frozen=True)
@@ -107,7 +135,7 @@ def listing() -> str:
     for title, rules in (("speculation", SPECULATION), ("batching", BATCHING)):
         lines.append(f"{title}:")
         for name, rule in rules.items():
-            shown = name + (":" + ",".join(rule.parameters) if rule.parameters else "")
+            shown = name + (":" if rule.settings else "") + ",".join(setting.name for setting in rule.settings)
             lines.append(f"  {shown:<24} {rule.meaning}")
     lines.append("whole systems:")
     lines += [f"  {name:<24} {meaning}" for name, meaning in ALIASES.items()]
@@ -126,23 +154,28 @@ def did_you_mean(given: str, allowed: list[str]) -> str:
 
 def numbers(name: str, text: str, rule: Rule) -> tuple[float, ...]:
     """Parameters after the colon, checked; missing ones take their defaults."""
-    values = list(rule.defaults)
     parts = text.split(",") if text else []
-    if len(parts) > len(rule.parameters):
+    if len(parts) > len(rule.settings):
+        allowed = ", ".join(setting.name for setting in rule.settings)
         raise ControllerError(
-            f"controller '{name}': given {len(parts)} parameters, allowed at most {len(rule.parameters)} ({', '.join(rule.parameters)})"
+            f"controller '{name}': given {len(parts)} parameters, allowed at most {len(rule.settings)} ({allowed})"
         )
-    for index, part in enumerate(parts):
-        label, low, high = rule.parameters[index], rule.low[index], rule.high[index]
-        try:
-            values[index] = float(part)
-        except ValueError:
-            raise ControllerError(
-                f"controller '{name}': {label} given '{part}', allowed is a number from {low:g} to {high:g}"
-            ) from None
-        if not low <= values[index] <= high:
-            raise ControllerError(f"controller '{name}': {label} given {part}, allowed is {low:g} to {high:g}")
-    return tuple(values)
+    given = [number(name, part, setting) for part, setting in zip(parts, rule.settings, strict=False)]
+    return (*given, *(setting.default for setting in rule.settings[len(parts) :]))
+
+
+def number(name: str, part: str, setting: Setting) -> float:
+    """One parameter, checked."""
+    allowed = f"{setting.low:g} to {setting.high:g}"
+    try:
+        value = float(part)
+    except ValueError:
+        raise ControllerError(
+            f"controller '{name}': {setting.name} given '{part}', allowed is a number from {allowed}"
+        ) from None
+    if not setting.low <= value <= setting.high:
+        raise ControllerError(f"controller '{name}': {setting.name} given {part}, allowed is {allowed}")
+    return value
 
 
 def find_rule(text: str, rules: dict[str, Rule], kind: str) -> tuple[Rule, tuple[float, ...]]:
@@ -167,8 +200,8 @@ def published_threshold(scenario: Scenario) -> float:
 
 def centralized(name: str, text: str) -> Controller:
     """Continuous batching on the server alone."""
-    rule = Rule(batching_rules.CONTINUOUS, "", ("n",), (CENTRALIZED_DEFAULT_SEQUENCES,), (0,), (1e6,))
-    return Controller(name, speculation_rules.FIXED, (0.0,), rule.kind, numbers(name, text, rule), centralized=True)
+    parameters = numbers(name, text, CENTRALIZED)
+    return Controller(name, speculation_rules.FIXED, (0.0,), CENTRALIZED.kind, parameters, centralized=True)
 
 
 def is_file(text: str) -> bool:
@@ -228,4 +261,5 @@ def resolve(name: str, scenario: Scenario, load: Callable[[str], Policy] = load_
         batch_parameters,
         uses_predictor=rule.uses_predictor,
         sees_statistics=rule.sees_statistics,
+        sees_observation=rule.sees_observation,
     )
