@@ -19,7 +19,7 @@ SPECULATIONS = (
     "survival:0.7,8,2", "perfect", "oracle",
 )  # fmt: skip
 BATCHINGS = ("fcfs", "static:2,0.15", "static:3,0.02", "edf", "wisp", "wisp:0.2,0.5")
-CENTRALIZED = ("centralized", "centralized:0", "centralized:2")
+CENTRALIZED = ("centralized:0", "centralized:0,2", "centralized:3", "centralized:3,5")
 
 # Every position is accepted with the same probability.
 CONSTANT_ACCEPTANCE = {

@@ -66,6 +66,8 @@ def priority(kind, parameters, now_s, mean_batch_s, f):
     if kind == EDF:
         return f[DEADLINE_S]
     if kind == CONTINUOUS:
+        if parameters[0] > 0.0:
+            return 0.0  # in turn: the queue is in the order in which sequences became ready
         return f[ARRIVED_S] if f[RUNNING] == 0.0 else f[ARRIVED_S] - 1e9
     if kind == WISP:
         margin, window = parameters[0], parameters[1]
@@ -82,7 +84,9 @@ def admits(kind, parameters, now_s, f, n_batch, n_running, predicted_s, earliest
     if kind == STATIC:
         return n_batch < parameters[0]
     if kind == CONTINUOUS:
-        return f[RUNNING] != 0.0 or parameters[0] <= 0.0 or n_running < parameters[0]
+        if 0.0 < parameters[0] <= n_batch:
+            return False
+        return f[RUNNING] != 0.0 or parameters[1] <= 0.0 or n_running < parameters[1]
     if kind == WISP and n_batch > 0:
         end_s = now_s + predicted_s * (1.0 + parameters[0])
         due_s = min(earliest_deadline_s, binding_deadline_s(now_s, f, parameters[0]))

@@ -101,9 +101,9 @@ BATCHING = {
 }  # fmt: skip
 
 CENTRALIZED = Rule(
-    batching_rules.CONTINUOUS, "continuous batching on the server alone, at most n sequences (0: no limit)",
-    # 16: reading of WISP's published capacities, not WISP's word (docs/model.md)
-    (Setting("n", 16, 0, 1e6, tune=(4, 256), log=True, whole=True),),
+    batching_rules.CONTINUOUS, "continuous batching on the server alone: at most b sequences a step, in turn, and n admitted (0: no limit)",
+    # 16 in a step: a reading of WISP's published capacities, not WISP's word (docs/calibration.md)
+    (Setting("b", 16, 0, 1e6, tune=(4, 256), log=True, whole=True), Setting("n", 0, 0, 1e6, tune=(4, 256), log=True, whole=True)),
 )  # fmt: skip
 
 ALIASES = {
@@ -129,19 +129,21 @@ class Controller:
     policy: np.ndarray = field(default_factory=lambda: NO_POLICY, compare=False)
 
 
+def shown(name: str, rule: Rule) -> str:
+    """A rule's name with those of its settings."""
+    return name + (":" if rule.settings else "") + ",".join(setting.name for setting in rule.settings)
+
+
 def listing() -> str:
     """Table of all rules for `--help`."""
     lines = []
     for title, rules in (("speculation", SPECULATION), ("batching", BATCHING)):
         lines.append(f"{title}:")
         for name, rule in rules.items():
-            shown = name + (":" if rule.settings else "") + ",".join(setting.name for setting in rule.settings)
-            lines.append(f"  {shown:<24} {rule.meaning}")
+            lines.append(f"  {shown(name, rule):<24} {rule.meaning}")
     lines.append("whole systems:")
     lines += [f"  {name:<24} {meaning}" for name, meaning in ALIASES.items()]
-    lines.append(
-        "  centralized:n            continuous batching on the server alone, at most n sequences (default 16, 0: no limit)"
-    )
+    lines.append(f"  {shown('centralized', CENTRALIZED):<24} {CENTRALIZED.meaning}")
     lines.append("  FILE[+batching]          a saved policy: policy.json or its run folder (default +wisp)")
     return "\n".join(lines)
 
