@@ -226,7 +226,9 @@ def test_limits_of_the_other_batches() -> None:
     # 0: no limit
     assert admitted(b.CONTINUOUS, request(), n_batch=9, predicted_s=1.0, n_running=999, parameters=(0, 0))
     assert not admitted(b.CONTINUOUS, request(running=1.0), n_batch=16, predicted_s=1.0, parameters=(16, 0))
-    assert b.priority(b.CONTINUOUS, (16.0, 0.0), 0.0, 0.05, request(arrived_s=7.0)) == 0.0  # in turn: as they stand in the queue
+    assert (
+        b.priority(b.CONTINUOUS, (16.0, 0.0), 0.0, 0.05, request(arrived_s=7.0)) == 0.0
+    )  # in turn: as they stand in the queue
 
 
 # --- names -----------------------------------------------------------------------------------------------------------
