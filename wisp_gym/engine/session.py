@@ -9,7 +9,7 @@ from wisp_gym.controllers.speculation import ORACLE, POLICY_LENGTH, RANDOM, cont
 from wisp_gym.engine import draws
 from wisp_gym.engine.drafting import cool, heat_up, seconds_per_token
 from wisp_gym.engine.draws import clipped_lognormal, exponential, stream_key, uniform
-from wisp_gym.engine.jit import jit
+from wisp_gym.engine.jit import jit, jit_inline
 from wisp_gym.engine.link import DRAFT_TOKEN_BYTES, TOKEN_BYTES, transfer_s
 from wisp_gym.engine.observation import observe_all, observe_progress, observe_round, observe_statistics, observe_token
 from wisp_gym.engine.slo import on_time_tokens, token_deadline_s
@@ -202,8 +202,8 @@ def choose_length(c, d, policy, o):
 
 
 @jit
-def wants_more(c, d, i, parameters, policy, source, o):
-    """Decision of the controller inside the engine."""
+def wants_more(c, d, i, parameters, policy, o, next_fate):
+    """Decision of the controller inside the engine; the oracle is told the next token's fate."""
     if c.speculation == POLICY_LENGTH:
         return choose_length(c, d, policy, o)
     observe_token(c, d, o)
@@ -211,9 +211,6 @@ def wants_more(c, d, i, parameters, policy, source, o):
         observe_progress(c, d, o)
     if c.sees_statistics:
         observe_statistics(c, d, o)
-    next_fate = 0
-    if c.speculation == ORACLE:
-        next_fate = fate_here(c, d, source) if d.on_path else 0
     chance = 0.5
     if c.speculation == RANDOM:
         key = stream_key(c.seed, draws.CONTROLLER, i, d.request)
@@ -221,7 +218,7 @@ def wants_more(c, d, i, parameters, policy, source, o):
     return continue_drafting(c.speculation, parameters, policy, c.max_draft_tokens, o, d.fate, next_fate, chance)
 
 
-@jit
+@jit_inline
 def draft_one(c, d, source):
     """Draft one token; the clock moves on."""
     if d.drafted == 0:
@@ -242,7 +239,8 @@ def draft_round(c, d, i, totals, parameters, policy, source, o):
             more = 1 if d.drafted < d.target_tokens else 0
         else:
             totals.decisions += 1
-            more = wants_more(c, d, i, parameters, policy, source, o)
+            next_fate = fate_here(c, d, source) if c.speculation == ORACLE and d.on_path else 0
+            more = wants_more(c, d, i, parameters, policy, o, next_fate)
         if more == 0:
             return SENT
         draft_one(c, d, source)

@@ -13,7 +13,7 @@ import numpy as np
 from wisp_gym.controllers.mlp import logits
 from wisp_gym.engine import acceptance, draws, recorded
 from wisp_gym.engine.draws import stream_key
-from wisp_gym.engine.jit import jit, jit_allocating
+from wisp_gym.engine.jit import jit, jit_allocating, jit_inline
 
 
 @jit
@@ -25,7 +25,7 @@ def begin_walk(c, d, i, source):
         acceptance.begin_walk(c, d, stream_key(c.seed, draws.REQUEST_EFFECT, i, d.request))
 
 
-@jit
+@jit_inline
 def fate_here(c, d, source):
     """Whether the next token drafted from the true prefix is accepted (1) or not (0)."""
     return recorded.fate_here(d, source) if c.recorded else acceptance.fate_here(d)
@@ -77,7 +77,7 @@ def predicted_acceptance(predictor, statistics):
     return 1.0 / (1.0 + math.exp(-float(out[0])))
 
 
-@jit
+@jit_inline
 def draft_token(c, d, source):
     """Draft one more token: its fate given all before it, what is seen of it, its predicted acceptance."""
     if c.recorded:
