@@ -64,7 +64,9 @@ def start_request(w, i, request, arrival_s, earliest_s):
     if arrival_s >= FOREVER_S:
         return
     start_s = max(arrival_s, earliest_s)
-    reach_s = begin_request(c, d, i, request, arrival_s, start_s, w.totals[0], w.slo_totals, w.trace, w.source, s, w.log)
+    reach_s = begin_request(
+        c, d, i, request, arrival_s, start_s, w.totals[0], w.slo_totals, w.trace, w.source, s, w.log
+    )
     push(w.event_s, w.event_device, s.n_events, reach_s, i)
     s.n_events += 1
 
