@@ -119,12 +119,17 @@ def load_predictor(name: str | Path) -> Predictor:
     return made
 
 
+def shipped() -> dict[str, Path]:
+    """Predictors that come with wisp-gym by file name, sorted."""
+    return {path.name: path for path in sorted(SHIPPED.glob("*.json"))}
+
+
 def find(name: str | Path) -> Path:
-    """The file of this path, or else the shipped predictor of this bare name."""
-    path = Path(name)
-    if path.is_file() or path.name != str(name):
-        return path
-    if not (SHIPPED / path).is_file():
-        shipped = ", ".join(sorted(file.name for file in SHIPPED.glob("*.json"))) or "none"
-        raise PredictorError(f"{path}: no such file; allowed: a predictor file, or one that is shipped ({shipped})")
-    return SHIPPED / path
+    """The shipped predictor of this bare name, or else the file of this path; `./NAME` is always a file."""
+    path, known = Path(name), shipped()
+    if str(name) in known:
+        return known[str(name)]
+    if path.name == str(name) and not path.is_file():
+        names = ", ".join(known) or "none yet"
+        raise PredictorError(f"{name}: no such file; allowed: a predictor file, or one that is shipped ({names})")
+    return path
