@@ -11,7 +11,7 @@ Survival by position fixes how much acceptance differs in all; correlation along
 slow, and the first position against the later ones how much harder the token after a rejection is.
 
     python -m estimators.acceptance --pair qwen3-0.6b--qwen3-32b
-    python -m estimators.acceptance --trace traces/python-10m-1m.npz
+    python -m estimators.acceptance --trace python-10m-1m.npz
 """
 
 from __future__ import annotations

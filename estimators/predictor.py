@@ -1,6 +1,6 @@
 """Train WISP's rejection predictor on recorded traces, score it on held-out prompts, and export it.
 
-    python -m estimators.predictor traces/python-10m-1m.npz --out predictor.json --onnx predictor.onnx
+    python -m estimators.predictor python-10m-1m.npz --out predictor.json --onnx predictor.onnx
 
 Prompts are split 60 : 20 : 20. Classifiers are trained on every token up to the first rejected one of each position's
 row; calibration, threshold and scores are of the tokens that a device meets (`estimators.tokens` says why). The
@@ -25,26 +25,13 @@ from estimators.rejection import PUBLISHED_FALSE
 from estimators.rejection_models import MLP, Trained, classifiers, isotonic, layers, log_odds, train
 from estimators.rejection_onnx import graph
 from estimators.rejection_scores import alone, reliability, scores, threshold_at, with_intervals
-from estimators.tokens import Tokens, met, on_path, split
+from estimators.tokens import Tokens, met, on_path, read, split
 from wisp_gym.npz import write_whole
 from wisp_gym.predictor import Predictor, make_predictor, save_predictor
-from wisp_gym.request_trace import TraceError
-from wisp_gym.speculation_trace import SpeculationTrace, concatenate, read_speculation_trace
+from wisp_gym.speculation_trace import SpeculationTrace
 
 PROGRAM = "python -m estimators.predictor"
 FEWEST_PROMPTS = 10  # two of them are scored
-
-
-def read(paths: Sequence[str]) -> SpeculationTrace:
-    """Return all requests of some traces.
-
-    Raises:
-        InputError: a file cannot be read, or the traces differ in temperature or drafted tokens.
-    """
-    try:
-        return concatenate([read_speculation_trace(path) for path in paths])
-    except TraceError as error:
-        raise InputError(str(error)) from None
 
 
 def divide(trace: SpeculationTrace, seed: int) -> tuple[Tokens, Tokens, Tokens]:

@@ -22,12 +22,11 @@ from estimators.cli import InputError, table
 from estimators.process import Process, answers, search_from_all
 from estimators.rejection_models import MLP, classifiers, train
 from estimators.rejection_scores import RESAMPLES, alone, auc
-from estimators.tokens import PERCENT, interval, met, on_path, resampled
+from estimators.tokens import PERCENT, interval, met, on_path, read, resampled
 from wisp_gym.engine.acceptance import VIEW_SHARES
 from wisp_gym.engine.build import separation
 from wisp_gym.predictor import INPUTS
-from wisp_gym.request_trace import TraceError
-from wisp_gym.speculation_trace import SpeculationTrace, read_speculation_trace
+from wisp_gym.speculation_trace import SpeculationTrace
 
 LAGS = range(1, 21)
 SMALLEST_ERROR = 0.005  # of a figure: below it the luck of the simulated answers counts
@@ -166,10 +165,7 @@ def study(path: str, seed: int) -> dict[str, Any]:
     Raises:
         InputError: the trace cannot be read or is too small.
     """
-    try:
-        trace = read_speculation_trace(path)
-    except TraceError as error:
-        raise InputError(str(error)) from None
+    trace = read([path])
     given, lengths = recorded(trace), trace.output_tokens
     if lengths.max() <= LAGS[-1] + trace.draft_tokens or len(trace) < FOLDS:
         raise InputError(f"{path}: answers of at least {LAGS[-1] + trace.draft_tokens + 1} tokens are needed")

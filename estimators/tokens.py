@@ -12,7 +12,7 @@ prompts, never rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import GroupShuffleSplit
 
-from wisp_gym.speculation_trace import SpeculationTrace
+from estimators.cli import InputError
+from wisp_gym.request_trace import TraceError
+from wisp_gym.speculation_trace import SpeculationTrace, concatenate, find, read_speculation_trace
 
 PERCENT = (2.5, 97.5)  # of every interval
 
@@ -46,6 +48,18 @@ class Tokens:
         """The tokens of some prompts."""
         chosen = np.isin(self.prompt, prompts)
         return Tokens(self.statistics[chosen], self.accepted[chosen], self.prompt[chosen])
+
+
+def read(paths: Sequence[str]) -> SpeculationTrace:
+    """Return all requests of some traces, paths or names of shipped ones.
+
+    Raises:
+        InputError: a file cannot be read, or the traces differ in temperature or drafted tokens.
+    """
+    try:
+        return concatenate([read_speculation_trace(find(path)) for path in paths])
+    except TraceError as error:
+        raise InputError(str(error)) from None
 
 
 def on_path(trace: SpeculationTrace) -> Tokens:
