@@ -18,7 +18,7 @@ from typing import Any
 
 from agents.command_line import InputError, Parser, controller_names, output_file, run, write_rows
 from agents.evaluate import EPILOG
-from agents.study_folder import Told, default_folder, opened, policy_digests, read_study, refuse_other, told
+from agents.study_folder import ROWS, Told, default_folder, opened, policy_digests, read_study, refuse_other, told
 from agents.study_run import play
 from agents.study_tables import show
 from agents.suite import Suite, chosen_controllers, described, own_cells, read_suite, restored, suites
@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         text = show(suite, tuned, rows)
         write_settings(folder, tuned)
         write_text(folder / "tables.txt", text + "\n")
-        write_text(folder / "rows.json", json.dumps(rows, allow_nan=False) + "\n")
+        write_text(folder / ROWS, json.dumps(rows, allow_nan=False) + "\n")
     print(f"{text}\n\nin {folder}")
     write_rows(given, rows)
 

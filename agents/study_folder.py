@@ -19,7 +19,7 @@ from agents.suite import file_digests
 from agents.tuning import pieces
 from estimators.cli import InputError, write_text
 
-STUDY, WORLDS = "study.json", "worlds.jsonl"
+STUDY, WORLDS, ROWS = "study.json", "worlds.jsonl", "rows.json"
 FORMAT = 1
 Key = tuple[str, ...]
 Told = dict[str, Any]

@@ -36,7 +36,7 @@ MEASURES = (
 def show(suite: Suite, tuned: dict[str, Tuned], rows: Sequence[Row]) -> str:
     """All tables."""
     results = Results(rows)
-    parts = [title(suite), verdict(results), show_ladder(results)]
+    parts = [title(suite), verdict(results), losses(results), show_ladder(results)]
     for held_out, name in ((False, "training cells"), (True, "held-out cells, settings from the training cells")):
         cells = comparable(results, held_out)
         if cells:
@@ -62,6 +62,17 @@ def verdict(results: Results) -> str:
     counted = sorted(found.items(), key=lambda item: -len(item[1]))
     said = [f"{who} in {len(cells)} ({', '.join(cells)})" for who, cells in counted]
     return f"Most goodput of {len(results.cells)} cells (= where the 95 % interval allows a tie): {'; '.join(said)}."
+
+
+def losses(results: Results) -> str:
+    """Who falls behind tuned WISP where, beyond the interval of the paired difference."""
+    found: dict[str, list[str]] = {}
+    for name in results.cells:
+        for title, row in ladder(results, name).items():
+            if row["difference_high"] is not None and row["difference_high"] < 0.0:
+                found.setdefault(title, []).append(name)
+    said = [f"{who} in {len(cells)} ({', '.join(cells)})" for who, cells in found.items()]
+    return f"Behind tuned WISP, beyond the 95 % interval: {'; '.join(said) or 'nobody'}."
 
 
 def show_ladder(results: Results) -> str:

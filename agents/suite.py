@@ -73,7 +73,7 @@ class CellTable(Part):
 
 @dataclass(frozen=True)
 class SuiteTable(Part):
-    """The top of a suite's file; `horizon`, where given, replaces that of every scenario."""
+    """The top of a suite's file; `horizon`, where given, replaces that of every scenario (overrides come after it)."""
 
     name: Name
     description: str
@@ -217,8 +217,8 @@ def cell_scenario(cell: CellTable, folder: Path, horizon: Horizon | None) -> Sce
     beside = folder / cell.scenario
     scenario = load(beside if beside.is_file() else cell.scenario)
     scenario = with_slo(scenario, cell.slo) if cell.slo else scenario
-    scenario = with_(scenario, **every_member(scenario, cell.overrides))
     scenario = replace(scenario, horizon=horizon) if horizon else scenario
+    scenario = with_(scenario, **every_member(scenario, cell.overrides))
     return replace(scenario, n_devices=cell.devices) if cell.devices else scenario
 
 
