@@ -11,9 +11,9 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from agents.report_tables import columns
-from agents.study_results import LADDER, WISP_TUNED, Results, bounds_of, ladder
+from agents.study_results import LADDER, WISP_TUNED, Choice, Results, bounds_of, ladder
 from agents.study_run import GOODPUT, Row
-from agents.tables import bootstrap_interval
+from agents.tables import bootstrap_interval, mean
 
 COLOURS = {rung.title: f"C{i}" for i, rung in enumerate(LADDER)}
 Ladders = dict[str, dict[str, Row]]  # cell → rung → row
@@ -30,12 +30,12 @@ def figures(results: Results) -> list[tuple[str, str]]:
         ),
         (
             "Left: drafting time beyond the first rejected token. Right: batch time less the time of the request alone. "
-            "Means over the cells.", bars(ladders, ("wasted_drafting_share", "wasted drafting, %", 100.0),
+            "Means over cells and test worlds with 95 % intervals.", bars(results, ("wasted_drafting_share", "wasted drafting, %", 100.0),
                                           ("interference_s", "interference, ms", 1e3)),
         ),
         (
-            "Left: energy of devices and server. Right: price of the server. For 1,000 tokens delivered, means over the "
-            "cells.", bars(ladders, ("joules_per_1k_tokens", "J / 1,000 tokens", 1.0),
+            "Left: energy of devices and server. Right: price of the server. For 1,000 tokens delivered, means over "
+            "cells and test worlds with 95 % intervals.", bars(results, ("joules_per_1k_tokens", "J / 1,000 tokens", 1.0),
                            ("dollars_per_1k_tokens", "$ / 1,000 tokens", 1.0)),
         ),
     ]  # fmt: skip
@@ -117,21 +117,30 @@ def relative_ladder(ladders: Ladders) -> Figure:
     return figure
 
 
-def bars(ladders: Ladders, *shown: tuple[str, str, float]) -> Figure:
-    """Horizontal bars of two measures, a bar a rung: means over the cells in which the rung stands and counts."""
-    titles = list(dict.fromkeys(title for rungs in ladders.values() for title in rungs))
-    figure = Figure(figsize=(11.0, 1.0 + 0.32 * len(titles)), layout="constrained")
+def bars(results: Results, *shown: tuple[str, str, float]) -> Figure:
+    """Horizontal bars of two measures, a bar a rung: means over cells and worlds, with 95 % intervals over worlds."""
+    rungs = [rung for rung in LADDER if any(results.chosen(name, rung) for name in results.cells)]
+    figure = Figure(figsize=(11.0, 1.0 + 0.32 * len(rungs)), layout="constrained")
     for axes, (key, label, factor) in zip(figure.subplots(1, 2, sharey=True), shown, strict=True):
-        for y, title in enumerate(titles):
-            rows = [rungs[title] for rungs in ladders.values() if title in rungs]
-            values = [factor * value for value in columns(rows, key) if value == value]  # NaN differs from itself
+        for y, rung in enumerate(rungs):
+            values = [factor * value for value in over_cells(results, rung, key)]
             if values:
-                axes.barh(y, sum(values) / len(values), color=COLOURS[title])
-        axes.set_yticks(range(len(titles)), titles)
+                axes.barh(y, sum(values) / len(values), color=COLOURS[rung.title], alpha=0.8)
+                low, high = bootstrap_interval(values)
+                if low is not None:
+                    axes.hlines(y, low, high, color="black", linewidth=1.2)
+        axes.set_yticks(range(len(rungs)), [rung.title for rung in rungs])
         axes.set(xlabel=label)
         axes.grid(axis="x", alpha=0.3)
     axes.invert_yaxis()
     return figure
+
+
+def over_cells(results: Results, rung: Choice, key: str) -> list[float]:
+    """One measure of a rung in each world, averaged over the cells in which it stands and was counted."""
+    taken = [own for own in (results.chosen(name, rung) for name in results.cells) if own is not None]
+    worlds = [mean([row[key] for row in rows]) for rows in zip(*taken, strict=True)]
+    return [value for value in worlds if value is not None]
 
 
 def svg(figure: Figure) -> str:

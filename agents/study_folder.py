@@ -21,16 +21,18 @@ from estimators.cli import InputError, write_text
 
 STUDY, WORLDS, ROWS = "study.json", "worlds.jsonl", "rows.json"
 FORMAT = 1
+COMPUTING = ("tuning.py", "bounds.py", "fluid.py")  # modules of this package whose results are stored
 Key = tuple[str, ...]
 Told = dict[str, Any]
 
 
 def code_digest() -> str:
-    """SHA-256 over the library's modules and the search: what the numbers of a world depend on besides the suite."""
-    library = Path(wisp_gym.__file__).parent
+    """SHA-256 over the library, the search and the bounds: what stored numbers depend on besides the suite."""
+    library, here = Path(wisp_gym.__file__).parent, Path(__file__).parent
     digest = hashlib.sha256()
-    for path in [*sorted(library.rglob("*.py")), Path(__file__).with_name("tuning.py")]:
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    for path in [*sorted(library.rglob("*.py")), *(here / name for name in COMPUTING)]:
+        if path.exists():
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 

@@ -133,7 +133,7 @@ def play(suite: Suite, worlds: Worlds) -> tuple[dict[str, Tuned], list[Row]]:
         settings = dict.fromkeys(one.setting for one in entering)
         trained = runner.train([(name, cell) for name in settings for cell in suite.training])
         outcomes = runner.test([(one.setting, one.cell) for one in entering])
-    bounds = {cell.name: cell_bounds(cell.scenario) for cell in suite.cells}
+    bounds = all_bounds(suite, worlds)
     return tuned, [
         identity(one, suite, trained) | {"seed": seed} | bounds[one.cell.name] | outcome
         for one, own in zip(entering, outcomes, strict=True)
@@ -169,9 +169,17 @@ def kind(entrant: Entrant) -> str:
     return "centralized" if controller.centralized else "rule"
 
 
+def all_bounds(suite: Suite, worlds: Worlds) -> dict[str, Row]:
+    """The bounds of every cell, stored as they are found: a linear programme takes seconds."""
+    for cell in tqdm(suite.cells, desc="bounds", unit="cell", disable=None, leave=False):
+        if ("bounds", cell.name) not in worlds.known:
+            worlds.add(("bounds", cell.name), [cell_bounds(cell.scenario)])
+    return {cell.name: worlds.known["bounds", cell.name][0] for cell in suite.cells}
+
+
 def cell_bounds(scenario: Scenario) -> Row:
     """Upper bounds of a scenario's goodput by key, tokens/s; empty without the module `agents.bounds`."""
     if importlib.util.find_spec("agents.bounds") is None:
         return {}
-    found = importlib.import_module("agents.bounds").goodput_bounds(scenario)
-    return {f"bound_{name}_tokens_per_s": value for name, value in found.items()}
+    found = importlib.import_module("agents.bounds").bounds_of(scenario, fairness=0.0)
+    return {f"bound_{name}_tokens_per_s": bound.tokens_per_s for name, bound in found.items()}

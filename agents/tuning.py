@@ -88,7 +88,7 @@ class Family:
         return "+".join(words)
 
     def position(self, controller: str) -> NDArray[np.float64]:
-        """Where a controller of the family stands in the unit cube; NaN for a default that depends on the scenario."""
+        """Where a controller of the family stands in the unit cube; NaN beyond it and for defaults of the scenario's."""
         values = [piece.values[i] for piece in pieces(controller) for i in piece.tuned]
         return np.array([position_of(setting, x) for setting, x in zip(self.settings, values, strict=True)])
 
@@ -101,11 +101,13 @@ def value_at(setting: Setting, x: float) -> float:
 
 
 def position_of(setting: Setting, value: float) -> float:
-    """The share of a setting's range at which a value lies, cut to [0, 1]."""
+    """The share of a setting's range at which a value lies; NaN outside of it, where 0 may mean that there is no limit."""
     low, high = setting.tune or (setting.default, setting.default)
+    if not low <= value <= high:
+        return math.nan
     if setting.log:
-        value, low, high = (math.log(max(number, low)) for number in (value, low, high))
-    return value if math.isnan(value) else min(max((value - low) / (high - low), 0.0), 1.0)
+        value, low, high = (math.log(number) for number in (value, low, high))
+    return (value - low) / (high - low)
 
 
 # --- families --------------------------------------------------------------------------------------------------------

@@ -211,6 +211,7 @@ def test_positions_respect_scale_and_grid() -> None:
     assert sled.spelled(np.array([0.5, 0.6, 0.5])) == "fixed:6+static:8,0.05"  # 32^0.6 = 8, √(0.005·0.5) = 0.05
     assert sled.spelled(np.array([1.0, 1.0, 1.0])) == "fixed:12+static:32,0.5"
     np.testing.assert_allclose(sled.position("fixed:6+static:8,0.05"), [0.5, 0.6, 0.5])
+    assert np.isnan(sled.position("fixed:6+static:64,0.05")[1]), "beyond the range there is no position"
     (held,) = families(["survival:0.5,8+fcfs"])
     assert held.spelled(np.array([0.0])) == "survival:0.3,8+fcfs"
     (wisp,) = families(["wisp+fcfs"])
