@@ -52,7 +52,7 @@ class Piece:
         for i, value in zip(self.tuned, chosen, strict=True):
             values[i] = value
         length = max([self.given, *(i + 1 for i in self.tuned)])
-        return self.name + ":" * (length > 0) + ",".join(f"{value:.{DIGITS}g}" for value in values[:length])
+        return self.name + ":" * (length > 0) + ",".join(map(shown, values[:length]))
 
     @property
     def family(self) -> str:
@@ -91,6 +91,11 @@ class Family:
         """Where a controller of the family stands in the unit cube; NaN beyond it and for defaults of the scenario's."""
         values = [piece.values[i] for piece in pieces(controller) for i in piece.tuned]
         return np.array([position_of(setting, x) for setting, x in zip(self.settings, values, strict=True)])
+
+
+def shown(value: float) -> str:
+    """A value as controllers' names spell it; a plus sign would begin the next rule."""
+    return f"{value:.{DIGITS}g}".replace("e+", "e")
 
 
 def value_at(setting: Setting, x: float) -> float:

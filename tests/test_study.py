@@ -214,6 +214,8 @@ def test_positions_respect_scale_and_grid() -> None:
     assert np.isnan(sled.position("fixed:6+static:64,0.05")[1]), "beyond the range there is no position"
     (held,) = families(["survival:0.5,8+fcfs"])
     assert held.spelled(np.array([0.0])) == "survival:0.3,8+fcfs"
+    (many,) = families(["survival:0.5,20000+fcfs"])
+    assert many.position(many.spelled(np.array([1.0]))) == 1.0, "a large number's exponent has no plus sign"
     (wisp,) = families(["wisp+fcfs"])
     assert np.isnan(wisp.position("wisp+fcfs")).all(), "its published threshold depends on the scenario"
 
