@@ -224,7 +224,7 @@ class Programme:
             return 1.0
         own = np.stack([price[self.of(field)] for field in PRICED], axis=-1)  # (n, PRICED)
         worth = [tokens + self.find_plan(one) for tokens, one in zip(price[self.of("X")], own, strict=True)]
-        return float(min(1.0, *worth))
+        return float(max(min(1.0, *worth), 1e-9))
 
     def refine(self, x: Array, duals: Array) -> None:
         """Add the rows that the solution breaks."""
@@ -247,7 +247,7 @@ class Programme:
         """
         self.cut_weighted(np.ones(self.n), members, roots, f)
         per_device = np.sqrt([group.devices for group in self.groups])
-        for new_tokens in roots.sum() ** 2 / (f * members.sum()) * np.geomspace(0.25, 8.0, 6):
+        for new_tokens in roots.sum() ** 2 / max(f * members.sum(), 1e-12) * np.geomspace(0.25, 8.0, 6):
             a, s = tangent(self.scenario, new_tokens)
             h = np.diag(a * members - spent) + s / f * np.outer(roots, roots)
             values, vectors = np.linalg.eigh(h / np.outer(per_device, per_device))

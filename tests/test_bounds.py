@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import expit
 from scipy.stats import norm
 from small_worlds import BASE, CONSTANT_ACCEPTANCE, horizon, memory_for, plain, run
 
@@ -17,8 +18,18 @@ from agents import bounds
 from agents.command_line import run as run_command
 from agents.fluid import KINDS, fluid_bound, information_bound
 from agents.fluid_parts import batch_s, heat, length_points, message_s, put, tangent
-from agents.frontier import Stopping, cheapest_cuts, cheapest_plan, first_and_later, tokens_per_round, transition
+from agents.frontier import (
+    DRIFT_MARGIN,
+    Stopping,
+    cheapest_cuts,
+    cheapest_plan,
+    first_and_later,
+    survival_grid,
+    tokens_per_round,
+    transition,
+)
 from agents.identical import best_periodic, capacity_at_speed, periodic
+from wisp_gym.engine.build import separation
 from wisp_gym.engine.verification import batch_time_s
 from wisp_gym.scenario import Scenario, with_
 from wisp_gym.simulation import simulate
@@ -105,6 +116,72 @@ def test_tokens_of_a_fixed_length_are_those_of_the_engine(k: int) -> None:
     assert t["tokens"].sum() / (t["rounds"].sum() + t["ttft_n"].sum()) == pytest.approx(
         tokens_per_round(scenario, k), rel=0.02
     )
+
+
+def logit_paths(scenario: Scenario, requests: int, positions: int) -> np.ndarray:
+    """(blocks, requests) logits of random requests, one for each block of eight positions."""
+    a, rng = scenario.draft.acceptance, np.random.default_rng(0)
+    keep = math.exp(-8.0 / a.drift_tokens)
+    drift = [rng.normal(size=requests)]
+    for _ in range(positions // 8):
+        drift.append(keep * drift[-1] + math.sqrt(1.0 - keep**2) * rng.normal(size=requests))
+    return a.logit_mean + a.request_std * rng.normal(size=requests) + a.drift_std * np.array(drift)
+
+
+def cost_of_known_paths(scenario: Scenario, cost: np.ndarray, d: float, z: np.ndarray, positions: int) -> np.ndarray:
+    """(positions + 1, 2, requests) least cost to the end for a controller that knows all logits, by backward induction.
+
+    Axes: position where a round starts, fate of the one before (accepted, rejected), request.
+    """
+    grid, p = survival_grid(), expit(z)
+    first = [p, expit(z - scenario.draft.acceptance.after_rejection_logit)]
+    moves = [transition(grid * row[:, None], grid, d) for row in p]
+    left = np.zeros((positions + 1, 2, z.shape[1]))
+    for n in reversed(range(positions)):
+        bonus = left[:, 0] - left[:, 1]  # worth of a position that starts after an accepted one
+        one_more = np.diff(left[:, 1], axis=0)  # of ending a position later
+        cap = min(len(cost), positions - n) - 1
+        ahead = np.zeros((z.shape[1], len(grid)))
+        for k in range(cap, 0, -1):
+            on = grid * p[(n + k) // 8][:, None]
+            stop = on * bonus[n + k + 1][:, None]
+            if k == cap:
+                ahead = stop
+                continue
+            more = (
+                on * one_more[n + k + 1][:, None]
+                + cost[k + 1]
+                - cost[k]
+                + (moves[(n + k) // 8] @ ahead[..., None])[..., 0]
+            )
+            ahead = np.minimum(stop, more)
+        for fate, chance in enumerate(row[n // 8] for row in first):
+            send = chance * bonus[n + 1]
+            if cap > 0:
+                draft = (
+                    (transition(chance, grid, d) * ahead).sum(axis=-1) + chance * one_more[n + 1] + cost[1] - cost[0]
+                )
+                send = np.minimum(send, draft)
+            left[n, fate] = cost[0] + left[n + 1, 1] + send
+    return left
+
+
+@pytest.mark.parametrize("price", [0.02, 0.15])
+def test_drift_within_a_round_is_worth_less_than_its_margin(price: float) -> None:
+    """The same paths with all logits known beforehand, and with the best constant-logit plan at every position."""
+    scenario = with_(BASE, **{"draft.acceptance.drift_tokens": 30.0, "draft.acceptance.after_rejection_logit": 0.5})
+    cost, d, positions, counted = 1.0 + price * np.arange(13), separation(BASE.draft.statistics.auc), 112, 80
+    z = logit_paths(scenario, 24, positions)
+    left = cost_of_known_paths(scenario, cost, d, z, positions)
+    known = (left[0, 0] - left[counted, 0]).mean() / counted
+    logits = np.linspace(z.min() - 0.1, z.max() + 0.1, 31)
+    still = {"draft.acceptance.request_std": 0.0, "draft.acceptance.drift_std": 0.0}
+    constant = [
+        Stopping(with_(scenario, **still, **{"draft.acceptance.logit_mean": float(one)}), d).plan(cost) @ cost
+        for one in logits
+    ]
+    held = np.interp(z, logits, constant)[np.arange(counted) // 8].mean()
+    assert known == pytest.approx(held, rel=DRIFT_MARGIN)
 
 
 def test_acceptance_of_positions_is_a_probability() -> None:
