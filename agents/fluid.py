@@ -25,7 +25,8 @@ class Bound:
     """An upper bound with the rates that reach it and what time is worth there.
 
     Attributes:
-        tokens_per_s: the bound on throughput, hence on goodput; 0 where the fairness floor cannot be met.
+        tokens_per_s: the bound on throughput, hence on goodput; 0 where the fairness floor
+            cannot be met (the other fields then describe the attempt).
         group_tokens_per_s, group_draft: tokens/s, and drafted tokens per round, by device class.
         batch_requests: requests in a mean batch. server_use: share of time that the server verifies.
         device_price: worth of one device second by class, in tokens (over its own tokens/s: A of a price rule).

@@ -1,10 +1,10 @@
 """The linear programme of `agents.fluid`: the rates of a controller's long run, and the rows that they satisfy.
 
 Take any controller in its long run, and for each group of equal devices these rates per second: tokens X that rounds
-commit, rounds R, drafted tokens D, √(new tokens) of rounds V, rounds that draft Y, rounds S that
-skip a batch, drafted tokens E of those that do not, prompts Q, drafting time B, time O and W that rounds and prompts spend
-in running batches; and the server's batches f and the share of time u that one runs. They satisfy the rows below, so the
-largest ΣX + ΣQ under the rows bounds the throughput, and goodput is never more than throughput.
+commit, rounds R, drafted tokens D, √(new tokens) of rounds V, rounds that draft Y, rounds S that skip a batch, drafted
+tokens E of those that do not, prompts Q, drafting time B, time O and W that rounds and prompts spend in running batches;
+and the server's batches f and the share of time u that one runs. They satisfy the rows below, so the largest ΣX + ΣQ under
+the rows bounds the throughput. (Z is what a group lacks of the fairness floor; it costs more than any token is worth.)
 
 1. *Acceptance.* R, D, V, Y, S, E are X times those of a mixture of plans (`agents.frontier`): for every cost of a round by
    its length, the rounds cost at least what the cheapest plan costs per token.

@@ -21,7 +21,7 @@ grid replaces each posterior by its two neighbours with the same mean, a more in
 so the computed cost lies below the true one: the bound stays valid on any grid.
 
 **What is not proved.** Within a round z may move from one block of eight positions to the next, and it is held constant
-here. A controller that knew every z of the request beforehand would save .03 to .29 % of the cost
+here. A controller that knew every z of the request beforehand would save .02 to .29 % of the cost
 (`tests/test_bounds.py::test_drift_within_a_round_is_worth_less_than_its_margin`), so with drift every plan is taken half a
 per cent cheaper (`DRIFT_MARGIN`).
 """
