@@ -48,13 +48,13 @@ def of_kind(log: Log, kind: str, device: int | None = None) -> np.ndarray:
 
 @many_worlds
 @given(small_worlds())
-def test_i1_drafted_tokens_are_accepted_rejected_or_unverified(world: SmallWorld) -> None:
+def test_i1_drafted_tokens_are_accepted_rejected_trimmed_or_unverified(world: SmallWorld) -> None:
     arrays = run_small(world)
     t, device = arrays.totals[0, 0], arrays.device[0]
-    assert t["drafted"] == t["accepted"] + t["rejected"] + t["unverified"]
+    assert t["drafted"] == t["accepted"] + t["rejected"] + t["trimmed"] + t["unverified"]
     on_the_way = np.isin(device["phase"], (state.UPLINK, state.QUEUED, state.VERIFYING))
     assert t["unverified"] == device["drafted"][on_the_way].sum()
-    assert min(t["accepted"], t["rejected"], t["unverified"]) >= 0
+    assert min(t["accepted"], t["rejected"], t["trimmed"], t["unverified"]) >= 0
 
 
 @many_worlds

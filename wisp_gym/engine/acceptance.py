@@ -88,6 +88,25 @@ def walk(c, d):
 
 
 @jit
+def mark(d):
+    """Keep what `rewind` needs of the position at which a round begins."""
+    d.mark_drift = d.drift
+    d.mark_after_rejection = d.after_rejection
+
+
+@jit
+def rewind(c, d, position):
+    """Walk again from the start of the round, which `mark` has kept, to a position no further than before."""
+    d.position = d.committed
+    d.drift = d.mark_drift
+    d.drift_block = d.position // DRIFT_BLOCK_TOKENS
+    d.after_rejection = d.mark_after_rejection
+    refresh_probability(c, d)
+    while d.position < position:
+        walk(c, d)
+
+
+@jit
 def draft_token(c, d):
     """Draft one more token: its fate given all before it, its evidence, its predicted acceptance."""
     if d.on_path:
