@@ -22,7 +22,9 @@ from wisp_gym.engine import draws, observation
 from wisp_gym.engine.acceptance import VIEW_DIRECTION, VIEW_NOISE
 from wisp_gym.engine.build import mean_acceptance, separation
 from wisp_gym.engine.verification import batch_time_s
+from wisp_gym.predictor import load_predictor
 from wisp_gym.scenario import DeviceClass, Scenario, SLOClass
+from wisp_gym.speculation_trace import find, read_speculation_trace
 
 # Order of events of the same time (docs/model.md); what happens on a device comes first.
 AT_DEVICE, ARRIVE, END, LOOK, DELIVER = range(5)
@@ -53,6 +55,7 @@ class Request:
     output_tokens: int
     counted: bool
     fates: list[int]
+    answer: int = -1
     committed: int = 0
     first_token_s: float = math.inf
     messages: int = 0
@@ -130,6 +133,8 @@ class Reference:
         self.separation = separation(scenario.draft.statistics.auc)
         share = mean_acceptance(scenario.draft.acceptance)
         self.base_logit = math.log(share / (1.0 - share))
+        self.recording = read_speculation_trace(find(scenario.draft.trace)) if scenario.draft.trace else None
+        self.predictor = load_predictor(scenario.draft.predictor) if scenario.draft.predictor else None
         self.now_s, self.heap, self.serial = 0.0, [], 0
         self.chunk_tokens = (
             scenario.server.prefill_chunk_tokens if controller.chunk_tokens is None else controller.chunk_tokens
@@ -244,8 +249,13 @@ class Reference:
     def begin(self, device: Device, number: int, arrival_s: float) -> None:
         """The device takes a request: its prompt goes to the server."""
         prompt, output = self.lengths(device, number)
-        fates = self.fates(device, number, output + 1)
-        device.request = Request(number, arrival_s, prompt, output, self.in_window(arrival_s), fates)
+        answer, fates = -1, []
+        if self.recording:
+            answer = int(draws.uniform(self.key(draws.ANSWER, device.index, number), 0) * len(self.recording))
+            output = int(self.recording.output_tokens[answer])
+        else:
+            fates = self.fates(device, number, output + 1)
+        device.request = Request(number, arrival_s, prompt, output, self.in_window(arrival_s), fates, answer)
         device.tokens, device.round_start_s = [], self.now_s
         if self.scenario.workload.arrivals == "closed":  # the others are counted at the end, begun or not
             self.slo_totals[self.scenario.slo.index(device.slo)]["arrived"] += device.request.counted
@@ -340,13 +350,39 @@ class Reference:
         last = device.tokens[-1] if device.tokens else Token(1, 1.0, 1.0)
         o[observation.ACCEPT_PROBABILITY], o[observation.CONFIDENCE] = last.p_accept, last.confidence
         on_path = all(token.fate for token in device.tokens)
-        next_fate = device.request.fates[device.request.committed + len(device.tokens)] if on_path else 0
+        next_fate = self.next_fate(device) if on_path else 0
         c = self.controller
         return bool(speculation.continue_drafting(
             c.speculation, self.speculation_parameters, c.policy, cap, o, last.fate, next_fate))  # fmt: skip
 
+    def next_fate(self, device: Device) -> int:
+        """Fate of the token to be drafted next, all before it being accepted."""
+        r, j, trace = device.request, len(device.tokens), self.recording
+        if trace is None:
+            return r.fates[r.committed + j]
+        row = trace.positions(r.answer).start + r.committed
+        if trace.acceptance is None:
+            return int(j < trace.accepted_run[row])
+        chance = draws.uniform(self.key(draws.ACCEPTANCE, device.index, r.number), r.committed + j)
+        return int(chance < trace.acceptance[row, j])
+
     def token_done(self, device: Device) -> None:
         """A token has been drafted."""
+        token, statistics = self.recorded_token(device) if self.recording else self.parametric_token(device)
+        if self.predictor:
+            token.p_accept = float(self.predictor.probability(np.array(statistics)))
+        device.tokens.append(token)
+        self.decide(device)
+
+    def recorded_token(self, device: Device) -> tuple[Token, list[float]]:
+        """The next token of the row at which the round began, and its four statistics."""
+        fate = self.next_fate(device) if all(token.fate for token in device.tokens) else 0
+        row = self.recording.positions(device.request.answer).start + device.request.committed
+        statistics = [float(x) for x in self.recording.statistics[row, len(device.tokens)]]
+        return Token(fate, statistics[0], statistics[0]), statistics
+
+    def parametric_token(self, device: Device) -> tuple[Token, list[float]]:
+        """A token with evidence about its fate, and the four statistics that hold the evidence."""
         r, who = device.request, (device.index, device.request.number)
         if all(token.fate for token in device.tokens):
             place = r.committed + len(device.tokens)
@@ -356,10 +392,10 @@ class Reference:
             fate, noise = 0, draws.normal(self.key(draws.OFF_PATH, *who), place)
         evidence = (fate - 0.5) * self.separation + noise
         views = [draws.normal(self.key(draws.VIEWS, *who), place * 3 + k) for k in range(3)]
-        view = VIEW_DIRECTION[0] * evidence + float(VIEW_NOISE[0] @ views)
-        confidence = sigmoid(self.base_logit + self.scenario.draft.statistics.overconfidence + 2.0 * view)
-        device.tokens.append(Token(fate, sigmoid(self.base_logit + self.separation * evidence), confidence))
-        self.decide(device)
+        y = VIEW_DIRECTION * evidence + VIEW_NOISE @ views
+        confidence = sigmoid(self.base_logit + self.scenario.draft.statistics.overconfidence + 2.0 * y[0])
+        statistics = [confidence, 1.2 * math.exp(-0.6 * y[1]), sigmoid(0.5 + 1.5 * y[2]), 3.0 * math.exp(0.15 * y[3])]
+        return Token(fate, sigmoid(self.base_logit + self.separation * evidence), confidence), statistics
 
     # --- the server --------------------------------------------------------------------------------------------------
 

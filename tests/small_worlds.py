@@ -12,6 +12,7 @@ from wisp_gym.controllers.catalogue import resolve
 from wisp_gym.engine.state import LOG_KINDS, TRACE_ROW, World
 from wisp_gym.engine.worlds import NO_TRACE, Worlds
 from wisp_gym.scenario import Scenario, load, with_
+from wisp_gym.speculation_trace import SpeculationTrace
 
 BASE = load("wisp-a100-qwen3-32b")
 SPECULATIONS = (
@@ -144,6 +145,26 @@ def scenarios(draw: st.DrawFn) -> Scenario:
         "draft.statistics.auc": draw(st.sampled_from([0.5, 0.81, 0.97])),
     } | memory_for(longest + draw(st.sampled_from([0, 50, 100_000])))  # fmt: skip
     return with_(BASE, **changes)
+
+
+@st.composite
+def speculation_traces(draw: st.DrawFn, draft_tokens: int) -> SpeculationTrace:
+    """A few short answers with random runs (greedy) or acceptance probabilities (temperature 1)."""
+    lengths = draw(st.lists(st.integers(1, 40), min_size=1, max_size=5))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    shape = (sum(lengths), draft_tokens)
+    statistics = rng.uniform(0, 1, (*shape, 4))
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    to_the_end = np.concatenate([np.arange(n, 0, -1) for n in lengths])
+    right = rng.random(shape[0]) < draw(st.sampled_from([0.2, 0.7, 0.95]))
+    run = np.zeros(shape[0], np.int64)
+    for n in range(shape[0])[::-1]:  # a right place continues the run that begins at the next
+        following = run[n + 1] if to_the_end[n] > 1 else 0
+        run[n] = min(following + 1, draft_tokens) if right[n] else 0
+    greedy = draw(st.booleans())
+    return SpeculationTrace(
+        np.arange(len(lengths)), np.full(len(lengths), 9), offsets, run, statistics,
+        None if greedy else rng.choice([0.0, 0.3, 0.8, 1.0], shape), {"temperature": 0.0 if greedy else 1.0})  # fmt: skip
 
 
 @st.composite

@@ -237,9 +237,19 @@ def find_rule(text: str, rules: dict[str, Rule], kind: str) -> tuple[Rule, tuple
 
 
 def published_threshold(scenario: Scenario) -> float:
-    """Predicted acceptance below which WISP's rule stops, so that 80.1 % of the accepted tokens pass."""
-    from wisp_gym.engine.build import mean_acceptance, separation
+    """Predicted acceptance below which WISP's rule stops.
 
+    A predictor's own where the draft names one; else that which 80.1 % of the accepted tokens pass: by the confidence of
+    a recorded trace, or by the closed form of the parametric process.
+    """
+    from wisp_gym.engine.build import mean_acceptance, separation
+    from wisp_gym.engine.recordings import load_recording, passed_confidence
+    from wisp_gym.predictor import load_predictor
+
+    if scenario.draft.predictor:
+        return load_predictor(scenario.draft.predictor).threshold
+    if scenario.draft.trace:
+        return passed_confidence(load_recording(scenario).tokens, WISP_RECALL)
     d = separation(scenario.draft.statistics.auc)
     share = mean_acceptance(scenario.draft.acceptance)
     evidence = d / 2.0 - NormalDist().inv_cdf(WISP_RECALL)

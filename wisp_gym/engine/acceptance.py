@@ -88,15 +88,8 @@ def walk(c, d):
 
 
 @jit
-def mark(d):
-    """Keep what `rewind` needs of the position at which a round begins."""
-    d.mark_drift = d.drift
-    d.mark_after_rejection = d.after_rejection
-
-
-@jit
 def rewind(c, d, position):
-    """Walk again from the start of the round, which `mark` has kept, to a position no further than before."""
+    """Walk again from the start of the round, which `source.mark` has kept, to a position no further than before."""
     d.position = d.committed
     d.drift = d.mark_drift
     d.drift_block = d.position // DRIFT_BLOCK_TOKENS
@@ -121,9 +114,6 @@ def draft_token(c, d):
         noise = normal(d.off_path_key, d.token_index)
     d.evidence = (d.fate - 0.5) * c.separation + noise
     d.p_token = sigmoid(c.base_logit + c.separation * d.evidence)
-    d.drafted += 1
-    d.survival *= d.p_token
-    d.expected_tokens += d.survival
 
 
 @jit

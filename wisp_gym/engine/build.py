@@ -10,6 +10,7 @@ import numpy as np
 from wisp_gym.controllers.batching import FEATURES
 from wisp_gym.engine import observation, state
 from wisp_gym.engine.acceptance import DRIFT_BLOCK_TOKENS
+from wisp_gym.engine.recordings import load_recording
 from wisp_gym.engine.state import World
 from wisp_gym.scenario import Acceptance, DeviceClass, Scenario, SLOClass
 
@@ -45,6 +46,11 @@ def mean_acceptance(a: Acceptance) -> float:
     return float(weights @ (after_rejected / (1.0 - after_accepted + after_rejected)))
 
 
+def accepted_share(scenario: Scenario) -> float:
+    """Share of positions at which the draft's token is accepted: of the trace, or else of the parametric process."""
+    return load_recording(scenario).share if scenario.draft.trace else mean_acceptance(scenario.draft.acceptance)
+
+
 def classes_of(n: int, shares: list[float], step: float) -> np.ndarray:
     """(n,) class of each device."""
     edges = np.cumsum(shares) / sum(shares)
@@ -58,7 +64,7 @@ def fill_config(c: np.void, scenario: Scenario, seed: int, n_devices: int) -> No
     keep = math.exp(-DRIFT_BLOCK_TOKENS / a.drift_tokens)
     share = mean_acceptance(a)
     values = {
-        "seed": seed & (2**64 - 1), "n_devices": n_devices, "max_draft_tokens": scenario.max_draft_tokens,
+        "seed": seed & (2**64 - 1), "n_devices": n_devices, "max_draft_tokens": scenario.max_draft_tokens, "recorded": bool(scenario.draft.trace),
         "warmup_s": h.warmup_s, "window_end_s": h.warmup_s + h.measure_s, "end_s": h.warmup_s + h.measure_s + h.drain_s,
         "host_s": s.host_s, "launch_s": v.launch_s, "weights_s": v.weights_s, "token_s": v.token_s, "sharpness": v.sharpness,
         "cached_token_s": v.cached_token_s, "pair_s": v.pair_s, "noise": s.noise,
@@ -112,8 +118,7 @@ def fill_devices(devices: np.ndarray, scenario: Scenario, n_devices: int) -> Non
     for index, slo in enumerate(scenario.slo):
         for name, value in slo_constants(slo, index).items():
             view[name][slos == index] = value
-    share = mean_acceptance(scenario.draft.acceptance)
-    view["accepted_sum"], view["examined_sum"] = 4.0 * share, 4.0  # a prior worth four tokens
+    view["accepted_sum"], view["examined_sum"] = 4.0 * accepted_share(scenario), 4.0  # a prior worth four tokens
     view["token_sum"], view["time_sum_s"] = view["slo_tokens_per_s"], 1.0  # at first the rate that the class asks for
     view["newer"], view["older"] = -1, -1
     begin_server_info(view, scenario)

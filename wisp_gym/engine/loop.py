@@ -54,7 +54,7 @@ def world_of(worlds, index, trace, policy):
         worlds.histogram[index], worlds.device[index], worlds.observation[index], worlds.event_device[index],
         worlds.event_s[index], worlds.queue[index], worlds.batch[index], worlds.replies[index],
         worlds.features[index], worlds.keys[index], worlds.order[index], worlds.speculation_parameters[index],
-        worlds.batching_parameters[index], worlds.log[index], worlds.survivals[index], trace, policy,
+        worlds.batching_parameters[index], worlds.log[index], worlds.survivals[index], trace, policy, worlds.source,
     )  # fmt: skip
 
 
@@ -65,7 +65,7 @@ def start_request(w, i, request, arrival_s, earliest_s):
     if arrival_s >= FOREVER_S:
         return
     start_s = max(arrival_s, earliest_s)
-    reach_s = begin_request(c, d, i, request, arrival_s, start_s, w.totals[0], w.slo_totals, w.trace, s, w.log)
+    reach_s = begin_request(c, d, i, request, arrival_s, start_s, w.totals[0], w.slo_totals, w.trace, w.source, s, w.log)
     push(w.event_s, w.event_device, s.n_events, reach_s, i)
     s.n_events += 1
 
@@ -182,7 +182,7 @@ def work_replies(w):
         s.mid_draft = 1
         o = w.observation[i]
         survivals = w.survivals[i]
-        if draft_round(c, w.device[i], i, w.totals[0], w.speculation_parameters, w.policy, o, survivals) == DECIDE:
+        if draft_round(c, w.device[i], i, w.totals[0], w.speculation_parameters, w.policy, w.source, o, survivals) == DECIDE:
             return DECIDE
         s.mid_draft = 0
         send_round(w, i)
@@ -223,7 +223,7 @@ def act_speculation(w, action):
     if c.external_speculation == EXTERNAL_LENGTH:
         d.target_tokens = min(action, d.cap)
     elif action:
-        draft_one(c, d, w.survivals[w.replies[s.reply_next]])
+        draft_one(c, d, w.source, w.survivals[w.replies[s.reply_next]])
     else:
         s.mid_draft = 0
         i = w.replies[s.reply_next]

@@ -7,13 +7,13 @@ import math
 from wisp_gym.controllers.mlp import argmax_action
 from wisp_gym.controllers.speculation import ORACLE, POLICY_LENGTH, RANDOM, continue_drafting
 from wisp_gym.engine import draws
-from wisp_gym.engine.acceptance import begin_walk, draft_token, fate_here, mark, rewind, walk
 from wisp_gym.engine.drafting import cool, heat_up, seconds_per_token
 from wisp_gym.engine.draws import clipped_lognormal, exponential, stream_key, uniform
-from wisp_gym.engine.jit import jit
+from wisp_gym.engine.jit import jit, jit_inline
 from wisp_gym.engine.link import DRAFT_TOKEN_BYTES, TOKEN_BYTES, transfer_s
 from wisp_gym.engine.observation import observe_all, observe_progress, observe_round, observe_statistics, observe_token
 from wisp_gym.engine.slo import on_time_tokens, token_deadline_s
+from wisp_gym.engine.source import begin_walk, draft_token, fate_here, mark, rewind, step
 from wisp_gym.engine.state import (
     CLOSED,
     DOWNLINK,
@@ -114,7 +114,7 @@ def draw_keys(c, d, i):
 
 
 @jit
-def begin_request(c, d, i, request, arrival_s, start_s, totals, slo_totals, trace, server, log):
+def begin_request(c, d, i, request, arrival_s, start_s, totals, slo_totals, trace, source, server, log):
     """Take the next request; its prompt leaves at `start_s`. Returns the time it reaches the server."""
     d.request = request
     d.arrival_s = arrival_s
@@ -122,7 +122,7 @@ def begin_request(c, d, i, request, arrival_s, start_s, totals, slo_totals, trac
     d.committed = 0
     draw_lengths(c, d, i, trace)
     draw_keys(c, d, i)
-    begin_walk(c, d, stream_key(c.seed, draws.REQUEST_EFFECT, i, request))
+    begin_walk(c, d, i, source)
     d.counted = 1 if in_window(c, arrival_s) else 0
     totals.requests_in += 1
     slo_totals[d.slo_id].arrived += d.counted
@@ -202,8 +202,8 @@ def choose_length(c, d, policy, o):
 
 
 @jit
-def wants_more(c, d, i, parameters, policy, o):
-    """Decision of the controller inside the engine."""
+def wants_more(c, d, i, parameters, policy, o, next_fate):
+    """Decision of the controller inside the engine; the oracle is told the next token's fate."""
     if c.speculation == POLICY_LENGTH:
         return choose_length(c, d, policy, o)
     observe_token(c, d, o)
@@ -211,9 +211,6 @@ def wants_more(c, d, i, parameters, policy, o):
         observe_progress(c, d, o)
     if c.sees_statistics:
         observe_statistics(c, d, o)
-    next_fate = 0
-    if c.speculation == ORACLE:
-        next_fate = fate_here(d) if d.on_path else 0
     chance = 0.5
     if c.speculation == RANDOM:
         key = stream_key(c.seed, draws.CONTROLLER, i, d.request)
@@ -221,19 +218,19 @@ def wants_more(c, d, i, parameters, policy, o):
     return continue_drafting(c.speculation, parameters, policy, c.max_draft_tokens, o, d.fate, next_fate, chance)
 
 
-@jit
-def draft_one(c, d, survivals):
+@jit_inline
+def draft_one(c, d, source, survivals):
     """Draft one token; the clock moves on. The message carries its survival to a server that trims."""
     if d.drafted == 0:
         d.clock_s += d.round_overhead_s
     d.clock_s += d.draft_token_s
-    draft_token(c, d)
+    draft_token(c, d, source)
     if c.trim:
         survivals[d.drafted - 1] = d.survival
 
 
 @jit
-def draft_round(c, d, i, totals, parameters, policy, o, survivals):
+def draft_round(c, d, i, totals, parameters, policy, source, o, survivals):
     """Draft until the controller sends (returns SENT) or someone outside must decide (returns DECIDE)."""
     external = decided_outside(c, i)
     while d.drafted < d.cap:
@@ -244,10 +241,11 @@ def draft_round(c, d, i, totals, parameters, policy, o, survivals):
             more = 1 if d.drafted < d.target_tokens else 0
         else:
             totals.decisions += 1
-            more = wants_more(c, d, i, parameters, policy, o)
+            next_fate = fate_here(c, d, source) if c.speculation == ORACLE and d.on_path else 0
+            more = wants_more(c, d, i, parameters, policy, o, next_fate)
         if more == 0:
             return SENT
-        draft_one(c, d, survivals)
+        draft_one(c, d, source, survivals)
     return SENT
 
 
@@ -267,9 +265,10 @@ def commit(c, d, totals):
     """Outcome of the verification at the server: A accepted tokens and one of the target's own."""
     if d.verified < d.accepted:  # the server left out tokens that would have been accepted
         d.accepted = d.verified
-        rewind(c, d, d.committed + d.verified + 1)
+        rewind(c, d, d.committed + d.verified)
+        step(c, d)
     elif c.centralized == 0 and d.on_path:  # everything drafted was accepted (or nothing drafted): the bonus token
-        walk(c, d)
+        step(c, d)
     d.commit_tokens = min(d.accepted + 1, d.output_tokens - d.committed)
     totals.accepted += d.accepted
     totals.rejected += d.verified - d.accepted

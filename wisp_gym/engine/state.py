@@ -6,7 +6,7 @@ is a number: the state can be copied, compared, saved and restored as bytes.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,7 +21,7 @@ LATENCY_LOW_S, LATENCY_HIGH_S = 1e-3, 1e3
 # Constants of a world, from the scenario and the chosen controllers.
 CONFIG = np.dtype(
     [
-        ("seed", U), ("n_devices", I), ("max_draft_tokens", I),
+        ("seed", U), ("n_devices", I), ("max_draft_tokens", I), ("recorded", I),
         ("warmup_s", F), ("window_end_s", F), ("end_s", F), ("ends_early", I),
         # verification: the soft roofline (truth) and the four-term prediction (what the scheduler sees)
         ("host_s", F), ("launch_s", F), ("weights_s", F), ("token_s", F), ("sharpness", F), ("cached_token_s", F), ("pair_s", F), ("noise", F),
@@ -62,10 +62,11 @@ DEVICE = np.dtype(
         ("acceptance_key", U), ("evidence_key", U), ("off_path_key", U), ("views_key", U), ("drift_key", U), ("network_key", U), ("loss_key", U),
         ("outage_key", U),
         ("request_logit", F), ("drift", F), ("drift_block", I), ("position", I), ("after_rejection", I), ("p_accept", F), ("p_accept_after", F),
-        ("mark_drift", F), ("mark_after_rejection", I),
+        ("mark_drift", F), ("mark_after_rejection", I), ("answer", I),
         # the round
         ("round_start_s", F), ("clock_s", F), ("draft_token_s", F), ("cap", I), ("target_tokens", I),
         ("survival", F), ("p_token", F), ("evidence", F), ("token_index", I), ("fate", I),
+        ("confidence", F), ("entropy", F), ("margin", F), ("logit_spread", F),
         ("sent_s", F), ("uplink_s", F), ("verified_tokens", F),
         # the last reply
         ("delivered_s", F),
@@ -123,9 +124,26 @@ SLO_TOTALS = np.dtype(
 
 TRACE_ROW = np.dtype([("arrival_s", F), ("prompt_tokens", I), ("output_tokens", I)])
 
+# One drafted token of a speculation trace: the chance that it is accepted once all before it are (0 or 1 in greedy
+# decoding), and its statistics.
+RECORDED_TOKEN = np.dtype(
+    [(name, np.float32) for name in ("acceptance", "confidence", "entropy", "margin", "logit_spread")]
+)
+
 LOG_ROW = np.dtype([("time_s", F), ("kind", I), ("device", I), ("value", F)])
 LOG_REQUEST, LOG_SEND, LOG_ARRIVE, LOG_LAUNCH, LOG_END, LOG_DELIVER, LOG_DONE, LOG_VERIFY = range(8)
 LOG_KINDS = ("request", "send", "arrive", "launch", "end", "deliver", "done", "verify")
+
+
+class Source(NamedTuple):
+    """What a scenario's draft takes from files, shared by all worlds."""
+
+    offsets: np.ndarray  # (answers + 1,) int64 first row of each recorded answer
+    tokens: np.ndarray  # (rows, K) RECORDED_TOKEN drafted at each position of the answers
+    predictor: np.ndarray  # (weights,) float32 of a rejection predictor, empty without one
+
+
+NO_SOURCE = Source(np.zeros(1, np.int64), np.zeros((0, 1), RECORDED_TOKEN), np.zeros(0, np.float32))
 
 
 class World(NamedTuple):
@@ -152,3 +170,4 @@ class World(NamedTuple):
     survivals: np.ndarray  # (n, SURVIVALS) float32 of each drafted token, where the server trims
     trace: np.ndarray  # (rows,) TRACE_ROW, shared by all worlds
     policy: np.ndarray  # (weights,) float32 of the learned policy, shared by all worlds
+    source: Any = NO_SOURCE  # Source, shared by all worlds; Any, so that a slice of this tuple has arrays alone

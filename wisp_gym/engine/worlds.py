@@ -11,6 +11,7 @@ import numpy as np
 from wisp_gym.controllers.catalogue import NO_POLICY, Controller
 from wisp_gym.engine.build import empty_arrays, fill_world
 from wisp_gym.engine.loop import run_worlds
+from wisp_gym.engine.recordings import load_source
 from wisp_gym.engine.state import TRACE_ROW
 from wisp_gym.scenario import Scenario
 
@@ -64,8 +65,17 @@ class Worlds:
         self, index: int, scenario: Scenario, seed: int, controller: Controller, n_devices: int | None = None
     ) -> None:
         """Set world `index` to the beginning of a scenario under a controller."""
+        self.read_files(scenario)
         fill_world(self.arrays, index, scenario, seed, n_devices or scenario.n_devices)
         self.control(index, controller)
+
+    def read_files(self, scenario: Scenario) -> None:
+        """Take the speculation trace and the predictor that a scenario's draft names; all worlds share the last ones.
+
+        Raises:
+            TraceError, PredictorError, ScenarioError: a file that cannot be used, or does not fit the scenario.
+        """
+        self.arrays = self.arrays._replace(source=load_source(scenario))
 
     def control(self, index: int, controller: Controller) -> None:
         """Put a controller in charge of world `index`. All worlds share one learned policy: the last that was given."""

@@ -90,6 +90,7 @@ class Episodes:
         self.room = max(self.devices, int(self.ranges.get("devices", (0, 0))[1]))
         trace = load_trace(self.scenario)
         self.worlds = Worlds(n, self.room, log_rows, trace, threads)
+        self.worlds.read_files(self.scenario)
         self.controller = resolve(controller, self.scenario)
         self.template = self.make_template(trace, horizon_s)
 
