@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 
 from wisp_gym.controllers import batching as b
 from wisp_gym.controllers import speculation as s
+from wisp_gym.controllers import trimming
 from wisp_gym.controllers.catalogue import (
+    ADDITIONS,
     ALIASES,
     BATCHING,
     CENTRALIZED,
@@ -30,7 +32,7 @@ from wisp_gym.controllers.catalogue import (
     resolve,
 )
 from wisp_gym.controllers.mlp import argmax_action, logits, pack
-from wisp_gym.controllers.policy import PolicyError, load_policy, make_policy, save_policy
+from wisp_gym.controllers.policy import Policy, PolicyError, load_policy, make_policy, save_policy
 from wisp_gym.controllers.predict import SpeculationPredictor
 from wisp_gym.engine import observation as o
 from wisp_gym.engine.build import mean_acceptance, separation
@@ -311,6 +313,33 @@ def test_names_become_rules_and_numbers(
     assert (found.batching, found.batching_parameters) == (batching, batch_parameters)
     assert found.centralized == name.startswith("centralized")
     assert found.name == name
+    assert (found.trim, found.chunk_tokens) == (trimming.NONE, None)
+
+
+def test_trim_and_chunk_follow_the_batching_rule(scenario: Scenario) -> None:
+    found = resolve("fixed:8+edf-demoted:0.5+tetris:48+chunk:32", scenario)
+    assert (found.speculation_parameters, found.batching, found.batching_parameters) == ((8.0,), b.EDF_DEMOTED, (0.5,))
+    assert (found.trim, found.trim_tokens, found.chunk_tokens, found.uses_predictor) == (trimming.TETRIS, 48, 32, True)
+    assert resolve("fixed:8+fcfs+chunk+dspark", scenario).chunk_tokens == 128
+    alone = resolve("centralized:4+chunk:64", scenario)
+    assert (alone.centralized, alone.chunk_tokens, alone.uses_predictor) == (True, 64, False)
+    assert resolve("dspark", scenario).trim == trimming.DSPARK
+
+
+def test_a_policys_path_may_hold_a_plus_sign(scenario: Scenario) -> None:
+    paths: list[str] = []
+
+    def load_policy(path: str | Path) -> Policy:
+        paths.append(str(path))
+        return make_policy(layers(1, o.SIZE, 2), "token", "tanh")
+
+    for name, batching, trim in (
+        ("a+b/policy.json", b.WISP, trimming.NONE), ("a+b/policy.json+fcfs", b.FCFS, trimming.NONE),
+        ("a+b/policy.json+edf+dspark+chunk:64", b.EDF, trimming.DSPARK),
+    ):  # fmt: skip
+        found = resolve(name, scenario, load_policy)
+        assert (found.batching, found.trim) == (batching, trim)
+    assert paths == ["a+b/policy.json"] * 3
 
 
 @pytest.mark.parametrize(
@@ -332,6 +361,13 @@ def test_names_become_rules_and_numbers(
         ("centralised", "did you mean 'centralized'"),
         ("centralized-paced:-1", "margin given -1, allowed is 0 to 10"),
         ("fixed:4+edf-demotd", "did you mean 'edf-demoted'"),
+        ("fixed:4+fcfs+dsprak", "did you mean 'dspark'"),
+        ("fixed:4+dspark", "a batching rule is missing"),
+        ("fixed:4+fcfs+edf", "allowed: dspark, tetris, adaserve, chunk"),
+        ("fixed:4+fcfs+dspark+tetris", "'tetris' does not fit"),
+        ("fixed:4+fcfs+chunk+chunk", "one chunk"),
+        ("fixed:4+fcfs+chunk:-1", "tokens given -1"),
+        ("centralized+dspark", "where devices draft"),
     ],
 )
 def test_wrong_names_are_refused_with_the_nearest_choice(scenario: Scenario, name: str, words: str) -> None:
@@ -350,7 +386,7 @@ def test_no_text_breaks_the_reading_of_names(text: str) -> None:
 
 def test_the_listing_names_every_rule() -> None:
     words = listing().split()
-    for name, rule in (*SPECULATION.items(), *BATCHING.items(), *CENTRALIZED.items()):
+    for name, rule in (*SPECULATION.items(), *BATCHING.items(), *CENTRALIZED.items(), *ADDITIONS.items()):
         assert name + (":" if rule.settings else "") + ",".join(setting.name for setting in rule.settings) in words
         assert rule.meaning in listing()
         for setting in rule.settings:

@@ -65,7 +65,9 @@ def start_request(w, i, request, arrival_s, earliest_s):
     if arrival_s >= FOREVER_S:
         return
     start_s = max(arrival_s, earliest_s)
-    reach_s = begin_request(c, d, i, request, arrival_s, start_s, w.totals[0], w.slo_totals, w.trace, w.source, s, w.log)
+    reach_s = begin_request(
+        c, d, i, request, arrival_s, start_s, w.totals[0], w.slo_totals, w.trace, w.source, s, w.log
+    )
     push(w.event_s, w.event_device, s.n_events, reach_s, i)
     s.n_events += 1
 
@@ -182,7 +184,10 @@ def work_replies(w):
         s.mid_draft = 1
         o = w.observation[i]
         survivals = w.survivals[i]
-        if draft_round(c, w.device[i], i, w.totals[0], w.speculation_parameters, w.policy, w.source, o, survivals) == DECIDE:
+        if (
+            draft_round(c, w.device[i], i, w.totals[0], w.speculation_parameters, w.policy, w.source, o, survivals)
+            == DECIDE
+        ):
             return DECIDE
         s.mid_draft = 0
         send_round(w, i)
