@@ -25,7 +25,14 @@ BATCHINGS = (
 )  # fmt: skip
 TRIMS = ("", "", "+dspark", "+tetris:3", "+tetris:12", "+adaserve:2", "+adaserve:8")
 CHUNKS = ("", "", "+chunk:0", "+chunk:16")
-CENTRALIZED = ("centralized", "centralized:0", "centralized:2", "centralized-paced", "centralized-paced:1")
+CENTRALIZED = (
+    "centralized:0",
+    "centralized:0,2",
+    "centralized:3",
+    "centralized:3,5",
+    "centralized-paced",
+    "centralized-paced:1",
+)
 
 # Every position is accepted with the same probability.
 CONSTANT_ACCEPTANCE = {

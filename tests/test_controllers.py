@@ -278,11 +278,15 @@ def test_limits_of_the_other_batches() -> None:
         assert admitted(kind, request(deadline_s=0.0), n_batch=500, predicted_s=99.0, due_s=0.0)
     assert admitted(b.STATIC, request(), n_batch=3, predicted_s=1.0, parameters=(4, 0.1))
     assert not admitted(b.STATIC, request(), n_batch=4, predicted_s=1.0, parameters=(4, 0.1))
-    assert admitted(b.CONTINUOUS, request(), n_batch=9, predicted_s=1.0, n_running=15, parameters=(16, 0))
-    assert not admitted(b.CONTINUOUS, request(), n_batch=9, predicted_s=1.0, n_running=16, parameters=(16, 0))
-    assert admitted(b.CONTINUOUS, request(running=1.0), n_batch=9, predicted_s=1.0, n_running=16, parameters=(16, 0))
+    assert admitted(b.CONTINUOUS, request(), n_batch=9, predicted_s=1.0, n_running=15, parameters=(0, 16))
+    assert not admitted(b.CONTINUOUS, request(), n_batch=9, predicted_s=1.0, n_running=16, parameters=(0, 16))
+    assert admitted(b.CONTINUOUS, request(running=1.0), n_batch=9, predicted_s=1.0, n_running=16, parameters=(0, 16))
     # 0: no limit
     assert admitted(b.CONTINUOUS, request(), n_batch=9, predicted_s=1.0, n_running=999, parameters=(0, 0))
+    assert not admitted(b.CONTINUOUS, request(running=1.0), n_batch=16, predicted_s=1.0, parameters=(16, 0))
+    assert (
+        b.priority(b.CONTINUOUS, (16.0, 0.0), 0.0, 0.05, request(arrived_s=7.0)) == 0.0
+    )  # in turn: as they stand in the queue
 
 
 # --- names -----------------------------------------------------------------------------------------------------------
@@ -298,8 +302,8 @@ def test_limits_of_the_other_batches() -> None:
         ("survival:0.5,8,2+wisp:0.1", s.SURVIVAL_RULE, (0.5, 8.0, 2.0), b.WISP, (0.1, 4.0)),
         ("wisp:0.25,6+static:8", s.WISP, (0.25, 6.0), b.STATIC, (8.0, 0.1)),
         ("oracle+fcfs", s.ORACLE, (), b.FCFS, ()),
-        ("centralized", s.FIXED, (0.0,), b.CONTINUOUS, (16.0,)),
-        ("centralized:0", s.FIXED, (0.0,), b.CONTINUOUS, (0.0,)),
+        ("centralized", s.FIXED, (0.0,), b.CONTINUOUS, (16.0, 0.0)),
+        ("centralized:0,24", s.FIXED, (0.0,), b.CONTINUOUS, (0.0, 24.0)),
         ("centralized-paced:0.1", s.FIXED, (0.0,), b.PACED, (0.1,)),
         ("fixed:4+edf-demoted", s.FIXED, (4.0,), b.EDF_DEMOTED, (0.0,)),
         ("fixed:4+control-limit:6", s.FIXED, (4.0,), b.CONTROL_LIMIT, (6.0, 0.1)),
@@ -355,7 +359,7 @@ def test_a_policys_path_may_hold_a_plus_sign(scenario: Scenario) -> None:
         ("fixed:1,2+fcfs", "at most 1"),
         ("confidence:1.5+fcfs", "c given 1.5, allowed is 0 to 1"),
         ("wisp+static:0", "n given 0, allowed is 1 to 4096"),
-        ("centralized:x", "n given 'x'"),
+        ("centralized:x", "b given 'x'"),
         ("", "unknown"),
         ("+", "unknown"),
         ("centralised", "did you mean 'centralized'"),

@@ -424,7 +424,7 @@ def test_noise_of_a_batch_is_the_stated_one() -> None:
     assert ratio.std() == pytest.approx(0.2, rel=0.05)
 
 
-@pytest.mark.parametrize("name", ["wisp+wisp", "fixed:8+static:4,0.1", "centralized:2"])
+@pytest.mark.parametrize("name", ["wisp+wisp", "fixed:8+static:4,0.1", "centralized:2", "centralized:0,2"])
 def test_ending_early_changes_nothing_that_is_measured(name: str) -> None:
     scenario = with_(load("wisp-a100-qwen3-32b"), **{"horizon.warmup_s": 5.0, "horizon.measure_s": 20.0})
     metrics = []

@@ -23,7 +23,8 @@ from wisp_gym.engine.source import begin_walk, draft_token, mark, rewind, step
 from wisp_gym.engine.worlds import Worlds
 from wisp_gym.metrics import measure
 from wisp_gym.predictor import Predictor, make_predictor, save_predictor
-from wisp_gym.scenario import Scenario, ScenarioError, with_
+from wisp_gym.request_trace import TraceError
+from wisp_gym.scenario import Scenario, ScenarioError, dumps, load, loads, with_
 from wisp_gym.simulation import simulate
 from wisp_gym.speculation_trace import (
     SpeculationTrace,
@@ -373,3 +374,38 @@ def test_a_damaged_trace_is_one_line_of_the_command(
     assert [line.startswith("evaluate: ") for line in lines] == [True, True]
     assert "t.npz" in lines[0]
     assert "draft.trace: given 't.npz', allowed: a file that exists, or a shipped one (python-10m-1m" in lines[1]
+
+
+def test_the_documented_scenario_runs(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "scenarios.md").read_text(encoding="utf-8")
+    (block,) = [block for block in page.split("```toml\n")[1:] if "[draft]" in block.split("```")[0]]
+    (tmp_path / "replayed.toml").write_text(block.split("```")[0], encoding="utf-8")
+    scenario = load(tmp_path / "replayed.toml")
+    assert scenario.draft.trace == GREEDY
+    assert loads(dumps(scenario)) == scenario
+    assert (
+        simulate(with_(scenario, horizon=horizon(0.0, 5.0)), "wisp", threads=1)[0].row()["throughput_tokens_per_s"] > 1
+    )
+
+
+def test_a_path_is_taken_from_the_folder_of_the_scenario_file(tmp_path: Path) -> None:
+    write_speculation_trace(sample(GREEDY), tmp_path / "mine.npz")
+    save_predictor(linear([1, 0, 0, 0], 0, 0.5), tmp_path / "p.json")
+    text = 'use = "wisp-a100-qwen3-32b"\n[draft]\ntrace = "mine.npz"\npredictor = "./p.json"\n'
+    (tmp_path / "s.toml").write_text(text)
+    draft = load(tmp_path / "s.toml").draft
+    assert (draft.trace, draft.predictor) == (str(tmp_path / "mine.npz"), str(tmp_path / "p.json"))
+    (tmp_path / "s.toml").write_text(text.replace("./p.json", "q.json"))
+    with pytest.raises(
+        ScenarioError, match=r"draft\.predictor: given 'q\.json', allowed: a file that exists, or a shipped"
+    ):
+        load(tmp_path / "s.toml")
+    with pytest.raises(TraceError, match=r"no speculation trace 'nowhere\.npz'; allowed: python-10m"):
+        simulate(recorded("nowhere.npz"), "fixed:2+fcfs")
+
+
+def test_worlds_that_run_together_share_one_trace() -> None:
+    worlds = Worlds(2, DEVICES, threads=1)
+    worlds.fill(0, recorded(), SEED, resolve("fixed:2+fcfs", recorded()))
+    with pytest.raises(ValueError, match="as another world has"):
+        worlds.fill(1, recorded(""), SEED, resolve("fixed:2+fcfs", recorded("")))

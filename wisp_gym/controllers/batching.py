@@ -92,6 +92,8 @@ def priority(kind, parameters, now_s, mean_batch_s, f):
         return f[DEADLINE_S]
     if kind == LEAST_LAXITY:
         return f[DEADLINE_S] - f[SOLO_S]
+    if kind == CONTINUOUS and parameters[0] > 0.0:
+        return 0.0  # in turn: the queue is in the order in which sequences became ready
     if kind in (CONTINUOUS, PACED):
         return f[ARRIVED_S] if f[RUNNING] == 0.0 else f[ARRIVED_S] - FIRST_S
     if kind in (WISP, EDF_DEMOTED):
@@ -112,7 +114,9 @@ def admits(kind, parameters, now_s, mean_batch_s, f, n_batch, n_running, batch_s
     if kind == STATIC:
         return n_batch < parameters[0]
     if kind == CONTINUOUS:
-        return f[RUNNING] != 0.0 or parameters[0] <= 0.0 or n_running < parameters[0]
+        if 0.0 < parameters[0] <= n_batch:
+            return False
+        return f[RUNNING] != 0.0 or parameters[1] <= 0.0 or n_running < parameters[1]
     if n_batch == 0:
         return True
     if kind == MARGINAL:

@@ -118,12 +118,13 @@ BATCHING = {
 
 CENTRALIZED = {
     "centralized": Rule(
-        batching_rules.CONTINUOUS, "continuous batching on the server alone, at most n sequences (0: no limit)",
-        # 16: reading of WISP's published capacities, not WISP's word (docs/model.md)
-        (Setting("n", 16, 0, 1e6, tune=(4, 256), log=True, whole=True),),
+        batching_rules.CONTINUOUS, "continuous batching on the server alone: at most b sequences a step, in turn, and n admitted (0: no limit)",
+        # 16 in a step: a reading of WISP's published capacities, not WISP's word (docs/calibration.md)
+        (Setting("b", 16, 0, 1e6, tune=(4, 256), log=True, whole=True), Setting("n", 0, 0, 1e6, tune=(4, 256), log=True, whole=True)),
     ),
     "centralized-paced": Rule(
-        batching_rules.PACED, "the same; a sequence is admitted while the predicted decode step keeps the speed promised to all that run",
+        batching_rules.PACED, "continuous batching on the server alone; a sequence is admitted "
+        "while the predicted decode step keeps the speed promised to all that run",
         (Setting("margin", 0.0, 0, 10, tune=(0, 1)),),
     ),
 }  # fmt: skip
@@ -175,6 +176,11 @@ class Controller:
     policy: np.ndarray = field(default_factory=lambda: NO_POLICY, compare=False)
 
 
+def shown(name: str, rule: Rule) -> str:
+    """A rule's name with those of its settings."""
+    return name + (":" if rule.settings else "") + ",".join(setting.name for setting in rule.settings)
+
+
 def listing() -> str:
     """Table of all rules for `--help`."""
     lines = []
@@ -186,8 +192,7 @@ def listing() -> str:
     ):
         lines.append(f"{title}:")
         for name, rule in rules.items():
-            shown = name + (":" if rule.settings else "") + ",".join(setting.name for setting in rule.settings)
-            lines.append(f"  {shown:<24} {rule.meaning}")
+            lines.append(f"  {shown(name, rule):<24} {rule.meaning}")
     lines.append("whole systems:")
     lines += [f"  {name:<24} {meaning}" for name, meaning in ALIASES.items()]
     lines.append("  FILE[+batching]          a saved policy: policy.json or its run folder (default +wisp)")

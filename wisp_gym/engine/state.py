@@ -62,11 +62,10 @@ DEVICE = np.dtype(
         ("acceptance_key", U), ("evidence_key", U), ("off_path_key", U), ("views_key", U), ("drift_key", U), ("network_key", U), ("loss_key", U),
         ("outage_key", U),
         ("request_logit", F), ("drift", F), ("drift_block", I), ("position", I), ("after_rejection", I), ("p_accept", F), ("p_accept_after", F),
-        ("mark_drift", F), ("mark_after_rejection", I), ("answer", I),
+        ("mark_drift", F), ("mark_after_rejection", I),  # at the start of the round
         # the round
         ("round_start_s", F), ("clock_s", F), ("draft_token_s", F), ("cap", I), ("target_tokens", I),
         ("survival", F), ("p_token", F), ("evidence", F), ("token_index", I), ("fate", I),
-        ("confidence", F), ("entropy", F), ("margin", F), ("logit_spread", F),
         ("sent_s", F), ("uplink_s", F), ("verified_tokens", F),
         # the last reply
         ("delivered_s", F),
@@ -77,6 +76,8 @@ DEVICE = np.dtype(
         ("info_s", F), ("info_end_s", F), ("info_busy", I), ("info_batch_s", F), ("info_queue_s", F), ("info_utilisation", F), ("price", F),
         # measured
         ("window_tokens", I), ("draft_s", F), ("window_messages", I),
+        # on a recorded trace, apart from what every round touches: first row of the answer, statistics of the last token
+        ("answer", I), ("confidence", F), ("entropy", F), ("margin", F), ("logit_spread", F),
     ],
     align=True,
 )  # fmt: skip

@@ -55,6 +55,7 @@ class Worlds:
         self.arrays = empty_arrays(n_worlds, n_devices, log_rows, trace, NO_POLICY)
         self.trace, self.policy = trace, NO_POLICY
         self.n_worlds = n_worlds
+        self.files: tuple[str, str] | None = None  # speculation trace and predictor, "" for none
         self.threads = min(threads or os.cpu_count() or 1, n_worlds)
         self.edges = [round(n_worlds * k / self.threads) for k in range(self.threads + 1)]
 
@@ -70,11 +71,18 @@ class Worlds:
         self.control(index, controller)
 
     def read_files(self, scenario: Scenario) -> None:
-        """Take the speculation trace and the predictor that a scenario's draft names; all worlds share the last ones.
+        """Take the speculation trace and the predictor that a scenario's draft names; all worlds share them.
 
         Raises:
             TraceError, PredictorError, ScenarioError: a file that cannot be used, or does not fit the scenario.
+            ValueError: another world was given other files; its rows would be read from the wrong trace.
         """
+        files = (scenario.draft.trace, scenario.draft.predictor)
+        if self.files not in (None, files):
+            raise ValueError(
+                f"worlds: given a trace and predictor {files}, allowed: {self.files}, as another world has"
+            )
+        self.files = files
         self.arrays = self.arrays._replace(source=load_source(scenario))
 
     def control(self, index: int, controller: Controller) -> None:
