@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from wisp_gym.controllers import batching as rules
-from wisp_gym.controllers import speculation
+from wisp_gym.controllers import speculation, trimming
 from wisp_gym.controllers.catalogue import Controller
 from wisp_gym.engine import draws, observation
 from wisp_gym.engine.acceptance import VIEW_DIRECTION, VIEW_NOISE
@@ -78,6 +78,7 @@ class Device:
     round_start_s: float = 0.0
     token_s: float = 0.0
     tokens: list[Token] = field(default_factory=list)
+    verified: int = 0  # of the tokens, once a batch has been launched
     sent_s: float = 0.0
     arrived_s: float = 0.0
     deadline_s: float = 0.0
@@ -88,6 +89,16 @@ class Device:
     def accepted(self) -> int:
         """Drafted tokens before the first rejected one."""
         return next((n for n, token in enumerate(self.tokens) if not token.fate), len(self.tokens))
+
+    @property
+    def kept(self) -> int:
+        """Accepted ones of the verified tokens."""
+        return min(self.accepted, self.verified)
+
+    @property
+    def survivals(self) -> np.ndarray:
+        """Probability that each token is accepted, in single precision as the message carries it."""
+        return np.cumprod([token.p_accept for token in self.tokens]).astype(np.float32)
 
     @property
     def expected_tokens(self) -> float:
@@ -125,6 +136,9 @@ class Reference:
         self.recording = read_speculation_trace(find(scenario.draft.trace)) if scenario.draft.trace else None
         self.predictor = load_predictor(scenario.draft.predictor) if scenario.draft.predictor else None
         self.now_s, self.heap, self.serial = 0.0, [], 0
+        self.chunk_tokens = (
+            scenario.server.prefill_chunk_tokens if controller.chunk_tokens is None else controller.chunk_tokens
+        )
         self.queue: list[Device] = []
         self.batch: list[Member] = []
         self.cached: dict[int, int] = {}  # tokens in memory of each session, least recently used first
@@ -410,6 +424,7 @@ class Reference:
         for q in sorted(range(len(self.queue)), key=lambda q: (keys[q], q)):
             self.try_to_add(self.queue[q], features[q])
         if self.batch:
+            self.trim()
             self.launch()
 
     def uncached(self, device: Device) -> int:
@@ -426,7 +441,7 @@ class Reference:
 
     def features(self, device: Device) -> np.ndarray:
         """(FEATURES,) what the batching rule sees of a waiting request."""
-        chunk = self.scenario.server.prefill_chunk_tokens
+        chunk = self.chunk_tokens
         uncached, cached = self.uncached(device), self.cached.get(device.index, 0)
         new = chunk if 0 < chunk < uncached else uncached + 1 + len(device.tokens)
         solo = self.predict_s([(new, cached)])
@@ -444,21 +459,72 @@ class Reference:
         """Put a request into the batch if chunk, memory, batch size and the rule allow it."""
         s, c = self.scenario.server, self.controller
         uncached = self.uncached(device)
-        chunk_left = s.prefill_chunk_tokens - sum(self.prefilled(m) for m in self.batch)
-        whole = uncached <= chunk_left or not s.prefill_chunk_tokens
+        chunk_left = self.chunk_tokens - sum(self.prefilled(m) for m in self.batch)
+        whole = uncached <= chunk_left or not self.chunk_tokens
         take = uncached + 1 + len(device.tokens) if whole else chunk_left
         members = [(m.take_tokens, self.cached.get(m.device.index, 0)) for m in self.batch]
         members.append((take, self.cached.get(device.index, 0)))
         if take <= 0 or sum(n + k for n, k in members) > self.scenario.kv_tokens or len(members) > s.max_batch_requests:
             return
-        margin = self.batching_parameters[0] if c.batching == rules.WISP else 0.0
-        binding = [rules.binding_deadline_s(self.now_s, self.features(m.device), margin) for m in self.batch]
-        due_s = min(binding, default=math.inf)
+        before_s = self.predict_s(members[:-1])
+        with_s = self.decode_step_s(device) if c.batching == rules.PACED else self.predict_s(members)
         n_running = sum(d.running for d in self.devices)
-        if rules.admits(c.batching, self.batching_parameters, self.now_s, features, len(self.batch), n_running,
-                        self.predict_s(members), due_s):  # fmt: skip
+        if rules.admits(c.batching, self.batching_parameters, self.now_s, self.mean_batch_s, features, len(self.batch), n_running,
+                        before_s, with_s, self.due_of_batch_s(before_s)):  # fmt: skip
             self.batch.append(Member(device, take, whole))
             device.running = c.centralized
+
+    def decode_step_s(self, device: Device) -> float:
+        """Predicted time of one token for each sequence of the batch and one more, prompts computed."""
+        requests = [m.device.request for m in self.batch] + [device.request]
+        return self.predict_s([(1, r.prompt_tokens + r.committed - 1) for r in requests])
+
+    def due_of_batch_s(self, before_s: float) -> float:
+        """What an insertion must not break: deadlines that the batch meets without it (paced: one step at each one's speed)."""
+        kind = self.controller.batching
+        if kind == rules.PACED:
+            return self.now_s + min((1.0 / m.device.slo.speed_tokens_per_s for m in self.batch), default=math.inf)
+        margin = self.batching_parameters[0] if kind == rules.WISP else 0.0
+        end_s = self.now_s + before_s * (1.0 + margin)
+        return min((m.device.deadline_s for m in self.batch if m.device.deadline_s >= end_s), default=math.inf)
+
+    def trim(self) -> None:
+        """How many of its drafted tokens the server verifies for each member."""
+        whole_s = self.predict_s([(m.take_tokens, self.cached.get(m.device.index, 0)) for m in self.batch])
+        for m in self.batch:
+            m.device.verified = len(m.device.tokens)
+        if self.controller.trim == trimming.NONE:
+            return
+        chosen = self.most_likely([m for m in self.batch if m.completes], self.now_s + whole_s)
+        for m in self.batch:
+            if m.completes:
+                m.device.verified = sum(member is m for member in chosen)
+                m.take_tokens = self.uncached(m.device) + 1 + m.device.verified
+
+    def most_likely(self, members: list[Member], whole_end_s: float) -> list[Member]:
+        """A member for each drafted token to verify."""
+        tokens = [(-float(p), k, j) for k, m in enumerate(members) for j, p in enumerate(m.device.survivals)]
+        ranked = sorted(tokens)
+        if self.controller.trim == trimming.DSPARK:
+            rates = [self.tokens_per_s(members, ranked[:n]) for n in range(len(ranked) + 1)]
+            n = max(n for n, rate in enumerate(rates) if rate == max(rates))
+            return [members[k] for _, k, _ in ranked[:n]]
+        if self.controller.trim == trimming.ADASERVE:  # stable: within both halves the most likely stay first
+            ranked.sort(key=lambda token: not self.needed(members[token[1]].device, token[2], whole_end_s))
+        return [members[k] for _, k, _ in ranked[: self.controller.trim_tokens]]
+
+    def tokens_per_s(self, members: list[Member], tokens: list[tuple[float, int, int]]) -> float:
+        """Expected tokens per predicted second of the batch that verifies these drafted tokens."""
+        rows = [(m.take_tokens, self.cached.get(m.device.index, 0)) for m in self.batch if not m.completes]
+        for k, m in enumerate(members):
+            verified = sum(member == k for _, member, _ in tokens)
+            rows.append((self.uncached(m.device) + 1 + verified, self.cached.get(m.device.index, 0)))
+        return (len(members) - sum(negative for negative, _, _ in tokens)) / self.predict_s(rows)
+
+    def needed(self, device: Device, place: int, end_s: float) -> bool:
+        """Whether a device needs its token at a place of the draft to keep its speed, if the batch ends at `end_s`."""
+        behind = (end_s - device.deadline_s) * device.slo.speed_tokens_per_s
+        return 1.0 + float(sum(device.survivals[:place].astype(float))) < device.expected_tokens + behind
 
     def prefilled(self, member: Member) -> int:
         """Part of the prefill chunk that a member uses."""
@@ -507,9 +573,13 @@ class Reference:
     def answer(self, device: Device) -> None:
         """Outcome of a verification: keys and values of rejected tokens are dropped, the reply leaves."""
         r = device.request
-        self.write("verify", device.index, device.accepted)
-        tokens = device.accepted + 1
-        self.cached[device.index] = r.prompt_tokens + r.committed + device.accepted
+        self.write("verify", device.index, device.kept)
+        tokens = device.kept + 1
+        self.cached[device.index] = r.prompt_tokens + r.committed + device.kept
+        verified, drafted = device.verified, len(device.tokens)
+        self.totals.update(
+            drafted=drafted, accepted=device.kept, rejected=verified - device.kept, trimmed=drafted - verified
+        )
         downlink_s = self.transfer_s(device, tokens * TOKEN_BYTES, device.kind.link.downlink_bytes_per_s)
         due_s = max(device.delivered_s, self.now_s + downlink_s)  # a reply never overtakes the one before
         goes_on = self.controller.centralized and r.committed > 0
@@ -559,9 +629,10 @@ class Reference:
         row.update(tokens=tokens, tokens_on_time=on_time)
         self.totals.update(tokens=tokens, tokens_on_time=on_time)
         if first > 0:
-            wasted = max(0, len(device.tokens) - device.accepted - 1)
+            trimmed = len(device.tokens) - device.verified
+            wasted = trimmed + max(0, device.verified - device.kept - 1)
             self.totals.update(
-                rounds=1, window_drafted=len(device.tokens), window_accepted=device.accepted,
+                rounds=1, window_drafted=len(device.tokens), window_accepted=device.kept, window_trimmed=trimmed,
                 round_latency_s=self.now_s - round_start_s, wasted_s=device.token_s * wasted)  # fmt: skip
 
     def count_batch(self) -> None:

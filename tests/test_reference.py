@@ -20,12 +20,16 @@ from wisp_gym.scenario import with_
 from wisp_gym.speculation_trace import write_speculation_trace
 
 COMPARED = (
-    "rounds", "window_drafted", "window_accepted", "tokens", "tokens_on_time", "wasted_s", "interference_s", "batches",
+    "rounds", "window_drafted", "window_accepted", "window_trimmed", "accepted", "rejected", "trimmed",
+    "tokens", "tokens_on_time", "wasted_s", "interference_s", "batches",
     "batched_requests", "evictions", "kv_peak_tokens", "round_latency_s",
 )  # fmt: skip
 COMPARED_BY_CLASS = ("arrived", "finished", "attained", "attained_tokens", "tokens", "tokens_on_time")
 LOG_ROWS = 40_000
-DEFAULT_CONTROLLERS = ("fixed:4+fcfs", "wisp+wisp", "survival+edf", "oracle+static:2,0.1", *CENTRALIZED)
+DEFAULT_CONTROLLERS = (
+    "fixed:8+fcfs+dspark", "fixed:8+edf+tetris:9+chunk:64", "survival+wisp+adaserve:12",
+    "fixed:4+fcfs", "wisp+wisp", "survival+edf", "oracle+static:2,0.1", *CENTRALIZED,
+)  # fmt: skip
 
 
 def grouped(log: list[tuple[float, str, int, float]], end_s: float) -> dict[tuple[str, int], np.ndarray]:

@@ -154,7 +154,7 @@ def empty_arrays(n_worlds: int, n_devices: int, log_rows: int, trace: np.ndarray
         observation=np.zeros((*shape, observation.SIZE), np.float32), event_device=integers(), event_s=floats(), queue=integers(),
         batch=integers(), replies=integers(), features=np.zeros((*shape, FEATURES)), keys=floats(), order=integers(),
         speculation_parameters=np.zeros((n_worlds, state.PARAMETERS)), batching_parameters=np.zeros((n_worlds, state.PARAMETERS)),
-        log=np.zeros((n_worlds, log_rows), state.LOG_ROW), trace=trace, policy=policy,
+        log=np.zeros((n_worlds, log_rows), state.LOG_ROW), survivals=np.zeros((*shape, state.SURVIVALS), np.float32), trace=trace, policy=policy,
     )  # fmt: skip
 
 

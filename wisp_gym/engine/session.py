@@ -13,7 +13,7 @@ from wisp_gym.engine.jit import jit, jit_inline
 from wisp_gym.engine.link import DRAFT_TOKEN_BYTES, TOKEN_BYTES, transfer_s
 from wisp_gym.engine.observation import observe_all, observe_progress, observe_round, observe_statistics, observe_token
 from wisp_gym.engine.slo import on_time_tokens, token_deadline_s
-from wisp_gym.engine.source import begin_walk, draft_token, fate_here, mark, step
+from wisp_gym.engine.source import begin_walk, draft_token, fate_here, mark, rewind, step
 from wisp_gym.engine.state import (
     CLOSED,
     DOWNLINK,
@@ -219,16 +219,18 @@ def wants_more(c, d, i, parameters, policy, o, next_fate):
 
 
 @jit_inline
-def draft_one(c, d, source):
-    """Draft one token; the clock moves on."""
+def draft_one(c, d, source, survivals):
+    """Draft one token; the clock moves on. The message carries its survival to a server that trims."""
     if d.drafted == 0:
         d.clock_s += d.round_overhead_s
     d.clock_s += d.draft_token_s
     draft_token(c, d, source)
+    if c.trim:
+        survivals[d.drafted - 1] = d.survival
 
 
 @jit
-def draft_round(c, d, i, totals, parameters, policy, source, o):
+def draft_round(c, d, i, totals, parameters, policy, source, o, survivals):
     """Draft until the controller sends (returns SENT) or someone outside must decide (returns DECIDE)."""
     external = decided_outside(c, i)
     while d.drafted < d.cap:
@@ -243,7 +245,7 @@ def draft_round(c, d, i, totals, parameters, policy, source, o):
             more = wants_more(c, d, i, parameters, policy, o, next_fate)
         if more == 0:
             return SENT
-        draft_one(c, d, source)
+        draft_one(c, d, source, survivals)
     return SENT
 
 
@@ -261,11 +263,16 @@ def finish_drafting(c, d, totals):
 @jit
 def commit(c, d, totals):
     """Outcome of the verification at the server: A accepted tokens and one of the target's own."""
-    if c.centralized == 0 and d.on_path:  # everything drafted was accepted (or nothing drafted): the bonus token
+    if d.verified < d.accepted:  # the server left out tokens that would have been accepted
+        d.accepted = d.verified
+        rewind(c, d, d.committed + d.verified)
+        step(c, d)
+    elif c.centralized == 0 and d.on_path:  # everything drafted was accepted (or nothing drafted): the bonus token
         step(c, d)
     d.commit_tokens = min(d.accepted + 1, d.output_tokens - d.committed)
     totals.accepted += d.accepted
-    totals.rejected += d.drafted - d.accepted
+    totals.rejected += d.verified - d.accepted
+    totals.trimmed += d.drafted - d.verified
     totals.unverified -= d.drafted
 
 
@@ -275,7 +282,7 @@ def learn_from_reply(d, end_s, server, downlink_s):
     for delay in (d.uplink_s, downlink_s):
         d.delay_spread_s = KEEP * d.delay_spread_s + FRESH * abs(delay - d.delay_mean_s)
         d.delay_mean_s = KEEP * d.delay_mean_s + FRESH * delay
-    examined = min(d.accepted + 1, d.drafted)
+    examined = min(d.accepted + 1, d.verified)
     d.accepted_sum = KEEP * d.accepted_sum + d.accepted
     d.examined_sum = KEEP * d.examined_sum + examined
     if d.committed > 0:
@@ -291,6 +298,12 @@ def learn_from_reply(d, end_s, server, downlink_s):
 
 
 @jit
+def wasted_tokens(d):
+    """Drafted tokens beyond the first rejected one, and those that the server left out."""
+    return d.drafted - d.verified + max(0, d.verified - d.accepted - 1)
+
+
+@jit
 def count_round(c, d, totals, histogram):
     """Measures of a verified round (not of a prompt) that ends in the window."""
     if d.committed == 0 or not in_window(c, d.delivered_s):
@@ -299,10 +312,11 @@ def count_round(c, d, totals, histogram):
     totals.rounds += 1
     totals.window_drafted += d.drafted
     totals.window_accepted += d.accepted
+    totals.window_trimmed += d.drafted - d.verified
     totals.round_latency_s += latency_s
     histogram[0, latency_bin(latency_s)] += 1
     if d.drafted > 0:
-        totals.wasted_s += d.draft_token_s * max(0, d.drafted - d.accepted - 1)
+        totals.wasted_s += d.draft_token_s * wasted_tokens(d)
         totals.wasted_with_rejected_s += d.draft_token_s * (d.drafted - d.accepted)
         totals.draft_s += d.draft_token_s * d.drafted
 
@@ -329,7 +343,7 @@ def count_tokens(c, d, totals, slo_totals, server, histogram, external):
         server.step_on_time += on_time
         server.step_round_s += 0.0 if first else d.delivered_s - d.round_start_s
         if d.drafted > 0:
-            server.step_wasted += max(0, d.drafted - d.accepted - 1)
+            server.step_wasted += wasted_tokens(d)
 
 
 @jit
