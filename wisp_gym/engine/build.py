@@ -7,9 +7,12 @@ from statistics import NormalDist
 
 import numpy as np
 
+from wisp_gym.controllers.bandits import MEMORY
 from wisp_gym.controllers.batching import FEATURES
+from wisp_gym.controllers.suggestions import KNOWLEDGE
 from wisp_gym.engine import observation, state
 from wisp_gym.engine.acceptance import DRIFT_BLOCK_TOKENS
+from wisp_gym.engine.session import PRIOR_TOKENS
 from wisp_gym.engine.state import World
 from wisp_gym.scenario import Acceptance, DeviceClass, Scenario, SLOClass
 
@@ -113,7 +116,8 @@ def fill_devices(devices: np.ndarray, scenario: Scenario, n_devices: int) -> Non
         for name, value in slo_constants(slo, index).items():
             view[name][slos == index] = value
     share = mean_acceptance(scenario.draft.acceptance)
-    view["accepted_sum"], view["examined_sum"] = 4.0 * share, 4.0  # a prior worth four tokens
+    view["accept_prior"] = share
+    view["accepted_sum"], view["examined_sum"] = PRIOR_TOKENS * share, PRIOR_TOKENS
     view["token_sum"], view["time_sum_s"] = view["slo_tokens_per_s"], 1.0  # at first the rate that the class asks for
     view["newer"], view["older"] = -1, -1
     begin_server_info(view, scenario)
@@ -149,6 +153,7 @@ def empty_arrays(n_worlds: int, n_devices: int, log_rows: int, trace: np.ndarray
         observation=np.zeros((*shape, observation.SIZE), np.float32), event_device=integers(), event_s=floats(), queue=integers(),
         batch=integers(), replies=integers(), features=np.zeros((*shape, FEATURES)), keys=floats(), order=integers(),
         speculation_parameters=np.zeros((n_worlds, state.PARAMETERS)), batching_parameters=np.zeros((n_worlds, state.PARAMETERS)),
+        memory=np.zeros((*shape, MEMORY)), knowledge=np.zeros((n_worlds, KNOWLEDGE)),
         log=np.zeros((n_worlds, log_rows), state.LOG_ROW), trace=trace, policy=policy,
     )  # fmt: skip
 

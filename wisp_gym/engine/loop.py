@@ -32,11 +32,13 @@ from wisp_gym.engine.session import (
     first_arrival_s,
     following_arrival_s,
     in_window,
+    learn_from_round,
     payload_bytes,
     send,
     write_log,
 )
 from wisp_gym.engine.state import CLOSED, COMPOSE, EVENTS, LOG_ARRIVE, OVER, PICK, REPLY, TRACE, World
+from wisp_gym.engine.suggest import suggest_lengths
 
 # What `advance` returns: the world is over, or which decision it waits for.
 DONE, SPECULATION, BATCHING = 0, 1, 2
@@ -53,7 +55,7 @@ def world_of(worlds, index, trace, policy):
         worlds.histogram[index], worlds.device[index], worlds.observation[index], worlds.event_device[index],
         worlds.event_s[index], worlds.queue[index], worlds.batch[index], worlds.replies[index],
         worlds.features[index], worlds.keys[index], worlds.order[index], worlds.speculation_parameters[index],
-        worlds.batching_parameters[index], worlds.log[index], trace, policy,
+        worlds.batching_parameters[index], worlds.memory[index], worlds.knowledge[index], worlds.log[index], trace, policy,
     )  # fmt: skip
 
 
@@ -114,6 +116,8 @@ def take_events(w):
         w.totals[0].events += 1
     if s.busy and s.batch_end_s <= time_s:
         finish_batch(c, s, w.device, w.batch, w.replies, w.totals[0], w.log)
+        if c.suggests:
+            suggest_lengths(c, s, w.device, w.replies, w.memory, w.knowledge, w.speculation_parameters)
         w.totals[0].events += 1
     s.stage = REPLY if c.centralized else COMPOSE
     return True
@@ -148,6 +152,8 @@ def answer(w, i):
     """Deliver the reply to device i and begin what follows; returns True when a round of drafting has begun."""
     c, s, d = w.config[0], w.server[0], w.device[i]
     complete = deliver(c, d, i, s.now_s, w.totals[0], w.slo_totals, w.histogram, s, w.log)
+    if c.learns:
+        learn_from_round(c, d, i, w.speculation_parameters, w.memory[i], w.observation[i])
     if complete:
         after_response(w, i)
         return False
@@ -180,7 +186,7 @@ def work_replies(w):
             continue
         s.mid_draft = 1
         o = w.observation[i]
-        if draft_round(c, w.device[i], i, w.totals[0], w.speculation_parameters, w.policy, o) == DECIDE:
+        if draft_round(c, w.device[i], i, w.totals[0], w.speculation_parameters, w.policy, w.memory[i], o) == DECIDE:
             return DECIDE
         s.mid_draft = 0
         send_round(w, i)

@@ -35,7 +35,7 @@ CONFIG = np.dtype(
         ("prompt_log_mean", F), ("prompt_log_std", F), ("prompt_min", F), ("prompt_max", F),
         ("output_log_mean", F), ("output_log_std", F), ("output_min", F), ("output_max", F),
         # controllers: kind ids; which decisions are taken outside (0 none, 1 each token, 2 length of a round)
-        ("speculation", I), ("uses_predictor", I), ("sees_statistics", I), ("sees_observation", I), ("batching", I),
+        ("speculation", I), ("uses_predictor", I), ("sees_statistics", I), ("sees_observation", I), ("learns", I), ("suggests", I), ("batching", I),
         ("external_speculation", I), ("external_device", I), ("external_batching", I), ("visible_requests", I),
     ]
 )  # fmt: skip
@@ -69,8 +69,9 @@ DEVICE = np.dtype(
         # link and heat
         ("link_state", F), ("link_used_s", F), ("heat", F), ("heat_at_s", F),
         # what the device has learned: running averages and the server state carried by its last reply
-        ("delay_mean_s", F), ("delay_spread_s", F), ("accepted_sum", F), ("examined_sum", F), ("token_sum", F), ("time_sum_s", F),
+        ("delay_mean_s", F), ("delay_spread_s", F), ("accepted_sum", F), ("examined_sum", F), ("accept_prior", F), ("token_sum", F), ("time_sum_s", F),
         ("info_s", F), ("info_end_s", F), ("info_busy", I), ("info_batch_s", F), ("info_queue_s", F), ("info_utilisation", F), ("price", F),
+        ("suggested_tokens", I),
         # measured
         ("window_tokens", I), ("draft_s", F), ("window_messages", I),
     ],
@@ -145,6 +146,8 @@ class World(NamedTuple):
     order: np.ndarray  # (n,) int64 heap of queue places by priority
     speculation_parameters: np.ndarray  # (PARAMETERS,) float64
     batching_parameters: np.ndarray  # (PARAMETERS,) float64
+    memory: np.ndarray  # (n, MEMORY) float64 what a speculation rule that learns keeps of each device
+    knowledge: np.ndarray  # (KNOWLEDGE,) float64 what a server that suggests lengths keeps of all rounds
     log: np.ndarray  # (capacity,) LOG_ROW
     trace: np.ndarray  # (rows,) TRACE_ROW, shared by all worlds
     policy: np.ndarray  # (weights,) float32 of the learned policy, shared by all worlds

@@ -73,6 +73,10 @@ class Worlds:
         c["speculation"], c["batching"] = controller.speculation, controller.batching
         c["uses_predictor"], c["sees_statistics"] = controller.uses_predictor, controller.sees_statistics
         c["sees_observation"], c["centralized"] = controller.sees_observation, controller.centralized
+        c["learns"], c["suggests"] = controller.learns, controller.suggests
+        if controller.plan:
+            d = self.arrays.device[index]
+            d["suggested_tokens"] = np.array(controller.plan)[d["class_id"]]
         self.arrays.speculation_parameters[index, : len(controller.speculation_parameters)] = (
             controller.speculation_parameters
         )
