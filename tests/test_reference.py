@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from reference import Reference
 from small_worlds import BASE, CENTRALIZED, SmallWorld, horizon, log_of, plain, run, small_worlds
 
-from wisp_gym.controllers.catalogue import resolve
+from wisp_gym.controllers.catalogue import SPECULATION, resolve
 from wisp_gym.engine.worlds import NO_TRACE
 from wisp_gym.scenario import with_
 
@@ -20,7 +20,12 @@ COMPARED = (
 )  # fmt: skip
 COMPARED_BY_CLASS = ("arrived", "finished", "attained", "attained_tokens", "tokens", "tokens_on_time")
 LOG_ROWS = 40_000
-DEFAULT_CONTROLLERS = ("fixed:4+fcfs", "wisp+wisp", "survival+edf", "oracle+static:2,0.1", *CENTRALIZED)
+DEFAULT_CONTROLLERS = (
+    *(f"{name}+fcfs" for name in SPECULATION if name != "random"),
+    "wisp+wisp",
+    "oracle+static:2,0.1",
+    *CENTRALIZED,
+)
 
 
 def grouped(log: list[tuple[float, str, int, float]], end_s: float) -> dict[tuple[str, int], np.ndarray]:

@@ -43,7 +43,7 @@ def test_a_broken_sensor_is_corrected_and_counted():
     o[0] = np.inf
     assert runtime.wants_more(o) in (True, False)
     assert runtime.corrected == 1
-    with pytest.raises(ValueError, match=r"allowed is \(27,\)"):
+    with pytest.raises(ValueError, match=r"allowed is \(28,\)"):
         runtime.wants_more(np.zeros(3, np.float32))
     with pytest.raises(ValueError, match="use wants_more"):
         runtime.round_length(np.zeros(observation.SIZE, np.float32))

@@ -69,7 +69,8 @@ DEVICE = np.dtype(
         # link and heat
         ("link_state", F), ("link_used_s", F), ("heat", F), ("heat_at_s", F),
         # what the device has learned: running averages and the server state carried by its last reply
-        ("delay_mean_s", F), ("delay_spread_s", F), ("accepted_sum", F), ("examined_sum", F), ("accept_prior", F), ("token_sum", F), ("time_sum_s", F),
+        ("delay_mean_s", F), ("delay_spread_s", F), ("accepted_sum", F), ("examined_sum", F), ("accept_prior", F),
+        ("token_sum", F), ("time_sum_s", F),
         ("info_s", F), ("info_end_s", F), ("info_busy", I), ("info_batch_s", F), ("info_queue_s", F), ("info_utilisation", F), ("price", F),
         ("suggested_tokens", I),
         # measured
