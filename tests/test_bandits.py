@@ -99,14 +99,14 @@ def test_the_recursive_regression_is_the_ridge_regression() -> None:
     np.testing.assert_allclose(kept.reshape(bandits.FEATURES, -1), inverse, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize(("name", "c"), [("specstop", 0.03), ("banditspec", 0.1), ("contextual", 0.05)])
+@pytest.mark.parametrize(("name", "c"), [("specstop", 0.03), ("banditspec", 0.1), ("contextual", 0.3)])
 def test_they_find_the_best_length_of_a_toy_problem(name: str, c: float) -> None:
     """Acceptances are independent (0.7), a round lasts 1 + 0.15·k batches: the rate is best at k = 3.
 
-    The closed form the contextual one starts from is misled: it sees an acceptance average of 0.5.
+    The regression starts misled: a token seems to take a twentieth of a batch, for which 6 would be best.
     """
     rng, device = np.random.default_rng(1), Device(name, c, 1, INF)
-    row, chosen = seen(acceptance_average=0.5, draft_time=0.15, batch_time=1.0), []
+    row, chosen = seen(acceptance_average=0.7, draft_time=0.05, batch_time=1.0), []
     for _ in range(3000):
         k = device.length(row)
         accepted = min(int(np.log(rng.random()) / np.log(0.7)), k)
@@ -114,8 +114,7 @@ def test_they_find_the_best_length_of_a_toy_problem(name: str, c: float) -> None
         chosen.append(k)
     rates = [expected_tokens(0.7, k) / (1 + 0.15 * k) for k in range(CAP + 1)]
     assert int(np.argmax(rates)) == 3
-    late = [rates[k] for k in chosen[-1000:]]
-    assert np.mean(late) > 0.97 * max(rates)
+    assert np.mean([rates[k] for k in chosen[-1000:]]) > 0.97 * max(rates)
     assert abs(Counter(chosen[-1000:]).most_common(1)[0][0] - 3) <= 1
 
 

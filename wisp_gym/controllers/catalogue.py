@@ -108,7 +108,7 @@ SPECULATION = {
     "aligned": Rule(
         speculation_rules.ALIGNED, "boundary-aligned price stop: free drafting until the next launch (survival above thr), priced beyond it",
         (
-            Setting("thr", 0.1, 0, 1, tune=(0, 0.6)), Setting("A", 0.9, 0, 10, tune=(0, 2)), Setting("margin", 2, 0, 100, tune=(0, 8)),
+            Setting("thr", 0.15, 0, 1, tune=(0, 0.6)), Setting("A", 0.9, 0, 10, tune=(0, 2)), Setting("margin", 2, 0, 100, tune=(0, 8)),
             Setting("guard", 0.05, 0, 1, tune=(0, 0.3)), K_MAX,
         ),
         uses_predictor=True, sees_observation=True,
