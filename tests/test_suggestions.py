@@ -113,10 +113,11 @@ def test_sglangs_table_takes_the_nearest_batch_size() -> None:
 @pytest.mark.parametrize("name", SUGGESTING)
 def test_devices_follow_what_the_reply_says(name: str) -> None:
     """With long outputs nothing but the cap of a finishing response shortens a round."""
-    scenario = plain(n_devices=6, horizon=horizon(0.0, 20.0))
+    long = {"median_tokens": 400, "log_std": 0.0, "min_tokens": 8, "max_tokens": 512}
+    scenario = plain(n_devices=12, horizon=horizon(0.0, 20.0), **{"workload.output": long})
     arrays = run(scenario, f"{name}+fcfs", [1], 40_000)
     log, of_batch = log_of(arrays), defaultdict(list)
-    ends = dict.fromkeys(range(6), 0)
+    ends = dict.fromkeys(range(12), 0)
     batches = 0
     for _, kind, device, value in sorted(log, key=lambda row: row[0]):
         batches += kind == "end"
@@ -154,7 +155,7 @@ def test_the_plan_gives_faster_classes_no_less() -> None:
 
 
 def test_the_plan_is_followed_by_class() -> None:
-    scenario = plain(n_devices=8, horizon=horizon(0.0, 10.0))
+    scenario = plain(n_devices=8, horizon=horizon(0.0, 10.0), **{"draft.acceptance.logit_mean": 4.0})
     slow = asdict(scenario.devices[0]) | {"name": "slow", "draft_tokens_per_s": 4.0}
     scenario = with_(scenario, devices=[asdict(scenario.devices[0]), slow])
     plan = resolve("dipsd+fcfs", scenario).plan
