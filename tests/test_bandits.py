@@ -11,6 +11,7 @@ from test_stopping import CAP, seen
 
 from wisp_gym.controllers import bandits
 from wisp_gym.controllers.lengths import expected_tokens
+from wisp_gym.controllers.suggestions import KNOWLEDGE
 
 INF = float("inf")
 BANDITS = ("specstop", "banditspec")
@@ -121,3 +122,4 @@ def test_they_find_the_best_length_of_a_toy_problem(name: str, c: float) -> None
 def test_a_memory_holds_the_longest_length_and_the_regression() -> None:
     assert bandits.MEMORY >= bandits.ARMS + 33 * bandits.ARM
     assert bandits.MEMORY >= bandits.INVERSE_AT + bandits.FEATURES**2
+    assert bandits.MEMORY >= KNOWLEDGE

@@ -26,7 +26,7 @@ FEATURES = 8  # of the contextual bandit
 TOKENS_UNIT = 4.0  # scale of the expected tokens among them
 LEAST_TIME = 0.1  # floor of a predicted round, in T
 TOKENS_AT, SECONDS_AT, SEEN_AT, GAIN_AT, INVERSE_AT = (2 + FEATURES * place for place in range(5))
-MEMORY = 104  # at least ARMS + 33·ARM and INVERSE_AT + FEATURES²
+MEMORY = 104  # at least ARMS + 33·ARM, INVERSE_AT + FEATURES² and the server's KNOWLEDGE
 
 
 @jit

@@ -55,7 +55,7 @@ def world_of(worlds, index, trace, policy):
         worlds.histogram[index], worlds.device[index], worlds.observation[index], worlds.event_device[index],
         worlds.event_s[index], worlds.queue[index], worlds.batch[index], worlds.replies[index],
         worlds.features[index], worlds.keys[index], worlds.order[index], worlds.speculation_parameters[index],
-        worlds.batching_parameters[index], worlds.memory[index], worlds.knowledge[index], worlds.log[index], trace, policy,
+        worlds.batching_parameters[index], worlds.memory[index], worlds.log[index], trace, policy,
     )  # fmt: skip
 
 
@@ -117,7 +117,7 @@ def take_events(w):
     if s.busy and s.batch_end_s <= time_s:
         finish_batch(c, s, w.device, w.batch, w.replies, w.totals[0], w.log)
         if c.suggests:
-            suggest_lengths(c, s, w.device, w.replies, w.memory, w.knowledge, w.speculation_parameters)
+            suggest_lengths(c, s, w.device, w.replies, w.memory, w.speculation_parameters)
         w.totals[0].events += 1
     s.stage = REPLY if c.centralized else COMPOSE
     return True

@@ -283,13 +283,13 @@ def commit(c, d, totals):
 
 
 @jit
-def learn_from_reply(d, end_s, server, downlink_s):
+def learn_from_reply(c, d, end_s, server, downlink_s):
     """Running averages of the device and the server state that the reply carries."""
     for delay in (d.uplink_s, downlink_s):
         d.delay_spread_s = KEEP * d.delay_spread_s + FRESH * abs(delay - d.delay_mean_s)
         d.delay_mean_s = KEEP * d.delay_mean_s + FRESH * delay
     examined = min(d.accepted + 1, d.drafted)
-    d.accepted_sum = KEEP * d.accepted_sum + d.accepted + FRESH * PRIOR_TOKENS * d.accept_prior
+    d.accepted_sum = KEEP * d.accepted_sum + d.accepted + FRESH * PRIOR_TOKENS * c.accept_prior
     d.examined_sum = KEEP * d.examined_sum + examined + FRESH * PRIOR_TOKENS
     if d.committed > 0:
         d.token_sum = KEEP * d.token_sum + d.commit_tokens
@@ -370,7 +370,7 @@ def deliver(c, d, i, end_s, totals, slo_totals, histogram, server, log):
     totals.messages += 1
     if in_window(c, end_s):
         d.window_messages += 1
-    learn_from_reply(d, end_s, server, downlink_s)
+    learn_from_reply(c, d, end_s, server, downlink_s)
     count_round(c, d, totals, histogram)
     count_tokens(c, d, totals, slo_totals, server, histogram, external)
     d.committed += d.commit_tokens

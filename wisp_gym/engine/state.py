@@ -28,6 +28,7 @@ CONFIG = np.dtype(
         ("kv_capacity_tokens", I), ("max_batch_requests", I), ("prefill_chunk_tokens", I), ("centralized", I),
         # acceptance
         ("logit_mean", F), ("request_std", F), ("drift_std", F), ("drift_keep", F), ("drift_fresh", F), ("after_rejection_logit", F),
+        ("accept_prior", F),
         # statistics: separation d' of the evidence, log odds of the average acceptance
         ("separation", F), ("base_logit", F), ("overconfidence", F),
         # workload
@@ -69,8 +70,7 @@ DEVICE = np.dtype(
         # link and heat
         ("link_state", F), ("link_used_s", F), ("heat", F), ("heat_at_s", F),
         # what the device has learned: running averages and the server state carried by its last reply
-        ("delay_mean_s", F), ("delay_spread_s", F), ("accepted_sum", F), ("examined_sum", F), ("accept_prior", F),
-        ("token_sum", F), ("time_sum_s", F),
+        ("delay_mean_s", F), ("delay_spread_s", F), ("accepted_sum", F), ("examined_sum", F), ("token_sum", F), ("time_sum_s", F),
         ("info_s", F), ("info_end_s", F), ("info_busy", I), ("info_batch_s", F), ("info_queue_s", F), ("info_utilisation", F), ("price", F),
         ("suggested_tokens", I),
         # measured
@@ -147,8 +147,9 @@ class World(NamedTuple):
     order: np.ndarray  # (n,) int64 heap of queue places by priority
     speculation_parameters: np.ndarray  # (PARAMETERS,) float64
     batching_parameters: np.ndarray  # (PARAMETERS,) float64
-    memory: np.ndarray  # (n, MEMORY) float64 what a speculation rule that learns keeps of each device
-    knowledge: np.ndarray  # (KNOWLEDGE,) float64 what a server that suggests lengths keeps of all rounds
+    memory: (
+        np.ndarray
+    )  # (n + 1, MEMORY) float64 what a speculation rule keeps of each device and, last, the server of all
     log: np.ndarray  # (capacity,) LOG_ROW
     trace: np.ndarray  # (rows,) TRACE_ROW, shared by all worlds
     policy: np.ndarray  # (weights,) float32 of the learned policy, shared by all worlds

@@ -13,7 +13,6 @@ from wisp_gym.controllers.suggestions import (
     turbospec_length,
     vllm_length,
 )
-from wisp_gym.engine.acceptance import sigmoid
 from wisp_gym.engine.jit import jit
 
 
@@ -40,18 +39,19 @@ def length_for_all(c, parameters, knowledge, rounds, mean_accepted):
     """The length that a rule suggests to a whole batch (one of prompts alone counts as one round)."""
     if c.speculation == SGLANG_LOAD:
         return sglang_load_length(knowledge, rounds, mean_accepted)
-    expected, costs = sigmoid(c.base_logit), (c.est_launch_s, c.est_new_token_s, c.est_pair_s)
+    expected, costs = c.accept_prior, (c.est_launch_s, c.est_new_token_s, c.est_pair_s)
     if c.speculation == TURBOSPEC:
         return turbospec_length(parameters, knowledge, max(rounds, 1), c.max_draft_tokens, expected, *costs)
     return vllm_length(knowledge, max(rounds, 1), c.max_draft_tokens, expected, *costs)
 
 
 @jit
-def suggest_lengths(c, s, devices, replies, memory, knowledge, parameters):
+def suggest_lengths(c, s, devices, replies, memory, parameters):
     """Compute lengths for the members of the batch that has just ended; their replies carry them."""
+    knowledge = memory[memory.shape[0] - 1]
     rounds, mean_accepted = note_batch(c, s, devices, replies, memory, knowledge)
     if c.speculation == GOODSPEED:
-        share_budget(parameters[0], memory, replies, s.n_replies, c.max_draft_tokens, sigmoid(c.base_logit))
+        share_budget(parameters[0], memory, replies, s.n_replies, c.max_draft_tokens, c.accept_prior)
         for k in range(s.n_replies):
             devices[replies[k]].suggested_tokens = int(memory[replies[k], S_LENGTH])
     elif s.n_replies > 0:
