@@ -22,6 +22,7 @@ from estimators.cli import BAD_INPUT, InputError, write_text
 from wisp_gym.controllers.catalogue import Controller as Controller
 from wisp_gym.controllers.catalogue import ControllerError, did_you_mean, resolve
 from wisp_gym.controllers.policy import PolicyError
+from wisp_gym.predictor import PredictorError
 from wisp_gym.request_trace import TraceError
 from wisp_gym.scenario import Scenario, ScenarioError, load, with_, with_slo
 
@@ -29,7 +30,7 @@ DEFAULT_SCENARIO = "wisp-a100-qwen3-32b"
 MAX_DEVICES = 100_000  # about 10 GB of state: more is a slip of the finger
 MAX_SEEDS = 10_000
 MAX_SEED = 2**63 - 1  # the engine's counter-based draws take 64 bits; numpy's and SB3's seeds are signed
-FAULTS = (InputError, ScenarioError, ControllerError, PolicyError, TraceError)
+FAULTS = (InputError, ScenarioError, ControllerError, PolicyError, PredictorError, TraceError)
 
 WHOLE = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 SEED_RANGE = re.compile(r"(\d{1,19})(?:-(\d{1,19}))?", re.ASCII)

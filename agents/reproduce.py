@@ -26,6 +26,7 @@ from tqdm import tqdm
 from agents import published
 from agents.calibration import (
     GOODPUT_SLO,
+    SLED_LENGTH,
     TARGETS,
     controllers,
     largest,
@@ -197,9 +198,9 @@ def predictor_rows(target: str, scenario: Scenario) -> list[Row]:
     return rows
 
 
-def ablation_rows(target: str, given: dict[str, float], scenario: Scenario, seeds: Sequence[int]) -> list[Row]:
+def ablation_rows(target: str, scenario: Scenario, seeds: Sequence[int]) -> list[Row]:
     """Predictor alone, scheduler alone, both, against a fixed length with first come first served."""
-    length = round(given["sled_length"])
+    length = SLED_LENGTH
     names = {
         "neither": f"fixed:{length}+fcfs",
         "predictor alone": "wisp+fcfs",
@@ -300,7 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         *ratio_rows(given.target, capacities, goodputs),
         *estimator_rows(given.target, scenario),
     ]
-    rows += [*predictor_rows(given.target, scenario), *ablation_rows(given.target, numbers, scenario, seeds)]
+    rows += [*predictor_rows(given.target, scenario), *ablation_rows(given.target, scenario, seeds)]
     folder = new_folder(given.log_folder, f"reproduce-{given.target}")
     describe_run(
         folder,

@@ -1,4 +1,4 @@
-"""Fit the acceptance process of the engine to published acceptance figures, by simulation.
+"""Fit the acceptance process of the engine to published acceptance figures or to recorded traces, by simulation.
 
 The process, at position n of a response r:
 
@@ -11,6 +11,7 @@ Survival by position fixes how much acceptance differs in all; correlation along
 slow, and the first position against the later ones how much harder the token after a rejection is.
 
     python -m estimators.acceptance --pair qwen3-0.6b--qwen3-32b
+    python -m estimators.acceptance --trace python-10m-1m.npz
 """
 
 from __future__ import annotations
@@ -22,43 +23,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from tqdm import tqdm
 
+from estimators import recorded_acceptance
 from estimators.cli import InputError, Parser, check_writable, choose, run, table, write_json
+from estimators.process import BLOCK_TOKENS, START, Process, search, search_from_all, to_free
 from estimators.published import ASSUMED_LIKE, PAIRS, Pair
 
-BLOCK_TOKENS = 8  # the engine's drift is constant over blocks of this many positions
 TYPICAL_ROUNDS = 116  # rounds of the response in which an average Spec-Bench round stands; correlations depend on it
 RATE_TOLERANCE = 0.01  # a published acceptance that is missed by this much costs as much as ...
 DERIVED_TOLERANCE = 0.03  # ... one recovered from a throughput missed by this much, or ...
 CORRELATION_TOLERANCE = 0.03  # ... a correlation or a spread of responses missed by this much (most pairs borrow them)
 PRIOR_WEIGHT = 0.05  # a weak pull to START, so that parameters on which nothing is published stay ordinary
-
-
-@dataclass(frozen=True)
-class Process:
-    """Parameters of the acceptance process; the defaults are where the fit starts.
-
-    Attributes:
-        logit_mean: logit of acceptance of an average token after an accepted one.
-        request_std: standard deviation of the response's effect, in logits, >= 0.
-        drift_std: standard deviation of the slow drift along a response, in logits, >= 0.
-        drift_tokens: correlation length of the drift in tokens, > 0.
-        after_rejection_logit: how much harder the token after a rejected one is, in logits, >= 0.
-    """
-
-    logit_mean: float = 1.0
-    request_std: float = 0.5
-    drift_std: float = 0.7
-    drift_tokens: float = 40.0
-    after_rejection_logit: float = 0.3
-
-
-START = Process()
-# Nelder-Mead finds the nearest valley: start in three, where responses, drift or rejections carry the differences.
-STARTS = (START, Process(1.5, 1.0, 0.4, 100.0, 0.05), Process(1.2, 0.2, 1.2, 25.0, 0.02))
-FIRST_STEP = np.array([0.4, 0.7, 0.7, 0.7, 1.0])  # of the free parameters
 
 
 @dataclass(frozen=True)
@@ -177,7 +152,11 @@ def targets(pair: Pair) -> dict[str, float]:
 
 def simulate(process: Process, pair: Pair, world: World) -> dict[str, float]:
     """Return the process's own values of everything in `targets(pair)`, under the same names."""
-    accepted = fates(process, world)
+    return measures(fates(process, world), pair)
+
+
+def measures(accepted: NDArray[np.bool_], pair: Pair) -> dict[str, float]:
+    """Return the figures in `targets(pair)` of fates, shape (positions, responses)."""
     drafts = {*pair.rates, *([pair.max_draft_tokens] if pair.survival else [])}
     lengths = {k: rounds(accepted, k) for k in drafts}
     longest = lengths[max(drafts)]
@@ -189,18 +168,6 @@ def simulate(process: Process, pair: Pair, world: World) -> dict[str, float]:
     return named | ({"spread of responses": between_cv(longest)} if pair.between_cv is not None else {})
 
 
-def to_free(process: Process) -> NDArray[np.float64]:
-    """Return the parameters on the whole real line: logarithms of all but the mean, shape (5,)."""
-    return np.array([process.logit_mean, *np.log([max(value, 1e-3) for value in list(asdict(process).values())[1:]])])
-
-
-def from_free(free: NDArray[np.float64]) -> Process:
-    """Return the process of `to_free`'s vector: spreads at most 5 logits, drift lengths within 8..500 tokens."""
-    request_std, drift_std, drift_tokens, after = (float(value) for value in np.exp(np.clip(free[1:], -6.9, 6.3)))
-    length = min(max(drift_tokens, float(BLOCK_TOKENS)), 500.0)
-    return Process(float(free[0]), min(request_std, 5.0), min(drift_std, 5.0), length, min(after, 5.0))
-
-
 def misfit(process: Process, pair: Pair, world: World) -> float:
     """Return the sum of squared errors in tolerances, plus the weak pull to `START`."""
     wanted, got, allowed = targets(pair), simulate(process, pair, world), tolerances(pair)
@@ -208,31 +175,19 @@ def misfit(process: Process, pair: Pair, world: World) -> float:
     return float(error + PRIOR_WEIGHT * ((to_free(process) - to_free(START)) ** 2).sum())
 
 
-def search(pair: Pair, world: World, start: Process, iterations: int) -> tuple[float, Process]:
-    """Return misfit and process at the end of one Nelder-Mead from `start`; with `pair.like` the mean alone moves."""
-    origin = to_free(start)
-    free = 1 if pair.like else len(origin)
-    steps = np.vstack([np.zeros(free), np.diag(FIRST_STEP[:free])])
-
-    def cost(values: NDArray[np.float64]) -> float:
-        return misfit(from_free(np.concatenate([values, origin[free:]])), pair, world)
-
-    options = {"maxiter": iterations, "xatol": 5e-3, "fatol": 5e-3, "initial_simplex": origin[:free] + steps}
-    found = minimize(cost, origin[:free], method="Nelder-Mead", options=options)
-    return float(found.fun), from_free(np.concatenate([found.x, origin[free:]]))
-
-
 def fit(pair: Pair, world: World, like: Process | None = None, iterations: int = 150) -> Process:
-    """Return the parameters with the least misfit: searches from `STARTS`, then once more from the best of them.
+    """Return the parameters with the least misfit.
 
     With `pair.like`, `like` must be that pair's fit: its spreads are kept and `logit_mean` alone is fitted.
     """
+
+    def cost(process: Process) -> float:
+        return misfit(process, pair, world)
+
     if pair.like:
         assert like is not None, "a pair that leans on another needs that one's fit"
-        return search(pair, world, like, iterations)[1]
-    bar = tqdm(STARTS, desc=f"{pair.draft}, {pair.data}", unit="start", leave=False, disable=None)
-    ends = [search(pair, world, start, iterations) for start in bar]
-    return search(pair, world, min(ends, key=lambda end: end[0])[1], iterations)[1]
+        return search(cost, like, iterations, free=1)[1]
+    return search_from_all(cost, f"{pair.draft}, {pair.data}", iterations)
 
 
 def fit_all(names: Sequence[str], responses: int, seed: int) -> dict[str, Process]:
@@ -271,7 +226,10 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
     parser = Parser(
         allow_abbrev=False,
         prog="python -m estimators.acceptance",
-        description="Fit the acceptance process to published figures.",
+        description="Fit the acceptance process to published figures or to recorded traces.",
+    )
+    parser.add_argument(
+        "--trace", nargs="+", metavar="FILE", help="fit to these recorded speculation traces (NPZ), one by one, instead"
     )
     parser.add_argument("--pair", default="all", help=f"all (default) or one of: {', '.join(PAIRS)}")
     parser.add_argument("--responses", type=int, default=1000, help="simulated responses (default 1000)")
@@ -290,6 +248,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = list(PAIRS) if given.pair == "all" else [choose("pair", given.pair, PAIRS)]
     if given.json:
         check_writable(given.json)
+    if given.trace:
+        rows = [recorded_acceptance.study(path, given.seed) for path in given.trace]
+        print("\n\n".join(map(recorded_acceptance.report, rows)))
+        if given.json:
+            write_json(given.json, rows)
+        return
     fitted = fit_all(names, given.responses, given.seed)
     rows = [report(name, fitted[name], 4 * given.responses, given.seed + 1) for name in names]
     if given.pair == "all":

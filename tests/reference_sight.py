@@ -42,10 +42,10 @@ class Sight:
         self.delay_spread_s = 0.9 * self.delay_spread_s + 0.1 * abs(delay_s - self.delay_mean_s)
         self.delay_mean_s = 0.9 * self.delay_mean_s + 0.1 * delay_s
 
-    def learn_fates(self, drafted: int, accepted: int) -> None:
-        """A verified draft: tokens up to the first rejected one have been examined."""
+    def learn_fates(self, verified: int, accepted: int) -> None:
+        """A reply: of the verified tokens, those up to the first rejected one have been examined."""
         self.accepted = 0.9 * self.accepted + accepted
-        self.examined = 0.9 * self.examined + min(accepted + 1, drafted)
+        self.examined = 0.9 * self.examined + min(accepted + 1, verified)
 
     def learn_rate(self, tokens: int, seconds: float) -> None:
         """A round."""

@@ -12,6 +12,7 @@ from wisp_gym.controllers.catalogue import resolve
 from wisp_gym.engine.state import LOG_KINDS, TRACE_ROW, World
 from wisp_gym.engine.worlds import NO_TRACE, Worlds
 from wisp_gym.scenario import Scenario, load, with_
+from wisp_gym.speculation_trace import SpeculationTrace
 
 BASE = load("wisp-a100-qwen3-32b")
 SPECULATIONS = (
@@ -20,8 +21,20 @@ SPECULATIONS = (
     "leviathan", "ratio", "specstop:0.1", "banditspec:0.1", "contextual", "sglang", "awc", "turbospec", "vllm-dynamic", "sglang-load", "goodspeed:4",
     "dipsd",
 )  # fmt: skip
-BATCHINGS = ("fcfs", "static:2,0.15", "static:3,0.02", "edf", "wisp", "wisp:0.2,0.5")
-CENTRALIZED = ("centralized", "centralized:0", "centralized:2")
+BATCHINGS = (
+    "fcfs", "static:2,0.15", "static:3,0.02", "edf", "wisp", "wisp:0.2,0.5", "edf-demoted", "edf-demoted:0.5", "least-laxity",
+    "control-limit:2,0.15", "marginal", "marginal:0.3",
+)  # fmt: skip
+TRIMS = ("", "", "+dspark", "+tetris:3", "+tetris:12", "+adaserve:2", "+adaserve:8")
+CHUNKS = ("", "", "+chunk:0", "+chunk:16")
+CENTRALIZED = (
+    "centralized:0",
+    "centralized:0,2",
+    "centralized:3",
+    "centralized:3,5",
+    "centralized-paced",
+    "centralized-paced:1",
+)
 
 # Every position is accepted with the same probability.
 CONSTANT_ACCEPTANCE = {
@@ -144,11 +157,33 @@ def scenarios(draw: st.DrawFn) -> Scenario:
 
 
 @st.composite
+def speculation_traces(draw: st.DrawFn, draft_tokens: int) -> SpeculationTrace:
+    """A few short answers with random runs (greedy) or acceptance probabilities (temperature 1)."""
+    lengths = draw(st.lists(st.integers(1, 40), min_size=1, max_size=5))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    shape = (sum(lengths), draft_tokens)
+    statistics = rng.uniform(0, 1, (*shape, 4))
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    to_the_end = np.concatenate([np.arange(n, 0, -1) for n in lengths])
+    right = rng.random(shape[0]) < draw(st.sampled_from([0.2, 0.7, 0.95]))
+    run = np.zeros(shape[0], np.int64)
+    for n in range(shape[0])[::-1]:  # a right place continues the run that begins at the next
+        following = run[n + 1] if to_the_end[n] > 1 else 0
+        run[n] = min(following + 1, draft_tokens) if right[n] else 0
+    greedy = draw(st.booleans())
+    return SpeculationTrace(
+        np.arange(len(lengths)), np.full(len(lengths), 9), offsets, run, statistics,
+        None if greedy else rng.choice([0.0, 0.3, 0.8, 1.0], shape), {"temperature": 0.0 if greedy else 1.0})  # fmt: skip
+
+
+@st.composite
 def small_worlds(draw: st.DrawFn) -> SmallWorld:
     """A scenario with a controller, a seed and a trace (used where arrivals come from one)."""
     scenario = draw(scenarios())
-    pair = f"{draw(st.sampled_from(SPECULATIONS))}+{draw(st.sampled_from(BATCHINGS))}"
-    controller = draw(st.sampled_from([pair, pair, pair, draw(st.sampled_from(CENTRALIZED))]))
+    pair = f"{draw(st.sampled_from(SPECULATIONS))}+{draw(st.sampled_from(BATCHINGS))}{draw(st.sampled_from(TRIMS))}"
+    controller = draw(st.sampled_from([pair, pair, pair, draw(st.sampled_from(CENTRALIZED))])) + draw(
+        st.sampled_from(CHUNKS)
+    )
     rows = draw(st.lists(st.tuples(st.floats(0.0, 14.0), st.integers(1, 500), st.integers(1, 100)), max_size=12))
     trace = np.array(sorted(rows), TRACE_ROW)
     return SmallWorld(scenario, controller, draw(st.integers(0, 2**40)), trace)

@@ -20,12 +20,13 @@ from wisp_gym.engine.acceptance import (
     VIEW_NOISE,
     VIEW_SHARES,
     begin_walk,
-    draft_token,
     statistics_of_token,
     walk,
 )
 from wisp_gym.engine.build import mean_acceptance, separation
 from wisp_gym.engine.draws import stream_key
+from wisp_gym.engine.source import draft_token
+from wisp_gym.engine.state import NO_SOURCE
 from wisp_gym.engine.worlds import Worlds
 from wisp_gym.scenario import Scenario, with_
 
@@ -57,7 +58,7 @@ def walked(config, device, n_requests, n_positions):
 
 
 @numba.njit
-def drafted(config, device, n_requests, n_positions, round_tokens):
+def drafted(config, device, n_requests, n_positions, round_tokens, source):
     """Rounds of `round_tokens` tokens.
 
     Returns (n, 8) rows of fate, on path, evidence, p_token and four statistics, and (requests, positions) fates seen.
@@ -72,7 +73,7 @@ def drafted(config, device, n_requests, n_positions, round_tokens):
             d.drafted, d.accepted, d.on_path, d.survival, d.expected_tokens = 0, 0, 1, 1.0, 1.0
             for _ in range(round_tokens):
                 on_path, position = d.on_path, d.position
-                draft_token(c, d)
+                draft_token(c, d, source)
                 if on_path:
                     fates[request, position] = d.fate
                 statistics = statistics_of_token(c, d)
@@ -97,7 +98,7 @@ def rows(request: pytest.FixtureRequest) -> tuple[Scenario, np.ndarray]:
     scenario = plain(
         **CONSTANT_ACCEPTANCE, **{"draft.statistics.auc": request.param, "draft.acceptance.logit_mean": 0.4}
     )
-    found, _ = drafted(*world(scenario), REQUESTS, POSITIONS, 1)
+    found, _ = drafted(*world(scenario), REQUESTS, POSITIONS, 1, NO_SOURCE)
     return scenario, found
 
 
@@ -159,7 +160,7 @@ def test_statistics_stay_in_their_ranges(rows: tuple[Scenario, np.ndarray]) -> N
 def test_tokens_beyond_the_first_rejected_one_look_rejected() -> None:
     """Off the path, evidence is that of rejected tokens, independent from token to token."""
     scenario = plain(**CONSTANT_ACCEPTANCE, **{"draft.acceptance.logit_mean": 0.0})
-    r, _ = drafted(*world(scenario), REQUESTS, POSITIONS, 6)
+    r, _ = drafted(*world(scenario), REQUESTS, POSITIONS, 6, NO_SOURCE)
     off = r[r[:, 1] == 0]
     assert len(off) > 20_000
     assert (off[:, 0] == 0).all()
@@ -173,7 +174,7 @@ def test_fates_do_not_depend_on_the_controller(round_tokens: int) -> None:
     scenario = plain()
     config, device = world(scenario)
     along = walked(config, device, 200, POSITIONS)
-    _, seen = drafted(config, device, 200, POSITIONS, round_tokens)
+    _, seen = drafted(config, device, 200, POSITIONS, round_tokens, NO_SOURCE)
     known = seen >= 0
     assert known.sum() > 3000
     assert (seen[known] == along[known]).all()

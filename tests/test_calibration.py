@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from agents import calibration, reproduce
+from agents import calibration, calibration_search, reproduce, sensitivity
 from agents.command_line import run
 from agents.published import CAPACITY, CAPACITY_RATIOS, GOODPUT, GOODPUT_RATIOS
 from estimators.cli import InputError
@@ -54,20 +56,100 @@ def test_a_system_that_serves_nobody_has_capacity_zero():
     assert low == 0
 
 
-def test_the_loss_is_zero_at_the_published_figures_and_grows_with_the_ratio():
-    capacities = {system: list(row) for system, row in CAPACITY.items()}
-    assert calibration.loss(capacities, GOODPUT) == 0.0
-    doubled = {system: [2 * n for n in row] for system, row in CAPACITY.items()}
-    assert calibration.loss(doubled, GOODPUT) == pytest.approx(12 / 15 * math.log(2) ** 2)
+def published() -> dict[str, list[float]]:
+    return {system: [float(n) for n in row] for system, row in CAPACITY.items()}
 
 
-def test_one_calibration_changes_every_device_and_both_lengths():
+def test_residuals_are_logarithms_of_measured_over_published():
+    found = published()
+    found["sled"][0] *= 2.0
+    r = calibration_search.residuals(found, attainment=0.9)
+    assert len(r) == 12 + 3 + 2
+    assert r[8] == pytest.approx(math.log(2.0))  # WISP's four, centralized's four, then SLED's first
+    assert np.count_nonzero(r[:12]) == 1
+    assert r[12] == pytest.approx(math.log(86 * 8 * 0.9 / 631.86))
+    assert r[15:] == pytest.approx([0.0, 0.0])
+    assert calibration_search.loss(2.0 * r) == pytest.approx(16.0 * calibration_search.loss(r))
+
+
+def test_the_search_finds_numbers_that_made_the_figures(monkeypatch):
+    """A smooth stand-in for the engine: capacities are products of powers of the numbers, published at known values."""
+    start = calibration.read()
+    truth = {name: math.sqrt(p.low * p.high) for name, p in start.items()}
+    truth |= {"sled_batch": 5.0, "centralized_batch": 17.0}
+
+    def cells(given, seeds, systems=tuple(CAPACITY), threads=None):
+        ratio = {name: math.log(given[name] / truth[name]) for name in given}
+        shift = {
+            "wisp": ratio["prompt_median_tokens"] + ratio["think_s"],
+            "centralized": ratio["centralized_batch"],
+            "sled": ratio["sled_batch"],
+        }
+        slope = 0.2 * ratio["verification_scale"] - 0.1 * ratio["prefill_chunk_tokens"] - 0.3 * ratio["think_s"]
+        return {s: [n * math.exp(shift[s] + k * slope) for k, n in enumerate(CAPACITY[s])] for s in systems}
+
+    monkeypatch.setattr(calibration_search, "cells", cells)
+    monkeypatch.setattr(calibration_search, "GOODPUT", {s: CAPACITY[s][3] * 8 * truth["attainment"] for s in CAPACITY})
+    found, summary = calibration_search.search(start, 25, range(1))
+    assert summary.startswith("15 of 15")
+    assert found["sled_batch"].value == 5.0
+    assert found["centralized_batch"].value == 17.0
+    assert all(p.low <= p.value <= p.high for p in found.values())
+
+
+def test_a_capacity_is_interpolated_where_attainment_crosses_the_target(monkeypatch):
+    """Attainment falls by .005 a device from 1: it crosses .9 at 20 devices."""
+    monkeypatch.setattr(calibration, "simulate", lambda s, c, seeds, n, threads: [Attained(1.0 - 0.005 * n)])
+    assert calibration.capacity(None, None, [0], 0.9, 33) == pytest.approx(20.0)
+
+
+class Attained:
+    def __init__(self, share: float):
+        self.slo_attainment = share
+
+
+def test_one_calibration_changes_workload_server_and_every_batch_time():
     numbers = calibration.values(calibration.read())
     before, after = load("wisp-a100-qwen3-32b"), calibration.study_scenario("qwen3-32b", numbers)
     assert after.workload.prompt.median_tokens == numbers["prompt_median_tokens"]
-    for a, b in zip(before.devices, after.devices, strict=True):
-        assert b.draft_tokens_per_s / a.draft_tokens_per_s == pytest.approx(numbers["draft_speed_scale"])
-        assert b.link.one_way_s / a.link.one_way_s == pytest.approx(numbers["delay_scale"])
+    assert after.workload.think_s == numbers["think_s"]
+    assert after.kv_tokens > before.kv_tokens * numbers["memory_utilisation"] / 0.97
+    scale = numbers["verification_scale"]
+    assert after.verification.weights_s == pytest.approx(before.verification.weights_s * scale)
+    assert after.verification.sharpness == before.verification.sharpness
+    assert after.estimator.new_token_s == pytest.approx(before.estimator.new_token_s * scale)
+
+
+def test_the_shipped_study_preset_is_the_calibrated_scenario():
+    assert load("wisp-study") == calibration.study_preset(calibration.read())
+
+
+def test_neighbours_stay_within_the_range_and_batches_move_by_one_at_least():
+    start = calibration.read()
+    for name, p in start.items():
+        low, high = sensitivity.neighbours(start, name)
+        assert p.low <= low < p.value < high <= p.high
+    assert sensitivity.neighbours(start | {"sled_batch": replace(start["sled_batch"], value=3.0)}, "sled_batch") == (
+        2,
+        4,
+    )
+
+
+def test_sensitivity_of_ratios_that_are_known(monkeypatch, tmp_path, capsys):
+    """WISP's capacity grows as the square root of the think time, nothing else matters: ratios 2 · 1.25^±½."""
+
+    def cell(target, given, system, speed, seeds, guess):
+        return 100.0 * math.sqrt(given["think_s"] / calibration.read()["think_s"].value) if system == "wisp" else 50.0
+
+    monkeypatch.setattr(sensitivity, "cell", cell)
+    files = ["--json", str(tmp_path / "rows.json"), "--plot", str(tmp_path / "picture.png")]
+    assert run(sensitivity.main, sensitivity.PROGRAM, ["--seeds", "2", *files]) == 0
+    rows = json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))
+    think = [r["measured"] for r in rows if r["parameter"] == "think_s" and r["ratio"] == "wisp / sled"]
+    assert think == pytest.approx([2.0 / math.sqrt(1.25), 2.0 * math.sqrt(1.25)])
+    assert [r["measured"] for r in rows if r["parameter"] == "attainment"] == pytest.approx([2.0] * 4)
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    assert "think_s" in capsys.readouterr().out
 
 
 def test_the_report_holds_every_published_cell_and_the_systems_without_limits(tmp_path, monkeypatch, capsys):

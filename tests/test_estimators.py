@@ -1,4 +1,4 @@
-"""Regressions of batch time, acceptance fits, rejection predictor, and their command lines."""
+"""Regressions of batch time, acceptance fits, and their command lines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytest.importorskip("scipy")
 
 from sklearn.utils.estimator_checks import check_estimator
 
-from estimators import acceptance, cli, published, rejection, verification_time
+from estimators import acceptance, cli, published, verification_time
 from estimators.regression import COLUMNS, ConvexRegressor, WispRegressor, scores, upper_quantile
 from wisp_gym import scenario as scenarios
 
@@ -119,13 +119,9 @@ def test_shipped_profile_fits():
 @pytest.mark.parametrize("name", scenarios.presets())
 def test_shipped_coefficients_predict_their_server(name):
     s = scenarios.load(name)
-    file = verification_time.COEFFICIENTS / (
-        f"{verification_time.slug(s.server.name)}--{verification_time.slug(s.target.name)}.json"
-    )
-    stored = json.loads(file.read_text())
-    assert all(stored[key] >= 0 for key in ("launch_s", "new_token_s", "pair_s", "cached_token_s"))
+    e = s.estimator
     profile = verification_time.simulate(s, seed=99)
-    predicted = profile.X @ [stored["new_token_s"], stored["pair_s"], stored["cached_token_s"]] + stored["launch_s"]
+    predicted = profile.X @ [e.new_token_s, e.pair_s, e.cached_token_s] + e.launch_s
     assert np.abs(predicted / profile.seconds - 1).mean() < 0.10
 
 
@@ -187,37 +183,6 @@ def test_beta_geometric_mean_and_published_tables():
     assert set(published.ASSUMED_LIKE.values()) <= set(published.PAIRS)
 
 
-# --- rejection predictor ---
-
-
-def test_operating_point_and_its_inverse():
-    point = rejection.OperatingPoint(0.801, 0.425)
-    assert point.d_prime == pytest.approx(1.034, abs=1e-3)
-    assert point.auc == pytest.approx(0.768, abs=1e-3)
-    assert rejection.d_prime_of(point.auc) == pytest.approx(point.d_prime)
-    back = rejection.point_at(point.d_prime, rejection.threshold(point.d_prime, 0.801))
-    assert (back.recall, back.false_acceptance) == pytest.approx((0.801, 0.425))
-
-
-def test_wasted_tokens_closed_form_meets_counting():
-    rng, f, cap = np.random.default_rng(0), 0.425, 5
-    passed = rng.random((200_000, cap)) < f
-    counted = np.cumprod(passed, axis=1).sum(1).mean()
-    assert rejection.wasted_tokens(f, cap) == pytest.approx(counted, abs=0.01)
-    assert rejection.wasted_tokens(f) == pytest.approx(f / (1 - f))
-    with pytest.raises(ValueError, match="below 1"):
-        rejection.wasted_tokens(1.0)
-
-
-def test_trained_predictor_reaches_the_closed_form_and_no_more():
-    d_prime, rng = rejection.d_prime_of(0.768), np.random.default_rng(1)
-    train, test = (rejection.sample(20_000, d_prime, rng) for _ in range(2))
-    got = rejection.score(rejection.classifiers(0)["logistic"].fit(*train), *test, 0.801)
-    best = rejection.closed_form(d_prime, 0.801)
-    assert got["auc"] == pytest.approx(best["auc"], abs=0.01)
-    assert got["false_acceptance"] == pytest.approx(best["false_acceptance"], abs=0.02)
-
-
 # --- command lines ---
 
 WRONG = [
@@ -226,8 +191,6 @@ WRONG = [
     (verification_time, ["--profile", str(PROFILE), "--json", "/no/such/x.json"], "does not exist"),
     (acceptance, ["--pair", "qwen3-0.6b--qwen3-32"], "did you mean 'qwen3-0.6b--qwen3-32b'"),
     (acceptance, ["--responses", "1"], "at least 50"),
-    (rejection, ["--auc", "1.5"], "--auc 1.5"),
-    (rejection, ["--rcall", "0.8"], "did you mean '--recall'"),
 ]
 
 
@@ -266,12 +229,6 @@ def test_profile_command_to_fit_and_json(tmp_path, capsys):
     assert {"launch_s", "new_token_s", "pair_s", "cached_token_s", "scores", "seed", "source"} <= set(row)
     assert "WISP published" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["rows.json"]  # no temporary file is left
-
-
-def test_rejection_command(tmp_path):
-    out = tmp_path / "rows.json"
-    assert cli.run(rejection.main, "program", ["--tokens", "2000", "--json", str(out)]) == 0
-    assert [row["predictor"] for row in json.loads(out.read_text())][2:] == ["logistic", "MLP"]
 
 
 def test_measuring_a_tiny_model(tmp_path):

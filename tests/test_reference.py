@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from reference import Reference
-from small_worlds import BASE, CENTRALIZED, SmallWorld, horizon, log_of, plain, run, small_worlds
+from small_worlds import BASE, CENTRALIZED, SmallWorld, horizon, log_of, plain, run, small_worlds, speculation_traces
 
 from wisp_gym.controllers.catalogue import SPECULATION, resolve
 from wisp_gym.engine.worlds import NO_TRACE
+from wisp_gym.predictor import make_predictor, save_predictor
 from wisp_gym.scenario import with_
+from wisp_gym.speculation_trace import write_speculation_trace
 
 COMPARED = (
-    "rounds", "window_drafted", "window_accepted", "tokens", "tokens_on_time", "wasted_s", "interference_s", "batches",
+    "rounds", "window_drafted", "window_accepted", "window_trimmed", "accepted", "rejected", "trimmed",
+    "tokens", "tokens_on_time", "wasted_s", "interference_s", "batches",
     "batched_requests", "evictions", "kv_peak_tokens", "round_latency_s",
 )  # fmt: skip
 COMPARED_BY_CLASS = ("arrived", "finished", "attained", "attained_tokens", "tokens", "tokens_on_time")
 LOG_ROWS = 40_000
 DEFAULT_CONTROLLERS = (
     *(f"{name}+fcfs" for name in SPECULATION if name != "random"),
-    "wisp+wisp",
-    "oracle+static:2,0.1",
-    *CENTRALIZED,
-)
+    "wisp+wisp", "survival+edf", "oracle+static:2,0.1", "fixed:8+fcfs+dspark", "fixed:8+edf+tetris:9+chunk:64",
+    "survival+wisp+adaserve:12", *CENTRALIZED,
+)  # fmt: skip
 
 
 def grouped(log: list[tuple[float, str, int, float]], end_s: float) -> dict[tuple[str, int], np.ndarray]:
@@ -74,6 +79,22 @@ def test_same_story_where_few_may_join(controller: str) -> None:
     """With room for two in a batch of sixteen devices, the order of priority decides."""
     scenario = with_(BASE, n_devices=16, horizon=horizon(2.0, 20.0, 2.0), **{"server.max_batch_requests": 2})
     assert assert_same(SmallWorld(scenario, controller, 3, NO_TRACE)) > 500
+
+
+@settings(derandomize=True, deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+@given(small_worlds(), st.data())
+def test_same_story_on_a_recorded_trace(tmp_path: Path, world: SmallWorld, data: st.DataObject) -> None:
+    """Random answers, greedy or sampled, with and without a rejection predictor; some worlds have a predictor alone."""
+    changes: dict[str, object] = {"server.memory_bytes": BASE.server.memory_bytes}
+    if data.draw(st.integers(0, 3)):
+        trace = data.draw(speculation_traces(world.scenario.max_draft_tokens))
+        write_speculation_trace(trace, tmp_path / "t.npz")
+        changes["draft.trace"] = str(tmp_path / "t.npz")
+    if data.draw(st.booleans()):
+        layers = [(np.array([[2.0, -0.5, 1.0, -0.1]], np.float32), np.array([0.1], np.float32))]
+        save_predictor(make_predictor(layers, 0.6), tmp_path / "p.json")
+        changes["draft.predictor"] = str(tmp_path / "p.json")
+    assert_same(replace(world, scenario=with_(world.scenario, **changes)))
 
 
 def test_the_comparison_sees_a_small_difference() -> None:

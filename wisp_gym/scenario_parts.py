@@ -116,12 +116,18 @@ class Statistics(Part):
 
 @dataclass(frozen=True)
 class Draft(Part):
-    """The small model on the devices, with its acceptance by the scenario's target."""
+    """The small model on the devices, with its acceptance by the scenario's target.
+
+    A speculation trace replaces `acceptance` and `statistics` by what was recorded of two real models; a rejection
+    predictor replaces the prediction that a device makes of a token. Either is a path or the bare name of a shipped file.
+    """
 
     name: Name
     parameters: Count
     acceptance: Acceptance
     statistics: Statistics
+    trace: str  # path of a speculation trace, "" = the parametric process
+    predictor: str  # path of a rejection predictor, "" = none
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def load(name_or_path: str | os.PathLike[str]) -> Scenario:
     if not path.is_file():
         raise ScenarioError(f"'{name}' is neither a preset nor a TOML file; {nearest(name, presets())}")
     try:
-        return _trace_beside(_resolve(_read(path)), path)
+        return _draft_files_beside(_trace_beside(_resolve(_read(path)), path), path)
     except ScenarioError as error:
         raise error.inside(file=error.file or (f"{name}.toml" if name in presets() else name)) from None
 
@@ -169,7 +169,7 @@ def _entry(kind: str, name: Any, path: str) -> Table:
 
 def _draft(given: Any, target: str) -> Table:
     """The draft's table; its acceptance is the catalogue's for this target."""
-    table = _table(given, Draft, "draft")
+    table = {"trace": "", "predictor": "", **_table(given, Draft, "draft")}
     if "use" not in table:
         return table
     entry = _entry("drafts", table["use"], "draft.use")
@@ -251,6 +251,29 @@ def _trace_beside(scenario: Scenario, path: Path) -> Scenario:
     if not trace.is_file():
         raise ScenarioError(f"given {shown(scenario.workload.trace)}, allowed: a file that exists", "workload.trace")
     return replace(scenario, workload=replace(scenario.workload, trace=str(trace)))
+
+
+def _draft_files_beside(scenario: Scenario, path: Path) -> Scenario:
+    """The same for the draft's speculation trace and predictor, but that a bare name may be a shipped file's."""
+    draft = scenario.draft
+    if not (draft.trace or draft.predictor):
+        return scenario
+    from wisp_gym import predictor, speculation_trace  # here, not above: they import numpy and numba
+
+    trace = _beside(path, draft.trace, speculation_trace.samples(), "draft.trace")
+    judge = _beside(path, draft.predictor, predictor.shipped(), "draft.predictor")
+    return replace(scenario, draft=replace(draft, trace=trace, predictor=judge))
+
+
+def _beside(path: Path, given: str, shipped: Mapping[str, Path], key: str) -> str:
+    """A file's path taken from the folder of the scenario file, or the name of a shipped file as it is."""
+    file = (path.parent / given).resolve()
+    if not given or given in shipped:
+        return given
+    if not file.is_file():
+        allowed = f"a file that exists, or a shipped one ({', '.join(shipped) or 'none yet'})"
+        raise ScenarioError(f"given {shown(given)}, allowed: {allowed}", key)
+    return str(file)
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------

@@ -165,13 +165,29 @@ def sample_path(name: str) -> Path:
     Raises:
         TraceError: none has this name.
     """
+    known = samples()
+    if name not in known:
+        raise TraceError(f"no speculation trace {name!r}; allowed: {', '.join(known) or 'none is installed'}")
+    return known[name]
+
+
+def find(name: str) -> Path:
+    """The shipped sample of this bare name, or else the file of this path; `./NAME` is always a file.
+
+    Raises:
+        TraceError: a bare name that is neither.
+    """
+    path = Path(name)
+    is_path = path.name != name or (name not in samples() and path.is_file())
+    return path if is_path else sample_path(name)
+
+
+def samples() -> dict[str, Path]:
+    """Shipped traces by name, sorted."""
     package = Path(__file__).resolve().parent
     # An installation has the samples inside the package, a checkout beside it.
     folder = next((place for place in (package / "_traces", package.parent / "traces") if place.is_dir()), package)
-    names = sorted(path.name for path in folder.glob("*.npz"))
-    if name not in names:
-        raise TraceError(f"no speculation trace {name!r}; allowed: {', '.join(names) or 'none is installed'}")
-    return folder / name
+    return {path.name: path for path in sorted(folder.glob("*.npz"))}
 
 
 def replay(trace: SpeculationTrace, request: int, lengths: Sequence[int]) -> Iterator[tuple[int, int]]:

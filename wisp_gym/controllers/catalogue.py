@@ -1,6 +1,7 @@
-"""Controllers by name: `speculation+batching`, each with its parameters after a colon.
+"""Controllers by name: `speculation+batching[+trim][+chunk]`, each with its parameters after a colon.
 
-Examples: `wisp+wisp`, `fixed:4+fcfs`, `confidence:0.6+static:4,0.1`, `centralized`, `runs/mine/policy.json+wisp`.
+Examples: `wisp+wisp`, `fixed:4+fcfs`, `confidence:0.6+static:4,0.1`, `centralized`, `runs/mine/policy.json+wisp`,
+`fixed:8+fcfs+dspark`, `wisp+edf+chunk:128`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import NormalDist
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from wisp_gym.controllers import batching as batching_rules
 from wisp_gym.controllers import speculation as speculation_rules
+from wisp_gym.controllers import trimming
 from wisp_gym.controllers.plan import plan_lengths
 from wisp_gym.controllers.policy import Policy, load_policy
 from wisp_gym.scenario import Scenario
@@ -176,23 +178,65 @@ BATCHING = {
         (Setting("n", 4, 1, 4096, tune=(1, 32), log=True, whole=True), Setting("timeout_s", 0.1, 0, 1e6, tune=(0.005, 0.5), log=True)),
     ),
     "edf": Rule(batching_rules.EDF, "earliest deadline first"),
+    "edf-demoted": Rule(
+        batching_rules.EDF_DEMOTED, "earliest deadline first; a request late by more than late_s joins last, and only where it makes "
+        "no other one late", (Setting("late_s", 0.0, 0, 1e6, tune=(0, 2)),),
+    ),
+    "least-laxity": Rule(batching_rules.LEAST_LAXITY, "least laxity first: earliest latest start, deadline − time of a batch of it alone"),
+    "control-limit": Rule(
+        batching_rules.CONTROL_LIMIT, "start when n requests wait or the first has waited for the timeout; take everything",
+        (Setting("n", 8, 1, 4096, tune=(1, 64), log=True, whole=True), Setting("timeout_s", 0.1, 0, 1e6, tune=(0.005, 0.5), log=True)),
+    ),
+    "marginal": Rule(
+        batching_rules.MARGINAL, "in order of arrival, take a request that adds less time than factor × the batch's time per request so far",
+        (Setting("factor", 1.0, 0, 1e6, tune=(0.25, 8), log=True),),
+    ),
     "wisp": Rule(
-        batching_rules.WISP, "WISP: urgent requests by deadline, then goodput density, with memory and deadline checks "
+        batching_rules.WISP, "WISP: urgent requests by deadline, then by goodput density what fits memory and makes nobody late "
         "(margin on predictions; urgent within `window` mean batches of the latest start)",
-        (Setting("margin", 0.05, 0, 10, tune=(0, 0.5)), Setting("window", 1.0, 0, 1000, tune=(0, 8))),
+        # 4: the publication leaves the threshold open; the strongest of those tried (docs/batching.md)
+        (Setting("margin", 0.05, 0, 10, tune=(0, 0.5)), Setting("window", 4.0, 0, 1000, tune=(0, 16))),
     ),
 }  # fmt: skip
 
-CENTRALIZED = Rule(
-    batching_rules.CONTINUOUS, "continuous batching on the server alone, at most n sequences (0: no limit)",
-    # 16: reading of WISP's published capacities, not WISP's word (docs/model.md)
-    (Setting("n", 16, 0, 1e6, tune=(4, 256), log=True, whole=True),),
-)  # fmt: skip
+CENTRALIZED = {
+    "centralized": Rule(
+        batching_rules.CONTINUOUS, "continuous batching on the server alone: at most b sequences a step, in turn, and n admitted (0: no limit)",
+        # 16 in a step: a reading of WISP's published capacities, not WISP's word (docs/calibration.md)
+        (Setting("b", 16, 0, 1e6, tune=(4, 256), log=True, whole=True), Setting("n", 0, 0, 1e6, tune=(4, 256), log=True, whole=True)),
+    ),
+    "centralized-paced": Rule(
+        batching_rules.PACED, "continuous batching on the server alone; a sequence is admitted "
+        "while the predicted decode step keeps the speed promised to all that run",
+        (Setting("margin", 0.0, 0, 10, tune=(0, 1)),),
+    ),
+}  # fmt: skip
+
+# 64: an assumption; a capacity belongs to a server
+BUDGET = Setting("tokens", 64, 0, 1e6, tune=(8, 512), log=True, whole=True)
+
+TRIMMING = {
+    "dspark": Rule(trimming.DSPARK, "verify the n most likely drafted tokens, n with the most expected tokens per second of the batch"),
+    "tetris": Rule(trimming.TETRIS, "verify the most likely drafted tokens of the batch, so many at most", (BUDGET,)),
+    "adaserve": Rule(
+        trimming.ADASERVE, "of so many drafted tokens, verify first what each request needs for its speed, then the most likely", (BUDGET,),
+    ),
+}  # fmt: skip
+CHUNK = {
+    "chunk": Rule(
+        trimming.NONE, "prefill at most so many prompt tokens in a batch (0: prompts whole; default: the scenario's)",
+        (Setting("tokens", 128, 0, 1e6, tune=(32, 256), log=True, whole=True),),
+    ),
+}  # fmt: skip
+ADDITIONS = TRIMMING | CHUNK
 
 ALIASES = {
     "wisp": "wisp+wisp",
     "sled": "fixed:8+static:4,0.1",
     "sled-confidence": "confidence:0.6+static:4,0.1",
+    "dspark": "fixed:8+fcfs+dspark",
+    "tetris": "fixed:8+fcfs+tetris",
+    "adaserve": "fixed:8+fcfs+adaserve",
 }
 
 
@@ -212,22 +256,31 @@ class Controller:
     learns: bool = False
     suggests: bool = False
     plan: tuple[int, ...] = ()  # length of each device class, where they are fixed before the run
+    trim: int = trimming.NONE
+    trim_tokens: int = 0
+    chunk_tokens: int | None = None  # None: the scenario's
     policy: np.ndarray = field(default_factory=lambda: NO_POLICY, compare=False)
+
+
+def shown(name: str, rule: Rule) -> str:
+    """A rule's name with those of its settings."""
+    return name + (":" if rule.settings else "") + ",".join(setting.name for setting in rule.settings)
 
 
 def listing() -> str:
     """Table of all rules for `--help`."""
     lines = []
-    for title, rules in (("speculation", SPECULATION), ("batching", BATCHING)):
+    for title, rules in (
+        ("speculation", SPECULATION),
+        ("batching", BATCHING),
+        ("server alone", CENTRALIZED),
+        ("added to batching", ADDITIONS),
+    ):
         lines.append(f"{title}:")
         for name, rule in rules.items():
-            shown = name + (":" if rule.settings else "") + ",".join(setting.name for setting in rule.settings)
-            lines.append(f"  {shown:<24} {rule.meaning}")
+            lines.append(f"  {shown(name, rule):<24} {rule.meaning}")
     lines.append("whole systems:")
     lines += [f"  {name:<24} {meaning}" for name, meaning in ALIASES.items()]
-    lines.append(
-        "  centralized:n            continuous batching on the server alone, at most n sequences (default 16, 0: no limit)"
-    )
     lines.append("  FILE[+batching]          a saved policy: policy.json or its run folder (default +wisp)")
     return "\n".join(lines)
 
@@ -269,15 +322,25 @@ def find_rule(text: str, rules: dict[str, Rule], kind: str) -> tuple[Rule, tuple
     name, _, rest = text.partition(":")
     if name not in rules:
         raise ControllerError(
-            f"unknown {kind} controller '{name}'; {did_you_mean(name, list(dict.fromkeys([*rules, *ALIASES, 'centralized'])))}"
+            f"unknown {kind} controller '{name}'; {did_you_mean(name, list(dict.fromkeys([*rules, *ALIASES, *CENTRALIZED])))}"
         )
     return rules[name], numbers(text, rest, rules[name])
 
 
 def published_threshold(scenario: Scenario) -> float:
-    """Predicted acceptance below which WISP's rule stops, so that 80.1 % of the accepted tokens pass."""
-    from wisp_gym.engine.build import mean_acceptance, separation
+    """Predicted acceptance below which WISP's rule stops.
 
+    A predictor's own where the draft names one; else that which 80.1 % of the accepted tokens pass: by the confidence of
+    a recorded trace, or by the closed form of the parametric process.
+    """
+    from wisp_gym.engine.build import mean_acceptance, separation
+    from wisp_gym.engine.recordings import load_recording, passed_confidence
+    from wisp_gym.predictor import load_predictor
+
+    if scenario.draft.predictor:
+        return load_predictor(scenario.draft.predictor).threshold
+    if scenario.draft.trace:
+        return passed_confidence(load_recording(scenario).tokens, WISP_RECALL)
     d = separation(scenario.draft.statistics.auc)
     share = mean_acceptance(scenario.draft.acceptance)
     evidence = d / 2.0 - NormalDist().inv_cdf(WISP_RECALL)
@@ -286,8 +349,27 @@ def published_threshold(scenario: Scenario) -> float:
 
 def centralized(name: str, text: str) -> Controller:
     """Continuous batching on the server alone."""
-    parameters = numbers(name, text, CENTRALIZED)
-    return Controller(name, speculation_rules.FIXED, (0.0,), CENTRALIZED.kind, parameters, centralized=True)
+    rule, parameters = find_rule(text, CENTRALIZED, "centralized")
+    return Controller(name, speculation_rules.FIXED, (0.0,), rule.kind, parameters, centralized=True)
+
+
+def with_additions(controller: Controller, texts: list[str]) -> Controller:
+    """The controller with at most one trimming rule and one prefill chunk."""
+    for text in texts:
+        if text.partition(":")[0] not in ADDITIONS:
+            hint = did_you_mean(text.partition(":")[0], list(ADDITIONS))
+            raise ControllerError(f"controller '{controller.name}': unknown addition '{text}'; {hint}")
+        rule, values = find_rule(text, ADDITIONS, "batching")
+        if rule.kind == trimming.NONE and controller.chunk_tokens is None:
+            controller = replace(controller, chunk_tokens=int(values[0]))
+        elif rule.kind != trimming.NONE and not controller.trim and not controller.centralized:
+            tokens = int(values[0]) if values else 0  # survivals are the predictor's, so its time is spent
+            controller = replace(controller, trim=rule.kind, trim_tokens=tokens, uses_predictor=True)
+        else:
+            raise ControllerError(
+                f"controller '{controller.name}': '{text}' does not fit; allowed: one of {', '.join(TRIMMING)} where devices draft, one chunk"
+            )
+    return controller
 
 
 def is_file(text: str) -> bool:
@@ -295,6 +377,13 @@ def is_file(text: str) -> bool:
     if not text or text.partition(":")[0] in SPECULATION:
         return False
     return text.endswith((".json", ".onnx", ".zip")) or "/" in text or Path(text).is_dir()
+
+
+def split(full: str) -> tuple[str, list[str]]:
+    """Speculation and the pieces after it. The path of a file may hold a plus sign: what still looks like one belongs to it."""
+    parts = full.split("+")
+    n = 1 + max((k for k, part in enumerate(parts) if is_file(part)), default=0)
+    return "+".join(parts[:n]), parts[n:]
 
 
 def with_policy(name: str, policy: Policy, batching: str) -> Controller:
@@ -317,29 +406,28 @@ def resolve(name: str, scenario: Scenario, load: Callable[[str], Policy] = load_
     """Controller of a name.
 
     Args:
-        name: `speculation+batching`, a whole system, or a file of a saved policy (optionally `+batching`, default wisp).
+        name: `speculation+batching[+trim][+chunk]`, a whole system, or a file of a saved policy (optionally with `+batching…`,
+            default wisp).
         scenario: gives the default of WISP's threshold.
         load: reads a policy file.
 
     Raises:
         ControllerError: unknown name or impossible parameter, with the nearest valid choice.
     """
-    if name.partition(":")[0] == "centralized":
-        return centralized(name, name.partition(":")[2])
-    full = ALIASES.get(name, name)
-    speculation, plus, batching = full.rpartition("+") if "+" in full else (full, "", "")
+    speculation, pieces = split(ALIASES.get(name, name))
+    if speculation.partition(":")[0] in CENTRALIZED:
+        return with_additions(centralized(name, speculation), pieces)
     if is_file(speculation):
-        return with_policy(name, load(speculation), batching or "wisp")
-    if not plus:
-        find_rule(speculation, SPECULATION, "speculation")
-        raise ControllerError(
-            f"controller '{name}': a batching rule is missing, for instance '{name}+fcfs'; allowed: {', '.join(BATCHING)}"
-        )
+        return with_additions(with_policy(name, load(speculation), pieces[0] if pieces else "wisp"), pieces[1:])
     rule, parameters = find_rule(speculation, SPECULATION, "speculation")
-    batch_rule, batch_parameters = find_rule(batching, BATCHING, "batching")
+    if not pieces or pieces[0].partition(":")[0] in ADDITIONS:
+        raise ControllerError(
+            f"controller '{name}': a batching rule is missing, for instance '{speculation}+fcfs'; allowed: {', '.join(BATCHING)}"
+        )
+    batch_rule, batch_parameters = find_rule(pieces[0], BATCHING, "batching")
     if rule.kind == speculation_rules.WISP and math.isnan(parameters[0]):
         parameters = (published_threshold(scenario), *parameters[1:])
-    return Controller(
+    found = Controller(
         name,
         rule.kind,
         parameters,
@@ -352,3 +440,4 @@ def resolve(name: str, scenario: Scenario, load: Callable[[str], Policy] = load_
         suggests=rule.suggests,
         plan=plan_lengths(scenario) if rule.kind == speculation_rules.SUGGESTED_LENGTH else (),
     )
+    return with_additions(found, pieces[1:])

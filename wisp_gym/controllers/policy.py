@@ -12,11 +12,11 @@ import numpy as np
 
 from wisp_gym.controllers import speculation
 from wisp_gym.controllers.mlp import pack
+from wisp_gym.controllers.weights_json import layers_as_json, parse_layers, read_document
 from wisp_gym.engine import observation
 
-FORMAT = "wisp-gym policy"
+WHAT = "policy"
 VERSION = 1
-MAX_BYTES = 64 * 2**20
 KINDS = {"token": speculation.POLICY, "length": speculation.POLICY_LENGTH}
 
 
@@ -70,36 +70,14 @@ def make_policy(
 def save_policy(policy: Policy, path: str | Path) -> None:
     """Write a policy as JSON, atomically."""
     document = {
-        "format": FORMAT, "version": VERSION, "decision": policy.decision, "activation": policy.activation,
+        "format": f"wisp-gym {WHAT}", "version": VERSION, "decision": policy.decision, "activation": policy.activation,
         "observation": [[e.name, e.unit, e.low, e.high] for e in observation.ENTRIES],
-        "layers": [{"weight": w.tolist(), "bias": b.tolist()} for w, b in policy.layers], "about": policy.about,
+        "layers": layers_as_json(policy.layers), "about": policy.about,
     }  # fmt: skip
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(document), encoding="utf-8")
     os.replace(partial, path)
-
-
-def refuse_constant(text: str) -> float:
-    """JSON's NaN and infinities are not numbers."""
-    raise ValueError(f"{text} is not a number")
-
-
-def read_document(path: Path) -> dict[str, Any]:
-    """The JSON object of a policy file."""
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise PolicyError(f"{path}: {path.stat().st_size} bytes, allowed are {MAX_BYTES}")
-        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)
-    except OSError as error:
-        raise PolicyError(f"{path}: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise PolicyError(f"{path}: not a policy: {error}") from None
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise PolicyError(f"{path}: not a policy file: 'format' must be {FORMAT!r}")
-    if document.get("version") != VERSION:
-        raise PolicyError(f"{path}: version given {document.get('version')!r}, allowed is {VERSION}")
-    return document
 
 
 def check_schema(path: Path, document: dict[str, Any]) -> None:
@@ -118,21 +96,6 @@ def check_schema(path: Path, document: dict[str, Any]) -> None:
         raise PolicyError(f"{path}: observation differs from the documented one: {other}")
 
 
-def parse_layers(path: Path, document: dict[str, Any]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Weights and biases of every layer."""
-    try:
-        with np.errstate(over="raise"):
-            layers = [
-                (np.array(x["weight"], dtype=np.float32), np.array(x["bias"], dtype=np.float32))
-                for x in document["layers"]
-            ]
-    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
-        raise PolicyError(f"{path}: layers: not lists of numbers: {error}") from None
-    if not all(np.isfinite(w).all() and np.isfinite(b).all() for w, b in layers):
-        raise PolicyError(f"{path}: layers: weights must be finite numbers")
-    return layers
-
-
 def load_policy(name: str | Path) -> Policy:
     """Read a policy from its JSON file or from a run folder that holds `policy.json`.
 
@@ -143,12 +106,12 @@ def load_policy(name: str | Path) -> Policy:
     path = path / "policy.json" if path.is_dir() else path
     if path.suffix != ".json":
         raise PolicyError(f"{path}: given a '{path.suffix}' file, allowed is a policy.json or its run folder")
-    document = read_document(path)
+    document = read_document(path, WHAT, VERSION, PolicyError)
     check_schema(path, document)
     about = document.get("about")
     try:
         return make_policy(
-            parse_layers(path, document),
+            parse_layers(path, document, PolicyError),
             str(document.get("decision")),
             str(document.get("activation")),
             **(about if isinstance(about, dict) else {}),

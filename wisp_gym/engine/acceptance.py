@@ -88,6 +88,18 @@ def walk(c, d):
 
 
 @jit
+def rewind(c, d, position):
+    """Walk again from the start of the round, which `source.mark` has kept, to a position no further than before."""
+    d.position = d.committed
+    d.drift = d.mark_drift
+    d.drift_block = d.position // DRIFT_BLOCK_TOKENS
+    d.after_rejection = d.mark_after_rejection
+    refresh_probability(c, d)
+    while d.position < position:
+        walk(c, d)
+
+
+@jit
 def draft_token(c, d):
     """Draft one more token: its fate given all before it, its evidence, its predicted acceptance."""
     if d.on_path:
@@ -102,9 +114,6 @@ def draft_token(c, d):
         noise = normal(d.off_path_key, d.token_index)
     d.evidence = (d.fate - 0.5) * c.separation + noise
     d.p_token = sigmoid(c.base_logit + c.separation * d.evidence)
-    d.drafted += 1
-    d.survival *= d.p_token
-    d.expected_tokens += d.survival
 
 
 @jit

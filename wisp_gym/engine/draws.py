@@ -31,7 +31,8 @@ from wisp_gym.engine.jit import jit
     VIEWS,
     BATCH_NOISE,
     CONTROLLER,
-) = range(14)
+    ANSWER,
+) = range(15)
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 MIX_1 = np.uint64(0xBF58476D1CE4E5B9)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from wisp_gym.engine.acceptance import fate_here
-from wisp_gym.engine.batch import begin_batch
+from wisp_gym.engine.compose import begin_batch
 from wisp_gym.engine.gather_batching import observe_batching
 from wisp_gym.engine.jit import jit
 from wisp_gym.engine.loop import (
@@ -16,6 +15,7 @@ from wisp_gym.engine.loop import (
     open_world,
     world_of,
 )
+from wisp_gym.engine.source import fate_here
 
 # Columns of the (W, SIZE) float64 outcome of a step.
 (
@@ -60,7 +60,7 @@ def gather(w, kind, observation, outcome):
     outcome[TOKENS] = w.totals[0].tokens
     outcome[TOKENS_ON_TIME] = w.totals[0].tokens_on_time
     outcome[LAST_FATE] = d.fate
-    outcome[NEXT_FATE] = fate_here(d) if d.on_path else 0
+    outcome[NEXT_FATE] = fate_here(c, d, w.source) if d.on_path else 0
     s.step_committed, s.step_on_time, s.step_wasted, s.step_round_s, s.step_work_s = 0.0, 0.0, 0.0, 0.0, 0.0
 
 

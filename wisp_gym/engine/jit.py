@@ -52,4 +52,5 @@ drop_stale_cache()
 OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 njit: Any = numba.njit
 jit = njit(_nrt=False, **OPTIONS)
+jit_inline = njit(_nrt=False, forceinline=True, **OPTIONS)  # for small functions with many arguments in the hot loop
 jit_allocating = njit(_nrt=True, **OPTIONS)  # for the few functions that need working memory

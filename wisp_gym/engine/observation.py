@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wisp_gym.engine.acceptance import statistics_of_token
 from wisp_gym.engine.jit import jit
 from wisp_gym.engine.slo import token_deadline_s
+from wisp_gym.engine.source import statistics_of_token
 
 
 class Entry(NamedTuple):

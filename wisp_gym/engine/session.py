@@ -13,13 +13,13 @@ from wisp_gym.controllers.speculation import (
     learn,
 )
 from wisp_gym.engine import draws
-from wisp_gym.engine.acceptance import begin_walk, draft_token, fate_here, walk
 from wisp_gym.engine.drafting import cool, heat_up, seconds_per_token
 from wisp_gym.engine.draws import clipped_lognormal, exponential, stream_key, uniform
-from wisp_gym.engine.jit import jit
+from wisp_gym.engine.jit import jit, jit_inline
 from wisp_gym.engine.link import DRAFT_TOKEN_BYTES, TOKEN_BYTES, transfer_s
 from wisp_gym.engine.observation import observe_all, observe_progress, observe_round, observe_statistics, observe_token
 from wisp_gym.engine.slo import on_time_tokens, token_deadline_s
+from wisp_gym.engine.source import begin_walk, draft_token, fate_here, mark, rewind, step
 from wisp_gym.engine.state import (
     CLOSED,
     DOWNLINK,
@@ -124,7 +124,7 @@ def draw_keys(c, d, i):
 
 
 @jit
-def begin_request(c, d, i, request, arrival_s, start_s, totals, slo_totals, trace, server, log):
+def begin_request(c, d, i, request, arrival_s, start_s, totals, slo_totals, trace, source, server, log):
     """Take the next request; its prompt leaves at `start_s`. Returns the time it reaches the server."""
     d.request = request
     d.arrival_s = arrival_s
@@ -132,7 +132,7 @@ def begin_request(c, d, i, request, arrival_s, start_s, totals, slo_totals, trac
     d.committed = 0
     draw_lengths(c, d, i, trace)
     draw_keys(c, d, i)
-    begin_walk(c, d, stream_key(c.seed, draws.REQUEST_EFFECT, i, request))
+    begin_walk(c, d, i, source)
     d.counted = 1 if in_window(c, arrival_s) else 0
     totals.requests_in += 1
     slo_totals[d.slo_id].arrived += d.counted
@@ -197,6 +197,7 @@ def begin_round(c, d, i, o, now_s):
     d.clock_s = now_s
     d.cap = min(c.max_draft_tokens, d.output_tokens - d.committed - 1)
     clear_draft(d)
+    mark(d)
     if c.sees_observation or outside:
         observe_round(c, d, o)
 
@@ -211,8 +212,8 @@ def follow_length(c, d, parameters, policy, memory, o):
 
 
 @jit
-def wants_more(c, d, i, parameters, policy, memory, o):
-    """Decision of the controller inside the engine."""
+def wants_more(c, d, i, parameters, policy, memory, o, next_fate):
+    """Decision of the controller inside the engine; the oracle is told the next token's fate."""
     if c.speculation >= POLICY_LENGTH:
         return follow_length(c, d, parameters, policy, memory, o)
     observe_token(c, d, o)
@@ -220,9 +221,6 @@ def wants_more(c, d, i, parameters, policy, memory, o):
         observe_progress(c, d, o)
     if c.sees_statistics:
         observe_statistics(c, d, o)
-    next_fate = 0
-    if c.speculation == ORACLE:
-        next_fate = fate_here(d) if d.on_path else 0
     chance = 0.5
     if c.speculation == RANDOM:
         key = stream_key(c.seed, draws.CONTROLLER, i, d.request)
@@ -232,17 +230,19 @@ def wants_more(c, d, i, parameters, policy, memory, o):
     )
 
 
-@jit
-def draft_one(c, d):
-    """Draft one token; the clock moves on."""
+@jit_inline
+def draft_one(c, d, source, survivals):
+    """Draft one token; the clock moves on. The message carries its survival to a server that trims."""
     if d.drafted == 0:
         d.clock_s += d.round_overhead_s
     d.clock_s += d.draft_token_s
-    draft_token(c, d)
+    draft_token(c, d, source)
+    if c.trim:
+        survivals[d.drafted - 1] = d.survival
 
 
 @jit
-def draft_round(c, d, i, totals, parameters, policy, memory, o):
+def draft_round(c, d, i, totals, parameters, policy, memory, source, o, survivals):
     """Draft until the controller sends (returns SENT) or someone outside must decide (returns DECIDE)."""
     external = decided_outside(c, i)
     while d.drafted < d.cap:
@@ -253,10 +253,11 @@ def draft_round(c, d, i, totals, parameters, policy, memory, o):
             more = 1 if d.drafted < d.target_tokens else 0
         else:
             totals.decisions += 1
-            more = wants_more(c, d, i, parameters, policy, memory, o)
+            next_fate = fate_here(c, d, source) if c.speculation == ORACLE and d.on_path else 0
+            more = wants_more(c, d, i, parameters, policy, memory, o, next_fate)
         if more == 0:
             return SENT
-        draft_one(c, d)
+        draft_one(c, d, source, survivals)
     return SENT
 
 
@@ -274,11 +275,16 @@ def finish_drafting(c, d, totals):
 @jit
 def commit(c, d, totals):
     """Outcome of the verification at the server: A accepted tokens and one of the target's own."""
-    if c.centralized == 0 and d.on_path:  # everything drafted was accepted (or nothing drafted): the bonus token
-        walk(c, d)
+    if d.verified < d.accepted:  # the server left out tokens that would have been accepted
+        d.accepted = d.verified
+        rewind(c, d, d.committed + d.verified)
+        step(c, d)
+    elif c.centralized == 0 and d.on_path:  # everything drafted was accepted (or nothing drafted): the bonus token
+        step(c, d)
     d.commit_tokens = min(d.accepted + 1, d.output_tokens - d.committed)
     totals.accepted += d.accepted
-    totals.rejected += d.drafted - d.accepted
+    totals.rejected += d.verified - d.accepted
+    totals.trimmed += d.drafted - d.verified
     totals.unverified -= d.drafted
 
 
@@ -288,7 +294,7 @@ def learn_from_reply(c, d, end_s, server, downlink_s):
     for delay in (d.uplink_s, downlink_s):
         d.delay_spread_s = KEEP * d.delay_spread_s + FRESH * abs(delay - d.delay_mean_s)
         d.delay_mean_s = KEEP * d.delay_mean_s + FRESH * delay
-    examined = min(d.accepted + 1, d.drafted)
+    examined = min(d.accepted + 1, d.verified)
     d.accepted_sum = KEEP * d.accepted_sum + d.accepted + FRESH * PRIOR_TOKENS * c.accept_prior
     d.examined_sum = KEEP * d.examined_sum + examined + FRESH * PRIOR_TOKENS
     if d.committed > 0:
@@ -304,6 +310,12 @@ def learn_from_reply(c, d, end_s, server, downlink_s):
 
 
 @jit
+def wasted_tokens(d):
+    """Drafted tokens beyond the first rejected one, and those that the server left out."""
+    return d.drafted - d.verified + max(0, d.verified - d.accepted - 1)
+
+
+@jit
 def count_round(c, d, totals, histogram):
     """Measures of a verified round (not of a prompt) that ends in the window."""
     if d.committed == 0 or not in_window(c, d.delivered_s):
@@ -312,10 +324,11 @@ def count_round(c, d, totals, histogram):
     totals.rounds += 1
     totals.window_drafted += d.drafted
     totals.window_accepted += d.accepted
+    totals.window_trimmed += d.drafted - d.verified
     totals.round_latency_s += latency_s
     histogram[0, latency_bin(latency_s)] += 1
     if d.drafted > 0:
-        totals.wasted_s += d.draft_token_s * max(0, d.drafted - d.accepted - 1)
+        totals.wasted_s += d.draft_token_s * wasted_tokens(d)
         totals.wasted_with_rejected_s += d.draft_token_s * (d.drafted - d.accepted)
         totals.draft_s += d.draft_token_s * d.drafted
 
@@ -342,7 +355,7 @@ def count_tokens(c, d, totals, slo_totals, server, histogram, external):
         server.step_on_time += on_time
         server.step_round_s += 0.0 if first else d.delivered_s - d.round_start_s
         if d.drafted > 0:
-            server.step_wasted += max(0, d.drafted - d.accepted - 1)
+            server.step_wasted += wasted_tokens(d)
 
 
 @jit

@@ -6,13 +6,14 @@ is a number: the state can be copied, compared, saved and restored as bytes.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 F, I, U = np.float64, np.int64, np.uint64
 
 PARAMETERS = 8  # parameters that a controller may have
+SURVIVALS = 32  # most tokens that a round may draft
 SLO_CLASSES = 8  # service classes that a scenario may have
 LATENCY_BINS = 512  # logarithmic bins of the latency histograms
 LATENCY_LOW_S, LATENCY_HIGH_S = 1e-3, 1e3
@@ -20,12 +21,13 @@ LATENCY_LOW_S, LATENCY_HIGH_S = 1e-3, 1e3
 # Constants of a world, from the scenario and the chosen controllers.
 CONFIG = np.dtype(
     [
-        ("seed", U), ("n_devices", I), ("max_draft_tokens", I),
+        ("seed", U), ("n_devices", I), ("max_draft_tokens", I), ("recorded", I),
         ("warmup_s", F), ("window_end_s", F), ("end_s", F), ("ends_early", I),
         # verification: the soft roofline (truth) and the four-term prediction (what the scheduler sees)
         ("host_s", F), ("launch_s", F), ("weights_s", F), ("token_s", F), ("sharpness", F), ("cached_token_s", F), ("pair_s", F), ("noise", F),
         ("est_launch_s", F), ("est_new_token_s", F), ("est_pair_s", F), ("est_cached_token_s", F),
         ("kv_capacity_tokens", I), ("max_batch_requests", I), ("prefill_chunk_tokens", I), ("centralized", I),
+        ("chunk_tokens", I), ("trim", I), ("trim_tokens", I),
         # acceptance
         ("logit_mean", F), ("request_std", F), ("drift_std", F), ("drift_keep", F), ("drift_fresh", F), ("after_rejection_logit", F),
         ("accept_prior", F),
@@ -46,7 +48,7 @@ DEVICE = np.dtype(
     [
         # what the server reads of a waiting request, side by side
         ("arrived_s", F), ("deadline_s", F), ("expected_tokens", F), ("slo_tokens_per_s", F), ("prompt_tokens", I), ("committed", I),
-        ("cached_tokens", I), ("drafted", I), ("running", I), ("in_batch", I), ("take_tokens", I), ("completes", I),
+        ("cached_tokens", I), ("drafted", I), ("running", I), ("in_batch", I), ("take_tokens", I), ("completes", I), ("verified", I),
         ("newer", I), ("older", I), ("resident", I), ("accepted", I), ("phase", I), ("commit_tokens", I), ("output_tokens", I), ("on_path", I),
         # constants of the device's class, link and service class
         ("token_s", F), ("round_overhead_s", F), ("predictor_s", F), ("draft_w", F), ("idle_w", F), ("radio_j", F),
@@ -61,10 +63,11 @@ DEVICE = np.dtype(
         ("acceptance_key", U), ("evidence_key", U), ("off_path_key", U), ("views_key", U), ("drift_key", U), ("network_key", U), ("loss_key", U),
         ("outage_key", U),
         ("request_logit", F), ("drift", F), ("drift_block", I), ("position", I), ("after_rejection", I), ("p_accept", F), ("p_accept_after", F),
+        ("mark_drift", F), ("mark_after_rejection", I),  # at the start of the round
         # the round
         ("round_start_s", F), ("clock_s", F), ("draft_token_s", F), ("cap", I), ("target_tokens", I),
         ("survival", F), ("p_token", F), ("evidence", F), ("token_index", I), ("fate", I),
-        ("sent_s", F), ("uplink_s", F),
+        ("sent_s", F), ("uplink_s", F), ("verified_tokens", F),
         # the last reply
         ("delivered_s", F),
         # link and heat
@@ -75,6 +78,8 @@ DEVICE = np.dtype(
         ("suggested_tokens", I),
         # measured
         ("window_tokens", I), ("draft_s", F), ("window_messages", I),
+        # on a recorded trace, apart from what every round touches: first row of the answer, statistics of the last token
+        ("answer", I), ("confidence", F), ("entropy", F), ("margin", F), ("logit_spread", F),
     ],
     align=True,
 )  # fmt: skip
@@ -85,7 +90,7 @@ SERVER = np.dtype(
         ("now_s", F), ("stage", I), ("busy", I), ("batch_end_s", F), ("batch_start_s", F), ("batch_time_s", F), ("batch_clean_s", F), ("wake_s", F),
         ("n_events", I), ("n_open", I), ("n_queue", I), ("n_batch", I), ("n_replies", I), ("reply_next", I), ("mid_draft", I), ("batches", I),
         ("kv_tokens", I), ("lru_oldest", I), ("lru_newest", I), ("n_running", I),
-        ("sum_new", F), ("sum_pairs", F), ("sum_cached", F), ("sum_kv", I), ("chunk_left", I), ("earliest_deadline_s", F),
+        ("sum_new", F), ("sum_pairs", F), ("sum_cached", F), ("sum_kv", I), ("sum_context", I), ("chunk_left", I), ("earliest_deadline_s", F),
         ("mean_batch_s", F), ("utilisation", F), ("predicted_end_s", F), ("last_end_s", F), ("token_rate", F), ("price", F), ("queue_s", F),
         # rewards of the external decision maker since its last decision
         ("step_on_time", F), ("step_committed", F), ("step_wasted", F), ("step_work_s", F), ("step_round_s", F),
@@ -98,9 +103,9 @@ EVENTS, COMPOSE, PICK, REPLY, OVER = range(5)
 TOTALS = np.dtype(
     [
         ("requests_in", I), ("requests_done", I),
-        ("drafted", I), ("accepted", I), ("rejected", I), ("unverified", I),
+        ("drafted", I), ("accepted", I), ("rejected", I), ("trimmed", I), ("unverified", I),
         # below: inside the window of measurement only
-        ("rounds", I), ("window_drafted", I), ("window_accepted", I), ("tokens", I), ("tokens_on_time", I),
+        ("rounds", I), ("window_drafted", I), ("window_accepted", I), ("window_trimmed", I), ("tokens", I), ("tokens_on_time", I),
         ("wasted_s", F), ("wasted_with_rejected_s", F), ("draft_s", F), ("interference_s", F), ("verified_requests", I), ("verify_s", F),
         ("busy_s", F), ("batches", I), ("batched_requests", I), ("recomputed_tokens", I), ("evictions", I), ("messages", I),
         ("round_latency_s", F), ("ttft_s", F), ("ttft_n", I),
@@ -122,9 +127,26 @@ SLO_TOTALS = np.dtype(
 
 TRACE_ROW = np.dtype([("arrival_s", F), ("prompt_tokens", I), ("output_tokens", I)])
 
+# One drafted token of a speculation trace: the chance that it is accepted once all before it are (0 or 1 in greedy
+# decoding), and its statistics.
+RECORDED_TOKEN = np.dtype(
+    [(name, np.float32) for name in ("acceptance", "confidence", "entropy", "margin", "logit_spread")]
+)
+
 LOG_ROW = np.dtype([("time_s", F), ("kind", I), ("device", I), ("value", F)])
 LOG_REQUEST, LOG_SEND, LOG_ARRIVE, LOG_LAUNCH, LOG_END, LOG_DELIVER, LOG_DONE, LOG_VERIFY = range(8)
 LOG_KINDS = ("request", "send", "arrive", "launch", "end", "deliver", "done", "verify")
+
+
+class Source(NamedTuple):
+    """What a scenario's draft takes from files, shared by all worlds."""
+
+    offsets: np.ndarray  # (answers + 1,) int64 first row of each recorded answer
+    tokens: np.ndarray  # (rows, K) RECORDED_TOKEN drafted at each position of the answers
+    predictor: np.ndarray  # (weights,) float32 of a rejection predictor, empty without one
+
+
+NO_SOURCE = Source(np.zeros(1, np.int64), np.zeros((0, 1), RECORDED_TOKEN), np.zeros(0, np.float32))
 
 
 class World(NamedTuple):
@@ -151,5 +173,7 @@ class World(NamedTuple):
         np.ndarray
     )  # (n + 1, MEMORY) float64 what a speculation rule keeps of each device and, last, the server of all
     log: np.ndarray  # (capacity,) LOG_ROW
+    survivals: np.ndarray  # (n, SURVIVALS) float32 of each drafted token, where the server trims
     trace: np.ndarray  # (rows,) TRACE_ROW, shared by all worlds
     policy: np.ndarray  # (weights,) float32 of the learned policy, shared by all worlds
+    source: Any = NO_SOURCE  # Source, shared by all worlds; Any, so that a slice of this tuple has arrays alone

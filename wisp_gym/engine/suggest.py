@@ -26,11 +26,11 @@ def note_batch(c, s, devices, replies, memory, knowledge):
         if d.committed > 0:
             draft_s = d.sent_s - d.round_start_s
             context = d.prompt_tokens + d.committed
-            note_round(knowledge, d.drafted, d.accepted, draft_s, d.arrived_s - d.info_s - draft_s, context)
+            note_round(knowledge, d.verified, d.accepted, draft_s, d.arrived_s - d.info_s - draft_s, context)
             rounds += 1
             accepted += d.accepted
             if c.speculation == GOODSPEED:
-                note_session(memory[replies[k]], d.drafted, d.accepted)
+                note_session(memory[replies[k]], d.verified, d.accepted)
     return rounds, accepted / max(rounds, 1)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from wisp_gym.controllers.catalogue import NO_POLICY, Controller
 from wisp_gym.engine.build import empty_arrays, fill_world
 from wisp_gym.engine.loop import run_worlds
+from wisp_gym.engine.recordings import load_source
 from wisp_gym.engine.state import TRACE_ROW
 from wisp_gym.scenario import Scenario
 
@@ -54,6 +55,7 @@ class Worlds:
         self.arrays = empty_arrays(n_worlds, n_devices, log_rows, trace, NO_POLICY)
         self.trace, self.policy = trace, NO_POLICY
         self.n_worlds = n_worlds
+        self.files: tuple[str, str] | None = None  # speculation trace and predictor, "" for none
         self.threads = min(threads or os.cpu_count() or 1, n_worlds)
         self.edges = [round(n_worlds * k / self.threads) for k in range(self.threads + 1)]
 
@@ -64,8 +66,24 @@ class Worlds:
         self, index: int, scenario: Scenario, seed: int, controller: Controller, n_devices: int | None = None
     ) -> None:
         """Set world `index` to the beginning of a scenario under a controller."""
+        self.read_files(scenario)
         fill_world(self.arrays, index, scenario, seed, n_devices or scenario.n_devices)
         self.control(index, controller)
+
+    def read_files(self, scenario: Scenario) -> None:
+        """Take the speculation trace and the predictor that a scenario's draft names; all worlds share them.
+
+        Raises:
+            TraceError, PredictorError, ScenarioError: a file that cannot be used, or does not fit the scenario.
+            ValueError: another world was given other files; its rows would be read from the wrong trace.
+        """
+        files = (scenario.draft.trace, scenario.draft.predictor)
+        if self.files not in (None, files):
+            raise ValueError(
+                f"worlds: given a trace and predictor {files}, allowed: {self.files}, as another world has"
+            )
+        self.files = files
+        self.arrays = self.arrays._replace(source=load_source(scenario))
 
     def control(self, index: int, controller: Controller) -> None:
         """Put a controller in charge of world `index`. All worlds share one learned policy: the last that was given."""
@@ -77,6 +95,8 @@ class Worlds:
         if controller.plan:
             d = self.arrays.device[index]
             d["suggested_tokens"] = np.array(controller.plan)[d["class_id"]]
+        chunk_tokens = c["prefill_chunk_tokens"] if controller.chunk_tokens is None else controller.chunk_tokens
+        c["chunk_tokens"], c["trim"], c["trim_tokens"] = chunk_tokens, controller.trim, controller.trim_tokens
         self.arrays.speculation_parameters[index, : len(controller.speculation_parameters)] = (
             controller.speculation_parameters
         )

@@ -1,0 +1,185 @@
+"""Running a study: tuning in training worlds, testing in others, on all cores, chunk by chunk into its folder."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from agents.evaluate import Outcome, run_world
+from agents.study_folder import Worlds
+from agents.suite import Cell, Suite
+from agents.tuning import Scores, Tuned, families, tune
+from wisp_gym.controllers.catalogue import resolve
+from wisp_gym.controllers.speculation import ORACLE, PERFECT
+from wisp_gym.engine.worlds import load_trace
+from wisp_gym.scenario import Scenario
+
+GOODPUT = "goodput_tokens_per_s"
+TRAINING = "training_goodput_tokens_per_s"
+METRICS = (
+    GOODPUT, "response_goodput_tokens_per_s", "throughput_tokens_per_s", "slo_attainment", "token_attainment",
+    "starved_share", "wasted_drafting_share", "interference_s", "joules_per_1k_tokens", "dollars_per_1k_tokens",
+    "round_latency_p95_s", "ttft_p95_s", "acceptance", "drafted_per_round", "server_use",
+)  # fmt: skip
+DEFAULT, TUNED, PER_CELL = "default", "tuned", "tuned per cell"
+Row = dict[str, Any]
+Job = tuple[str, Cell]
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A controller as it enters a cell: the row it belongs to, and the setting it plays with.
+
+    Attributes:
+        controller: the suite's name, or that of a family where it is tuned. tuning: `default`, `tuned`, `tuned per cell`.
+        setting: the controller that runs.
+    """
+
+    controller: str
+    tuning: str
+    setting: str
+    cell: Cell
+
+
+# --- worlds ----------------------------------------------------------------------------------------------------------
+
+
+class Runner:
+    """Runs worlds on all cores; what the study's folder already holds is not run again."""
+
+    def __init__(self, suite: Suite, worlds: Worlds, bar: tqdm[Any]):
+        self.suite, self.worlds, self.bar = suite, worlds, bar
+        self.load_trace = cache(load_trace)
+
+    def chunk(self, job: Job, seeds: Sequence[int], keep: Callable[[Outcome], Any]) -> list[Any]:
+        """What to keep of every world of a controller in a cell."""
+        name, cell = job
+        controller, trace = resolve(name, cell.scenario), self.load_trace(cell.scenario)
+        return [keep(run_world(cell.scenario, controller, seed, trace)) for seed in seeds]
+
+    def run(
+        self, kind: str, jobs: Iterable[Job], seeds: Sequence[int], keep: Callable[[Outcome], Any]
+    ) -> list[list[Any]]:
+        """What is kept of every job's worlds, in order; each chunk is stored as soon as those before it are."""
+        asked = list(jobs)
+        missing = {}
+        for name, cell in asked:
+            if (key := (kind, name, cell.name)) not in self.worlds.known:
+                missing[key] = (name, cell)
+        self.bar.update((len(asked) - len(missing)) * len(seeds))
+        pool = ThreadPoolExecutor(os.cpu_count() or 1)  # the compiled loop holds no lock
+        try:
+            for key, values in zip(
+                missing, pool.map(lambda job: self.chunk(job, seeds, keep), missing.values()), strict=True
+            ):
+                self.worlds.add(key, values)
+                self.bar.update(len(seeds))
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return [self.worlds.known[kind, name, cell.name] for name, cell in asked]
+
+    def train(self, jobs: Sequence[Job]) -> Scores:
+        """Mean goodput over the training worlds of controllers in cells."""
+        goodput = self.run("train", jobs, self.suite.train_seeds, lambda world: world.metrics[GOODPUT])
+        return {(name, cell.name): float(np.mean(values)) for (name, cell), values in zip(jobs, goodput, strict=True)}
+
+    def test(self, jobs: Sequence[Job]) -> list[list[Row]]:
+        """The measures of the test worlds of controllers in cells."""
+
+        def keep(world: Any) -> Row:
+            return {**{key: world.metrics[key] for key in METRICS}, "classes": world.classes}
+
+        return self.run("test", jobs, self.suite.test_seeds, keep)
+
+
+# --- who enters ------------------------------------------------------------------------------------------------------
+
+
+def entrants(suite: Suite, tuned: dict[str, Tuned]) -> list[Entrant]:
+    """Everyone that is tested: each controller as it is, each family tuned, and tuned per cell where tuning may see it."""
+    as_given = [Entrant(name, DEFAULT, name, cell) for name in suite.controllers for cell in suite.cells]
+    everywhere = [Entrant(name, TUNED, found.everywhere, cell) for name, found in tuned.items() for cell in suite.cells]
+    local = [
+        Entrant(name, PER_CELL, found.per_cell[cell.name], cell)
+        for name, found in tuned.items()
+        for cell in suite.training
+    ]
+    return [*as_given, *everywhere, *local]
+
+
+def world_count(suite: Suite) -> int:
+    """Worlds that a study runs at most."""
+    tunable = len(families(suite.controllers))
+    settings = (suite.candidates * tunable + len(suite.controllers)) * len(suite.training)
+    entering = len(suite.controllers) * len(suite.cells) + tunable * (len(suite.cells) + len(suite.training))
+    return settings * len(suite.train_seeds) + entering * len(suite.test_seeds)
+
+
+def play(suite: Suite, worlds: Worlds) -> tuple[dict[str, Tuned], list[Row]]:
+    """Settings that tuning found for each family, and a row for each entrant and test world."""
+    with tqdm(total=world_count(suite), unit="world", disable=None, leave=False) as bar:
+        runner = Runner(suite, worlds, bar)
+        tuned = tune(families(suite.controllers), suite.training, suite.candidates, runner.train)
+        entering = entrants(suite, tuned)
+        settings = dict.fromkeys(one.setting for one in entering)
+        trained = runner.train([(name, cell) for name in settings for cell in suite.training])
+        outcomes = runner.test([(one.setting, one.cell) for one in entering])
+    bounds = all_bounds(suite, worlds)
+    return tuned, [
+        identity(one, suite, trained) | {"seed": seed} | bounds[one.cell.name] | outcome
+        for one, own in zip(entering, outcomes, strict=True)
+        for seed, outcome in zip(suite.test_seeds, own, strict=True)
+    ]
+
+
+def identity(entrant: Entrant, suite: Suite, trained: Scores) -> Row:
+    """The keys that say what a row is of, and its goodput in training: of its cell, or of all where that is held out."""
+    cell = entrant.cell
+    seen = suite.training if cell.held_out else (cell,)
+    return {
+        "controller": entrant.controller,
+        "tuning": entrant.tuning,
+        "setting": entrant.setting,
+        "kind": kind(entrant),
+        "cell": cell.name,
+        "group": cell.group,
+        "held_out": cell.held_out,
+        "scenario": cell.scenario.name,
+        "devices": cell.scenario.n_devices,
+        TRAINING: float(np.mean([trained[entrant.setting, one.name] for one in seen])),
+    }
+
+
+def kind(entrant: Entrant) -> str:
+    """`bound` (knows what no device can), `learned`, `centralized` or `rule`."""
+    controller = resolve(entrant.setting, entrant.cell.scenario)
+    if controller.speculation in (PERFECT, ORACLE):
+        return "bound"
+    if controller.policy.size:
+        return "learned"
+    return "centralized" if controller.centralized else "rule"
+
+
+def all_bounds(suite: Suite, worlds: Worlds) -> dict[str, Row]:
+    """The bounds of every cell, stored as they are found: a linear programme takes seconds."""
+    for cell in tqdm(suite.cells, desc="bounds", unit="cell", disable=None, leave=False):
+        if ("bounds", cell.name) not in worlds.known:
+            worlds.add(("bounds", cell.name), [cell_bounds(cell.scenario)])
+    return {cell.name: worlds.known["bounds", cell.name][0] for cell in suite.cells}
+
+
+def cell_bounds(scenario: Scenario) -> Row:
+    """Upper bounds of a scenario's goodput by key, tokens/s; empty without the module `agents.bounds`."""
+    if importlib.util.find_spec("agents.bounds") is None:
+        return {}
+    found = importlib.import_module("agents.bounds").bounds_of(scenario, fairness=0.0)
+    return {f"bound_{name}_tokens_per_s": bound.tokens_per_s for name, bound in found.items()}

@@ -1,0 +1,115 @@
+"""The printed tables of a study."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from agents.command_line import seed_list
+from agents.study_results import (
+    BEST_RULE,
+    LADDER,
+    WISP_TUNED,
+    Results,
+    aggregates,
+    bounds_of,
+    comparable,
+    ladder,
+    leaders,
+)
+from agents.study_run import GOODPUT, Row
+from agents.suite import Suite
+from agents.tables import aligned, cell, interval_cell
+from agents.tuning import Tuned
+
+# Columns of the aggregate tables: key, header, unit, digits, factor from the key's unit to the shown one.
+MEASURES = (
+    ("slo_attainment", "SLO met", "%", 1, 100.0),
+    ("starved_share", "starved", "%", 1, 100.0),
+    ("wasted_drafting_share", "wasted", "%", 1, 100.0),
+    ("interference_s", "interference", "ms", 1, 1e3),
+    ("joules_per_1k_tokens", "energy", "J/1k tokens", 0, 1.0),
+    ("dollars_per_1k_tokens", "cost", "$/1k tokens", 5, 1.0),
+)
+
+
+def show(suite: Suite, tuned: dict[str, Tuned], rows: Sequence[Row]) -> str:
+    """All tables."""
+    results = Results(rows)
+    parts = [title(suite), verdict(results), losses(results), show_ladder(results)]
+    for held_out, name in ((False, "training cells"), (True, "held-out cells, settings from the training cells")):
+        cells = comparable(results, held_out)
+        if cells:
+            about = f"Over {len(cells)} {name}: goodput over that of tuned WISP in the same cell"
+            parts.append(f"{about}\n\n{show_aggregates(aggregates(results, held_out))}")
+    return "\n\n".join([*parts, show_settings(tuned)])
+
+
+def title(suite: Suite) -> str:
+    """What was played."""
+    return (
+        f"{suite.name}: {len(suite.training)} training and {len(suite.cells) - len(suite.training)} held-out cells, "
+        f"{suite.candidates} settings tried for every controller in training seeds {seed_list(suite.train_seeds)} of each "
+        f"cell, {len(suite.test_seeds)} paired test worlds (seeds {seed_list(suite.test_seeds)})"
+    )
+
+
+def verdict(results: Results) -> str:
+    """Who delivers most where: cells counted by leader; those within the leader's interval share the cell with it."""
+    found: dict[str, list[str]] = {}
+    for name in results.cells:
+        found.setdefault(" = ".join(leaders(results, name)), []).append(name)
+    counted = sorted(found.items(), key=lambda item: -len(item[1]))
+    said = [f"{who} in {len(cells)} ({', '.join(cells)})" for who, cells in counted]
+    return f"Most goodput of {len(results.cells)} cells (= where the 95 % interval allows a tie): {'; '.join(said)}."
+
+
+def losses(results: Results) -> str:
+    """Who falls behind tuned WISP where, beyond the interval of the paired difference."""
+    found: dict[str, list[str]] = {}
+    for name in results.cells:
+        for title, row in ladder(results, name).items():
+            if row["difference_high"] is not None and row["difference_high"] < 0.0:
+                found.setdefault(title, []).append(name)
+    said = [f"{who} in {len(cells)} ({', '.join(cells)})" for who, cells in found.items()]
+    return f"Behind tuned WISP, beyond the 95 % interval: {'; '.join(said) or 'nobody'}."
+
+
+def show_ladder(results: Results) -> str:
+    """Goodput of each rung, a line a cell; the best rule by name."""
+    rungs = {name: ladder(results, name) for name in results.cells}
+    titles = [rung.title for rung in LADDER if any(rung.title in one for one in rungs.values())]
+    bounds = list(dict.fromkeys(bound for one in rungs.values() for bound in bounds_of(one[WISP_TUNED])))
+    headers = ["tokens/s on time", *titles, *(f"bound: {bound}" for bound in bounds), "best rule, setting"]
+    lines = []
+    for name, one in rungs.items():
+        values = [cell(one[rung][GOODPUT]) if rung in one else "-" for rung in titles]
+        above = [cell(bounds_of(one[WISP_TUNED]).get(bound)) for bound in bounds]
+        lines.append([name, *values, *above, one[BEST_RULE]["setting"]])
+    return aligned([headers], lines)
+
+
+def show_aggregates(rows: Sequence[Row]) -> str:
+    """One line a variant."""
+    names = ["controller", "", "IQM", "95 %", "vs WISP", "95 %", "P(better)", "95 %", *(m[1] for m in MEASURES)]
+    units = ["", "", "", "", "", "", "", "", *(m[2] for m in MEASURES)]
+    return aligned([names, units], [aggregate_cells(row) for row in rows])
+
+
+def aggregate_cells(row: Row) -> list[str]:
+    """A line of an aggregate table."""
+    keys = (("iqm", 3), ("difference", 3), ("improvement", 2))
+    scores = [
+        text for key, digits in keys
+        for text in (cell(row[key], digits), interval_cell(row[f"{key}_low"], row[f"{key}_high"], digits))
+    ]  # fmt: skip
+    return [row["controller"], row["tuning"], *scores, *(cell(row[m[0]], m[3], m[4]) for m in MEASURES)]
+
+
+def show_settings(tuned: dict[str, Tuned]) -> str:
+    """What tuning found, and how many different settings the cells asked for."""
+    lines = [
+        [name, found.everywhere, f"{len(Counter(found.per_cell.values()))} of {len(found.per_cell)}"]
+        for name, found in tuned.items()
+    ]
+    return aligned([["tuned", "for all cells", "different per cell"]], lines)
