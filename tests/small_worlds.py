@@ -17,7 +17,9 @@ from wisp_gym.speculation_trace import SpeculationTrace
 BASE = load("wisp-a100-qwen3-32b")
 SPECULATIONS = (
     "fixed:0", "fixed:3", "fixed:8", "confidence:0.6", "confidence:0.3,4", "wisp", "wisp:0.3,6", "survival:0.5",
-    "survival:0.7,8,2", "perfect", "oracle",
+    "survival:0.7,8,2", "perfect", "oracle", "margin:0.6", "svip:1", "adaedl:0.2,0.4,0.6,0.1", "price:0.8,0.05", "aligned", "aligned:0.02,0.5,1,0.2",
+    "leviathan", "ratio", "specstop:0.1", "banditspec:0.1", "contextual", "sglang", "awc", "turbospec", "vllm-dynamic", "sglang-load", "goodspeed:4",
+    "dipsd",
 )  # fmt: skip
 BATCHINGS = (
     "fcfs", "static:2,0.15", "static:3,0.02", "edf", "wisp", "wisp:0.2,0.5", "edf-demoted", "edf-demoted:0.5", "least-laxity",

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from wisp_gym.controllers import batching as b
 from wisp_gym.controllers import speculation as s
 from wisp_gym.controllers import trimming
+from wisp_gym.controllers.bandits import MEMORY
 from wisp_gym.controllers.catalogue import (
     ADDITIONS,
     ALIASES,
@@ -40,6 +41,7 @@ from wisp_gym.scenario import Scenario, load, with_
 from wisp_gym.simulation import simulate
 
 CAP = 12
+NO_MEMORY = np.zeros(MEMORY)
 REJECTED, ACCEPTED = 0, 1
 SEND, CONTINUE = 0, 1
 
@@ -69,7 +71,7 @@ def decision(
 ) -> int:
     padded = np.zeros(8)
     padded[: len(parameters)] = parameters
-    return int(s.continue_drafting(kind, padded, NO_POLICY, CAP, row, last, following))
+    return int(s.continue_drafting(kind, padded, NO_POLICY, NO_MEMORY, CAP, row, last, following))
 
 
 # --- speculation rules -----------------------------------------------------------------------------------------------
@@ -125,9 +127,9 @@ def test_the_number_of_drafted_tokens_survives_its_scaling_for_every_cap() -> No
             row = seen(0)
             row[o.DRAFTED] = drafted / cap
             parameters = np.array([drafted, *[0.0] * 7])
-            assert s.continue_drafting(s.FIXED, parameters, NO_POLICY, cap, row, 1, 1) == SEND
+            assert s.continue_drafting(s.FIXED, parameters, NO_POLICY, NO_MEMORY, cap, row, 1, 1) == SEND
             parameters[0] = drafted + 1
-            assert s.continue_drafting(s.FIXED, parameters, NO_POLICY, cap, row, 1, 1) == CONTINUE
+            assert s.continue_drafting(s.FIXED, parameters, NO_POLICY, NO_MEMORY, cap, row, 1, 1) == CONTINUE
 
 
 # --- batching rules --------------------------------------------------------------------------------------------------
@@ -601,8 +603,10 @@ def test_predict_decides_as_the_rule(scenario: Scenario) -> None:
 def test_predict_takes_every_speculation_rule(scenario: Scenario, tmp_path: Path) -> None:
     rows = rows_of(50)
     fates = {"last_fate": np.arange(50) % 2, "next_fate": np.arange(50) // 2 % 2}
-    for name in [*SPECULATION, *ALIASES, "wisp+edf"]:
-        assert set(SpeculationPredictor(name, scenario).predict(rows, info=fates)[0]) <= {0, 1}
+    for name in [*(name for name, rule in SPECULATION.items() if not rule.learns), *ALIASES, "wisp+edf"]:
+        predictor = SpeculationPredictor(name, scenario)
+        last = 1 if predictor.controller.speculation < s.POLICY_LENGTH else CAP
+        assert set(predictor.predict(rows, info=fates)[0]) <= set(range(last + 1))
     assert SpeculationPredictor("oracle", scenario).predict(rows, info=fates)[0].tolist() == fates["next_fate"].tolist()
     for outputs, kind in ((2, "token"), (13, "length")):
         parts = layers(4, 8, outputs)
@@ -614,6 +618,9 @@ def test_predict_takes_every_speculation_rule(scenario: Scenario, tmp_path: Path
 def test_predict_refuses_what_it_cannot_use(scenario: Scenario) -> None:
     with pytest.raises(ControllerError, match="drafts nothing"):
         SpeculationPredictor("centralized", scenario)
+    for name in (name for name, rule in SPECULATION.items() if rule.learns):
+        with pytest.raises(ControllerError, match="inside the engine alone; allowed: fixed"):
+            SpeculationPredictor(name, scenario)
     with pytest.raises(ControllerError, match="did you mean 'fixed'"):
         SpeculationPredictor("fixd:3", scenario)
     for shape in ((), (3,), (2, o.SIZE + 1), (1, 2, o.SIZE)):

@@ -18,6 +18,7 @@ import numpy as np
 from wisp_gym.controllers import batching as batching_rules
 from wisp_gym.controllers import speculation as speculation_rules
 from wisp_gym.controllers import trimming
+from wisp_gym.controllers.plan import plan_lengths
 from wisp_gym.controllers.policy import Policy, load_policy
 from wisp_gym.scenario import Scenario
 
@@ -62,6 +63,8 @@ class Rule:
     uses_predictor: bool = False
     sees_statistics: bool = False
     sees_observation: bool = False
+    learns: bool = False
+    suggests: bool = False
 
 
 K_MAX = Setting("k_max", math.inf, 0, math.inf, whole=True)
@@ -84,6 +87,86 @@ SPECULATION = {
         (Setting("h", 0.7, 0, 1, tune=(0.3, 0.95)), K_MAX, Setting("k_min", 0, 0, 32, whole=True)), uses_predictor=True,
     ),
     "random": Rule(speculation_rules.RANDOM, "after each token, continue with probability p", (Setting("p", 0.5, 0, 1),)),
+    "margin": Rule(
+        speculation_rules.MARGIN_RULE, "continue while the last token's top-2 margin is at least m",
+        (Setting("m", 0.5, 0, 1, tune=(0, 0.95)), K_MAX), sees_statistics=True,
+    ),
+    "svip": Rule(
+        speculation_rules.SVIP, "SVIP (arXiv 2411.18462): stop when the root of the draft's entropy exceeds h (0.6: ours)",
+        (Setting("h", 0.6, 0, 3, tune=(0.3, 2)), K_MAX), sees_statistics=True,
+    ),
+    "adaedl": Rule(
+        speculation_rules.ADAEDL, "AdaEDL (arXiv 2410.18351): stop when 1 - root(gamma*entropy) < lambda, adapted to a target acceptance",
+        (
+            Setting("gamma", 0.2, 0, 10), Setting("lambda", 0.4, 0, 1), Setting("target", 0.9, 0, 1, tune=(0.3, 0.95)),
+            Setting("step", 0.01, 0, 1, tune=(0.003, 0.3), log=True), K_MAX,
+        ),
+        sees_statistics=True, learns=True,
+    ),
+    "price": Rule(
+        speculation_rules.PRICE_RULE, "price stop: continue while the next token's survival exceeds A*rate/speed + M",
+        (Setting("A", 1, 0, 10, tune=(0, 1.5)), Setting("M", 0, 0, 10, tune=(0, 0.6)), K_MAX), uses_predictor=True, sees_observation=True,
+    ),
+    "aligned": Rule(
+        speculation_rules.ALIGNED, "boundary-aligned price stop: free drafting until the next launch (survival above thr), priced beyond it",
+        (
+            Setting("thr", 0.15, 0, 1, tune=(0, 0.6)), Setting("A", 0.9, 0, 10, tune=(0, 2)), Setting("margin", 2, 0, 100, tune=(0, 8)),
+            Setting("guard", 0.05, 0, 1, tune=(0, 0.3)), K_MAX,
+        ),
+        uses_predictor=True, sees_observation=True,
+    ),
+    "leviathan": Rule(
+        speculation_rules.LEVIATHAN, "Leviathan (arXiv 2211.17192): the length with the most expected tokens per predicted round time",
+        (Setting("w", 0.5, 0, 10, tune=(0, 2)), K_MAX), sees_observation=True,
+    ),
+    "ratio": Rule(speculation_rules.RATIO, "ratio-optimal stopping in closed form (arXiv 2606.20591)", (K_MAX,), sees_observation=True),
+    "specstop": Rule(
+        speculation_rules.SPECSTOP, "UCB-SpecStop (arXiv 2606.20591): UCB over lengths, tokens and time kept apart",
+        (Setting("c", 1, 0, 10, tune=(0.003, 1), log=True), Setting("k_min", 1, 0, 32, whole=True), K_MAX), sees_observation=True, learns=True,
+    ),
+    "banditspec": Rule(
+        speculation_rules.BANDITSPEC, "BanditSpec (arXiv 2505.15141): UCB1 over lengths, rewarded with a round's tokens/s",
+        (Setting("c", 1, 0, 10, tune=(0.003, 1), log=True), Setting("k_min", 1, 0, 32, whole=True), K_MAX), sees_observation=True, learns=True,
+    ),
+    "contextual": Rule(
+        speculation_rules.CONTEXTUAL, "contextual bandit: optimistic regression of a round's tokens and time on what the device sees",
+        (Setting("c", 0.3, 0, 10, tune=(0.01, 1), log=True), Setting("ridge", 1, 0.001, 1e6, tune=(0.1, 100), log=True), K_MAX),
+        sees_observation=True, learns=True,
+    ),
+    "sglang": Rule(
+        speculation_rules.SGLANG, "SGLang's adaptive steps, on each device: a ladder of three lengths climbed by the average accepted",
+        (
+            Setting("low", 1, 0, 32, whole=True), Setting("mid", 3, 0, 32, tune=(1, 6), whole=True),
+            Setting("high", 7, 0, 32, tune=(3, 12), whole=True),
+            Setting("keep", 0.2, 0, 1), Setting("down", -0.25, -10, 10, tune=(-1, 1)), Setting("up", 0, -10, 10, tune=(-1, 2)),
+            Setting("every", 5, 1, 1e6, whole=True), Setting("warmup", 10, 0, 1e6, whole=True),
+        ),
+        sees_observation=True, learns=True,
+    ),
+    "awc": Rule(
+        speculation_rules.AWC, "DSD's adaptive window control (arXiv 2511.21669), with a closed form in place of its network",
+        (Setting("smoothing", 0.4, 0.01, 1), K_MAX), sees_observation=True, learns=True,
+    ),
+    "turbospec": Rule(
+        speculation_rules.TURBOSPEC, "TurboSpec (arXiv 2406.14066): the server suggests one length for the batch, favouring 0 by a factor",
+        (Setting("favour", 1.1, 1, 10, tune=(1, 2)),), sees_observation=True, suggests=True,
+    ),
+    "vllm-dynamic": Rule(
+        speculation_rules.VLLM_DYNAMIC, "vLLM's dynamic length by batch size, from acceptance per position, suggested by the server",
+        sees_observation=True, suggests=True,
+    ),
+    "sglang-load": Rule(
+        speculation_rules.SGLANG_LOAD, "SGLang's adaptive steps as published: ladders by batch size, suggested by the server",
+        sees_observation=True, suggests=True,
+    ),
+    "goodspeed": Rule(
+        speculation_rules.GOODSPEED, "GoodSpeed (arXiv 2512.09963): the server shares a budget of drafts per batch, proportionally fair",
+        (Setting("budget", 32, 0, 4096, tune=(4, 256), log=True, whole=True),), sees_observation=True, suggests=True,
+    ),
+    "dipsd": Rule(
+        speculation_rules.SUGGESTED_LENGTH, "DiP-SD (arXiv 2604.20919): a fixed length for each device class, planned from the scenario",
+        sees_observation=True,
+    ),
     "perfect": Rule(speculation_rules.PERFECT, "bound: learns a token's fate when it has been drafted"),
     "oracle": Rule(speculation_rules.ORACLE, "bound: knows a token's fate before drafting it"),
 }  # fmt: skip
@@ -170,6 +253,9 @@ class Controller:
     sees_statistics: bool = False
     sees_observation: bool = False
     centralized: bool = False
+    learns: bool = False
+    suggests: bool = False
+    plan: tuple[int, ...] = ()  # length of each device class, where they are fixed before the run
     trim: int = trimming.NONE
     trim_tokens: int = 0
     chunk_tokens: int | None = None  # None: the scenario's
@@ -350,5 +436,8 @@ def resolve(name: str, scenario: Scenario, load: Callable[[str], Policy] = load_
         uses_predictor=rule.uses_predictor,
         sees_statistics=rule.sees_statistics,
         sees_observation=rule.sees_observation,
+        learns=rule.learns,
+        suggests=rule.suggests,
+        plan=plan_lengths(scenario) if rule.kind == speculation_rules.SUGGESTED_LENGTH else (),
     )
     return with_additions(found, pieces[1:])

@@ -33,11 +33,13 @@ from wisp_gym.engine.session import (
     first_arrival_s,
     following_arrival_s,
     in_window,
+    learn_from_round,
     payload_bytes,
     send,
     write_log,
 )
 from wisp_gym.engine.state import CLOSED, COMPOSE, EVENTS, LOG_ARRIVE, OVER, PICK, REPLY, TRACE, World
+from wisp_gym.engine.suggest import suggest_lengths
 
 # What `advance` returns: the world is over, or which decision it waits for.
 DONE, SPECULATION, BATCHING = 0, 1, 2
@@ -54,7 +56,8 @@ def world_of(worlds, index, trace, policy):
         worlds.histogram[index], worlds.device[index], worlds.observation[index], worlds.event_device[index],
         worlds.event_s[index], worlds.queue[index], worlds.batch[index], worlds.replies[index],
         worlds.features[index], worlds.keys[index], worlds.order[index], worlds.speculation_parameters[index],
-        worlds.batching_parameters[index], worlds.log[index], worlds.survivals[index], trace, policy, worlds.source,
+        worlds.batching_parameters[index], worlds.memory[index], worlds.log[index], worlds.survivals[index], trace, policy,
+        worlds.source,
     )  # fmt: skip
 
 
@@ -117,6 +120,8 @@ def take_events(w):
         w.totals[0].events += 1
     if s.busy and s.batch_end_s <= time_s:
         finish_batch(c, s, w.device, w.batch, w.replies, w.totals[0], w.log)
+        if c.suggests:
+            suggest_lengths(c, s, w.device, w.replies, w.memory, w.speculation_parameters)
         w.totals[0].events += 1
     s.stage = REPLY if c.centralized else COMPOSE
     return True
@@ -151,6 +156,8 @@ def answer(w, i):
     """Deliver the reply to device i and begin what follows; returns True when a round of drafting has begun."""
     c, s, d = w.config[0], w.server[0], w.device[i]
     complete = deliver(c, d, i, s.now_s, w.totals[0], w.slo_totals, w.histogram, s, w.log)
+    if c.learns:
+        learn_from_round(c, d, i, w.speculation_parameters, w.memory[i], w.observation[i])
     if complete:
         after_response(w, i)
         return False
@@ -183,9 +190,11 @@ def work_replies(w):
             continue
         s.mid_draft = 1
         o = w.observation[i]
-        survivals = w.survivals[i]
+        survivals, memory = w.survivals[i], w.memory[i]
         if (
-            draft_round(c, w.device[i], i, w.totals[0], w.speculation_parameters, w.policy, w.source, o, survivals)
+            draft_round(
+                c, w.device[i], i, w.totals[0], w.speculation_parameters, w.policy, memory, w.source, o, survivals
+            )
             == DECIDE
         ):
             return DECIDE

@@ -30,6 +30,7 @@ CONFIG = np.dtype(
         ("chunk_tokens", I), ("trim", I), ("trim_tokens", I),
         # acceptance
         ("logit_mean", F), ("request_std", F), ("drift_std", F), ("drift_keep", F), ("drift_fresh", F), ("after_rejection_logit", F),
+        ("accept_prior", F),
         # statistics: separation d' of the evidence, log odds of the average acceptance
         ("separation", F), ("base_logit", F), ("overconfidence", F),
         # workload
@@ -37,7 +38,7 @@ CONFIG = np.dtype(
         ("prompt_log_mean", F), ("prompt_log_std", F), ("prompt_min", F), ("prompt_max", F),
         ("output_log_mean", F), ("output_log_std", F), ("output_min", F), ("output_max", F),
         # controllers: kind ids; which decisions are taken outside (0 none, 1 each token, 2 length of a round)
-        ("speculation", I), ("uses_predictor", I), ("sees_statistics", I), ("sees_observation", I), ("batching", I),
+        ("speculation", I), ("uses_predictor", I), ("sees_statistics", I), ("sees_observation", I), ("learns", I), ("suggests", I), ("batching", I),
         ("external_speculation", I), ("external_device", I), ("external_batching", I), ("visible_requests", I),
     ]
 )  # fmt: skip
@@ -74,6 +75,7 @@ DEVICE = np.dtype(
         # what the device has learned: running averages and the server state carried by its last reply
         ("delay_mean_s", F), ("delay_spread_s", F), ("accepted_sum", F), ("examined_sum", F), ("token_sum", F), ("time_sum_s", F),
         ("info_s", F), ("info_end_s", F), ("info_busy", I), ("info_batch_s", F), ("info_queue_s", F), ("info_utilisation", F), ("price", F),
+        ("suggested_tokens", I),
         # measured
         ("window_tokens", I), ("draft_s", F), ("window_messages", I),
         # on a recorded trace, apart from what every round touches: first row of the answer, statistics of the last token
@@ -167,6 +169,9 @@ class World(NamedTuple):
     order: np.ndarray  # (n,) int64 heap of queue places by priority
     speculation_parameters: np.ndarray  # (PARAMETERS,) float64
     batching_parameters: np.ndarray  # (PARAMETERS,) float64
+    memory: (
+        np.ndarray
+    )  # (n + 1, MEMORY) float64 what a speculation rule keeps of each device and, last, the server of all
     log: np.ndarray  # (capacity,) LOG_ROW
     survivals: np.ndarray  # (n, SURVIVALS) float32 of each drafted token, where the server trims
     trace: np.ndarray  # (rows,) TRACE_ROW, shared by all worlds
