@@ -20,7 +20,7 @@ from agents.vec_env import DecisionVecEnv
 from estimators.cli import InputError
 from wisp_gym.engine.state import World
 
-VERSION = 1
+VERSION = 2
 TASK_ARRAYS = ("kinds", "observations", "outcomes", "clock_s", "device")
 STATE_FIELDS = World._fields[: World._fields.index("trace")]
 

@@ -47,7 +47,7 @@ from wisp_gym.scenario import Scenario, with_slo
 from wisp_gym.simulation import simulate
 
 PROGRAM = "python -m agents.reproduce"
-DEFAULT_SEEDS = 4
+DEFAULT_SEEDS = 8
 ABLATION_DEVICES = 64  # assumption: the load of WISP's ablation is not published
 Row = dict[str, Any]
 
@@ -257,7 +257,11 @@ def verdict(rows: list[Row]) -> str:
     if not errors:
         return "a prediction: nothing was published for this target"
     inside = sum(abs(e) <= 0.15 for e in errors)
-    return f"{inside} of {len(errors)} capacities and goodputs within 15 % of the published figures, the furthest {100 * max(errors, key=abs):+.0f} %"
+    ratios = [r["measured"] / r["published"] - 1 for r in rows if r["table"].startswith("ratio") and r["published"]]
+    return (
+        f"{inside} of {len(errors)} capacities and goodputs within 15 % of the published figures, the furthest {100 * max(errors, key=abs):+.0f} %; "
+        f"{sum(abs(e) <= 0.10 for e in ratios)} of {len(ratios)} ratios within 10 %"
+    )
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

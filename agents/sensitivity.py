@@ -2,10 +2,10 @@
 
     python -m agents.sensitivity --plot sensitivity.png
 
-Each number in turn is divided and multiplied by 1.25 (held within its range; a batch size moves by one at least), and the
-capacities at 8 tokens/s of WISP, centralized serving and SLED are searched again, in each world for itself. Ratios are
-geometric means over the worlds, with Student-t 95 % intervals of their logarithms. Goodput at capacity is devices × speed ×
-attainment, so its ratios are the same.
+Each number in turn is divided and multiplied by 1.25 (held within its range; a batch size moves by one at least, attainment by
+that factor on the violations it tolerates), and the capacities at 8 tokens/s of WISP, centralized serving and SLED are
+searched again, in each world for itself. Ratios are geometric means over the worlds, with Student-t 95 % intervals of their
+logarithms. Goodput at capacity is devices × speed × attainment, so its ratios are the same.
 """
 
 from __future__ import annotations
@@ -37,9 +37,11 @@ Row = dict[str, Any]
 
 
 def neighbours(calibration: Calibration, name: str) -> tuple[float, float]:
-    """The number a factor lower and higher, within its range; a batch size by one at least."""
+    """The number a factor lower and higher, within its range; a batch size by one at least; of attainment, what it tolerates."""
     p = calibration[name]
     low, high = p.value / FACTOR, p.value * FACTOR
+    if name == "attainment":
+        low, high = 1.0 - (1.0 - p.value) * FACTOR, 1.0 - (1.0 - p.value) / FACTOR
     if name.endswith("_batch"):
         low, high = min(round(low), round(p.value) - 1), max(round(high), round(p.value) + 1)
     return max(low, p.low), min(high, p.high)
@@ -118,8 +120,8 @@ def draw_ratio(axes: Any, rows: list[Row], published: float) -> None:
             if r["low"] is not None:
                 axes.plot([r["low"], r["high"]], [k + shift] * 2, color=colour, linewidth=1.2)
             axes.plot(r["measured"], k + shift, "o", color=colour, markersize=5)
-    axes.plot([], [], "o", color="#0072b2", label=f"parameter ÷ {FACTOR:g}")
-    axes.plot([], [], "o", color="#d55e00", label=f"parameter × {FACTOR:g}")
+    axes.plot([], [], "o", color="#0072b2", label=f"smaller (÷ {FACTOR:g})")
+    axes.plot([], [], "o", color="#d55e00", label=f"larger (× {FACTOR:g})")
     axes.axvline(centre, color="0.3", linewidth=1, label="calibrated")
     axes.axvline(published, color="black", linewidth=1, linestyle="--", label="published (WISP)")
     axes.set_yticks(range(len(order)), order)
