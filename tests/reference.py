@@ -489,6 +489,10 @@ class Reference:
         gone = [m.device for m in self.batch if m.completes]
         self.queue = [device for device in self.queue if device not in gone]
         self.write("launch", -1, len(self.batch))
+        sizes = [(m.take_tokens, self.cached.get(m.device.index, 0)) for m in self.batch]
+        self.write("predict", -1, self.now_s + self.predict_s(sizes))
+        for member in self.batch:
+            self.write("member", member.device.index, member.take_tokens)
         self.at(self.now_s + self.batch_noisy_s, END, 0, self.end)
 
     def end(self) -> None:

@@ -12,7 +12,7 @@ from wisp_gym.engine.heap import heapify, pop
 from wisp_gym.engine.jit import jit
 from wisp_gym.engine.kv_cache import forget, make_room, release, remember
 from wisp_gym.engine.session import FRESH, KEEP, commit, in_window, write_log
-from wisp_gym.engine.state import LOG_END, LOG_LAUNCH, LOG_VERIFY, QUEUED, VERIFYING
+from wisp_gym.engine.state import LOG_END, LOG_LAUNCH, LOG_MEMBER, LOG_PREDICT, LOG_VERIFY, QUEUED, VERIFYING
 from wisp_gym.engine.verification import batch_time_s
 
 
@@ -244,7 +244,16 @@ def launch(c, s, devices, queue, batch, totals, log):
     leave_queue(s, devices, queue)
     s.queue_s = queued_work_s(c, s, devices, queue)
     external_work(c, s, devices)
+    log_launch(s, devices, batch, log)
+
+
+@jit
+def log_launch(s, devices, batch, log):
+    """A batch starts: its size, its predicted end, and for each member the new tokens that it runs."""
     write_log(s, log, s.now_s, LOG_LAUNCH, -1, s.n_batch)
+    write_log(s, log, s.now_s, LOG_PREDICT, -1, s.predicted_end_s)
+    for k in range(s.n_batch):
+        write_log(s, log, s.now_s, LOG_MEMBER, batch[k], devices[batch[k]].take_tokens)
 
 
 @jit
