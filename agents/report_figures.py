@@ -178,6 +178,8 @@ def capacity_figures(results: Results) -> list[tuple[str, Figure]]:
         for place, row in zip(x, own, strict=True):
             if row["capacity_low"] is not None:
                 left.vlines(place, row["capacity_low"], row["capacity_high"], color="black", linewidth=1.2)
+            if row["at_limit"]:
+                left.text(place, row["capacity_devices"], "≥", ha="center", va="bottom")
     right.axhline(100.0 * rows[0]["starved_limit"], color="0.4", linewidth=0.8, linestyle="--")
     left.set(ylabel="capacity, devices")
     right.set(ylabel="devices under 1 token/s at capacity, %", ylim=(0, None))
@@ -204,6 +206,7 @@ def bars(results: Results, *shown: tuple[str, str, float]) -> Figure:
                     axes.hlines(y, low, high, color="black", linewidth=1.2)
         axes.set_yticks(range(len(rungs)), [rung.title for rung in rungs])
         axes.set(xlabel=label)
+        axes.locator_params(axis="x", nbins=5)
         axes.grid(axis="x", alpha=0.3)
     axes.invert_yaxis()
     return figure
