@@ -112,7 +112,7 @@ def controllers(given: dict[str, float], scenario: Scenario) -> dict[str, Contro
     """The three published systems, and the two baselines without their limits."""
     sled, centralized = round(given["sled_batch"]), round(given["centralized_batch"])
     names = {
-        "wisp": "wisp+wisp:0.05,0", "centralized": f"centralized:{centralized}",
+        "wisp": "wisp+wisp", "centralized": f"centralized:{centralized}",
         "sled": f"fixed:{SLED_LENGTH}+static:{sled},{STATIC_TIMEOUT_S}",
         "centralized, no cap": "centralized:0", "sled, no cap": f"fixed:{SLED_LENGTH}+fcfs", "wisp, first come first served": "wisp+fcfs",
     }  # fmt: skip

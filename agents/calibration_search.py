@@ -1,8 +1,8 @@
-"""The search behind `agents.calibration`: damped Gauss–Newton steps on logarithms, and steps of one for batch sizes.
+"""The search behind `agents.calibration`: damped Gauss–Newton steps on logarithms and, where none helps, a compass search.
 
-Residuals are ln(measured / published) of the twelve capacities, the three goodputs and the two ratios of capacities at the
-fastest class. The loss is their mean fourth power, so that the worst figure counts most; each least-squares step weights
-the residuals accordingly (iteratively reweighted least squares).
+Residuals are ln(measured / published) in units of what is aimed at: 15 % for the twelve capacities and the three goodputs, 10 % for
+the ratios of capacities and of goodputs at the fastest class. The loss is their mean eighth power, so that the worst figures
+count most; each least-squares step weights the residuals accordingly (iteratively reweighted least squares).
 """
 
 from __future__ import annotations
@@ -25,21 +25,24 @@ BATCHES = {"sled_batch": "sled", "centralized_batch": "centralized"}  # whole nu
 DIFFERENCE = 0.12  # of a logarithm: wide enough to rise above the noise of two worlds
 LONGEST_STEP = 0.5  # of a logarithm
 SHRINK = (1.0, 0.5, 0.2)  # lengths of a step that are tried in turn
-RIDGE = 0.05
-TYPICAL = 0.1  # residual from which on the fourth power outweighs the square
+RIDGE = 0.35
+COMPASS, SMALLEST_COMPASS = 0.03, 0.01  # of a logarithm
+POWER = 8
+SMALL = 0.5  # residuals below are weighted as if they were so large, else the step would ignore them
 
 
 def residuals(capacities: dict[str, list[float]], attainment: float) -> Vector:
-    """(17,) logarithms of measured / published: capacities, goodputs, ratios of capacities at the fastest class."""
+    """(19,) residuals: twelve capacities, three goodputs; two ratios of capacities and two of goodputs at the fastest class."""
     log = {s: [math.log(max(m, 0.5) / p) for m, p in zip(capacities[s], CAPACITY[s], strict=True)] for s in SYSTEMS}
-    goodputs = [math.log(served_goodput(max(capacities[s][-1], 0.5), attainment) / GOODPUT[s]) for s in SYSTEMS]
-    ratios = [log["wisp"][-1] - log[other][-1] for other in ("centralized", "sled")]
-    return np.array([*(x for s in SYSTEMS for x in log[s]), *goodputs, *ratios])
+    goods = {s: math.log(served_goodput(max(capacities[s][-1], 0.5), attainment) / GOODPUT[s]) for s in SYSTEMS}
+    figures = [*(x for s in SYSTEMS for x in log[s]), *goods.values()]
+    ratios = [at["wisp"] - at[s] for at in ({s: log[s][-1] for s in SYSTEMS}, goods) for s in SYSTEMS[1:]]
+    return np.array([*(x / math.log(1.15) for x in figures), *(x / math.log(1.10) for x in ratios)])
 
 
 def loss(r: Vector) -> float:
-    """Mean fourth power."""
-    return float(np.mean(r**4))
+    """Mean eighth power: little more than the worst residual counts."""
+    return float(np.mean(r**POWER))
 
 
 class Fit:
@@ -52,10 +55,12 @@ class Fit:
 
     def summary(self) -> str:
         """How near it is."""
-        figures = self.residuals[: -len(SYSTEMS) + 1]
-        inside = int(np.sum((np.exp(figures) > 0.85) & (np.exp(figures) < 1.15)))
-        furthest = 100 * (math.exp(figures[np.argmax(np.abs(figures))]) - 1)
-        return f"{inside} of {len(figures)} figures within 15 %, the furthest {furthest:+.0f} %, root mean square {np.sqrt(np.mean(figures**2)):.3f}"
+        figures, ratios = np.split(self.residuals, [5 * len(SYSTEMS)])
+        errors, ratio_errors = np.exp(figures * math.log(1.15)) - 1, np.exp(ratios * math.log(1.10)) - 1
+        return (
+            f"{np.sum(np.abs(errors) <= 0.15)} of {len(errors)} figures within 15 %, the furthest {100 * max(errors, key=abs):+.0f} %, "
+            f"ratios at most {100 * max(ratio_errors, key=abs):+.0f} %, root mean square {np.sqrt(np.mean(errors**2)):.3f}"
+        )
 
 
 class Search:
@@ -96,7 +101,8 @@ class Search:
     def step(self) -> bool:
         """One Gauss–Newton step, as long as lowers the loss; whether any did."""
         r = self.best.residuals
-        weight = np.sqrt(1.0 + (r / TYPICAL) ** 2)
+        weight = np.maximum(np.abs(r), SMALL) ** (POWER / 2 - 1)
+        weight /= weight.max()
         jacobian = self.jacobian() * weight[:, None]
         for share in SHRINK:
             rows = np.vstack([jacobian, RIDGE / share * np.eye(len(self.names))])
@@ -108,26 +114,32 @@ class Search:
                 return True
         return False
 
-    def step_batches(self) -> bool:
-        """One more or one less in each batch size, where it lowers the loss; whether any did."""
+    def compass(self, by: float) -> bool:
+        """Try a little more and a little less of each number (batch sizes: one); whether anything lowered the loss."""
         before = self.best.loss
-        for name, system in BATCHES.items():
-            for by in (-1.0, 1.0):
-                there = self.measure(self.best.given | {name: round(self.best.given[name]) + by}, [system])
+        for name, p in self.start.items():
+            for sign in (1.0, -1.0):
+                value = self.best.given[name]
+                value = round(value) + sign if name in BATCHES else value * math.exp(sign * by)
+                systems = [BATCHES[name]] if name in BATCHES else SYSTEMS
+                there = self.measure(self.best.given | {name: min(max(value, p.low), p.high)}, systems)
                 if there.loss < self.best.loss:
                     self.best = there
+                    break
         return self.best.loss < before
 
 
 def search(start: Calibration, steps: int, seeds: Sequence[int]) -> tuple[Calibration, str]:
-    """Fit; returns the calibration and how near it is. Ends early where nothing lowers the loss."""
+    """Fit; returns the calibration and how near it is. Ends early where nothing lowers the loss any more."""
+    by = COMPASS
     with tqdm(unit=" calibrations", disable=not sys.stderr.isatty()) as bar:
         found = Search(start, seeds, bar)
         print(f"start: {found.best.summary()}", flush=True)
         for index in range(steps):
-            moved, stepped = found.step(), found.step_batches()
+            if not found.step() and not found.compass(by):
+                by /= 2.0
             print(f"step {index + 1}: {found.best.summary()}", flush=True)
             print("   " + ", ".join(f"{n} {v:.4g}" for n, v in found.best.given.items()), flush=True)
-            if not moved and not stepped:
+            if by < SMALLEST_COMPASS:
                 break
     return {n: replace(p, value=found.best.given[n]) for n, p in start.items()}, found.best.summary()

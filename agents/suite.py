@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 from agents.command_line import seed_list, seeds
 from estimators.cli import InputError
-from wisp_gym.controllers.catalogue import ALIASES, BATCHING, SPECULATION
+from wisp_gym.controllers.catalogue import ADDITIONS, ALIASES, BATCHING, CENTRALIZED, SPECULATION
 from wisp_gym.scenario import Horizon, Scenario, ScenarioError, dumps, load, loads, with_, with_slo
 from wisp_gym.scenario_fields import (
     Count,
@@ -224,10 +224,10 @@ def chosen_controllers(given: Sequence[Any]) -> tuple[str, ...]:
 
 
 def every_rule() -> list[str]:
-    """Every speculation rule with a plain queue, every batching rule with WISP's stop rule, every whole system."""
+    """Every speculation rule with a plain queue; with WISP's stop rule every batching rule, trim and chunk; every whole system."""
     plain = [f"{name}+fcfs" for name in SPECULATION]
-    batched = [f"wisp+{name}" for name in BATCHING]
-    return [*plain, *batched, *ALIASES, "centralized", "centralized:0"]
+    batched = [*(f"wisp+{name}" for name in BATCHING), *(f"wisp+fcfs+{name}" for name in ADDITIONS)]
+    return [*plain, *batched, *ALIASES, *CENTRALIZED, "centralized:0", "centralized:0+chunk"]
 
 
 # --- cells -----------------------------------------------------------------------------------------------------------

@@ -21,7 +21,16 @@ from numpy.typing import NDArray
 from scipy.stats import qmc
 
 from agents.suite import Cell
-from wisp_gym.controllers.catalogue import ALIASES, BATCHING, CENTRALIZED, SPECULATION, Rule, Setting, numbers
+from wisp_gym.controllers.catalogue import (
+    ADDITIONS,
+    ALIASES,
+    BATCHING,
+    CENTRALIZED,
+    SPECULATION,
+    Rule,
+    Setting,
+    numbers,
+)
 
 POPULATION = 6  # settings drawn from one normal distribution
 ELITES = 4  # best settings that it is fitted to
@@ -120,12 +129,12 @@ def position_of(setting: Setting, value: float) -> float:
 
 def pieces(controller: str) -> tuple[Piece, ...]:
     """The rules of a controller; none where it is no combination of the catalogue's rules (a learned policy)."""
-    speculation, _, batching = ALIASES.get(controller, controller).rpartition("+")
-    if not speculation and batching.partition(":")[0] == "centralized":
-        return (piece(batching, {"centralized": CENTRALIZED}),)
-    if speculation.partition(":")[0] not in SPECULATION or batching.partition(":")[0] not in BATCHING:
+    words = ALIASES.get(controller, controller).split("+")
+    heads = [CENTRALIZED] if words[0].partition(":")[0] in CENTRALIZED else [SPECULATION, BATCHING]
+    places = heads + [ADDITIONS] * (len(words) - len(heads))
+    if len(words) < len(heads) or any(w.partition(":")[0] not in rules for w, rules in zip(words, places, strict=True)):
         return ()
-    return piece(speculation, SPECULATION), piece(batching, BATCHING)
+    return tuple(piece(word, rules) for word, rules in zip(words, places, strict=True))
 
 
 def piece(text: str, rules: Mapping[str, Rule]) -> Piece:

@@ -14,20 +14,22 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
+from reference_sight import ServerState, Sight
 
 from wisp_gym.controllers import batching as rules
-from wisp_gym.controllers import speculation
+from wisp_gym.controllers import speculation, suggestions, trimming
+from wisp_gym.controllers.bandits import MEMORY
 from wisp_gym.controllers.catalogue import Controller
-from wisp_gym.engine import draws, observation
+from wisp_gym.engine import draws
 from wisp_gym.engine.acceptance import VIEW_DIRECTION, VIEW_NOISE
-from wisp_gym.engine.build import mean_acceptance, separation
+from wisp_gym.engine.build import accepted_share, mean_acceptance, separation
 from wisp_gym.engine.verification import batch_time_s
 from wisp_gym.predictor import load_predictor
 from wisp_gym.scenario import DeviceClass, Scenario, SLOClass
 from wisp_gym.speculation_trace import find, read_speculation_trace
 
 # Order of events of the same time (docs/model.md); what happens on a device comes first.
-AT_DEVICE, ARRIVE, END, LOOK, DELIVER = range(5)
+AT_DEVICE, ARRIVE, END, LOOK, INFORM, DELIVER = range(6)
 OUTAGE_SLOT_S, MESSAGE_BYTES, TOKEN_BYTES, DRAFT_TOKEN_BYTES, DRIFT_BLOCK_TOKENS = 10.0, 256.0, 4.0, 24.0, 8
 
 
@@ -43,6 +45,9 @@ class Token:
     fate: int
     p_accept: float
     confidence: float
+    entropy: float
+    margin: float
+    spread: float
 
 
 @dataclass
@@ -68,7 +73,8 @@ class Device:
     index: int
     kind: DeviceClass
     slo: SLOClass
-    delay_mean_s: float
+    sight: Sight
+    memory: np.ndarray
     request: Request | None = None
     next_number: int = 0
     link_state: float = 0.0
@@ -78,6 +84,9 @@ class Device:
     round_start_s: float = 0.0
     token_s: float = 0.0
     tokens: list[Token] = field(default_factory=list)
+    length: int | None = None  # that the rule chose at the start of the round
+    row: np.ndarray | None = None  # the observation at its last decision
+    verified: int = 0  # of the tokens, once a batch has been launched
     sent_s: float = 0.0
     arrived_s: float = 0.0
     deadline_s: float = 0.0
@@ -88,6 +97,16 @@ class Device:
     def accepted(self) -> int:
         """Drafted tokens before the first rejected one."""
         return next((n for n, token in enumerate(self.tokens) if not token.fate), len(self.tokens))
+
+    @property
+    def kept(self) -> int:
+        """Accepted ones of the verified tokens."""
+        return min(self.accepted, self.verified)
+
+    @property
+    def survivals(self) -> np.ndarray:
+        """Probability that each token is accepted, in single precision as the message carries it."""
+        return np.cumprod([token.p_accept for token in self.tokens]).astype(np.float32)
 
     @property
     def expected_tokens(self) -> float:
@@ -125,10 +144,16 @@ class Reference:
         self.recording = read_speculation_trace(find(scenario.draft.trace)) if scenario.draft.trace else None
         self.predictor = load_predictor(scenario.draft.predictor) if scenario.draft.predictor else None
         self.now_s, self.heap, self.serial = 0.0, [], 0
+        self.chunk_tokens = (
+            scenario.server.prefill_chunk_tokens if controller.chunk_tokens is None else controller.chunk_tokens
+        )
         self.queue: list[Device] = []
         self.batch: list[Member] = []
         self.cached: dict[int, int] = {}  # tokens in memory of each session, least recently used first
         self.batches = 0
+        self.utilisation = self.last_end_s = self.predicted_end_s = self.queue_s = 0.0
+        self.knowledge = np.zeros(suggestions.KNOWLEDGE)
+        self.share = accepted_share(scenario)
         self.batch_start_s = self.batch_clean_s = self.batch_noisy_s = 0.0
         self.log: list[tuple[float, str, int, float]] = []
         self.totals: Counter[str] = Counter()
@@ -144,7 +169,10 @@ class Reference:
         s = self.scenario
         kind = s.devices[share_of((0.5 + (math.sqrt(5.0) - 1.0) / 2.0 * (i + 1)) % 1.0, [d.share for d in s.devices])]
         slo = s.slo[share_of((0.5 + (math.sqrt(2.0) - 1.0) * (i + 1)) % 1.0, [c.share for c in s.slo])]
-        return Device(i, kind, slo, kind.link.one_way_s)
+        sight = Sight(self.share, kind.link.one_way_s, slo.speed_tokens_per_s)
+        plan = self.controller.plan
+        sight.suggested = plan[s.devices.index(kind)] if plan else 0
+        return Device(i, kind, slo, sight, np.zeros(MEMORY))
 
     # --- clock -------------------------------------------------------------------------------------------------------
 
@@ -246,7 +274,7 @@ class Reference:
         if self.scenario.workload.arrivals == "closed":  # the others are counted at the end, begun or not
             self.slo_totals[self.scenario.slo.index(device.slo)]["arrived"] += device.request.counted
         self.write("request", device.index, prompt)
-        self.send(device, prompt * TOKEN_BYTES, arrival_s + device.slo.ttft_s - device.delay_mean_s)
+        self.send(device, prompt * TOKEN_BYTES, arrival_s + device.slo.ttft_s - device.sight.delay_mean_s)
 
     def count_unstarted(self) -> None:
         """Open arrivals in the window count, whether or not their device got to them."""
@@ -306,11 +334,12 @@ class Reference:
     def begin_round(self, device: Device) -> None:
         """The device has a reply: it drafts from there."""
         kind = device.kind
-        device.tokens, device.round_start_s = [], self.now_s
+        device.tokens, device.round_start_s, device.length = [], self.now_s, None
         if kind.throttle_ratio < 1.0:
             device.heat *= math.exp(-(self.now_s - device.heat_at_s) / kind.throttle_s)
         speed = kind.draft_tokens_per_s * (1.0 - (1.0 - kind.throttle_ratio) * device.heat)
         device.token_s = 1.0 / speed + kind.predictor_s * self.controller.uses_predictor
+        device.row = self.look_around(device)  # seen even where nothing can be drafted
         self.decide(device)
 
     def decide(self, device: Device) -> None:
@@ -325,21 +354,37 @@ class Reference:
         if device.kind.throttle_ratio < 1.0:
             device.heat = 1.0 - (1.0 - device.heat) * math.exp(-busy_s / device.kind.throttle_s)
             device.heat_at_s = self.now_s
-        due_s = device.round_start_s + device.expected_tokens / device.slo.speed_tokens_per_s - device.delay_mean_s
+        due_s = (
+            device.round_start_s + device.expected_tokens / device.slo.speed_tokens_per_s - device.sight.delay_mean_s
+        )
         self.send(device, len(device.tokens) * DRAFT_TOKEN_BYTES, due_s)
 
+    def look_around(self, device: Device) -> np.ndarray:
+        """The device's observation."""
+        tokens, r, cap = device.tokens, device.request, self.scenario.max_draft_tokens
+        last = tokens[-1] if tokens else Token(1, 1.0, 1.0, 0.0, 1.0, 0.0)
+        v = device.slo.speed_tokens_per_s
+        return device.sight.row(
+            self.now_s, cap, device.token_s, drafted_tokens=len(tokens) / cap, survival=math.prod(t.p_accept for t in tokens),
+            accept_probability=last.p_accept, confidence=last.confidence, entropy=last.entropy, margin=last.margin,
+            logit_spread=last.spread, expected_tokens=device.expected_tokens / cap, context=(r.prompt_tokens + r.committed) / 1e3,
+            tokens_left=min(r.output_tokens - r.committed, 64) / 64, round_time=(self.now_s - device.round_start_s)
+            / device.sight.server.mean_batch_s, slack=(self.due_s(device, r, r.committed) - self.now_s) * v)  # fmt: skip
+
     def wants_more(self, device: Device) -> bool:
-        """Ask the controller, which sees the observation (only what these rules read is filled in)."""
-        o, cap = np.zeros(observation.SIZE, np.float32), self.scenario.max_draft_tokens
-        o[observation.DRAFTED] = len(device.tokens) / cap
-        o[observation.SURVIVAL] = math.prod(token.p_accept for token in device.tokens)
-        last = device.tokens[-1] if device.tokens else Token(1, 1.0, 1.0)
-        o[observation.ACCEPT_PROBABILITY], o[observation.CONFIDENCE] = last.p_accept, last.confidence
+        """Ask the controller."""
+        c, cap, n = self.controller, self.scenario.max_draft_tokens, len(device.tokens)
+        given = (c.speculation, self.speculation_parameters, c.policy, device.memory, cap)
+        if device.length is None or c.speculation < speculation.POLICY_LENGTH:
+            device.row = self.look_around(device)
+        if c.speculation >= speculation.POLICY_LENGTH:
+            if device.length is None:
+                device.length = speculation.choose_length(*given, device.row)
+            return n < device.length
         on_path = all(token.fate for token in device.tokens)
         next_fate = self.next_fate(device) if on_path else 0
-        c = self.controller
-        return bool(speculation.continue_drafting(
-            c.speculation, self.speculation_parameters, c.policy, cap, o, last.fate, next_fate))  # fmt: skip
+        last_fate = device.tokens[-1].fate if n else 1
+        return bool(speculation.continue_drafting(*given, device.row, last_fate, next_fate))
 
     def next_fate(self, device: Device) -> int:
         """Fate of the token to be drafted next, all before it being accepted."""
@@ -365,7 +410,7 @@ class Reference:
         fate = self.next_fate(device) if all(token.fate for token in device.tokens) else 0
         row = self.recording.positions(device.request.answer).start + device.request.committed
         statistics = [float(x) for x in self.recording.statistics[row, len(device.tokens)]]
-        return Token(fate, statistics[0], statistics[0]), statistics
+        return Token(fate, statistics[0], *statistics), statistics
 
     def parametric_token(self, device: Device) -> tuple[Token, list[float]]:
         """A token with evidence about its fate, and the four statistics that hold the evidence."""
@@ -381,7 +426,7 @@ class Reference:
         y = VIEW_DIRECTION * evidence + VIEW_NOISE @ views
         confidence = sigmoid(self.base_logit + self.scenario.draft.statistics.overconfidence + 2.0 * y[0])
         statistics = [confidence, 1.2 * math.exp(-0.6 * y[1]), sigmoid(0.5 + 1.5 * y[2]), 3.0 * math.exp(0.15 * y[3])]
-        return Token(fate, sigmoid(self.base_logit + self.separation * evidence), confidence), statistics
+        return Token(fate, sigmoid(self.base_logit + self.separation * evidence), *statistics), statistics
 
     # --- the server --------------------------------------------------------------------------------------------------
 
@@ -410,6 +455,7 @@ class Reference:
         for q in sorted(range(len(self.queue)), key=lambda q: (keys[q], q)):
             self.try_to_add(self.queue[q], features[q])
         if self.batch:
+            self.trim()
             self.launch()
 
     def uncached(self, device: Device) -> int:
@@ -426,7 +472,7 @@ class Reference:
 
     def features(self, device: Device) -> np.ndarray:
         """(FEATURES,) what the batching rule sees of a waiting request."""
-        chunk = self.scenario.server.prefill_chunk_tokens
+        chunk = self.chunk_tokens
         uncached, cached = self.uncached(device), self.cached.get(device.index, 0)
         new = chunk if 0 < chunk < uncached else uncached + 1 + len(device.tokens)
         solo = self.predict_s([(new, cached)])
@@ -444,21 +490,72 @@ class Reference:
         """Put a request into the batch if chunk, memory, batch size and the rule allow it."""
         s, c = self.scenario.server, self.controller
         uncached = self.uncached(device)
-        chunk_left = s.prefill_chunk_tokens - sum(self.prefilled(m) for m in self.batch)
-        whole = uncached <= chunk_left or not s.prefill_chunk_tokens
+        chunk_left = self.chunk_tokens - sum(self.prefilled(m) for m in self.batch)
+        whole = uncached <= chunk_left or not self.chunk_tokens
         take = uncached + 1 + len(device.tokens) if whole else chunk_left
         members = [(m.take_tokens, self.cached.get(m.device.index, 0)) for m in self.batch]
         members.append((take, self.cached.get(device.index, 0)))
         if take <= 0 or sum(n + k for n, k in members) > self.scenario.kv_tokens or len(members) > s.max_batch_requests:
             return
-        margin = self.batching_parameters[0] if c.batching == rules.WISP else 0.0
-        binding = [rules.binding_deadline_s(self.now_s, self.features(m.device), margin) for m in self.batch]
-        due_s = min(binding, default=math.inf)
+        before_s = self.predict_s(members[:-1])
+        with_s = self.decode_step_s(device) if c.batching == rules.PACED else self.predict_s(members)
         n_running = sum(d.running for d in self.devices)
-        if rules.admits(c.batching, self.batching_parameters, self.now_s, features, len(self.batch), n_running,
-                        self.predict_s(members), due_s):  # fmt: skip
+        if rules.admits(c.batching, self.batching_parameters, self.now_s, self.mean_batch_s, features, len(self.batch), n_running,
+                        before_s, with_s, self.due_of_batch_s(before_s)):  # fmt: skip
             self.batch.append(Member(device, take, whole))
             device.running = c.centralized
+
+    def decode_step_s(self, device: Device) -> float:
+        """Predicted time of one token for each sequence of the batch and one more, prompts computed."""
+        requests = [m.device.request for m in self.batch] + [device.request]
+        return self.predict_s([(1, r.prompt_tokens + r.committed - 1) for r in requests])
+
+    def due_of_batch_s(self, before_s: float) -> float:
+        """What an insertion must not break: deadlines that the batch meets without it (paced: one step at each one's speed)."""
+        kind = self.controller.batching
+        if kind == rules.PACED:
+            return self.now_s + min((1.0 / m.device.slo.speed_tokens_per_s for m in self.batch), default=math.inf)
+        margin = self.batching_parameters[0] if kind == rules.WISP else 0.0
+        end_s = self.now_s + before_s * (1.0 + margin)
+        return min((m.device.deadline_s for m in self.batch if m.device.deadline_s >= end_s), default=math.inf)
+
+    def trim(self) -> None:
+        """How many of its drafted tokens the server verifies for each member."""
+        whole_s = self.predict_s([(m.take_tokens, self.cached.get(m.device.index, 0)) for m in self.batch])
+        for m in self.batch:
+            m.device.verified = len(m.device.tokens)
+        if self.controller.trim == trimming.NONE:
+            return
+        chosen = self.most_likely([m for m in self.batch if m.completes], self.now_s + whole_s)
+        for m in self.batch:
+            if m.completes:
+                m.device.verified = sum(member is m for member in chosen)
+                m.take_tokens = self.uncached(m.device) + 1 + m.device.verified
+
+    def most_likely(self, members: list[Member], whole_end_s: float) -> list[Member]:
+        """A member for each drafted token to verify."""
+        tokens = [(-float(p), k, j) for k, m in enumerate(members) for j, p in enumerate(m.device.survivals)]
+        ranked = sorted(tokens)
+        if self.controller.trim == trimming.DSPARK:
+            rates = [self.tokens_per_s(members, ranked[:n]) for n in range(len(ranked) + 1)]
+            n = max(n for n, rate in enumerate(rates) if rate == max(rates))
+            return [members[k] for _, k, _ in ranked[:n]]
+        if self.controller.trim == trimming.ADASERVE:  # stable: within both halves the most likely stay first
+            ranked.sort(key=lambda token: not self.needed(members[token[1]].device, token[2], whole_end_s))
+        return [members[k] for _, k, _ in ranked[: self.controller.trim_tokens]]
+
+    def tokens_per_s(self, members: list[Member], tokens: list[tuple[float, int, int]]) -> float:
+        """Expected tokens per predicted second of the batch that verifies these drafted tokens."""
+        rows = [(m.take_tokens, self.cached.get(m.device.index, 0)) for m in self.batch if not m.completes]
+        for k, m in enumerate(members):
+            verified = sum(member == k for _, member, _ in tokens)
+            rows.append((self.uncached(m.device) + 1 + verified, self.cached.get(m.device.index, 0)))
+        return (len(members) - sum(negative for negative, _, _ in tokens)) / self.predict_s(rows)
+
+    def needed(self, device: Device, place: int, end_s: float) -> bool:
+        """Whether a device needs its token at a place of the draft to keep its speed, if the batch ends at `end_s`."""
+        behind = (end_s - device.deadline_s) * device.slo.speed_tokens_per_s
+        return 1.0 + float(sum(device.survivals[:place].astype(float))) < device.expected_tokens + behind
 
     def prefilled(self, member: Member) -> int:
         """Part of the prefill chunk that a member uses."""
@@ -488,9 +585,15 @@ class Reference:
         self.batch_start_s = self.now_s
         gone = [m.device for m in self.batch if m.completes]
         self.queue = [device for device in self.queue if device not in gone]
+        e = self.scenario.estimator
+        members = [(m.take_tokens, self.cached.get(m.device.index, 0)) for m in self.batch]
+        self.predicted_end_s = self.now_s + self.predict_s(members)
+        first = self.queue[:64]  # the rest is taken to be like them
+        work_s = sum(e.new_token_s * (self.uncached(d) + 1 + len(d.tokens)) for d in first)
+        work_s += sum(e.cached_token_s * self.cached.get(d.index, 0) for d in first)
+        self.queue_s = work_s * len(self.queue) / max(len(first), 1)
         self.write("launch", -1, len(self.batch))
-        sizes = [(m.take_tokens, self.cached.get(m.device.index, 0)) for m in self.batch]
-        self.write("predict", -1, self.now_s + self.predict_s(sizes))
+        self.write("predict", -1, self.predicted_end_s)
         for member in self.batch:
             self.write("member", member.device.index, member.take_tokens)
         self.at(self.now_s + self.batch_noisy_s, END, 0, self.end)
@@ -499,7 +602,15 @@ class Reference:
         """The batch ends: chunks are cached, verified rounds are answered."""
         self.write("end", -1, len(self.batch))
         self.mean_batch_s = 0.9 * self.mean_batch_s + 0.1 * self.batch_noisy_s
+        idle_s = max(self.batch_start_s - self.last_end_s, 0.0)
+        self.utilisation = 0.9 * self.utilisation + 0.1 * self.batch_noisy_s / (self.batch_noisy_s + idle_s)
+        self.last_end_s = self.now_s
         self.count_batch()
+        answered = [m.device for m in self.batch if m.completes]
+        if self.controller.suggests and answered:
+            self.suggest(answered)
+        elif self.controller.suggests:
+            suggestions.forget(self.knowledge)
         for member in self.batch:
             i = member.device.index
             self.cached[i] = self.cached.pop(i, 0) + member.take_tokens
@@ -507,13 +618,54 @@ class Reference:
                 self.answer(member.device)
         self.batch = []
         self.look_at(self.now_s)
+        self.at(self.now_s, INFORM, 0, lambda: self.inform(answered))
+
+    def inform(self, devices: list[Device]) -> None:
+        """Put the server's state into the replies, after the next launch."""
+        busy = bool(self.batch)
+        boundary_s = self.predicted_end_s if busy else self.now_s
+        for device in devices:
+            device.sight.server = ServerState(
+                self.now_s, busy, boundary_s, self.mean_batch_s, self.queue_s, self.utilisation)  # fmt: skip
+
+    def suggest(self, devices: list[Device]) -> None:
+        """Lengths for the devices whose rounds have been verified, by the rule's own pure functions."""
+        c, e, know = self.controller, self.scenario.estimator, self.knowledge
+        cap, memory = self.scenario.max_draft_tokens, np.array([d.memory for d in devices])
+        rounds = [(d, memory[row]) for row, d in enumerate(devices) if d.request.committed]
+        suggestions.forget(know)
+        for d, session in rounds:
+            verified, draft_s = d.verified, d.sent_s - d.round_start_s
+            away_s = d.arrived_s - d.sight.server.left_s - draft_s
+            suggestions.note_round(
+                know, verified, d.kept, draft_s, away_s, d.request.prompt_tokens + d.request.committed
+            )
+            suggestions.note_session(session, verified, d.kept)
+        n, costs = len(rounds), (self.share, e.launch_s, e.new_token_s, e.pair_s)
+        if c.speculation == speculation.GOODSPEED:
+            everyone = np.arange(len(devices))
+            suggestions.share_budget(self.speculation_parameters[0], memory, everyone, len(devices), cap, self.share)
+        elif c.speculation == speculation.SGLANG_LOAD:
+            length = suggestions.sglang_load_length(know, n, sum(d.kept for d, _ in rounds) / max(n, 1))
+        elif c.speculation == speculation.TURBOSPEC:
+            length = suggestions.turbospec_length(self.speculation_parameters, know, max(n, 1), cap, *costs)
+        else:
+            length = suggestions.vllm_length(know, max(n, 1), cap, *costs)
+        for d, session in zip(devices, memory, strict=True):
+            d.memory[:] = session
+            shared = c.speculation == speculation.GOODSPEED
+            d.sight.suggested = int(session[suggestions.S_LENGTH]) if shared else min(length, cap)
 
     def answer(self, device: Device) -> None:
         """Outcome of a verification: keys and values of rejected tokens are dropped, the reply leaves."""
         r = device.request
-        self.write("verify", device.index, device.accepted)
-        tokens = device.accepted + 1
-        self.cached[device.index] = r.prompt_tokens + r.committed + device.accepted
+        self.write("verify", device.index, device.kept)
+        tokens = device.kept + 1
+        self.cached[device.index] = r.prompt_tokens + r.committed + device.kept
+        verified, drafted = device.verified, len(device.tokens)
+        self.totals.update(
+            drafted=drafted, accepted=device.kept, rejected=verified - device.kept, trimmed=drafted - verified
+        )
         downlink_s = self.transfer_s(device, tokens * TOKEN_BYTES, device.kind.link.downlink_bytes_per_s)
         due_s = max(device.delivered_s, self.now_s + downlink_s)  # a reply never overtakes the one before
         goes_on = self.controller.centralized and r.committed > 0
@@ -534,15 +686,26 @@ class Reference:
         """A reply reaches the device."""
         self.write("deliver", device.index, tokens)
         for delay in (device.arrived_s - device.sent_s, downlink_s):
-            device.delay_mean_s = 0.9 * device.delay_mean_s + 0.1 * delay
+            device.sight.learn_delay(delay)
+        device.sight.learn_fates(device.verified, device.kept)
         if first == 0:
             r.first_token_s = self.now_s
+        else:
+            self.learn(device, tokens, self.now_s - round_start_s)
         self.count_delivery(device, r, first, tokens, round_start_s)
         if first + tokens >= r.output_tokens:
             self.write("done", device.index, r.output_tokens)
             self.next_request(device)
         elif not self.controller.centralized:
             self.begin_round(device)
+
+    def learn(self, device: Device, tokens: int, round_s: float) -> None:
+        """What a round teaches the device and its rule."""
+        device.sight.learn_rate(tokens, round_s)
+        if self.controller.learns:
+            speculation.learn(
+                self.controller.speculation, self.speculation_parameters, device.memory, device.row, len(device.tokens),
+                device.kept, tokens, round_s)  # fmt: skip
 
     def due_s(self, device: Device, r: Request, index: int) -> float:
         """Latest delivery of a token of a response."""
@@ -563,9 +726,10 @@ class Reference:
         row.update(tokens=tokens, tokens_on_time=on_time)
         self.totals.update(tokens=tokens, tokens_on_time=on_time)
         if first > 0:
-            wasted = max(0, len(device.tokens) - device.accepted - 1)
+            trimmed = len(device.tokens) - device.verified
+            wasted = trimmed + max(0, device.verified - device.kept - 1)
             self.totals.update(
-                rounds=1, window_drafted=len(device.tokens), window_accepted=device.accepted,
+                rounds=1, window_drafted=len(device.tokens), window_accepted=device.kept, window_trimmed=trimmed,
                 round_latency_s=self.now_s - round_start_s, wasted_s=device.token_s * wasted)  # fmt: skip
 
     def count_batch(self) -> None:

@@ -17,10 +17,24 @@ from wisp_gym.speculation_trace import SpeculationTrace
 BASE = load("wisp-a100-qwen3-32b")
 SPECULATIONS = (
     "fixed:0", "fixed:3", "fixed:8", "confidence:0.6", "confidence:0.3,4", "wisp", "wisp:0.3,6", "survival:0.5",
-    "survival:0.7,8,2", "perfect", "oracle",
+    "survival:0.7,8,2", "perfect", "oracle", "margin:0.6", "svip:1", "adaedl:0.2,0.4,0.6,0.1", "price:0.8,0.05", "aligned", "aligned:0.02,0.5,1,0.2",
+    "leviathan", "ratio", "specstop:0.1", "banditspec:0.1", "contextual", "sglang", "awc", "turbospec", "vllm-dynamic", "sglang-load", "goodspeed:4",
+    "dipsd",
 )  # fmt: skip
-BATCHINGS = ("fcfs", "static:2,0.15", "static:3,0.02", "edf", "wisp", "wisp:0.2,0.5")
-CENTRALIZED = ("centralized:0", "centralized:0,2", "centralized:3", "centralized:3,5")
+BATCHINGS = (
+    "fcfs", "static:2,0.15", "static:3,0.02", "edf", "wisp", "wisp:0.2,0.5", "edf-demoted", "edf-demoted:0.5", "least-laxity",
+    "control-limit:2,0.15", "marginal", "marginal:0.3",
+)  # fmt: skip
+TRIMS = ("", "", "+dspark", "+tetris:3", "+tetris:12", "+adaserve:2", "+adaserve:8")
+CHUNKS = ("", "", "+chunk:0", "+chunk:16")
+CENTRALIZED = (
+    "centralized:0",
+    "centralized:0,2",
+    "centralized:3",
+    "centralized:3,5",
+    "centralized-paced",
+    "centralized-paced:1",
+)
 
 # Every position is accepted with the same probability.
 CONSTANT_ACCEPTANCE = {
@@ -166,8 +180,10 @@ def speculation_traces(draw: st.DrawFn, draft_tokens: int) -> SpeculationTrace:
 def small_worlds(draw: st.DrawFn) -> SmallWorld:
     """A scenario with a controller, a seed and a trace (used where arrivals come from one)."""
     scenario = draw(scenarios())
-    pair = f"{draw(st.sampled_from(SPECULATIONS))}+{draw(st.sampled_from(BATCHINGS))}"
-    controller = draw(st.sampled_from([pair, pair, pair, draw(st.sampled_from(CENTRALIZED))]))
+    pair = f"{draw(st.sampled_from(SPECULATIONS))}+{draw(st.sampled_from(BATCHINGS))}{draw(st.sampled_from(TRIMS))}"
+    controller = draw(st.sampled_from([pair, pair, pair, draw(st.sampled_from(CENTRALIZED))])) + draw(
+        st.sampled_from(CHUNKS)
+    )
     rows = draw(st.lists(st.tuples(st.floats(0.0, 14.0), st.integers(1, 500), st.integers(1, 100)), max_size=12))
     trace = np.array(sorted(rows), TRACE_ROW)
     return SmallWorld(scenario, controller, draw(st.integers(0, 2**40)), trace)

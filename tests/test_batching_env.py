@@ -70,7 +70,7 @@ def test_first_come_first_served_outside_is_the_rule_inside(server: str, devices
         assert all(outside[name] == engine[name] for name in engine.dtype.names if name != "decisions")
 
 
-@pytest.mark.parametrize("rule", ["edf", "wisp"])
+@pytest.mark.parametrize("rule", ["edf", "wisp", "edf-demoted", "least-laxity", "marginal"])
 @pytest.mark.parametrize("server", SERVERS)
 def test_other_rules_outside_are_nearly_those_inside(rule: str, server: str) -> None:
     # float32 observations may flip ties, and then worlds part: goodput over worlds agrees within 1 %, and
@@ -79,7 +79,8 @@ def test_other_rules_outside_are_nearly_those_inside(rule: str, server: str) -> 
     pairs = [(follow(env, rule, SERVERS[server], seed)[0], inside(env, rule, SERVERS[server])) for seed in range(6)]
     outside = sum(total for total, _ in pairs)
     assert outside == pytest.approx(sum(engine["tokens_on_time"] for _, engine in pairs), rel=0.01)
-    assert sum(total == engine["tokens_on_time"] for total, engine in pairs) >= 4
+    if rule != "marginal":  # a request passed over may be taken later, once less of the chunk is left for it
+        assert sum(total == engine["tokens_on_time"] for total, engine in pairs) >= 4
 
 
 def test_rules_differ_where_it_matters() -> None:
@@ -103,7 +104,7 @@ def check_conservation(env: BatchingEnv) -> None:
     c, s, t = w.config[0, 0], w.server[0, 0], w.totals[0, 0]
     devices = w.device[0, : c["n_devices"]]
     queue = w.queue[0, : s["n_queue"]]
-    assert t["drafted"] == t["accepted"] + t["rejected"] + t["unverified"]
+    assert t["drafted"] == t["accepted"] + t["rejected"] + t["trimmed"] + t["unverified"]
     assert t["requests_in"] == t["requests_done"] + (devices["committed"] < devices["output_tokens"]).sum()
     assert len(set(queue.tolist())) == len(queue)
     assert (devices["phase"][queue] == QUEUED).all()

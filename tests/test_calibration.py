@@ -60,16 +60,17 @@ def published() -> dict[str, list[float]]:
     return {system: [float(n) for n in row] for system, row in CAPACITY.items()}
 
 
-def test_residuals_are_logarithms_of_measured_over_published():
+def test_residuals_are_logarithms_in_units_of_what_is_aimed_at():
     found = published()
-    found["sled"][0] *= 2.0
+    found["sled"][0] *= 1.15
     r = calibration_search.residuals(found, attainment=0.9)
-    assert len(r) == 12 + 3 + 2
-    assert r[8] == pytest.approx(math.log(2.0))  # WISP's four, centralized's four, then SLED's first
+    assert len(r) == 12 + 3 + 4
+    assert r[8] == pytest.approx(1.0)  # WISP's four, centralized's four, then SLED's first
     assert np.count_nonzero(r[:12]) == 1
-    assert r[12] == pytest.approx(math.log(86 * 8 * 0.9 / 631.86))
-    assert r[15:] == pytest.approx([0.0, 0.0])
-    assert calibration_search.loss(2.0 * r) == pytest.approx(16.0 * calibration_search.loss(r))
+    assert r[12] == pytest.approx(math.log(86 * 8 * 0.9 / 631.86) / math.log(1.15))
+    assert r[15:17] == pytest.approx([0.0, 0.0])
+    assert r[17] == pytest.approx(math.log(86 / 41 / (631.86 / 326.12)) / math.log(1.10))
+    assert calibration_search.loss(2.0 * r) == pytest.approx(256.0 * calibration_search.loss(r))
 
 
 def test_the_search_finds_numbers_that_made_the_figures(monkeypatch):

@@ -18,9 +18,13 @@ from hypothesis import strategies as st
 
 from wisp_gym.controllers import batching as b
 from wisp_gym.controllers import speculation as s
+from wisp_gym.controllers import trimming
+from wisp_gym.controllers.bandits import MEMORY
 from wisp_gym.controllers.catalogue import (
+    ADDITIONS,
     ALIASES,
     BATCHING,
+    CENTRALIZED,
     NO_POLICY,
     SPECULATION,
     ControllerError,
@@ -29,7 +33,7 @@ from wisp_gym.controllers.catalogue import (
     resolve,
 )
 from wisp_gym.controllers.mlp import argmax_action, logits, pack
-from wisp_gym.controllers.policy import PolicyError, load_policy, make_policy, save_policy
+from wisp_gym.controllers.policy import Policy, PolicyError, load_policy, make_policy, save_policy
 from wisp_gym.controllers.predict import SpeculationPredictor
 from wisp_gym.engine import observation as o
 from wisp_gym.engine.build import mean_acceptance, separation
@@ -37,6 +41,7 @@ from wisp_gym.scenario import Scenario, load, with_
 from wisp_gym.simulation import simulate
 
 CAP = 12
+NO_MEMORY = np.zeros(MEMORY)
 REJECTED, ACCEPTED = 0, 1
 SEND, CONTINUE = 0, 1
 
@@ -66,7 +71,7 @@ def decision(
 ) -> int:
     padded = np.zeros(8)
     padded[: len(parameters)] = parameters
-    return int(s.continue_drafting(kind, padded, NO_POLICY, CAP, row, last, following))
+    return int(s.continue_drafting(kind, padded, NO_POLICY, NO_MEMORY, CAP, row, last, following))
 
 
 # --- speculation rules -----------------------------------------------------------------------------------------------
@@ -122,9 +127,9 @@ def test_the_number_of_drafted_tokens_survives_its_scaling_for_every_cap() -> No
             row = seen(0)
             row[o.DRAFTED] = drafted / cap
             parameters = np.array([drafted, *[0.0] * 7])
-            assert s.continue_drafting(s.FIXED, parameters, NO_POLICY, cap, row, 1, 1) == SEND
+            assert s.continue_drafting(s.FIXED, parameters, NO_POLICY, NO_MEMORY, cap, row, 1, 1) == SEND
             parameters[0] = drafted + 1
-            assert s.continue_drafting(s.FIXED, parameters, NO_POLICY, cap, row, 1, 1) == CONTINUE
+            assert s.continue_drafting(s.FIXED, parameters, NO_POLICY, NO_MEMORY, cap, row, 1, 1) == CONTINUE
 
 
 # --- batching rules --------------------------------------------------------------------------------------------------
@@ -157,9 +162,12 @@ def admitted(
     predicted_s: float,
     due_s: float = INF,
     n_running: int = 0,
-    parameters=(0.0, 1.0),
+    parameters: tuple[float, ...] = (0.0, 1.0),
+    batch_s: float = 0.0,
+    now_s: float = 0.0,
 ) -> bool:
-    return bool(b.admits(kind, np.array(parameters, dtype=float), 0.0, row, n_batch, n_running, predicted_s, due_s))
+    numbers = np.array(parameters, dtype=float)
+    return bool(b.admits(kind, numbers, now_s, 0.1, row, n_batch, n_running, batch_s, predicted_s, due_s))
 
 
 def test_the_feature_table_names_every_feature_in_order() -> None:
@@ -170,22 +178,71 @@ def test_the_feature_table_names_every_feature_in_order() -> None:
     assert all(getattr(b, f.name.upper()) == index for index, f in enumerate(b.FEATURE_TABLE))
 
 
-def test_only_the_static_batch_waits() -> None:
+def test_static_batch_and_control_limit_wait() -> None:
     parameters = np.array([4.0, 0.1])
-    for kind in (b.FCFS, b.EDF, b.WISP, b.CONTINUOUS):
+    for kind in (b.FCFS, b.EDF, b.WISP, b.CONTINUOUS, b.EDF_DEMOTED, b.LEAST_LAXITY, b.MARGINAL, b.PACED):
         assert b.ready(kind, parameters, 1, 0.0) == 0.0
-    assert b.ready(b.STATIC, parameters, 3, 0.04) == pytest.approx(0.06)
-    assert b.ready(b.STATIC, parameters, 4, 0.0) == 0.0
-    assert b.ready(b.STATIC, parameters, 1, 0.1) == 0.0
+    for kind in (b.STATIC, b.CONTROL_LIMIT):
+        assert b.ready(kind, parameters, 3, 0.04) == pytest.approx(0.06)
+        assert b.ready(kind, parameters, 4, 0.0) == 0.0
+        assert b.ready(kind, parameters, 1, 0.1) == 0.0
 
 
 def test_orders_of_the_queue() -> None:
     early, late = request(arrived_s=0.1, deadline_s=2.0), request(arrived_s=0.2, deadline_s=1.0)
-    for kind in (b.FCFS, b.STATIC):
+    for kind in (b.FCFS, b.STATIC, b.CONTROL_LIMIT, b.MARGINAL):
         assert key(kind, early) < key(kind, late)
-    assert key(b.EDF, late) < key(b.EDF, early)
+    for kind in (b.EDF, b.EDF_DEMOTED, b.LEAST_LAXITY):
+        assert key(kind, late, parameters=(0.0,)) < key(kind, early, parameters=(0.0,))
     running = request(arrived_s=0.9, running=1.0)
-    assert key(b.CONTINUOUS, running) < key(b.CONTINUOUS, early)  # it stays in the batch
+    for kind in (b.CONTINUOUS, b.PACED):
+        assert key(kind, running) < key(kind, early)  # it stays in the batch
+
+
+def test_least_laxity_starts_first_what_must_start_first() -> None:
+    # latest starts: 1.0 - 0.05 = 0.95 and 1.1 - 0.2 = 0.9, against the order of the deadlines
+    light, heavy = request(deadline_s=1.0), request(deadline_s=1.1, solo_s=0.2)
+    assert key(b.LEAST_LAXITY, light) == pytest.approx(0.95)
+    assert key(b.LEAST_LAXITY, heavy) == pytest.approx(0.9)
+    assert key(b.EDF, light) < key(b.EDF, heavy)
+
+
+def test_late_requests_are_demoted_to_best_effort() -> None:
+    # alone it ends at 0.98 + 0.05 = 1.03: late by 30 ms
+    late, fresh = request(), request(deadline_s=9.0)
+    assert (
+        key(b.EDF_DEMOTED, late, now_s=0.98, parameters=(0.04,)) == 1.0 - 1e9
+    )  # late by less than 40 ms: in its place
+    assert key(b.EDF_DEMOTED, late, now_s=0.98, parameters=(0.02,)) == 1.0  # behind all others
+    assert key(b.EDF_DEMOTED, fresh, now_s=0.98, parameters=(0.02,)) == 9.0 - 1e9
+    demoted = {"now_s": 0.98, "parameters": (0.0,), "n_batch": 3, "due_s": 1.2}
+    assert admitted(b.EDF_DEMOTED, late, predicted_s=0.22, **demoted)  # ends at 1.20, as another one must
+    assert not admitted(b.EDF_DEMOTED, late, predicted_s=0.23, **demoted)
+    assert admitted(b.EDF_DEMOTED, fresh, predicted_s=0.23, **demoted)  # what is not late joins in any case
+    assert admitted(b.EDF_DEMOTED, late, predicted_s=0.23, **(demoted | {"n_batch": 0}))
+
+
+def test_a_request_joins_while_it_adds_less_than_the_batchs_time_per_request() -> None:
+    # four requests take 60 ms so far, 15 ms each: one that makes it 74 ms joins, one that makes it 76 ms does not
+    for predicted_s, expected in ((0.074, True), (0.076, False)):
+        found = admitted(b.MARGINAL, request(), n_batch=4, predicted_s=predicted_s, batch_s=0.06, parameters=(1.0,))
+        assert found == expected
+    assert admitted(b.MARGINAL, request(), n_batch=4, predicted_s=0.076, batch_s=0.06, parameters=(1.1,))  # 16.5 ms
+    assert admitted(b.MARGINAL, request(), n_batch=0, predicted_s=9.0, parameters=(1.0,))
+
+
+def test_paced_serving_keeps_the_promised_speed() -> None:
+    # the newcomer's class asks for 8 tokens/s, a step of 125 ms; the tightest of those that run for 100 ms
+    row = request(slo_tokens_per_s=8.0)
+    assert b.binding_deadline_s(b.PACED, 2.0, row, 0.0) == pytest.approx(2.125)
+    for predicted_s, due_s, margin, expected in (
+        (0.1, 0.1, 0.0, True), (0.101, 0.1, 0.0, False), (0.12, INF, 0.0, True), (0.13, INF, 0.0, False), (0.1, 0.1, 0.05, False),
+    ):  # fmt: skip
+        found = admitted(b.PACED, row, n_batch=5, predicted_s=predicted_s, due_s=due_s, parameters=(margin,))
+        assert found == expected
+    running = request(slo_tokens_per_s=8.0, running=1.0)
+    assert admitted(b.PACED, running, n_batch=5, predicted_s=9.0, due_s=0.1)  # never thrown out
+    assert admitted(b.PACED, row, n_batch=0, predicted_s=9.0)
 
 
 def test_wisp_takes_urgent_requests_by_deadline_and_the_rest_by_density() -> None:
@@ -202,21 +259,24 @@ def test_wisp_takes_urgent_requests_by_deadline_and_the_rest_by_density() -> Non
     assert key(b.WISP, sooner, now_s=0.85) < key(b.WISP, later, now_s=0.85) < key(b.WISP, dense, now_s=0.0)
 
 
-def test_wisp_admits_what_breaks_no_deadline() -> None:
+def test_wisp_admits_the_urgent_and_what_breaks_no_deadline() -> None:
+    # latest start 1.0 - 0.05 = 0.95, the window one mean batch of 0.1 s: urgent from 0.85 s on
     assert admitted(b.WISP, request(), n_batch=0, predicted_s=9.0, due_s=0.1)  # the first is always taken
     assert admitted(b.WISP, request(), n_batch=1, predicted_s=0.5, due_s=0.5)
     assert not admitted(b.WISP, request(), n_batch=1, predicted_s=0.51, due_s=0.5)  # would make another one late
     assert not admitted(b.WISP, request(deadline_s=0.4), n_batch=1, predicted_s=0.5, due_s=0.6)  # would be late itself
-    # late even alone: binds nothing
-    assert admitted(b.WISP, request(deadline_s=0.04), n_batch=1, predicted_s=0.5, due_s=0.6)
     assert not admitted(b.WISP, request(), n_batch=1, predicted_s=0.5, due_s=0.5, parameters=(0.05, 1.0))  # the margin
-    assert b.binding_deadline_s(0.0, request(deadline_s=0.04), 0.0) == INF
-    assert b.binding_deadline_s(0.0, request(deadline_s=0.06), 0.0) == 0.06
-    assert b.binding_deadline_s(0.0, request(deadline_s=0.06), 0.5) == INF
+    assert not admitted(b.WISP, request(), n_batch=1, predicted_s=0.5, due_s=1.3, now_s=0.84)
+    assert admitted(b.WISP, request(), n_batch=1, predicted_s=0.5, due_s=1.3, now_s=0.86)  # urgent: in any case
+    # late even alone: urgent, and binds nothing
+    assert admitted(b.WISP, request(deadline_s=0.04), n_batch=1, predicted_s=0.5, due_s=0.6)
+    assert b.binding_deadline_s(b.WISP, 0.0, request(deadline_s=0.04), 0.0) == INF
+    assert b.binding_deadline_s(b.WISP, 0.0, request(deadline_s=0.06), 0.0) == 0.06
+    assert b.binding_deadline_s(b.WISP, 0.0, request(deadline_s=0.06), 0.5) == INF
 
 
 def test_limits_of_the_other_batches() -> None:
-    for kind in (b.FCFS, b.EDF):
+    for kind in (b.FCFS, b.EDF, b.LEAST_LAXITY, b.CONTROL_LIMIT):
         assert admitted(kind, request(deadline_s=0.0), n_batch=500, predicted_s=99.0, due_s=0.0)
     assert admitted(b.STATIC, request(), n_batch=3, predicted_s=1.0, parameters=(4, 0.1))
     assert not admitted(b.STATIC, request(), n_batch=4, predicted_s=1.0, parameters=(4, 0.1))
@@ -241,11 +301,14 @@ def test_limits_of_the_other_batches() -> None:
         ("fixed+fcfs", s.FIXED, (4.0,), b.FCFS, ()),
         ("sled", s.FIXED, (8.0,), b.STATIC, (4.0, 0.1)),
         ("sled-confidence", s.CONFIDENCE_RULE, (0.6, INF), b.STATIC, (4.0, 0.1)),
-        ("survival:0.5,8,2+wisp:0.1", s.SURVIVAL_RULE, (0.5, 8.0, 2.0), b.WISP, (0.1, 1.0)),
+        ("survival:0.5,8,2+wisp:0.1", s.SURVIVAL_RULE, (0.5, 8.0, 2.0), b.WISP, (0.1, 4.0)),
         ("wisp:0.25,6+static:8", s.WISP, (0.25, 6.0), b.STATIC, (8.0, 0.1)),
         ("oracle+fcfs", s.ORACLE, (), b.FCFS, ()),
         ("centralized", s.FIXED, (0.0,), b.CONTINUOUS, (16.0, 0.0)),
         ("centralized:0,24", s.FIXED, (0.0,), b.CONTINUOUS, (0.0, 24.0)),
+        ("centralized-paced:0.1", s.FIXED, (0.0,), b.PACED, (0.1,)),
+        ("fixed:4+edf-demoted", s.FIXED, (4.0,), b.EDF_DEMOTED, (0.0,)),
+        ("fixed:4+control-limit:6", s.FIXED, (4.0,), b.CONTROL_LIMIT, (6.0, 0.1)),
     ],
 )
 def test_names_become_rules_and_numbers(
@@ -256,6 +319,33 @@ def test_names_become_rules_and_numbers(
     assert (found.batching, found.batching_parameters) == (batching, batch_parameters)
     assert found.centralized == name.startswith("centralized")
     assert found.name == name
+    assert (found.trim, found.chunk_tokens) == (trimming.NONE, None)
+
+
+def test_trim_and_chunk_follow_the_batching_rule(scenario: Scenario) -> None:
+    found = resolve("fixed:8+edf-demoted:0.5+tetris:48+chunk:32", scenario)
+    assert (found.speculation_parameters, found.batching, found.batching_parameters) == ((8.0,), b.EDF_DEMOTED, (0.5,))
+    assert (found.trim, found.trim_tokens, found.chunk_tokens, found.uses_predictor) == (trimming.TETRIS, 48, 32, True)
+    assert resolve("fixed:8+fcfs+chunk+dspark", scenario).chunk_tokens == 128
+    alone = resolve("centralized:4+chunk:64", scenario)
+    assert (alone.centralized, alone.chunk_tokens, alone.uses_predictor) == (True, 64, False)
+    assert resolve("dspark", scenario).trim == trimming.DSPARK
+
+
+def test_a_policys_path_may_hold_a_plus_sign(scenario: Scenario) -> None:
+    paths: list[str] = []
+
+    def load_policy(path: str | Path) -> Policy:
+        paths.append(str(path))
+        return make_policy(layers(1, o.SIZE, 2), "token", "tanh")
+
+    for name, batching, trim in (
+        ("a+b/policy.json", b.WISP, trimming.NONE), ("a+b/policy.json+fcfs", b.FCFS, trimming.NONE),
+        ("a+b/policy.json+edf+dspark+chunk:64", b.EDF, trimming.DSPARK),
+    ):  # fmt: skip
+        found = resolve(name, scenario, load_policy)
+        assert (found.batching, found.trim) == (batching, trim)
+    assert paths == ["a+b/policy.json"] * 3
 
 
 @pytest.mark.parametrize(
@@ -275,6 +365,15 @@ def test_names_become_rules_and_numbers(
         ("", "unknown"),
         ("+", "unknown"),
         ("centralised", "did you mean 'centralized'"),
+        ("centralized-paced:-1", "margin given -1, allowed is 0 to 10"),
+        ("fixed:4+edf-demotd", "did you mean 'edf-demoted'"),
+        ("fixed:4+fcfs+dsprak", "did you mean 'dspark'"),
+        ("fixed:4+dspark", "a batching rule is missing"),
+        ("fixed:4+fcfs+edf", "allowed: dspark, tetris, adaserve, chunk"),
+        ("fixed:4+fcfs+dspark+tetris", "'tetris' does not fit"),
+        ("fixed:4+fcfs+chunk+chunk", "one chunk"),
+        ("fixed:4+fcfs+chunk:-1", "tokens given -1"),
+        ("centralized+dspark", "where devices draft"),
     ],
 )
 def test_wrong_names_are_refused_with_the_nearest_choice(scenario: Scenario, name: str, words: str) -> None:
@@ -293,7 +392,7 @@ def test_no_text_breaks_the_reading_of_names(text: str) -> None:
 
 def test_the_listing_names_every_rule() -> None:
     words = listing().split()
-    for name, rule in (*SPECULATION.items(), *BATCHING.items()):
+    for name, rule in (*SPECULATION.items(), *BATCHING.items(), *CENTRALIZED.items(), *ADDITIONS.items()):
         assert name + (":" if rule.settings else "") + ",".join(setting.name for setting in rule.settings) in words
         assert rule.meaning in listing()
         for setting in rule.settings:
@@ -504,8 +603,10 @@ def test_predict_decides_as_the_rule(scenario: Scenario) -> None:
 def test_predict_takes_every_speculation_rule(scenario: Scenario, tmp_path: Path) -> None:
     rows = rows_of(50)
     fates = {"last_fate": np.arange(50) % 2, "next_fate": np.arange(50) // 2 % 2}
-    for name in [*SPECULATION, *ALIASES, "wisp+edf"]:
-        assert set(SpeculationPredictor(name, scenario).predict(rows, info=fates)[0]) <= {0, 1}
+    for name in [*(name for name, rule in SPECULATION.items() if not rule.learns), *ALIASES, "wisp+edf"]:
+        predictor = SpeculationPredictor(name, scenario)
+        last = 1 if predictor.controller.speculation < s.POLICY_LENGTH else CAP
+        assert set(predictor.predict(rows, info=fates)[0]) <= set(range(last + 1))
     assert SpeculationPredictor("oracle", scenario).predict(rows, info=fates)[0].tolist() == fates["next_fate"].tolist()
     for outputs, kind in ((2, "token"), (13, "length")):
         parts = layers(4, 8, outputs)
@@ -517,6 +618,9 @@ def test_predict_takes_every_speculation_rule(scenario: Scenario, tmp_path: Path
 def test_predict_refuses_what_it_cannot_use(scenario: Scenario) -> None:
     with pytest.raises(ControllerError, match="drafts nothing"):
         SpeculationPredictor("centralized", scenario)
+    for name in (name for name, rule in SPECULATION.items() if rule.learns):
+        with pytest.raises(ControllerError, match="inside the engine alone; allowed: fixed"):
+            SpeculationPredictor(name, scenario)
     with pytest.raises(ControllerError, match="did you mean 'fixed'"):
         SpeculationPredictor("fixd:3", scenario)
     for shape in ((), (3,), (2, o.SIZE + 1), (1, 2, o.SIZE)):

@@ -48,13 +48,13 @@ def of_kind(log: Log, kind: str, device: int | None = None) -> np.ndarray:
 
 @many_worlds
 @given(small_worlds())
-def test_i1_drafted_tokens_are_accepted_rejected_or_unverified(world: SmallWorld) -> None:
+def test_i1_drafted_tokens_are_accepted_rejected_trimmed_or_unverified(world: SmallWorld) -> None:
     arrays = run_small(world)
     t, device = arrays.totals[0, 0], arrays.device[0]
-    assert t["drafted"] == t["accepted"] + t["rejected"] + t["unverified"]
+    assert t["drafted"] == t["accepted"] + t["rejected"] + t["trimmed"] + t["unverified"]
     on_the_way = np.isin(device["phase"], (state.UPLINK, state.QUEUED, state.VERIFYING))
     assert t["unverified"] == device["drafted"][on_the_way].sum()
-    assert min(t["accepted"], t["rejected"], t["unverified"]) >= 0
+    assert min(t["accepted"], t["rejected"], t["trimmed"], t["unverified"]) >= 0
 
 
 @many_worlds
@@ -230,7 +230,8 @@ def test_constant_acceptance_gives_the_geometric_law(alpha: float, k: int) -> No
 
 
 @pytest.mark.parametrize(
-    ("groups", "size", "batching"), [(2, 8, "static:8,1000"), (3, 8, "static:8,1000"), (4, 5, "fcfs")]
+    ("groups", "size", "batching"),
+    [(2, 8, "static:8,1000"), (3, 8, "static:8,1000"), (3, 8, "control-limit:8,1000"), (4, 5, "fcfs")],
 )
 def test_identical_devices_reach_the_periodic_schedule(groups: int, size: int, batching: str) -> None:
     """`R·(k/v + RTT + a) + w·R²·a/(1 − R·w) = n` and throughput `R·E[N]`: groups take turns, the server never waits."""
@@ -324,6 +325,31 @@ def test_single_token_responses_queue_as_m_d_1() -> None:
     assert t["ttft_n"].sum() > 200_000
     assert t["busy_s"].mean() / 10_000.0 == pytest.approx(load, rel=0.01)
     assert waiting_s == pytest.approx(load * service_s / (2 * (1 - load)), rel=0.03)
+
+
+def test_paced_serving_admits_what_its_decode_step_carries() -> None:
+    """A step of k sequences is predicted to take 50 + 10·k ms; 8 tokens/s leave 125 ms: seven sequences."""
+    step = {"launch_s": 0.05, "new_token_s": 0.01, "pair_s": 0.0, "cached_token_s": 0.0}
+    slo = {"slo.0.speed_tokens_per_s": 8.0} | {f"estimator.{name}": value for name, value in step.items()}
+    log = log_of(run(plain(n_devices=20, **slo, horizon=horizon(0.0, 20.0)), "centralized-paced", [1], LOG_ROWS))
+    sizes = of_kind(log, "launch")[:, 1]
+    assert sizes.max() == 7
+    assert np.median(sizes) == 7
+    slower = log_of(run(plain(n_devices=20, **slo, horizon=horizon(0.0, 20.0)), "centralized-paced:0.2", [1], LOG_ROWS))
+    assert of_kind(slower, "launch")[:, 1].max() == 5  # 1.2·(50 + 10·k) ≤ 125
+
+
+def test_a_controllers_chunk_takes_the_place_of_the_scenarios() -> None:
+    whole, chunked = (
+        with_(BASE, n_devices=6, horizon=horizon(0.0, 20.0), **{"server.prefill_chunk_tokens": n}) for n in (0, 64)
+    )
+    for controller in ("fixed:4+edf", "centralized:4"):
+        assert log_of(run(whole, f"{controller}+chunk:64", [3], LOG_ROWS)) == log_of(
+            run(chunked, controller, [3], LOG_ROWS)
+        )
+        assert log_of(run(chunked, f"{controller}+chunk:0", [3], LOG_ROWS)) == log_of(
+            run(whole, controller, [3], LOG_ROWS)
+        )
 
 
 def fates_seen(log: Log, device: int) -> dict[tuple[int, int], int]:

@@ -119,13 +119,9 @@ def test_shipped_profile_fits():
 @pytest.mark.parametrize("name", scenarios.presets())
 def test_shipped_coefficients_predict_their_server(name):
     s = scenarios.load(name)
-    file = verification_time.COEFFICIENTS / (
-        f"{verification_time.slug(s.server.name)}--{verification_time.slug(s.target.name)}.json"
-    )
-    stored = json.loads(file.read_text())
-    assert all(stored[key] >= 0 for key in ("launch_s", "new_token_s", "pair_s", "cached_token_s"))
+    e = s.estimator
     profile = verification_time.simulate(s, seed=99)
-    predicted = profile.X @ [stored["new_token_s"], stored["pair_s"], stored["cached_token_s"]] + stored["launch_s"]
+    predicted = profile.X @ [e.new_token_s, e.pair_s, e.cached_token_s] + e.launch_s
     assert np.abs(predicted / profile.seconds - 1).mean() < 0.10
 
 

@@ -13,19 +13,24 @@ from hypothesis import strategies as st
 from reference import Reference
 from small_worlds import BASE, CENTRALIZED, SmallWorld, horizon, log_of, plain, run, small_worlds, speculation_traces
 
-from wisp_gym.controllers.catalogue import resolve
+from wisp_gym.controllers.catalogue import SPECULATION, resolve
 from wisp_gym.engine.worlds import NO_TRACE
 from wisp_gym.predictor import make_predictor, save_predictor
 from wisp_gym.scenario import with_
 from wisp_gym.speculation_trace import write_speculation_trace
 
 COMPARED = (
-    "rounds", "window_drafted", "window_accepted", "tokens", "tokens_on_time", "wasted_s", "interference_s", "batches",
+    "rounds", "window_drafted", "window_accepted", "window_trimmed", "accepted", "rejected", "trimmed",
+    "tokens", "tokens_on_time", "wasted_s", "interference_s", "batches",
     "batched_requests", "evictions", "kv_peak_tokens", "round_latency_s",
 )  # fmt: skip
 COMPARED_BY_CLASS = ("arrived", "finished", "attained", "attained_tokens", "tokens", "tokens_on_time")
 LOG_ROWS = 40_000
-DEFAULT_CONTROLLERS = ("fixed:4+fcfs", "wisp+wisp", "survival+edf", "oracle+static:2,0.1", *CENTRALIZED)
+DEFAULT_CONTROLLERS = (
+    *(f"{name}+fcfs" for name in SPECULATION if name != "random"),
+    "wisp+wisp", "survival+edf", "oracle+static:2,0.1", "fixed:8+fcfs+dspark", "fixed:8+edf+tetris:9+chunk:64",
+    "survival+wisp+adaserve:12", *CENTRALIZED,
+)  # fmt: skip
 
 
 def grouped(log: list[tuple[float, str, int, float]], end_s: float) -> dict[tuple[str, int], np.ndarray]:

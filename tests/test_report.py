@@ -122,7 +122,8 @@ def test_tables_hold_what_the_rows_hold(folder: Path) -> None:
         markdown = (folder / f"{path.stem}.md").read_text().splitlines()
         assert len({len(line) for line in lines}) == 1
         assert len(markdown) == 2 + len(lines) + 1
-    assert {title for _, title in shown} <= {rung.title for rung in LADDER}
+    titles = {title for _, title in shown if not title.startswith("bound: ")}
+    assert titles <= {rung.title for rung in LADDER}
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '[{"a": 1}]'])

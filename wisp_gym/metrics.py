@@ -26,11 +26,11 @@ class Metrics:
         token_attainment: share of delivered tokens that were on time.
         round_latency_p50_s, round_latency_p95_s: from the start of drafting (or the last token) to the reply.
         ttft_p50_s, ttft_p95_s: from a request's arrival to its first token.
-        wasted_drafting_share: drafting time beyond the first rejected token, as a share of all drafting time.
+        wasted_drafting_share: drafting time beyond the first rejected token or left out by the server, as a share of all drafting time.
         wasted_drafting_s: the same, seconds a device and minute.
         wasted_with_rejected_share: the variant that counts the rejected token too.
         interference_s: mean over verified requests of T(batch) − T(request alone).
-        acceptance: accepted / drafted tokens. drafted_per_round, committed_per_round: tokens.
+        acceptance, trimmed_share: accepted / drafted tokens, left out by the server / drafted. drafted_per_round, committed_per_round: tokens.
         server_use: share of time that the server verifies. batch_requests: mean batch size. batch_s: batch time that the mean request meets.
         joules_per_1k_tokens, dollars_per_1k_tokens: edge and server together; the server's price alone.
         starved_share: share of devices that got less than 1 token/s.
@@ -52,6 +52,7 @@ class Metrics:
     wasted_with_rejected_share: float
     interference_s: float
     acceptance: float
+    trimmed_share: float
     drafted_per_round: float
     committed_per_round: float
     server_use: float
@@ -123,6 +124,7 @@ def measure(worlds: World, index: int, scenario: Scenario) -> Metrics:
         wasted_with_rejected_share=ratio(t["wasted_with_rejected_s"], t["draft_s"]),
         interference_s=ratio(t["interference_s"], t["verified_requests"]),
         acceptance=ratio(t["window_accepted"], t["window_drafted"]),
+        trimmed_share=ratio(t["window_trimmed"], t["window_drafted"]),
         drafted_per_round=ratio(t["window_drafted"], rounds),
         committed_per_round=ratio(t["window_accepted"] + rounds, rounds),
         server_use=float(t["busy_s"]) / measure_s,

@@ -3,6 +3,9 @@
 A controller is three pure functions: `ready` (start now, or wait until when), `priority` of each queued request
 (smallest first) and `admits` (may this request join the batch so far). The engine checks memory and the prefill chunk
 by itself. Requests are taken in order of priority; one that is not admitted is passed over.
+
+Rules that protect deadlines (`protects`) take some requests in any case (`leads`); the others join only while everything
+that the batch would finish on time still is.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ from typing import NamedTuple
 
 from wisp_gym.engine.jit import jit
 
-FCFS, STATIC, EDF, WISP, CONTINUOUS = range(5)
+FCFS, STATIC, EDF, WISP, CONTINUOUS, EDF_DEMOTED, LEAST_LAXITY, CONTROL_LIMIT, MARGINAL, PACED = range(10)
+FIRST_S = 1e9  # taken off the keys of those that go before all others
 
 # Features of a queued request, in physical units.
 (
@@ -52,7 +56,7 @@ FEATURE_TABLE = (
 @jit
 def ready(kind, parameters, n_queue, oldest_wait_s):
     """0 to start a batch now, else seconds to wait unless another request comes."""
-    if kind == STATIC:
+    if kind in (STATIC, CONTROL_LIMIT):
         size, timeout_s = parameters[0], parameters[1]
         if n_queue >= size or oldest_wait_s >= timeout_s - 1e-9:  # a wake-up may come a rounding error early
             return 0.0
@@ -61,41 +65,78 @@ def ready(kind, parameters, n_queue, oldest_wait_s):
 
 
 @jit
+def margin_of(kind, parameters):
+    """Safety margin on predicted times."""
+    return parameters[0] if kind in (WISP, PACED) else 0.0
+
+
+@jit
+def protects(kind):
+    """Whether the rule keeps requests out to protect deadlines of others."""
+    return kind in (WISP, EDF_DEMOTED)
+
+
+@jit
+def leads(kind, parameters, now_s, mean_batch_s, f):
+    """Whether a request joins in any case: urgent (WISP), not yet late (EDF with late requests demoted)."""
+    if kind == EDF_DEMOTED:
+        return now_s + f[SOLO_S] <= f[DEADLINE_S] + parameters[0]
+    latest_start_s = f[DEADLINE_S] - f[SOLO_S] * (1.0 + parameters[0])
+    return latest_start_s <= now_s + parameters[1] * mean_batch_s
+
+
+@jit
 def priority(kind, parameters, now_s, mean_batch_s, f):
     """Sort key of a request (smallest first); f: (FEATURES,) float64."""
     if kind == EDF:
         return f[DEADLINE_S]
-    if kind == CONTINUOUS:
-        if parameters[0] > 0.0:
-            return 0.0  # in turn: the queue is in the order in which sequences became ready
-        return f[ARRIVED_S] if f[RUNNING] == 0.0 else f[ARRIVED_S] - 1e9
-    if kind == WISP:
-        margin, window = parameters[0], parameters[1]
-        latest_start_s = f[DEADLINE_S] - f[SOLO_S] * (1.0 + margin)
-        if latest_start_s <= now_s + window * mean_batch_s:
-            return f[DEADLINE_S] - 1e9
-        return -f[EXPECTED_TOKENS] / f[SOLO_S]
+    if kind == LEAST_LAXITY:
+        return f[DEADLINE_S] - f[SOLO_S]
+    if kind == CONTINUOUS and parameters[0] > 0.0:
+        return 0.0  # in turn: the queue is in the order in which sequences became ready
+    if kind in (CONTINUOUS, PACED):
+        return f[ARRIVED_S] if f[RUNNING] == 0.0 else f[ARRIVED_S] - FIRST_S
+    if kind in (WISP, EDF_DEMOTED):
+        if leads(kind, parameters, now_s, mean_batch_s, f):
+            return f[DEADLINE_S] - FIRST_S
+        return -f[EXPECTED_TOKENS] / f[SOLO_S] if kind == WISP else f[DEADLINE_S]
     return f[ARRIVED_S]
 
 
 @jit
-def admits(kind, parameters, now_s, f, n_batch, n_running, predicted_s, earliest_deadline_s):
-    """Whether a request may join a batch of `n_batch` whose predicted time with it is `predicted_s`."""
+def admits(kind, parameters, now_s, mean_batch_s, f, n_batch, n_running, batch_s, predicted_s, due_s):
+    """Whether a request may join a batch of `n_batch`.
+
+    Args:
+        batch_s, predicted_s: predicted time of the batch so far and with the request; for `PACED` the predicted decode step.
+        due_s: earliest deadline that the batch so far still meets.
+    """
     if kind == STATIC:
         return n_batch < parameters[0]
     if kind == CONTINUOUS:
         if 0.0 < parameters[0] <= n_batch:
             return False
         return f[RUNNING] != 0.0 or parameters[1] <= 0.0 or n_running < parameters[1]
-    if kind == WISP and n_batch > 0:
+    if n_batch == 0:
+        return True
+    if kind == MARGINAL:
+        return (predicted_s - batch_s) * n_batch < parameters[0] * batch_s
+    if kind == PACED:
         end_s = now_s + predicted_s * (1.0 + parameters[0])
-        due_s = min(earliest_deadline_s, binding_deadline_s(now_s, f, parameters[0]))
-        return end_s <= due_s
+        return f[RUNNING] != 0.0 or end_s <= min(due_s, now_s + 1.0 / f[SLO_TOKENS_PER_S])
+    if protects(kind) and not leads(kind, parameters, now_s, mean_batch_s, f):
+        margin = margin_of(kind, parameters)
+        return now_s + predicted_s * (1.0 + margin) <= min(due_s, binding_deadline_s(kind, now_s, f, margin))
     return True
 
 
 @jit
-def binding_deadline_s(now_s, f, margin):
-    """Deadline that a request puts on its batch: one that is late even alone puts none."""
+def binding_deadline_s(kind, now_s, f, margin):
+    """Deadline that a request puts on its batch: one that is late even alone puts none.
+
+    For `PACED`, a sequence's next token is due one step of its class's speed from now.
+    """
+    if kind == PACED:
+        return now_s + 1.0 / f[SLO_TOKENS_PER_S]
     late = now_s + f[SOLO_S] * (1.0 + margin) > f[DEADLINE_S]
     return math.inf if late else f[DEADLINE_S]

@@ -1,6 +1,7 @@
-"""Controllers by name: `speculation+batching`, each with its parameters after a colon.
+"""Controllers by name: `speculation+batching[+trim][+chunk]`, each with its parameters after a colon.
 
-Examples: `wisp+wisp`, `fixed:4+fcfs`, `confidence:0.6+static:4,0.1`, `centralized`, `runs/mine/policy.json+wisp`.
+Examples: `wisp+wisp`, `fixed:4+fcfs`, `confidence:0.6+static:4,0.1`, `centralized`, `runs/mine/policy.json+wisp`,
+`fixed:8+fcfs+dspark`, `wisp+edf+chunk:128`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import NormalDist
 
@@ -16,6 +17,8 @@ import numpy as np
 
 from wisp_gym.controllers import batching as batching_rules
 from wisp_gym.controllers import speculation as speculation_rules
+from wisp_gym.controllers import trimming
+from wisp_gym.controllers.plan import plan_lengths
 from wisp_gym.controllers.policy import Policy, load_policy
 from wisp_gym.scenario import Scenario
 
@@ -60,6 +63,8 @@ class Rule:
     uses_predictor: bool = False
     sees_statistics: bool = False
     sees_observation: bool = False
+    learns: bool = False
+    suggests: bool = False
 
 
 K_MAX = Setting("k_max", math.inf, 0, math.inf, whole=True)
@@ -82,6 +87,86 @@ SPECULATION = {
         (Setting("h", 0.7, 0, 1, tune=(0.3, 0.95)), K_MAX, Setting("k_min", 0, 0, 32, whole=True)), uses_predictor=True,
     ),
     "random": Rule(speculation_rules.RANDOM, "after each token, continue with probability p", (Setting("p", 0.5, 0, 1),)),
+    "margin": Rule(
+        speculation_rules.MARGIN_RULE, "continue while the last token's top-2 margin is at least m",
+        (Setting("m", 0.5, 0, 1, tune=(0, 0.95)), K_MAX), sees_statistics=True,
+    ),
+    "svip": Rule(
+        speculation_rules.SVIP, "SVIP (arXiv 2411.18462): stop when the root of the draft's entropy exceeds h (0.6: ours)",
+        (Setting("h", 0.6, 0, 3, tune=(0.3, 2)), K_MAX), sees_statistics=True,
+    ),
+    "adaedl": Rule(
+        speculation_rules.ADAEDL, "AdaEDL (arXiv 2410.18351): stop when 1 - root(gamma*entropy) < lambda, adapted to a target acceptance",
+        (
+            Setting("gamma", 0.2, 0, 10), Setting("lambda", 0.4, 0, 1), Setting("target", 0.9, 0, 1, tune=(0.3, 0.95)),
+            Setting("step", 0.01, 0, 1, tune=(0.003, 0.3), log=True), K_MAX,
+        ),
+        sees_statistics=True, learns=True,
+    ),
+    "price": Rule(
+        speculation_rules.PRICE_RULE, "price stop: continue while the next token's survival exceeds A*rate/speed + M",
+        (Setting("A", 1, 0, 10, tune=(0, 1.5)), Setting("M", 0, 0, 10, tune=(0, 0.6)), K_MAX), uses_predictor=True, sees_observation=True,
+    ),
+    "aligned": Rule(
+        speculation_rules.ALIGNED, "boundary-aligned price stop: free drafting until the next launch (survival above thr), priced beyond it",
+        (
+            Setting("thr", 0.15, 0, 1, tune=(0, 0.6)), Setting("A", 0.9, 0, 10, tune=(0, 2)), Setting("margin", 2, 0, 100, tune=(0, 8)),
+            Setting("guard", 0.05, 0, 1, tune=(0, 0.3)), K_MAX,
+        ),
+        uses_predictor=True, sees_observation=True,
+    ),
+    "leviathan": Rule(
+        speculation_rules.LEVIATHAN, "Leviathan (arXiv 2211.17192): the length with the most expected tokens per predicted round time",
+        (Setting("w", 0.5, 0, 10, tune=(0, 2)), K_MAX), sees_observation=True,
+    ),
+    "ratio": Rule(speculation_rules.RATIO, "ratio-optimal stopping in closed form (arXiv 2606.20591)", (K_MAX,), sees_observation=True),
+    "specstop": Rule(
+        speculation_rules.SPECSTOP, "UCB-SpecStop (arXiv 2606.20591): UCB over lengths, tokens and time kept apart",
+        (Setting("c", 1, 0, 10, tune=(0.003, 1), log=True), Setting("k_min", 1, 0, 32, whole=True), K_MAX), sees_observation=True, learns=True,
+    ),
+    "banditspec": Rule(
+        speculation_rules.BANDITSPEC, "BanditSpec (arXiv 2505.15141): UCB1 over lengths, rewarded with a round's tokens/s",
+        (Setting("c", 1, 0, 10, tune=(0.003, 1), log=True), Setting("k_min", 1, 0, 32, whole=True), K_MAX), sees_observation=True, learns=True,
+    ),
+    "contextual": Rule(
+        speculation_rules.CONTEXTUAL, "contextual bandit: optimistic regression of a round's tokens and time on what the device sees",
+        (Setting("c", 0.3, 0, 10, tune=(0.01, 1), log=True), Setting("ridge", 1, 0.001, 1e6, tune=(0.1, 100), log=True), K_MAX),
+        sees_observation=True, learns=True,
+    ),
+    "sglang": Rule(
+        speculation_rules.SGLANG, "SGLang's adaptive steps, on each device: a ladder of three lengths climbed by the average accepted",
+        (
+            Setting("low", 1, 0, 32, whole=True), Setting("mid", 3, 0, 32, tune=(1, 6), whole=True),
+            Setting("high", 7, 0, 32, tune=(3, 12), whole=True),
+            Setting("keep", 0.2, 0, 1), Setting("down", -0.25, -10, 10, tune=(-1, 1)), Setting("up", 0, -10, 10, tune=(-1, 2)),
+            Setting("every", 5, 1, 1e6, whole=True), Setting("warmup", 10, 0, 1e6, whole=True),
+        ),
+        sees_observation=True, learns=True,
+    ),
+    "awc": Rule(
+        speculation_rules.AWC, "DSD's adaptive window control (arXiv 2511.21669), with a closed form in place of its network",
+        (Setting("smoothing", 0.4, 0.01, 1), K_MAX), sees_observation=True, learns=True,
+    ),
+    "turbospec": Rule(
+        speculation_rules.TURBOSPEC, "TurboSpec (arXiv 2406.14066): the server suggests one length for the batch, favouring 0 by a factor",
+        (Setting("favour", 1.1, 1, 10, tune=(1, 2)),), sees_observation=True, suggests=True,
+    ),
+    "vllm-dynamic": Rule(
+        speculation_rules.VLLM_DYNAMIC, "vLLM's dynamic length by batch size, from acceptance per position, suggested by the server",
+        sees_observation=True, suggests=True,
+    ),
+    "sglang-load": Rule(
+        speculation_rules.SGLANG_LOAD, "SGLang's adaptive steps as published: ladders by batch size, suggested by the server",
+        sees_observation=True, suggests=True,
+    ),
+    "goodspeed": Rule(
+        speculation_rules.GOODSPEED, "GoodSpeed (arXiv 2512.09963): the server shares a budget of drafts per batch, proportionally fair",
+        (Setting("budget", 32, 0, 4096, tune=(4, 256), log=True, whole=True),), sees_observation=True, suggests=True,
+    ),
+    "dipsd": Rule(
+        speculation_rules.SUGGESTED_LENGTH, "DiP-SD (arXiv 2604.20919): a fixed length for each device class, planned from the scenario",
+        sees_observation=True,
+    ),
     "perfect": Rule(speculation_rules.PERFECT, "bound: learns a token's fate when it has been drafted"),
     "oracle": Rule(speculation_rules.ORACLE, "bound: knows a token's fate before drafting it"),
 }  # fmt: skip
@@ -93,23 +178,65 @@ BATCHING = {
         (Setting("n", 4, 1, 4096, tune=(1, 32), log=True, whole=True), Setting("timeout_s", 0.1, 0, 1e6, tune=(0.005, 0.5), log=True)),
     ),
     "edf": Rule(batching_rules.EDF, "earliest deadline first"),
+    "edf-demoted": Rule(
+        batching_rules.EDF_DEMOTED, "earliest deadline first; a request late by more than late_s joins last, and only where it makes "
+        "no other one late", (Setting("late_s", 0.0, 0, 1e6, tune=(0, 2)),),
+    ),
+    "least-laxity": Rule(batching_rules.LEAST_LAXITY, "least laxity first: earliest latest start, deadline − time of a batch of it alone"),
+    "control-limit": Rule(
+        batching_rules.CONTROL_LIMIT, "start when n requests wait or the first has waited for the timeout; take everything",
+        (Setting("n", 8, 1, 4096, tune=(1, 64), log=True, whole=True), Setting("timeout_s", 0.1, 0, 1e6, tune=(0.005, 0.5), log=True)),
+    ),
+    "marginal": Rule(
+        batching_rules.MARGINAL, "in order of arrival, take a request that adds less time than factor × the batch's time per request so far",
+        (Setting("factor", 1.0, 0, 1e6, tune=(0.25, 8), log=True),),
+    ),
     "wisp": Rule(
-        batching_rules.WISP, "WISP: urgent requests by deadline, then goodput density, with memory and deadline checks "
+        batching_rules.WISP, "WISP: urgent requests by deadline, then by goodput density what fits memory and makes nobody late "
         "(margin on predictions; urgent within `window` mean batches of the latest start)",
-        (Setting("margin", 0.05, 0, 10, tune=(0, 0.5)), Setting("window", 1.0, 0, 1000, tune=(0, 8))),
+        # 4: the publication leaves the threshold open; the strongest of those tried (docs/batching.md)
+        (Setting("margin", 0.05, 0, 10, tune=(0, 0.5)), Setting("window", 4.0, 0, 1000, tune=(0, 16))),
     ),
 }  # fmt: skip
 
-CENTRALIZED = Rule(
-    batching_rules.CONTINUOUS, "continuous batching on the server alone: at most b sequences a step, in turn, and n admitted (0: no limit)",
-    # 16 in a step: a reading of WISP's published capacities, not WISP's word (docs/calibration.md)
-    (Setting("b", 16, 0, 1e6, tune=(4, 256), log=True, whole=True), Setting("n", 0, 0, 1e6, tune=(4, 256), log=True, whole=True)),
-)  # fmt: skip
+CENTRALIZED = {
+    "centralized": Rule(
+        batching_rules.CONTINUOUS, "continuous batching on the server alone: at most b sequences a step, in turn, and n admitted (0: no limit)",
+        # 16 in a step: a reading of WISP's published capacities, not WISP's word (docs/calibration.md)
+        (Setting("b", 16, 0, 1e6, tune=(4, 256), log=True, whole=True), Setting("n", 0, 0, 1e6, tune=(4, 256), log=True, whole=True)),
+    ),
+    "centralized-paced": Rule(
+        batching_rules.PACED, "continuous batching on the server alone; a sequence is admitted "
+        "while the predicted decode step keeps the speed promised to all that run",
+        (Setting("margin", 0.0, 0, 10, tune=(0, 1)),),
+    ),
+}  # fmt: skip
+
+# 64: an assumption; a capacity belongs to a server
+BUDGET = Setting("tokens", 64, 0, 1e6, tune=(8, 512), log=True, whole=True)
+
+TRIMMING = {
+    "dspark": Rule(trimming.DSPARK, "verify the n most likely drafted tokens, n with the most expected tokens per second of the batch"),
+    "tetris": Rule(trimming.TETRIS, "verify the most likely drafted tokens of the batch, so many at most", (BUDGET,)),
+    "adaserve": Rule(
+        trimming.ADASERVE, "of so many drafted tokens, verify first what each request needs for its speed, then the most likely", (BUDGET,),
+    ),
+}  # fmt: skip
+CHUNK = {
+    "chunk": Rule(
+        trimming.NONE, "prefill at most so many prompt tokens in a batch (0: prompts whole; default: the scenario's)",
+        (Setting("tokens", 128, 0, 1e6, tune=(32, 256), log=True, whole=True),),
+    ),
+}  # fmt: skip
+ADDITIONS = TRIMMING | CHUNK
 
 ALIASES = {
     "wisp": "wisp+wisp",
     "sled": "fixed:8+static:4,0.1",
     "sled-confidence": "confidence:0.6+static:4,0.1",
+    "dspark": "fixed:8+fcfs+dspark",
+    "tetris": "fixed:8+fcfs+tetris",
+    "adaserve": "fixed:8+fcfs+adaserve",
 }
 
 
@@ -126,6 +253,12 @@ class Controller:
     sees_statistics: bool = False
     sees_observation: bool = False
     centralized: bool = False
+    learns: bool = False
+    suggests: bool = False
+    plan: tuple[int, ...] = ()  # length of each device class, where they are fixed before the run
+    trim: int = trimming.NONE
+    trim_tokens: int = 0
+    chunk_tokens: int | None = None  # None: the scenario's
     policy: np.ndarray = field(default_factory=lambda: NO_POLICY, compare=False)
 
 
@@ -137,13 +270,17 @@ def shown(name: str, rule: Rule) -> str:
 def listing() -> str:
     """Table of all rules for `--help`."""
     lines = []
-    for title, rules in (("speculation", SPECULATION), ("batching", BATCHING)):
+    for title, rules in (
+        ("speculation", SPECULATION),
+        ("batching", BATCHING),
+        ("server alone", CENTRALIZED),
+        ("added to batching", ADDITIONS),
+    ):
         lines.append(f"{title}:")
         for name, rule in rules.items():
             lines.append(f"  {shown(name, rule):<24} {rule.meaning}")
     lines.append("whole systems:")
     lines += [f"  {name:<24} {meaning}" for name, meaning in ALIASES.items()]
-    lines.append(f"  {shown('centralized', CENTRALIZED):<24} {CENTRALIZED.meaning}")
     lines.append("  FILE[+batching]          a saved policy: policy.json or its run folder (default +wisp)")
     return "\n".join(lines)
 
@@ -185,7 +322,7 @@ def find_rule(text: str, rules: dict[str, Rule], kind: str) -> tuple[Rule, tuple
     name, _, rest = text.partition(":")
     if name not in rules:
         raise ControllerError(
-            f"unknown {kind} controller '{name}'; {did_you_mean(name, list(dict.fromkeys([*rules, *ALIASES, 'centralized'])))}"
+            f"unknown {kind} controller '{name}'; {did_you_mean(name, list(dict.fromkeys([*rules, *ALIASES, *CENTRALIZED])))}"
         )
     return rules[name], numbers(text, rest, rules[name])
 
@@ -212,8 +349,27 @@ def published_threshold(scenario: Scenario) -> float:
 
 def centralized(name: str, text: str) -> Controller:
     """Continuous batching on the server alone."""
-    parameters = numbers(name, text, CENTRALIZED)
-    return Controller(name, speculation_rules.FIXED, (0.0,), CENTRALIZED.kind, parameters, centralized=True)
+    rule, parameters = find_rule(text, CENTRALIZED, "centralized")
+    return Controller(name, speculation_rules.FIXED, (0.0,), rule.kind, parameters, centralized=True)
+
+
+def with_additions(controller: Controller, texts: list[str]) -> Controller:
+    """The controller with at most one trimming rule and one prefill chunk."""
+    for text in texts:
+        if text.partition(":")[0] not in ADDITIONS:
+            hint = did_you_mean(text.partition(":")[0], list(ADDITIONS))
+            raise ControllerError(f"controller '{controller.name}': unknown addition '{text}'; {hint}")
+        rule, values = find_rule(text, ADDITIONS, "batching")
+        if rule.kind == trimming.NONE and controller.chunk_tokens is None:
+            controller = replace(controller, chunk_tokens=int(values[0]))
+        elif rule.kind != trimming.NONE and not controller.trim and not controller.centralized:
+            tokens = int(values[0]) if values else 0  # survivals are the predictor's, so its time is spent
+            controller = replace(controller, trim=rule.kind, trim_tokens=tokens, uses_predictor=True)
+        else:
+            raise ControllerError(
+                f"controller '{controller.name}': '{text}' does not fit; allowed: one of {', '.join(TRIMMING)} where devices draft, one chunk"
+            )
+    return controller
 
 
 def is_file(text: str) -> bool:
@@ -221,6 +377,13 @@ def is_file(text: str) -> bool:
     if not text or text.partition(":")[0] in SPECULATION:
         return False
     return text.endswith((".json", ".onnx", ".zip")) or "/" in text or Path(text).is_dir()
+
+
+def split(full: str) -> tuple[str, list[str]]:
+    """Speculation and the pieces after it. The path of a file may hold a plus sign: what still looks like one belongs to it."""
+    parts = full.split("+")
+    n = 1 + max((k for k, part in enumerate(parts) if is_file(part)), default=0)
+    return "+".join(parts[:n]), parts[n:]
 
 
 def with_policy(name: str, policy: Policy, batching: str) -> Controller:
@@ -243,29 +406,28 @@ def resolve(name: str, scenario: Scenario, load: Callable[[str], Policy] = load_
     """Controller of a name.
 
     Args:
-        name: `speculation+batching`, a whole system, or a file of a saved policy (optionally `+batching`, default wisp).
+        name: `speculation+batching[+trim][+chunk]`, a whole system, or a file of a saved policy (optionally with `+batching…`,
+            default wisp).
         scenario: gives the default of WISP's threshold.
         load: reads a policy file.
 
     Raises:
         ControllerError: unknown name or impossible parameter, with the nearest valid choice.
     """
-    if name.partition(":")[0] == "centralized":
-        return centralized(name, name.partition(":")[2])
-    full = ALIASES.get(name, name)
-    speculation, plus, batching = full.rpartition("+") if "+" in full else (full, "", "")
+    speculation, pieces = split(ALIASES.get(name, name))
+    if speculation.partition(":")[0] in CENTRALIZED:
+        return with_additions(centralized(name, speculation), pieces)
     if is_file(speculation):
-        return with_policy(name, load(speculation), batching or "wisp")
-    if not plus:
-        find_rule(speculation, SPECULATION, "speculation")
-        raise ControllerError(
-            f"controller '{name}': a batching rule is missing, for instance '{name}+fcfs'; allowed: {', '.join(BATCHING)}"
-        )
+        return with_additions(with_policy(name, load(speculation), pieces[0] if pieces else "wisp"), pieces[1:])
     rule, parameters = find_rule(speculation, SPECULATION, "speculation")
-    batch_rule, batch_parameters = find_rule(batching, BATCHING, "batching")
+    if not pieces or pieces[0].partition(":")[0] in ADDITIONS:
+        raise ControllerError(
+            f"controller '{name}': a batching rule is missing, for instance '{speculation}+fcfs'; allowed: {', '.join(BATCHING)}"
+        )
+    batch_rule, batch_parameters = find_rule(pieces[0], BATCHING, "batching")
     if rule.kind == speculation_rules.WISP and math.isnan(parameters[0]):
         parameters = (published_threshold(scenario), *parameters[1:])
-    return Controller(
+    found = Controller(
         name,
         rule.kind,
         parameters,
@@ -274,4 +436,8 @@ def resolve(name: str, scenario: Scenario, load: Callable[[str], Policy] = load_
         uses_predictor=rule.uses_predictor,
         sees_statistics=rule.sees_statistics,
         sees_observation=rule.sees_observation,
+        learns=rule.learns,
+        suggests=rule.suggests,
+        plan=plan_lengths(scenario) if rule.kind == speculation_rules.SUGGESTED_LENGTH else (),
     )
+    return with_additions(found, pieces[1:])

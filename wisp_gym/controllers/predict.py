@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from wisp_gym.controllers.bandits import MEMORY
 from wisp_gym.controllers.catalogue import ALIASES, SPECULATION, Controller, ControllerError, is_file, resolve
-from wisp_gym.controllers.mlp import argmax_action
-from wisp_gym.controllers.speculation import ORACLE, PERFECT, POLICY_LENGTH, continue_drafting
+from wisp_gym.controllers.speculation import ORACLE, PERFECT, POLICY_LENGTH, choose_length, continue_drafting
 from wisp_gym.engine import observation as observed
 from wisp_gym.engine.jit import jit
 from wisp_gym.engine.state import PARAMETERS
@@ -22,14 +22,16 @@ FATES = {PERFECT: "last_fate", ORACLE: "next_fate"}  # what a bound must be told
 class SpeculationPredictor:
     """A speculation controller as a policy of `wisp_gym/Speculation-v0`, by the compiled rule that the engine runs.
 
-    A policy that decides lengths gives actions of `wisp_gym/SpeculationLength-v0` instead.
+    A rule or policy that decides lengths gives actions of `wisp_gym/SpeculationLength-v0` instead; one that follows the
+    server needs an environment whose `controller` is that rule.
 
     Args:
         controller: a controller or its name; the batching rule is not used and may be left out (`fixed:4`).
         scenario: that of the environment: its cap K scales the observation, its predictor sets WISP's threshold.
 
     Raises:
-        ControllerError, PolicyError, ScenarioError: one line; also for `centralized`, which drafts nothing.
+        ControllerError, PolicyError, ScenarioError: one line; also for `centralized`, which drafts nothing, and for rules
+            that learn from replies, which `predict` is never shown.
     """
 
     def __init__(self, controller: Controller | str, scenario: Scenario | str) -> None:
@@ -37,6 +39,10 @@ class SpeculationPredictor:
         self.controller = named(controller, scenario) if isinstance(controller, str) else controller
         if self.controller.centralized:
             reason = f"centralized serving drafts nothing; allowed: {', '.join(SPECULATION)}, FILE"
+            raise ControllerError(f"controller '{self.controller.name}': {reason}")
+        if self.controller.learns:
+            without = ", ".join(name for name, rule in SPECULATION.items() if not rule.learns)
+            reason = f"it keeps a memory of its rounds, which runs inside the engine alone; allowed: {without}, FILE"
             raise ControllerError(f"controller '{self.controller.name}': {reason}")
         self.max_draft_tokens = scenario.max_draft_tokens
         self.rng = np.random.default_rng(0)  # for the random rule alone
@@ -74,7 +80,8 @@ class SpeculationPredictor:
         actions = np.empty(len(many), dtype=np.int64)
         c = self.controller
         chances = self.rng.random(len(many))
-        decide(c.speculation, self.parameters, c.policy, self.max_draft_tokens, many, fates, chances, actions)
+        memory = np.zeros(MEMORY)  # no rule that uses it gets here
+        decide(c.speculation, self.parameters, c.policy, memory, self.max_draft_tokens, many, fates, chances, actions)
         return actions.reshape(rows.shape[:-1]), state
 
     def fates(self, info: Mapping[str, Any] | None, n: int) -> NDArray[np.int64]:
@@ -101,12 +108,13 @@ def named(name: str, scenario: Scenario) -> Controller:
 
 
 @jit
-def decide(kind, parameters, policy, max_draft_tokens, observations, fates, chances, actions):
+def decide(kind, parameters, policy, memory, max_draft_tokens, observations, fates, chances, actions):
     """Write the action of each of (n, SIZE) observations into (n,) `actions`."""
     for row in range(len(observations)):
-        if kind == POLICY_LENGTH:
-            actions[row] = argmax_action(policy, observations[row])
+        o = observations[row]
+        if kind >= POLICY_LENGTH:
+            actions[row] = choose_length(kind, parameters, policy, memory, max_draft_tokens, o)
         else:
             actions[row] = continue_drafting(
-                kind, parameters, policy, max_draft_tokens, observations[row], fates[row], fates[row], chances[row]
+                kind, parameters, policy, memory, max_draft_tokens, o, fates[row], fates[row], chances[row]
             )

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wisp_gym.controllers import batching as rules
-from wisp_gym.controllers.catalogue import BATCHING, Controller, find_rule, resolve
+from wisp_gym.controllers.catalogue import BATCHING, Controller, ControllerError, find_rule, resolve
 from wisp_gym.engine import gather_batching as seen
 from wisp_gym.engine.jit import jit_allocating
 from wisp_gym.engine.state import PARAMETERS
@@ -69,6 +69,11 @@ def rule_of(controller: Controller | str, scenario: Scenario) -> tuple[int, tupl
         rule, parameters = find_rule(controller, BATCHING, "batching")
         return rule.kind, parameters
     whole = resolve(controller, scenario) if isinstance(controller, str) else controller
+    if whole.batching == rules.PACED:
+        raise ControllerError(
+            f"controller '{whole.name}': it needs the context of every sequence, which Batching-v0 does not show; "
+            f"allowed: {', '.join(BATCHING)}, centralized"
+        )
     return whole.batching, whole.batching_parameters
 
 
@@ -91,15 +96,16 @@ def features_of(o, batch_s, max_draft_tokens, f):
 
 
 @jit_allocating
-def earliest_deadline_s(kind, parameters, max_draft_tokens, o, f):
-    """Earliest deadline that the requests picked so far put on the batch, by this rule's own margin."""
-    margin = parameters[0] if kind == rules.WISP else 0.0
+def earliest_met_s(kind, parameters, max_draft_tokens, o, f):
+    """Earliest deadline among the requests picked so far that the batch so far still meets; the clock reads 0."""
     batch_s, earliest_s = o[seen.G_MEAN_S] / 10.0, np.inf
+    end_s = o[seen.G_TIME] * batch_s * (1.0 + rules.margin_of(kind, parameters))
     for start in range(seen.GLOBALS, o.shape[0], seen.REQUEST):
         request = o[start : start + seen.REQUEST]
         if request[seen.R_PICKED] > 0.5:
             features_of(request, batch_s, max_draft_tokens, f)
-            earliest_s = min(earliest_s, rules.binding_deadline_s(0.0, f, margin))
+            if f[rules.DEADLINE_S] >= end_s:
+                earliest_s = min(earliest_s, f[rules.DEADLINE_S])
     return earliest_s
 
 
@@ -107,21 +113,22 @@ def earliest_deadline_s(kind, parameters, max_draft_tokens, o, f):
 def choose_one(kind, parameters, max_draft_tokens, o, f):
     """Action for one observation."""
     visible = (o.shape[0] - seen.GLOBALS) // seen.REQUEST
-    batch_s = o[seen.G_MEAN_S] / 10.0
+    mean_s = o[seen.G_MEAN_S] / 10.0
     n_batch = int(o[0] * visible + 0.5)
     waiting = int(o[6] * visible + 0.5)
-    if n_batch == 0 and rules.ready(kind, parameters, waiting, o[seen.GLOBALS + seen.R_WAITING] * batch_s) > 0.0:
+    if n_batch == 0 and rules.ready(kind, parameters, waiting, o[seen.GLOBALS + seen.R_WAITING] * mean_s) > 0.0:
         return visible
-    earliest_s = earliest_deadline_s(kind, parameters, max_draft_tokens, o, f)
+    due_s = earliest_met_s(kind, parameters, max_draft_tokens, o, f)
+    batch_s = o[seen.G_TIME] * mean_s
     best, best_key = visible, np.inf
     for q in range(visible):
         request = o[seen.GLOBALS + q * seen.REQUEST : seen.GLOBALS + (q + 1) * seen.REQUEST]
         if request[seen.R_ADMISSIBLE] < 0.5:
             continue
-        features_of(request, batch_s, max_draft_tokens, f)
-        key = rules.priority(kind, parameters, 0.0, batch_s, f)
+        features_of(request, mean_s, max_draft_tokens, f)
+        key = rules.priority(kind, parameters, 0.0, mean_s, f)
         if key < best_key and rules.admits(
-            kind, parameters, 0.0, f, n_batch, n_batch, request[seen.R_WITH] * batch_s, earliest_s
+            kind, parameters, 0.0, mean_s, f, n_batch, n_batch, batch_s, request[seen.R_WITH] * mean_s, due_s
         ):
             best, best_key = q, key
     return best

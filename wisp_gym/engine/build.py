@@ -7,10 +7,12 @@ from statistics import NormalDist
 
 import numpy as np
 
+from wisp_gym.controllers.bandits import MEMORY
 from wisp_gym.controllers.batching import FEATURES
 from wisp_gym.engine import observation, state
 from wisp_gym.engine.acceptance import DRIFT_BLOCK_TOKENS
 from wisp_gym.engine.recordings import load_recording
+from wisp_gym.engine.session import PRIOR_TOKENS
 from wisp_gym.engine.state import World
 from wisp_gym.scenario import Acceptance, DeviceClass, Scenario, SLOClass
 
@@ -71,7 +73,7 @@ def fill_config(c: np.void, scenario: Scenario, seed: int, n_devices: int) -> No
         "est_launch_s": e.launch_s, "est_new_token_s": e.new_token_s, "est_pair_s": e.pair_s, "est_cached_token_s": e.cached_token_s,
         "kv_capacity_tokens": scenario.kv_tokens, "max_batch_requests": s.max_batch_requests, "prefill_chunk_tokens": s.prefill_chunk_tokens,
         "logit_mean": a.logit_mean, "request_std": a.request_std, "drift_std": a.drift_std, "drift_keep": keep,
-        "drift_fresh": math.sqrt(1.0 - keep * keep), "after_rejection_logit": a.after_rejection_logit,
+        "drift_fresh": math.sqrt(1.0 - keep * keep), "after_rejection_logit": a.after_rejection_logit, "accept_prior": accepted_share(scenario),
         "separation": separation(scenario.draft.statistics.auc), "base_logit": math.log(share / (1.0 - share)),
         "overconfidence": scenario.draft.statistics.overconfidence,
         "arrivals": ARRIVALS[w.arrivals], "think_s": w.think_s, "requests_per_s": w.requests_per_s, "start_window_s": w.start_window_s,
@@ -118,7 +120,7 @@ def fill_devices(devices: np.ndarray, scenario: Scenario, n_devices: int) -> Non
     for index, slo in enumerate(scenario.slo):
         for name, value in slo_constants(slo, index).items():
             view[name][slos == index] = value
-    view["accepted_sum"], view["examined_sum"] = 4.0 * accepted_share(scenario), 4.0  # a prior worth four tokens
+    view["accepted_sum"], view["examined_sum"] = PRIOR_TOKENS * accepted_share(scenario), PRIOR_TOKENS
     view["token_sum"], view["time_sum_s"] = view["slo_tokens_per_s"], 1.0  # at first the rate that the class asks for
     view["newer"], view["older"] = -1, -1
     begin_server_info(view, scenario)
@@ -154,7 +156,8 @@ def empty_arrays(n_worlds: int, n_devices: int, log_rows: int, trace: np.ndarray
         observation=np.zeros((*shape, observation.SIZE), np.float32), event_device=integers(), event_s=floats(), queue=integers(),
         batch=integers(), replies=integers(), features=np.zeros((*shape, FEATURES)), keys=floats(), order=integers(),
         speculation_parameters=np.zeros((n_worlds, state.PARAMETERS)), batching_parameters=np.zeros((n_worlds, state.PARAMETERS)),
-        log=np.zeros((n_worlds, log_rows), state.LOG_ROW), trace=trace, policy=policy,
+        memory=np.zeros((n_worlds, n_devices + 1, MEMORY)),
+        log=np.zeros((n_worlds, log_rows), state.LOG_ROW), survivals=np.zeros((*shape, state.SURVIVALS), np.float32), trace=trace, policy=policy,
     )  # fmt: skip
 
 

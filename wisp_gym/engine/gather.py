@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wisp_gym.engine.batch import begin_batch
+from wisp_gym.engine.compose import begin_batch
 from wisp_gym.engine.gather_batching import observe_batching
 from wisp_gym.engine.jit import jit
 from wisp_gym.engine.loop import (

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from wisp_gym.controllers import batching as rules
-from wisp_gym.engine.batch import fits, predict_s, predicted_with_s
+from wisp_gym.engine.compose import fits, predict_s, predicted_with_s
 from wisp_gym.engine.jit import jit
 
 
@@ -91,7 +91,7 @@ def observe_batch(c, s, o):
     o[G_TIME] = within(predict_s(c, s.sum_new, s.sum_pairs, s.sum_cached) / t, FAR) if s.n_batch > 0 else 0.0
     o[G_SLACK] = within((s.earliest_deadline_s - s.now_s) / t, FAR) if s.earliest_deadline_s < math.inf else FAR
     o[4] = s.sum_kv / c.kv_capacity_tokens
-    o[5] = s.chunk_left / c.prefill_chunk_tokens if c.prefill_chunk_tokens > 0 else 1.0
+    o[5] = s.chunk_left / c.chunk_tokens if c.chunk_tokens > 0 else 1.0
     o[6] = min(s.n_queue / c.visible_requests, FAR)
     o[7] = s.kv_tokens / c.kv_capacity_tokens
     o[8] = s.utilisation

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import math
 
-from wisp_gym.controllers.batching import ready
-from wisp_gym.engine.batch import add, begin_batch, compose, enqueue, finish_batch, fits, launch
+from wisp_gym.controllers.batching import FCFS, binding_deadline_s, ready
+from wisp_gym.engine.batch import enqueue, finish_batch, launch
+from wisp_gym.engine.compose import add, begin_batch, compose, fits
 from wisp_gym.engine.heap import pop, push
 from wisp_gym.engine.jit import jit
 from wisp_gym.engine.session import (
@@ -32,11 +33,13 @@ from wisp_gym.engine.session import (
     first_arrival_s,
     following_arrival_s,
     in_window,
+    learn_from_round,
     payload_bytes,
     send,
     write_log,
 )
 from wisp_gym.engine.state import CLOSED, COMPOSE, EVENTS, LOG_ARRIVE, OVER, PICK, REPLY, TRACE, World
+from wisp_gym.engine.suggest import suggest_lengths
 
 # What `advance` returns: the world is over, or which decision it waits for.
 DONE, SPECULATION, BATCHING = 0, 1, 2
@@ -53,7 +56,8 @@ def world_of(worlds, index, trace, policy):
         worlds.histogram[index], worlds.device[index], worlds.observation[index], worlds.event_device[index],
         worlds.event_s[index], worlds.queue[index], worlds.batch[index], worlds.replies[index],
         worlds.features[index], worlds.keys[index], worlds.order[index], worlds.speculation_parameters[index],
-        worlds.batching_parameters[index], worlds.log[index], trace, policy, worlds.source,
+        worlds.batching_parameters[index], worlds.memory[index], worlds.log[index], worlds.survivals[index], trace, policy,
+        worlds.source,
     )  # fmt: skip
 
 
@@ -116,6 +120,8 @@ def take_events(w):
         w.totals[0].events += 1
     if s.busy and s.batch_end_s <= time_s:
         finish_batch(c, s, w.device, w.batch, w.replies, w.totals[0], w.log)
+        if c.suggests:
+            suggest_lengths(c, s, w.device, w.replies, w.memory, w.speculation_parameters)
         w.totals[0].events += 1
     s.stage = REPLY if c.centralized else COMPOSE
     return True
@@ -142,7 +148,7 @@ def compose_and_launch(w):
     begin_batch(c, s, w.device, w.queue, w.features)
     compose(c, s, w.device, w.queue, w.batch, w.features, w.keys, w.order, w.batching_parameters)
     if s.n_batch > 0:
-        launch(c, s, w.device, w.queue, w.batch, w.totals[0], w.log)
+        launch(w)
 
 
 @jit
@@ -150,6 +156,8 @@ def answer(w, i):
     """Deliver the reply to device i and begin what follows; returns True when a round of drafting has begun."""
     c, s, d = w.config[0], w.server[0], w.device[i]
     complete = deliver(c, d, i, s.now_s, w.totals[0], w.slo_totals, w.histogram, s, w.log)
+    if c.learns:
+        learn_from_round(c, d, i, w.speculation_parameters, w.memory[i], w.observation[i])
     if complete:
         after_response(w, i)
         return False
@@ -182,7 +190,13 @@ def work_replies(w):
             continue
         s.mid_draft = 1
         o = w.observation[i]
-        if draft_round(c, w.device[i], i, w.totals[0], w.speculation_parameters, w.policy, w.source, o) == DECIDE:
+        survivals, memory = w.survivals[i], w.memory[i]
+        if (
+            draft_round(
+                c, w.device[i], i, w.totals[0], w.speculation_parameters, w.policy, memory, w.source, o, survivals
+            )
+            == DECIDE
+        ):
             return DECIDE
         s.mid_draft = 0
         send_round(w, i)
@@ -223,7 +237,7 @@ def act_speculation(w, action):
     if c.external_speculation == EXTERNAL_LENGTH:
         d.target_tokens = min(action, d.cap)
     elif action:
-        draft_one(c, d, w.source)
+        draft_one(c, d, w.source, w.survivals[w.replies[s.reply_next]])
     else:
         s.mid_draft = 0
         i = w.replies[s.reply_next]
@@ -239,12 +253,12 @@ def act_batching(w, action):
     if action < min(s.n_queue, c.visible_requests):
         i = w.queue[action]
         if fits(c, s, w.device[i]):
-            add(c, s, w.device, i, w.batch, w.features[action], 0.0)
+            add(c, s, w.device, i, w.batch, binding_deadline_s(FCFS, s.now_s, w.features[action], 0.0))
             return
         s.invalid_actions += 1
         return
     if s.n_batch > 0:
-        launch(c, s, w.device, w.queue, w.batch, w.totals[0], w.log)
+        launch(w)
     else:
         s.wake_s = s.now_s + WAIT_SHARE * s.mean_batch_s
     s.stage = EVENTS if c.centralized else REPLY

@@ -55,6 +55,7 @@ ENTRIES = (
     Entry("info_age", "T", 0, 20, "age of the server state"),
     Entry("context", "1,000 tokens", 0, 32, "prompt and output so far"),
     Entry("round_time", "T", 0, 20, "time since this round began"),
+    Entry("suggested_tokens", "K", 0, 1, "length that the last reply suggested (0 where the server suggests none)"),
 )
 NAMES = tuple(entry.name for entry in ENTRIES)
 SIZE = len(ENTRIES)
@@ -64,7 +65,7 @@ HIGH = np.array([entry.high for entry in ENTRIES], dtype=np.float32)
 (
     DRAFTED, SURVIVAL, ACCEPT_PROBABILITY, CONFIDENCE, ENTROPY, MARGIN, LOGIT_SPREAD, ACCEPTANCE_AVERAGE, EXPECTED_TOKENS,
     DRAFT_TIME, ONE_WAY_DELAY, JITTER, SLO_PERIOD, SLACK, TOKENS_LEFT, BOUNDARY_LEFT, DRAFTABLE, BOUNDARIES_MISSED,
-    SERVER_BUSY, QUEUE_WORK, UTILISATION, OWN_RATE, PRICE, BATCH_TIME, INFO_AGE, CONTEXT, ROUND_TIME,
+    SERVER_BUSY, QUEUE_WORK, UTILISATION, OWN_RATE, PRICE, BATCH_TIME, INFO_AGE, CONTEXT, ROUND_TIME, SUGGESTED,
 ) = range(SIZE)  # fmt: skip
 
 
@@ -91,6 +92,7 @@ def observe_round(c, d, o):
     o[PRICE] = clip(d.price, 10.0)
     o[BATCH_TIME] = clip(batch_s * 10.0, 20.0)
     o[CONTEXT] = clip((d.prompt_tokens + d.committed) * 1e-3, 32.0)
+    o[SUGGESTED] = d.suggested_tokens / c.max_draft_tokens
 
 
 @jit

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import math
 
-from wisp_gym.controllers.mlp import argmax_action
-from wisp_gym.controllers.speculation import ORACLE, POLICY_LENGTH, RANDOM, continue_drafting
+from wisp_gym.controllers.speculation import (
+    ORACLE,
+    POLICY_LENGTH,
+    RANDOM,
+    choose_length,
+    continue_drafting,
+    learn,
+)
 from wisp_gym.engine import draws
 from wisp_gym.engine.drafting import cool, heat_up, seconds_per_token
 from wisp_gym.engine.draws import clipped_lognormal, exponential, stream_key, uniform
@@ -13,7 +19,7 @@ from wisp_gym.engine.jit import jit, jit_inline
 from wisp_gym.engine.link import DRAFT_TOKEN_BYTES, TOKEN_BYTES, transfer_s
 from wisp_gym.engine.observation import observe_all, observe_progress, observe_round, observe_statistics, observe_token
 from wisp_gym.engine.slo import on_time_tokens, token_deadline_s
-from wisp_gym.engine.source import begin_walk, draft_token, fate_here, mark, step
+from wisp_gym.engine.source import begin_walk, draft_token, fate_here, mark, rewind, step
 from wisp_gym.engine.state import (
     CLOSED,
     DOWNLINK,
@@ -37,6 +43,10 @@ BINS_PER_LOG = LATENCY_BINS / math.log(LATENCY_HIGH_S / LATENCY_LOW_S)
 
 # Weights of the running averages that a device keeps (assumptions; a time constant of ten rounds).
 KEEP, FRESH = 0.9, 0.1
+
+# Weight of the mean acceptance expected beforehand in the running one. It does not fade: else a device whose average a few
+# bad rounds have brought so low that it drafts nothing would never learn better.
+PRIOR_TOKENS = 4.0
 
 
 @jit
@@ -193,19 +203,19 @@ def begin_round(c, d, i, o, now_s):
 
 
 @jit
-def choose_length(c, d, policy, o):
-    """Length of the round chosen by a learned policy before the first token."""
+def follow_length(c, d, parameters, policy, memory, o):
+    """Draft up to the length that the rule chooses before the first token."""
     if d.target_tokens < 0:
         observe_all(c, d, o)
-        d.target_tokens = argmax_action(policy, o)
+        d.target_tokens = choose_length(c.speculation, parameters, policy, memory, c.max_draft_tokens, o)
     return 1 if d.drafted < d.target_tokens else 0
 
 
 @jit
-def wants_more(c, d, i, parameters, policy, o, next_fate):
+def wants_more(c, d, i, parameters, policy, memory, o, next_fate):
     """Decision of the controller inside the engine; the oracle is told the next token's fate."""
-    if c.speculation == POLICY_LENGTH:
-        return choose_length(c, d, policy, o)
+    if c.speculation >= POLICY_LENGTH:
+        return follow_length(c, d, parameters, policy, memory, o)
     observe_token(c, d, o)
     if c.sees_observation:
         observe_progress(c, d, o)
@@ -215,20 +225,24 @@ def wants_more(c, d, i, parameters, policy, o, next_fate):
     if c.speculation == RANDOM:
         key = stream_key(c.seed, draws.CONTROLLER, i, d.request)
         chance = uniform(key, d.committed * 64 + d.drafted)
-    return continue_drafting(c.speculation, parameters, policy, c.max_draft_tokens, o, d.fate, next_fate, chance)
+    return continue_drafting(
+        c.speculation, parameters, policy, memory, c.max_draft_tokens, o, d.fate, next_fate, chance
+    )
 
 
 @jit_inline
-def draft_one(c, d, source):
-    """Draft one token; the clock moves on."""
+def draft_one(c, d, source, survivals):
+    """Draft one token; the clock moves on. The message carries its survival to a server that trims."""
     if d.drafted == 0:
         d.clock_s += d.round_overhead_s
     d.clock_s += d.draft_token_s
     draft_token(c, d, source)
+    if c.trim:
+        survivals[d.drafted - 1] = d.survival
 
 
 @jit
-def draft_round(c, d, i, totals, parameters, policy, source, o):
+def draft_round(c, d, i, totals, parameters, policy, memory, source, o, survivals):
     """Draft until the controller sends (returns SENT) or someone outside must decide (returns DECIDE)."""
     external = decided_outside(c, i)
     while d.drafted < d.cap:
@@ -240,10 +254,10 @@ def draft_round(c, d, i, totals, parameters, policy, source, o):
         else:
             totals.decisions += 1
             next_fate = fate_here(c, d, source) if c.speculation == ORACLE and d.on_path else 0
-            more = wants_more(c, d, i, parameters, policy, o, next_fate)
+            more = wants_more(c, d, i, parameters, policy, memory, o, next_fate)
         if more == 0:
             return SENT
-        draft_one(c, d, source)
+        draft_one(c, d, source, survivals)
     return SENT
 
 
@@ -261,23 +275,28 @@ def finish_drafting(c, d, totals):
 @jit
 def commit(c, d, totals):
     """Outcome of the verification at the server: A accepted tokens and one of the target's own."""
-    if c.centralized == 0 and d.on_path:  # everything drafted was accepted (or nothing drafted): the bonus token
+    if d.verified < d.accepted:  # the server left out tokens that would have been accepted
+        d.accepted = d.verified
+        rewind(c, d, d.committed + d.verified)
+        step(c, d)
+    elif c.centralized == 0 and d.on_path:  # everything drafted was accepted (or nothing drafted): the bonus token
         step(c, d)
     d.commit_tokens = min(d.accepted + 1, d.output_tokens - d.committed)
     totals.accepted += d.accepted
-    totals.rejected += d.drafted - d.accepted
+    totals.rejected += d.verified - d.accepted
+    totals.trimmed += d.drafted - d.verified
     totals.unverified -= d.drafted
 
 
 @jit
-def learn_from_reply(d, end_s, server, downlink_s):
+def learn_from_reply(c, d, end_s, server, downlink_s):
     """Running averages of the device and the server state that the reply carries."""
     for delay in (d.uplink_s, downlink_s):
         d.delay_spread_s = KEEP * d.delay_spread_s + FRESH * abs(delay - d.delay_mean_s)
         d.delay_mean_s = KEEP * d.delay_mean_s + FRESH * delay
-    examined = min(d.accepted + 1, d.drafted)
-    d.accepted_sum = KEEP * d.accepted_sum + d.accepted
-    d.examined_sum = KEEP * d.examined_sum + examined
+    examined = min(d.accepted + 1, d.verified)
+    d.accepted_sum = KEEP * d.accepted_sum + d.accepted + FRESH * PRIOR_TOKENS * c.accept_prior
+    d.examined_sum = KEEP * d.examined_sum + examined + FRESH * PRIOR_TOKENS
     if d.committed > 0:
         d.token_sum = KEEP * d.token_sum + d.commit_tokens
         d.time_sum_s = KEEP * d.time_sum_s + (d.delivered_s - d.round_start_s)
@@ -291,6 +310,12 @@ def learn_from_reply(d, end_s, server, downlink_s):
 
 
 @jit
+def wasted_tokens(d):
+    """Drafted tokens beyond the first rejected one, and those that the server left out."""
+    return d.drafted - d.verified + max(0, d.verified - d.accepted - 1)
+
+
+@jit
 def count_round(c, d, totals, histogram):
     """Measures of a verified round (not of a prompt) that ends in the window."""
     if d.committed == 0 or not in_window(c, d.delivered_s):
@@ -299,10 +324,11 @@ def count_round(c, d, totals, histogram):
     totals.rounds += 1
     totals.window_drafted += d.drafted
     totals.window_accepted += d.accepted
+    totals.window_trimmed += d.drafted - d.verified
     totals.round_latency_s += latency_s
     histogram[0, latency_bin(latency_s)] += 1
     if d.drafted > 0:
-        totals.wasted_s += d.draft_token_s * max(0, d.drafted - d.accepted - 1)
+        totals.wasted_s += d.draft_token_s * wasted_tokens(d)
         totals.wasted_with_rejected_s += d.draft_token_s * (d.drafted - d.accepted)
         totals.draft_s += d.draft_token_s * d.drafted
 
@@ -329,7 +355,7 @@ def count_tokens(c, d, totals, slo_totals, server, histogram, external):
         server.step_on_time += on_time
         server.step_round_s += 0.0 if first else d.delivered_s - d.round_start_s
         if d.drafted > 0:
-            server.step_wasted += max(0, d.drafted - d.accepted - 1)
+            server.step_wasted += wasted_tokens(d)
 
 
 @jit
@@ -357,7 +383,7 @@ def deliver(c, d, i, end_s, totals, slo_totals, histogram, server, log):
     totals.messages += 1
     if in_window(c, end_s):
         d.window_messages += 1
-    learn_from_reply(d, end_s, server, downlink_s)
+    learn_from_reply(c, d, end_s, server, downlink_s)
     count_round(c, d, totals, histogram)
     count_tokens(c, d, totals, slo_totals, server, histogram, external)
     d.committed += d.commit_tokens
@@ -366,6 +392,14 @@ def deliver(c, d, i, end_s, totals, slo_totals, histogram, server, log):
         return 0
     finish_request(c, d, i, totals, slo_totals, server, log)
     return 1
+
+
+@jit
+def learn_from_round(c, d, i, parameters, memory, o):
+    """The rule that decided the delivered round (not a prompt) learns from it."""
+    if d.committed > d.commit_tokens and c.external_device != i:
+        round_s = d.delivered_s - d.round_start_s
+        learn(c.speculation, parameters, memory, o, d.drafted, d.accepted, d.commit_tokens, round_s)
 
 
 @jit

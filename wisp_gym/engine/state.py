@@ -13,6 +13,7 @@ import numpy as np
 F, I, U = np.float64, np.int64, np.uint64
 
 PARAMETERS = 8  # parameters that a controller may have
+SURVIVALS = 32  # most tokens that a round may draft
 SLO_CLASSES = 8  # service classes that a scenario may have
 LATENCY_BINS = 512  # logarithmic bins of the latency histograms
 LATENCY_LOW_S, LATENCY_HIGH_S = 1e-3, 1e3
@@ -26,8 +27,10 @@ CONFIG = np.dtype(
         ("host_s", F), ("launch_s", F), ("weights_s", F), ("token_s", F), ("sharpness", F), ("cached_token_s", F), ("pair_s", F), ("noise", F),
         ("est_launch_s", F), ("est_new_token_s", F), ("est_pair_s", F), ("est_cached_token_s", F),
         ("kv_capacity_tokens", I), ("max_batch_requests", I), ("prefill_chunk_tokens", I), ("centralized", I),
+        ("chunk_tokens", I), ("trim", I), ("trim_tokens", I),
         # acceptance
         ("logit_mean", F), ("request_std", F), ("drift_std", F), ("drift_keep", F), ("drift_fresh", F), ("after_rejection_logit", F),
+        ("accept_prior", F),
         # statistics: separation d' of the evidence, log odds of the average acceptance
         ("separation", F), ("base_logit", F), ("overconfidence", F),
         # workload
@@ -35,7 +38,7 @@ CONFIG = np.dtype(
         ("prompt_log_mean", F), ("prompt_log_std", F), ("prompt_min", F), ("prompt_max", F),
         ("output_log_mean", F), ("output_log_std", F), ("output_min", F), ("output_max", F),
         # controllers: kind ids; which decisions are taken outside (0 none, 1 each token, 2 length of a round)
-        ("speculation", I), ("uses_predictor", I), ("sees_statistics", I), ("sees_observation", I), ("batching", I),
+        ("speculation", I), ("uses_predictor", I), ("sees_statistics", I), ("sees_observation", I), ("learns", I), ("suggests", I), ("batching", I),
         ("external_speculation", I), ("external_device", I), ("external_batching", I), ("visible_requests", I),
     ]
 )  # fmt: skip
@@ -45,7 +48,7 @@ DEVICE = np.dtype(
     [
         # what the server reads of a waiting request, side by side
         ("arrived_s", F), ("deadline_s", F), ("expected_tokens", F), ("slo_tokens_per_s", F), ("prompt_tokens", I), ("committed", I),
-        ("cached_tokens", I), ("drafted", I), ("running", I), ("in_batch", I), ("take_tokens", I), ("completes", I),
+        ("cached_tokens", I), ("drafted", I), ("running", I), ("in_batch", I), ("take_tokens", I), ("completes", I), ("verified", I),
         ("newer", I), ("older", I), ("resident", I), ("accepted", I), ("phase", I), ("commit_tokens", I), ("output_tokens", I), ("on_path", I),
         # constants of the device's class, link and service class
         ("token_s", F), ("round_overhead_s", F), ("predictor_s", F), ("draft_w", F), ("idle_w", F), ("radio_j", F),
@@ -64,7 +67,7 @@ DEVICE = np.dtype(
         # the round
         ("round_start_s", F), ("clock_s", F), ("draft_token_s", F), ("cap", I), ("target_tokens", I),
         ("survival", F), ("p_token", F), ("evidence", F), ("token_index", I), ("fate", I),
-        ("sent_s", F), ("uplink_s", F),
+        ("sent_s", F), ("uplink_s", F), ("verified_tokens", F),
         # the last reply
         ("delivered_s", F),
         # link and heat
@@ -72,6 +75,7 @@ DEVICE = np.dtype(
         # what the device has learned: running averages and the server state carried by its last reply
         ("delay_mean_s", F), ("delay_spread_s", F), ("accepted_sum", F), ("examined_sum", F), ("token_sum", F), ("time_sum_s", F),
         ("info_s", F), ("info_end_s", F), ("info_busy", I), ("info_batch_s", F), ("info_queue_s", F), ("info_utilisation", F), ("price", F),
+        ("suggested_tokens", I),
         # measured
         ("window_tokens", I), ("draft_s", F), ("window_messages", I),
         # on a recorded trace, apart from what every round touches: first row of the answer, statistics of the last token
@@ -86,7 +90,7 @@ SERVER = np.dtype(
         ("now_s", F), ("stage", I), ("busy", I), ("batch_end_s", F), ("batch_start_s", F), ("batch_time_s", F), ("batch_clean_s", F), ("wake_s", F),
         ("n_events", I), ("n_open", I), ("n_queue", I), ("n_batch", I), ("n_replies", I), ("reply_next", I), ("mid_draft", I), ("batches", I),
         ("kv_tokens", I), ("lru_oldest", I), ("lru_newest", I), ("n_running", I),
-        ("sum_new", F), ("sum_pairs", F), ("sum_cached", F), ("sum_kv", I), ("chunk_left", I), ("earliest_deadline_s", F),
+        ("sum_new", F), ("sum_pairs", F), ("sum_cached", F), ("sum_kv", I), ("sum_context", I), ("chunk_left", I), ("earliest_deadline_s", F),
         ("mean_batch_s", F), ("utilisation", F), ("predicted_end_s", F), ("last_end_s", F), ("token_rate", F), ("price", F), ("queue_s", F),
         # rewards of the external decision maker since its last decision
         ("step_on_time", F), ("step_committed", F), ("step_wasted", F), ("step_work_s", F), ("step_round_s", F),
@@ -99,9 +103,9 @@ EVENTS, COMPOSE, PICK, REPLY, OVER = range(5)
 TOTALS = np.dtype(
     [
         ("requests_in", I), ("requests_done", I),
-        ("drafted", I), ("accepted", I), ("rejected", I), ("unverified", I),
+        ("drafted", I), ("accepted", I), ("rejected", I), ("trimmed", I), ("unverified", I),
         # below: inside the window of measurement only
-        ("rounds", I), ("window_drafted", I), ("window_accepted", I), ("tokens", I), ("tokens_on_time", I),
+        ("rounds", I), ("window_drafted", I), ("window_accepted", I), ("window_trimmed", I), ("tokens", I), ("tokens_on_time", I),
         ("wasted_s", F), ("wasted_with_rejected_s", F), ("draft_s", F), ("interference_s", F), ("verified_requests", I), ("verify_s", F),
         ("busy_s", F), ("batches", I), ("batched_requests", I), ("recomputed_tokens", I), ("evictions", I), ("messages", I),
         ("round_latency_s", F), ("ttft_s", F), ("ttft_n", I),
@@ -168,7 +172,11 @@ class World(NamedTuple):
     order: np.ndarray  # (n,) int64 heap of queue places by priority
     speculation_parameters: np.ndarray  # (PARAMETERS,) float64
     batching_parameters: np.ndarray  # (PARAMETERS,) float64
+    memory: (
+        np.ndarray
+    )  # (n + 1, MEMORY) float64 what a speculation rule keeps of each device and, last, the server of all
     log: np.ndarray  # (capacity,) LOG_ROW
+    survivals: np.ndarray  # (n, SURVIVALS) float32 of each drafted token, where the server trims
     trace: np.ndarray  # (rows,) TRACE_ROW, shared by all worlds
     policy: np.ndarray  # (weights,) float32 of the learned policy, shared by all worlds
     source: Any = NO_SOURCE  # Source, shared by all worlds; Any, so that a slice of this tuple has arrays alone

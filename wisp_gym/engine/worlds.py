@@ -91,6 +91,12 @@ class Worlds:
         c["speculation"], c["batching"] = controller.speculation, controller.batching
         c["uses_predictor"], c["sees_statistics"] = controller.uses_predictor, controller.sees_statistics
         c["sees_observation"], c["centralized"] = controller.sees_observation, controller.centralized
+        c["learns"], c["suggests"] = controller.learns, controller.suggests
+        if controller.plan:
+            d = self.arrays.device[index]
+            d["suggested_tokens"] = np.array(controller.plan)[d["class_id"]]
+        chunk_tokens = c["prefill_chunk_tokens"] if controller.chunk_tokens is None else controller.chunk_tokens
+        c["chunk_tokens"], c["trim"], c["trim_tokens"] = chunk_tokens, controller.trim, controller.trim_tokens
         self.arrays.speculation_parameters[index, : len(controller.speculation_parameters)] = (
             controller.speculation_parameters
         )

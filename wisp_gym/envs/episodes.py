@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -115,12 +116,11 @@ class Episodes:
 
     def set_policy(self, policy: Policy) -> None:
         """Let a learned policy drive the other devices; the batching rule stays."""
-        c = self.controller
-        self.set_controller(
-            Controller(
-                c.name, policy.kind, (), c.batching, c.batching_parameters, True, True, True, policy=policy.weights
-            )
-        )
+        learned = replace(
+            self.controller, speculation=policy.kind, speculation_parameters=(), policy=policy.weights,
+            uses_predictor=True, sees_statistics=True, sees_observation=True,
+        )  # fmt: skip
+        self.set_controller(learned)
 
     def restart(self, index: int, rng: np.random.Generator, options: Mapping[str, Any] | None) -> dict[str, float]:
         """Begin a new episode in world `index`; returns what was drawn."""

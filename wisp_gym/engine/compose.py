@@ -1,0 +1,200 @@
+"""Composing a batch: what waits, what fits, and which requests the rule takes."""
+
+from __future__ import annotations
+
+import math
+
+from wisp_gym.controllers import batching as rules
+from wisp_gym.controllers.batching import admits, binding_deadline_s, leads, margin_of, priority, protects
+from wisp_gym.engine.heap import heapify, pop
+from wisp_gym.engine.jit import jit
+
+
+@jit
+def uncached_tokens(d):
+    """Context of a waiting request that is not in the cache (the last token is always run through the model)."""
+    return d.prompt_tokens + d.committed - 1 - d.cached_tokens
+
+
+@jit
+def predict_s(c, new_tokens, pairs, cached_tokens):
+    """Four-term prediction of a batch's time: `δ + α·Σn + β·Σn·L + γ·Σc`."""
+    return c.est_launch_s + c.est_new_token_s * new_tokens + c.est_pair_s * pairs + c.est_cached_token_s * cached_tokens
+
+
+@jit
+def describe(c, d, now_s, f):
+    """Fill the feature row of a queued request."""
+    uncached = uncached_tokens(d)
+    new = uncached + 1 + d.drafted
+    if c.chunk_tokens > 0 and uncached > c.chunk_tokens:
+        new = c.chunk_tokens
+    marginal = (
+        c.est_new_token_s * new + c.est_pair_s * new * (d.cached_tokens + new) + c.est_cached_token_s * d.cached_tokens
+    )
+    f[rules.WAITING_S] = now_s - d.arrived_s
+    f[rules.SLACK_S] = d.deadline_s - now_s
+    f[rules.NEW_TOKENS] = new
+    f[rules.UNCACHED_TOKENS] = uncached
+    f[rules.CACHED_TOKENS] = d.cached_tokens
+    f[rules.EXPECTED_TOKENS] = d.expected_tokens
+    f[rules.SLO_TOKENS_PER_S] = d.slo_tokens_per_s
+    f[rules.MARGINAL_S] = marginal
+    f[rules.SOLO_S] = c.est_launch_s + marginal
+    f[rules.DRAFT_TOKENS] = d.drafted
+    f[rules.ARRIVED_S] = d.arrived_s
+    f[rules.DEADLINE_S] = d.deadline_s
+    f[rules.RUNNING] = d.running
+
+
+@jit
+def begin_batch(c, s, devices, queue, features):
+    """Start to compose: an empty batch, and a feature row for every queued request."""
+    s.n_batch = 0
+    s.sum_new, s.sum_pairs, s.sum_cached = 0.0, 0.0, 0.0
+    s.sum_kv, s.sum_context = 0, 0
+    s.chunk_left = c.chunk_tokens if c.chunk_tokens > 0 else 1 << 40
+    s.earliest_deadline_s = math.inf
+    for q in range(s.n_queue):
+        describe(c, devices[queue[q]], s.now_s, features[q])
+
+
+@jit
+def tokens_to_run(s, d):
+    """New tokens that the request could run in this batch, given what is left of the prefill chunk (0: none)."""
+    uncached = uncached_tokens(d)
+    return uncached + 1 + d.drafted if uncached <= s.chunk_left else s.chunk_left
+
+
+@jit
+def fits(c, s, d):
+    """Whether memory, batch size and prefill chunk let a request join the batch so far."""
+    take = tokens_to_run(s, d)
+    room = s.sum_kv + d.cached_tokens + take <= c.kv_capacity_tokens
+    return take > 0 and room and s.n_batch < c.max_batch_requests and d.in_batch == 0
+
+
+@jit
+def add(c, s, devices, i, batch, due_s):
+    """Put device i's request into the batch, with the deadline that it puts on it."""
+    d = devices[i]
+    take = tokens_to_run(s, d)
+    uncached = uncached_tokens(d)
+    d.take_tokens = take
+    d.completes = 1 if uncached <= s.chunk_left else 0
+    d.verified = d.drafted
+    s.chunk_left -= uncached if d.completes else take
+    d.in_batch = 1
+    batch[s.n_batch] = i
+    s.n_batch += 1
+    s.sum_new += take
+    s.sum_pairs += take * float(d.cached_tokens + take)
+    s.sum_cached += d.cached_tokens
+    s.sum_kv += d.cached_tokens + take
+    s.sum_context += d.prompt_tokens + d.committed
+    s.earliest_deadline_s = min(s.earliest_deadline_s, due_s)
+    if c.centralized and d.running == 0:
+        d.running = 1
+        s.n_running += 1
+
+
+@jit
+def predicted_with_s(c, s, d):
+    """Predicted time of the batch so far with one more request."""
+    take = tokens_to_run(s, d)
+    pairs = s.sum_pairs + take * float(d.cached_tokens + take)
+    return predict_s(c, s.sum_new + take, pairs, s.sum_cached + d.cached_tokens)
+
+
+@jit
+def decode_step_with_s(c, s, d):
+    """Predicted time of a step of one token for each member so far and one more sequence, their prompts computed."""
+    sequences = s.n_batch + 1
+    context = s.sum_context + d.prompt_tokens + d.committed
+    return predict_s(c, sequences, context, context - sequences)
+
+
+@jit
+def may_join(c, s, devices, i, f, parameters):
+    """Whether the rule and the engine's limits let device i's request join."""
+    d = devices[i]
+    if not fits(c, s, d):
+        return False
+    batch_s = predict_s(c, s.sum_new, s.sum_pairs, s.sum_cached)
+    predicted_s = decode_step_with_s(c, s, d) if c.batching == rules.PACED else predicted_with_s(c, s, d)
+    return admits(
+        c.batching, parameters, s.now_s, s.mean_batch_s, f, s.n_batch, s.n_running, batch_s, predicted_s, s.earliest_deadline_s
+    )  # fmt: skip
+
+
+@jit
+def earliest_met_s(c, s, devices, batch, margin):
+    """Earliest deadline among the members of the batch so far that it still meets."""
+    end_s = s.now_s + predict_s(c, s.sum_new, s.sum_pairs, s.sum_cached) * (1.0 + margin)
+    due_s = math.inf
+    for k in range(s.n_batch):
+        deadline_s = devices[batch[k]].deadline_s
+        if deadline_s >= end_s:
+            due_s = min(due_s, deadline_s)
+    return due_s
+
+
+@jit
+def is_sorted(keys, n):
+    """Whether keys[:n] do not fall."""
+    for q in range(1, n):
+        if keys[q] < keys[q - 1]:
+            return False
+    return True
+
+
+@jit
+def is_closed(c, s, checked, margin):
+    """Whether no further request can join: the batch is full, or one more token would miss a deadline that is checked."""
+    if s.n_batch >= c.max_batch_requests:
+        return True
+    if not checked or s.n_batch == 0:
+        return False
+    return s.now_s + predict_s(c, s.sum_new + 1.0, s.sum_pairs, s.sum_cached) * (1.0 + margin) > s.earliest_deadline_s
+
+
+@jit
+def keep_cached(features, keys, order, n):
+    """Drop from the heap what needs prefill, once the chunk is used up (order is kept); returns how many are left."""
+    kept = 0
+    for k in range(n):
+        if features[order[k], rules.UNCACHED_TOKENS] == 0.0:
+            keys[kept] = keys[k]
+            order[kept] = order[k]
+            kept += 1
+    heapify(keys, order, kept)
+    return kept
+
+
+@jit
+def compose(c, s, devices, queue, batch, features, keys, order, parameters):
+    """Compose a batch by the batching rule: admit the queued requests in order of priority, passing over what may not join."""
+    n = s.n_queue
+    kind, margin = c.batching, margin_of(c.batching, parameters)
+    for q in range(n):
+        keys[q] = priority(kind, parameters, s.now_s, s.mean_batch_s, features[q])
+        order[q] = q
+    in_order = is_sorted(keys, n)
+    if not in_order:
+        heapify(keys, order, n)
+    k = 0
+    checked = False  # those that join in any case are through
+    while k < n and not is_closed(c, s, checked, margin):
+        chunk_was_open = s.chunk_left > 0
+        q = order[k] if in_order else pop(keys, order, n)
+        if not checked and protects(kind) and not leads(kind, parameters, s.now_s, s.mean_batch_s, features[q]):
+            checked = True
+            s.earliest_deadline_s = earliest_met_s(c, s, devices, batch, margin)
+        if may_join(c, s, devices, queue[q], features[q], parameters):
+            add(c, s, devices, queue[q], batch, binding_deadline_s(kind, s.now_s, features[q], margin))
+        if in_order:
+            k += 1
+        else:
+            n -= 1
+        if chunk_was_open and s.chunk_left == 0 and not in_order:
+            n = keep_cached(features, keys, order, n)
