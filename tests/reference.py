@@ -395,7 +395,7 @@ class Reference:
         if trace.acceptance is None:
             return int(j < trace.accepted_run[row])
         chance = draws.uniform(self.key(draws.ACCEPTANCE, device.index, r.number), r.committed + j)
-        return int(chance < trace.acceptance[row, j])
+        return int(chance < float(trace.acceptance[row, j]))  # a float16 would round the draw
 
     def token_done(self, device: Device) -> None:
         """A token has been drafted."""
