@@ -8,6 +8,9 @@ devices may miss it although more reach it, because a small population need not 
 bisection narrows the gap behind it to one device. Near the crossing A may cross the share more than once; the search
 then ends at one of the crossings, and the interval tells how far apart they can lie.
 
+With `--starved X` a load counts only where, besides, the mean share of starved devices (under 1 token/s) is at most X: in a
+closed loop a starved device asks for little, so its requests hardly count in the attainment.
+
 **Interval.** Seeds are drawn with replacement 2,000 times; in each sample the capacity is read off the mean curve
 through all N that were run (the largest N that reaches the share, and linearly on towards the next N); the interval
 holds the middle 95 % of these readings.
@@ -17,7 +20,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -37,10 +40,11 @@ from agents.command_line import (
     run,
     seed_list,
     share,
+    share_or_zero,
     whole,
     write_rows,
 )
-from agents.evaluate import EPILOG, Row, goodput, run_all, slo_words
+from agents.evaluate import EPILOG, Row, run_all, slo_words
 from agents.tables import CONFIDENCE, aligned, cell, interval_cell, mean, resampled
 from wisp_gym.engine.worlds import NO_TRACE
 from wisp_gym.scenario import Scenario, warnings
@@ -59,6 +63,7 @@ class Curve:
 
     Attributes:
         attained: N → (seeds,) attainment of each world, NaN where no request was counted.
+        starved: N → (seeds,) share of starved devices in each world.
         goodput_tokens_per_s: N → mean over the worlds.
     """
 
@@ -67,16 +72,23 @@ class Curve:
     seeds: Sequence[int]
     bar: tqdm[Any]
     attained: dict[int, NDArray[np.float64]] = field(default_factory=dict)
+    starved: dict[int, NDArray[np.float64]] = field(default_factory=dict)
     goodput_tokens_per_s: dict[int, float | None] = field(default_factory=dict)
 
-    def __call__(self, n_devices: int) -> float:
-        """Mean attainment over the worlds with `n_devices` devices; NaN where no request was counted."""
+    def run(self, n_devices: int) -> list[Row]:
+        """The measures of each world with `n_devices` devices."""
+        scenario = replace(self.scenario, n_devices=n_devices)
+        (outcomes,) = run_all(scenario, [self.controller], self.seeds, NO_TRACE, self.bar)
+        return [outcome.metrics for outcome in outcomes]
+
+    def margin(self, n_devices: int, target: float, limit: float | None) -> float:
+        """By how much the worlds with `n_devices` devices reach the target (see `margins`), run where they have not been."""
         if n_devices not in self.attained:
-            scenario = replace(self.scenario, n_devices=n_devices)
-            (outcomes,) = run_all(scenario, [self.controller], self.seeds, NO_TRACE, self.bar)
-            self.attained[n_devices] = np.array([o.metrics["slo_attainment"] for o in outcomes], dtype=np.float64)
-            self.goodput_tokens_per_s[n_devices] = mean(goodput(outcomes))
-        return float(mean_attainment(self.attained[n_devices]))
+            worlds = self.run(n_devices)
+            self.attained[n_devices] = np.array([world["slo_attainment"] for world in worlds], dtype=np.float64)
+            self.starved[n_devices] = np.array([world["starved_share"] for world in worlds], dtype=np.float64)
+            self.goodput_tokens_per_s[n_devices] = mean([world["goodput_tokens_per_s"] for world in worlds])
+        return float(margins(self.attained[n_devices], target, self.starved[n_devices], limit))
 
 
 class Attained(Protocol):
@@ -91,6 +103,17 @@ def mean_attainment(attained: NDArray[np.float64]) -> NDArray[np.float64]:
     counted = (~np.isnan(attained)).sum(axis=-1)
     with np.errstate(invalid="ignore"):
         return np.asarray(np.nansum(attained, axis=-1) / counted)
+
+
+def margins(
+    attained: NDArray[np.float64], target: float, starved: NDArray[np.float64], limit: float | None
+) -> NDArray[np.float64]:
+    """Mean attainment over the last axis less the target or, where less, what the limit leaves above the starved share.
+
+    0 or more where both hold; NaN where no request was counted.
+    """
+    above = mean_attainment(attained) - target
+    return above if limit is None else np.minimum(above, limit - starved.mean(axis=-1))
 
 
 def rungs(limit: int) -> Iterator[int]:
@@ -147,38 +170,52 @@ def crossings(devices: NDArray[np.float64], means: NDArray[np.float64], target: 
     return np.where(reached.any(axis=1), found, 0.0)
 
 
-def capacity_interval(curve: Attained, target: float, found: int) -> tuple[int | None, int | None]:
-    """95 % interval of the capacity over seeds; None for fewer than two seeds."""
+def capacity_interval(
+    curve: Attained,
+    target: float,
+    found: int,
+    starved: Mapping[int, NDArray[np.float64]] | None = None,
+    limit: float | None = None,
+) -> tuple[int | None, int | None]:
+    """95 % interval of the capacity over seeds; None for fewer than two seeds.
+
+    Args:
+        found: the capacity. starved: N → (seeds,) share of starved devices, at most `limit` where there is one.
+    """
     if len(curve.seeds) < 2:
         return None, None
     devices = sorted(curve.attained)
-    attained = np.array([curve.attained[n] for n in devices])  # (P, seeds)
     samples = resampled(len(curve.seeds))  # (R, seeds)
-    means = np.stack([mean_attainment(row[samples]) for row in attained], axis=1)  # (R, P)
-    values = crossings(np.array(devices, dtype=np.float64), means, target)
+    means = []
+    for n in devices:
+        shares = np.zeros(len(curve.seeds)) if starved is None else starved[n]
+        means.append(margins(curve.attained[n][samples], target, shares[samples], limit))  # (R,)
+    values = crossings(np.array(devices, dtype=np.float64), np.stack(means, axis=1), 0.0)  # (R,)
     low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="inverted_cdf")
     return min(int(low), found), max(int(high), found)
 
 
 def capacity_row(given: argparse.Namespace, name: str, curve: Curve) -> Row:
     """The row of one controller."""
-    found = capacity(curve, given.attainment, given.max_devices)
+    found = capacity(lambda n: curve.margin(n, given.attainment, given.starved), 0.0, given.max_devices)
     if all(np.isnan(attained).all() for attained in curve.attained.values()):
         measure_s = curve.scenario.horizon.measure_s
         reason = f"no request was counted in {measure_s:g} s, allowed is a longer horizon"
         raise InputError(f"{curve.scenario.name}: horizon.measure_s: {reason}")
-    low, high = capacity_interval(curve, given.attainment, found)
+    low, high = capacity_interval(curve, given.attainment, found, curve.starved, given.starved)
     return {
         "controller": name,
         "scenario": curve.scenario.name,
         "slo_tokens_per_s": given.slo,
         "attainment_target": given.attainment,
+        "starved_limit": given.starved,
         "capacity_devices": found,
         "capacity_low": low,
         "capacity_high": high,
         "at_limit": found == given.max_devices,
         "max_devices": given.max_devices,
         "slo_attainment": float(mean_attainment(curve.attained[found])) if found else None,
+        "starved_share": float(curve.starved[found].mean()) if found else None,
         "goodput_tokens_per_s": curve.goodput_tokens_per_s.get(found),
         "seeds": len(given.seeds),
         "seed_list": seed_list(given.seeds),
@@ -188,12 +225,14 @@ def capacity_row(given: argparse.Namespace, name: str, curve: Curve) -> Row:
 def show(rows: list[Row]) -> str:
     """The printed table."""
     first = rows[0]
+    limit = first["starved_limit"]
+    starved = "" if limit is None else f", at most {100 * limit:g} % of devices starved"
     title = (
         f"{first['scenario']}: {slo_words(first)}, at least {100 * first['attainment_target']:g} % of requests within "
-        f"their SLO, {first['seeds']} paired worlds (seeds {first['seed_list']})"
+        f"their SLO{starved}, {first['seeds']} paired worlds (seeds {first['seed_list']})"
     )
-    names = ["controller", "capacity", "", "SLO met there", "goodput there"]
-    units = ["", "devices", "95 %", "%", "tokens/s"]
+    names = ["controller", "capacity", "", "SLO met there", "starved there", "goodput there"]
+    units = ["", "devices", "95 %", "%", "%", "tokens/s"]
     return f"{title}\n\n{aligned([names, units], [cells(row) for row in rows])}"
 
 
@@ -204,6 +243,7 @@ def cells(row: Row) -> list[str]:
         ("≥ " if row["at_limit"] else "") + str(row["capacity_devices"]),
         interval_cell(row["capacity_low"], row["capacity_high"], 0),
         cell(row["slo_attainment"], 1, 100.0),
+        cell(row["starved_share"], 1, 100.0),
         cell(row["goodput_tokens_per_s"]),
     ]
 
@@ -215,6 +255,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_comparison(parser, DEFAULT_SEEDS)
     add, limit = parser.add_argument, whole(1, MAX_DEVICES)
     add("--attainment", type=share, default=0.9, metavar="SHARE", help="of requests in their SLO (default %(default)s)")
+    add(
+        "--starved", type=share_or_zero, metavar="SHARE",
+        help="count only loads at which at most this share of devices gets less than 1 token/s (default: any)",
+    )  # fmt: skip
     add("--max-devices", type=limit, default=1024, metavar="N", help="where the search ends (default %(default)s)")
     return parser.parse_args(arguments)
 

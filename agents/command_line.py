@@ -101,6 +101,11 @@ def share(text: str) -> float:
     return number(text, 1.0, "a number above 0 and up to 1")
 
 
+def share_or_zero(text: str) -> float:
+    """Type of a share from 0 to 1."""
+    return 0.0 if text in ("0", "0.0") else number(text, 1.0, "a number from 0 to 1")
+
+
 def speed(text: str) -> float:
     """Type of a speed in tokens/s."""
     return number(text, 1e6, "a speed in tokens/s above 0 and up to 1,000,000")
@@ -237,7 +242,10 @@ def seed_list(chosen: Iterable[int]) -> str:
 
 
 def write_rows(given: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows to the files of `--json` and `--csv`; CSV leaves out what is not a single value, and None is empty."""
+    """Write rows to the files of `--json` and `--csv`.
+
+    CSV leaves out what is not a single value and rows of another `table` than the first one's; None is empty there.
+    """
     if given.json:
         write_text(given.json, json.dumps(rows, indent=2, allow_nan=False) + "\n")
     if given.csv:
@@ -245,7 +253,7 @@ def write_rows(given: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> Non
         plain = [key for key in rows[0] if not isinstance(rows[0][key], list)]
         writer = csv.DictWriter(text, plain, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(row for row in rows if row.get("table") == rows[0].get("table"))
         write_text(given.csv, text.getvalue())
 
 

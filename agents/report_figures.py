@@ -8,14 +8,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 
-from agents.report_tables import columns
-from agents.study_results import LADDER, WISP_TUNED, Choice, Results, bounds_of, ladder
+from agents.report_tables import IN_A_CLOSED_LOOP, columns
+from agents.statistics import performance_profile, profile_interval
+from agents.study_capacity import AS_THEY_ARE
+from agents.study_results import LADDER, WISP_TUNED, Choice, Results, bounds_of, ladder, rung_scores
 from agents.study_run import GOODPUT, Row
+from agents.study_tables import capacity_title
 from agents.tables import bootstrap_interval, mean
 
-COLOURS = {rung.title: f"C{i}" for i, rung in enumerate(LADDER)}
+COLOURS = {title: f"C{i}" for i, title in enumerate(dict.fromkeys([*(rung.title for rung in LADDER), *AS_THEY_ARE]))}
 Ladders = dict[str, dict[str, Row]]  # cell → rung → row
 
 
@@ -28,6 +32,8 @@ def figures(results: Results) -> list[tuple[str, str]]:
             "Goodput of each rung over that of tuned WISP, with 95 % intervals of the paired difference; a choice among "
             "several was made in training worlds. Bounds, where drawn, are black.", relative_ladder(ladders),
         ),
+        *profile_figures(results),
+        *capacity_figures(results),
         (
             "Left: drafting time beyond the first rejected token. Right: batch time less the time of the request alone. "
             "Means over cells and test worlds with 95 % intervals.", bars(results, ("wasted_drafting_share", "wasted drafting, %", 100.0),
@@ -117,6 +123,75 @@ def relative_ladder(ladders: Ladders) -> Figure:
     return figure
 
 
+def profile_figures(results: Results) -> list[tuple[str, Figure]]:
+    """Performance profiles over the training and the held-out cells, a panel for each that has any."""
+    shown = [
+        ("held-out cells" if held_out else "training cells", rung_scores(results, held_out))
+        for held_out in (False, True)
+    ]
+    shown = [(where, scores) for where, scores in shown if scores]
+    if not shown:
+        return []
+    figure = Figure(figsize=(11.0, 4.6), layout="constrained")
+    for axes, (where, scores) in zip(figure.subplots(1, len(shown), sharey=True, squeeze=False)[0], shown, strict=True):
+        highest = max(float(np.quantile(own, 0.995)) for own in scores.values())
+        thresholds = np.linspace(0.0, 1.05 * highest, 120)
+        for title, own in scores.items():
+            low, high = profile_interval(own, thresholds)
+            axes.step(thresholds, 100.0 * performance_profile(own, thresholds), where="post", color=COLOURS[title],
+                      linewidth=1.4, label=title)  # fmt: skip
+            axes.fill_between(
+                thresholds, 100.0 * low, 100.0 * high, step="post", color=COLOURS[title], alpha=0.15, linewidth=0
+            )
+        axes.axvline(1.0, color="0.6", linewidth=0.8)
+        axes.set(title=where, xlabel="threshold τ: goodput / tuned WISP", xlim=(0, thresholds[-1]), ylim=(-2, 102))
+        axes.grid(alpha=0.3)
+    figure.axes[0].set(ylabel="worlds above τ, %")
+    bottom_legend(figure, figure.axes)
+    caption = (
+        "Performance profiles: share of worlds, mean over cells, in which a rung's goodput is more than τ times that of "
+        "tuned WISP; bands are pointwise 95 % intervals. Higher is better; where curves cross, neither is better throughout."
+    )
+    return [(caption, figure)]
+
+
+def bottom_legend(figure: Figure, panels: Sequence[Any]) -> None:
+    """One legend below for all panels, every label once."""
+    found = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=4, fontsize="small", frameon=False)
+
+
+def capacity_figures(results: Results) -> list[tuple[str, Figure]]:
+    """Capacity at each SLO speed, and the share of starved devices there, as groups of bars."""
+    rows = results.capacities
+    if not rows:
+        return []
+    speeds, titles = (list(dict.fromkeys(row[key] for row in rows)) for key in ("slo_tokens_per_s", "rung"))
+    figure = Figure(figsize=(11.0, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[3, 2])
+    for i, title in enumerate(titles):
+        own = [row for row in rows if row["rung"] == title]
+        x = [speeds.index(row["slo_tokens_per_s"]) + 0.8 * ((i + 0.5) / len(titles) - 0.5) for row in own]
+        look = {"width": 0.75 / len(titles), "color": COLOURS[title], "label": title}
+        left.bar(x, columns(own, "capacity_devices"), **look)
+        right.bar(x, [100.0 * share for share in columns(own, "starved_share")], **look)
+        for place, row in zip(x, own, strict=True):
+            if row["capacity_low"] is not None:
+                left.vlines(place, row["capacity_low"], row["capacity_high"], color="black", linewidth=1.2)
+            if row["at_limit"]:
+                left.text(place, row["capacity_devices"], "≥", ha="center", va="bottom")
+    right.axhline(100.0 * rows[0]["starved_limit"], color="0.4", linewidth=0.8, linestyle="--")
+    left.set(ylabel="capacity, devices")
+    right.set(ylabel="devices under 1 token/s at capacity, %", ylim=(0, None))
+    for axes in (left, right):
+        axes.set_xticks(range(len(speeds)), [f"{speed:g}" for speed in speeds])
+        axes.set(xlabel="SLO, tokens/s")
+        axes.grid(axis="y", alpha=0.3)
+    bottom_legend(figure, [left])
+    caption = f"{capacity_title(results)}; black: 95 % intervals over seeds, dashed: the limit. {IN_A_CLOSED_LOOP}"
+    return [(caption, figure)]
+
+
 def bars(results: Results, *shown: tuple[str, str, float]) -> Figure:
     """Horizontal bars of two measures, a bar a rung: means over cells and worlds, with 95 % intervals over worlds."""
     rungs = [rung for rung in LADDER if any(results.chosen(name, rung) for name in results.cells)]
@@ -131,6 +206,7 @@ def bars(results: Results, *shown: tuple[str, str, float]) -> Figure:
                     axes.hlines(y, low, high, color="black", linewidth=1.2)
         axes.set_yticks(range(len(rungs)), [rung.title for rung in rungs])
         axes.set(xlabel=label)
+        axes.locator_params(axis="x", nbins=5)
         axes.grid(axis="x", alpha=0.3)
     axes.invert_yaxis()
     return figure

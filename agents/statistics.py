@@ -64,3 +64,17 @@ def resampled_improvement(ours: Scores, others: Scores) -> NDArray[np.float64]:
 def performance_profile(scores: Scores, thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
     """(T,) share of worlds, averaged over cells, whose score exceeds each of (T,) thresholds [section 4.2]."""
     return np.asarray((scores[np.newaxis] > thresholds[:, np.newaxis, np.newaxis]).mean(axis=(1, 2)))
+
+
+def profile_interval(
+    scores: Scores, thresholds: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Low and high (T,) of the profile at each of (T,) thresholds: pointwise 95 % of stratified bootstrap samples."""
+    n, cells = scores.shape
+    drawn = strata(n, cells)
+    counts = np.stack([(drawn == world).sum(axis=1) for world in range(n)], axis=1).reshape(
+        RESAMPLES, -1
+    )  # (R, n·cells)
+    above = scores.reshape(-1, 1) > thresholds  # (n·cells, T)
+    low, high = np.quantile(counts @ above / scores.size, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
+    return low, high

@@ -18,6 +18,7 @@ from typing import Any
 
 from agents.command_line import InputError, Parser, controller_names, output_file, run, write_rows
 from agents.evaluate import EPILOG
+from agents.study_capacity import capacities
 from agents.study_folder import ROWS, Told, default_folder, opened, policy_digests, read_study, refuse_other, told
 from agents.study_run import play
 from agents.study_tables import show
@@ -42,8 +43,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--also", type=controller_names, nargs="+", metavar="a,b,...", help="besides the suite's, such as policy files")
     add("--out", type=Path, metavar="FOLDER", help="the study's folder (default: one of its own below runs/)")
     add("--resume", type=Path, metavar="FOLDER", help="go on with the study in this folder")
-    add("--json", type=output_file(), metavar="FILE", help="write one row for each controller, cell and world as JSON")
-    add("--csv", type=output_file(), metavar="FILE", help="write them as CSV, without what each SLO class got")
+    add(
+        "--json",
+        type=output_file(),
+        metavar="FILE",
+        help="write a row for each controller, cell and world, and capacities, as JSON",
+    )
+    add(
+        "--csv",
+        type=output_file(),
+        metavar="FILE",
+        help="write them as CSV, without capacities and what each SLO class got",
+    )
     return parser.parse_args(arguments)
 
 
@@ -64,7 +75,7 @@ def chosen_suite(given: argparse.Namespace) -> Suite:
     named = [name for group in given.controllers or [] for name in group]
     more = [name for group in given.also or [] for name in group]
     suite = replace(suite, controllers=chosen_controllers([*(named or suite.controllers), *more]))
-    return replace(suite, name="own", cells=own_cells(given.cells)) if given.cells else suite
+    return replace(suite, name="own", cells=own_cells(given.cells), capacity=None) if given.cells else suite
 
 
 def chosen_study(given: argparse.Namespace) -> tuple[Suite, Path, Told]:
@@ -106,6 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with opened(folder, study) as worlds:
         try:
             tuned, rows = play(suite, worlds)
+            rows += capacities(suite, rows, worlds)
         except KeyboardInterrupt:
             print(f"{PROGRAM}: interrupted; '--resume {folder}' goes on", file=sys.stderr)
             sys.exit(130)

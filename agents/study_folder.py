@@ -21,7 +21,7 @@ from estimators.cli import InputError, write_text
 
 STUDY, WORLDS, ROWS = "study.json", "worlds.jsonl", "rows.json"
 FORMAT = 1
-COMPUTING = ("tuning.py", "bounds.py", "fluid.py")  # modules of this package whose results are stored
+COMPUTING = ("tuning.py", "bounds.py", "fluid.py", "capacity.py")  # modules of this package whose results are stored
 Key = tuple[str, ...]
 Told = dict[str, Any]
 

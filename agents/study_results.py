@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.statistics import (
+    Scores,
     interval,
     iqm,
     probability_of_improvement,
@@ -25,6 +26,7 @@ from agents.study_run import GOODPUT, METRICS, PER_CELL, TRAINING, TUNED, Row
 from agents.suite import WISP
 from agents.tables import bootstrap_interval, mean
 
+CAPACITY = "capacity"  # the table key of rows that hold no world
 BEST_RULE = "best rule"
 WISP_TUNED = "WISP, tuned, better scheduler"
 Variant = tuple[str, str]  # controller, tuning
@@ -65,16 +67,26 @@ class Results:
     rows: Sequence[Row]
 
     @cached_property
+    def worlds(self) -> list[Row]:
+        """The rows of test worlds."""
+        return [row for row in self.rows if row.get("table") != CAPACITY]
+
+    @cached_property
+    def capacities(self) -> list[Row]:
+        """The rows of capacities, one for each SLO speed and rung."""
+        return [row for row in self.rows if row.get("table") == CAPACITY]
+
+    @cached_property
     def cells(self) -> dict[str, dict[Variant, Own]]:
         """Cell → variant → its rows, in the order of the study."""
         found: dict[str, dict[Variant, Own]] = {}
-        for row in self.rows:
+        for row in self.worlds:
             found.setdefault(row["cell"], {}).setdefault((row["controller"], row["tuning"]), []).append(row)
         return found
 
     def cell_names(self, held_out: bool) -> list[str]:
         """The training cells or the held-out ones."""
-        return list(dict.fromkeys(row["cell"] for row in self.rows if row["held_out"] == held_out))
+        return list(dict.fromkeys(row["cell"] for row in self.worlds if row["held_out"] == held_out))
 
     def chosen(self, cell: str, choice: Choice) -> Own | None:
         """The rows of a rung in a cell: of the variants it allows, the one that was best in training; None without any."""
@@ -121,6 +133,14 @@ def aggregates(results: Results, held_out: bool) -> list[Row]:
     wisp = next(iter(scores.values()))
     rows = [aggregate(variant, own, wisp) | means(variants[variant]) for variant, own in scores.items()]
     return sorted(rows, key=lambda row: -row["iqm"])
+
+
+def rung_scores(results: Results, held_out: bool) -> dict[str, Scores]:
+    """Rung → (worlds, cells) goodput over that of tuned WISP, for rungs that stand in every comparable cell."""
+    cells = comparable(results, held_out)
+    taken = {rung.title: [results.chosen(cell, rung) for cell in cells] for rung in LADDER}
+    whole = {title: [own for own in rows if own is not None] for title, rows in taken.items()}
+    return {title: relative(results, cells, own) for title, own in whole.items() if cells and len(own) == len(cells)}
 
 
 def aggregate(variant: Variant, scores: NDArray[np.float64], wisp: NDArray[np.float64]) -> Row:

@@ -146,6 +146,7 @@ def identity(entrant: Entrant, suite: Suite, trained: Scores) -> Row:
     cell = entrant.cell
     seen = suite.training if cell.held_out else (cell,)
     return {
+        "table": "worlds",
         "controller": entrant.controller,
         "tuning": entrant.tuning,
         "setting": entrant.setting,

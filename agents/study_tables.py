@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
+
 from agents.command_line import seed_list
+from agents.statistics import performance_profile
 from agents.study_results import (
     BEST_RULE,
     LADDER,
@@ -16,6 +19,7 @@ from agents.study_results import (
     comparable,
     ladder,
     leaders,
+    rung_scores,
 )
 from agents.study_run import GOODPUT, Row
 from agents.suite import Suite
@@ -33,6 +37,9 @@ MEASURES = (
 )
 
 
+PROFILE = (0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)  # thresholds of the printed performance profiles
+
+
 def show(suite: Suite, tuned: dict[str, Tuned], rows: Sequence[Row]) -> str:
     """All tables."""
     results = Results(rows)
@@ -42,6 +49,9 @@ def show(suite: Suite, tuned: dict[str, Tuned], rows: Sequence[Row]) -> str:
         if cells:
             about = f"Over {len(cells)} {name}: goodput over that of tuned WISP in the same cell"
             parts.append(f"{about}\n\n{show_aggregates(aggregates(results, held_out))}")
+            parts.append(f"{PROFILE_TITLE}\n\n{aligned(*split(profile_lines(results, held_out)))}")
+    if results.capacities:
+        parts.append(f"{capacity_title(results)}\n\n{aligned(*split(capacity_lines(results)))}")
     return "\n\n".join([*parts, show_settings(tuned)])
 
 
@@ -104,6 +114,53 @@ def aggregate_cells(row: Row) -> list[str]:
         for text in (cell(row[key], digits), interval_cell(row[f"{key}_low"], row[f"{key}_high"], digits))
     ]  # fmt: skip
     return [row["controller"], row["tuning"], *scores, *(cell(row[m[0]], m[3], m[4]) for m in MEASURES)]
+
+
+PROFILE_TITLE = "Performance profiles: worlds (of the mean cell) with more than so many times tuned WISP's goodput, %"
+
+
+def split(lines: list[list[str]]) -> tuple[list[list[str]], list[list[str]]]:
+    """Header and lines."""
+    return lines[:1], lines[1:]
+
+
+def profile_lines(results: Results, held_out: bool) -> list[list[str]]:
+    """Header, and the performance profile of each rung, in percent of worlds."""
+    lines = [["rung", *(f"> {threshold:g}" for threshold in PROFILE)]]
+    for title, scores in rung_scores(results, held_out).items():
+        lines.append([title, *(cell(share, 1, 100.0) for share in performance_profile(scores, np.array(PROFILE)))])
+    return lines
+
+
+def capacity_title(results: Results) -> str:
+    """What counts as capacity."""
+    first = results.capacities[0]
+    return (
+        f"Capacity of {first['scenario']}: largest number of devices with at least {100 * first['attainment_target']:g} % of "
+        f"requests within their SLO and at most {100 * first['starved_limit']:g} % of devices starved (under 1 token/s), "
+        f"{first['seeds']} paired worlds (seeds {first['seed_list']})"
+    )
+
+
+def capacity_lines(results: Results) -> list[list[str]]:
+    """Header, and the capacity of each rung at each SLO speed."""
+    header = [
+        "rung",
+        "SLO, tokens/s",
+        "devices",
+        "95 %",
+        "SLO met there, %",
+        "starved there, %",
+        "goodput there, tokens/s",
+    ]
+    lines = [[*header, "setting"]]
+    for row in results.capacities:
+        found = ("≥ " if row["at_limit"] else "") + str(row["capacity_devices"])
+        there = [cell(row[key], 1, 100.0) for key in ("slo_attainment", "starved_share")]
+        interval = interval_cell(row["capacity_low"], row["capacity_high"], 0)
+        speed, goodput = f"{row['slo_tokens_per_s']:g}", cell(row[GOODPUT])
+        lines.append([row["rung"], speed, found, interval, *there, goodput, row["controller"]])
+    return lines
 
 
 def show_settings(tuned: dict[str, Tuned]) -> str:

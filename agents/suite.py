@@ -9,22 +9,26 @@ from __future__ import annotations
 import argparse
 import hashlib
 import itertools
+import math
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from agents.command_line import seed_list, seeds
 from estimators.cli import InputError
 from wisp_gym.controllers.catalogue import ADDITIONS, ALIASES, BATCHING, CENTRALIZED, SPECULATION
 from wisp_gym.scenario import Horizon, Scenario, ScenarioError, dumps, load, loads, with_, with_slo
 from wisp_gym.scenario_fields import (
+    Count,
     CountOrZero,
     Name,
     NonNegative,
     Part,
     Positive,
+    Range,
+    Ratio,
     build,
     field_types,
     nearest,
@@ -72,6 +76,35 @@ class CellTable(Part):
 
 
 @dataclass(frozen=True)
+class CapacityTable(Part):
+    """The `[capacity]` table: SLO speeds in tokens/s; loads count at which both shares hold."""
+
+    scenario: Name
+    slo: list
+    seeds: Name
+    attainment: Ratio
+    starved: Annotated[float, Range(0.0, 1.0)]
+    max_devices: Count
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """At which SLO speeds a study searches the largest populations, each speed that of all devices.
+
+    Attributes:
+        slo: tokens/s. attainment: share of requests within their SLO, at least. starved: share of devices under
+            1 token/s, at most. max_devices: where the search ends.
+    """
+
+    scenario: Scenario
+    slo: tuple[float, ...]
+    seeds: tuple[int, ...]
+    attainment: float
+    starved: float
+    max_devices: int
+
+
+@dataclass(frozen=True)
 class SuiteTable(Part):
     """The top of a suite's file; `horizon`, where given, replaces that of every scenario (overrides come after it)."""
 
@@ -82,6 +115,7 @@ class SuiteTable(Part):
     test_seeds: Name
     horizon: dict
     tuning: dict
+    capacity: dict
     cells: list
 
 
@@ -95,6 +129,7 @@ class Suite:
     test_seeds: tuple[int, ...]
     tuning: Tuning
     cells: tuple[Cell, ...]
+    capacity: Capacity | None = None
 
     @property
     def training(self) -> tuple[Cell, ...]:
@@ -135,12 +170,13 @@ def parse_suite(path: Path) -> Suite:
         given = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: no TOML: {error}") from None
-    table = build(SuiteTable, {"description": "", "horizon": {}, **given})
+    table = build(SuiteTable, {"description": "", "horizon": {}, "capacity": {}, **given})
     horizon = build(Horizon, table.horizon, "horizon") if table.horizon else None
     cells = [cell for i, one in enumerate(table.cells) for cell in read_cells(one, f"cells[{i}]", path.parent, horizon)]
     return checked(Suite(
         table.name, chosen_controllers(table.controllers), seeds_of("train_seeds", table.train_seeds),
         seeds_of("test_seeds", table.test_seeds), build(Tuning, table.tuning, "tuning"), tuple(cells),
+        read_capacity(table.capacity, path.parent, horizon) if table.capacity else None,
     ))  # fmt: skip
 
 
@@ -154,11 +190,15 @@ def checked(suite: Suite) -> Suite:
         raise ScenarioError(
             f"given {len(suite.training)} training cells of {len(names)}, allowed: 1 to {MAX_CELLS}", "cells"
         )
-    both = set(suite.train_seeds) & set(suite.test_seeds)
-    if both:
-        raise ScenarioError(
-            f"holds training seeds {seed_list(sorted(both)).rstrip(',')}, allowed: other seeds", "test_seeds"
-        )
+    for key, own in (
+        ("test_seeds", suite.test_seeds),
+        ("capacity.seeds", suite.capacity.seeds if suite.capacity else ()),
+    ):
+        both = set(suite.train_seeds) & set(own)
+        if both:
+            raise ScenarioError(
+                f"holds training seeds {seed_list(sorted(both)).rstrip(',')}, allowed: other seeds", key
+            )
     if suite.candidates < 3:
         raise ScenarioError(
             f"given {suite.tuning.world_seconds:g}, enough for {suite.candidates} settings of a controller, "
@@ -222,6 +262,21 @@ def cell_scenario(cell: CellTable, folder: Path, horizon: Horizon | None) -> Sce
     return replace(scenario, n_devices=cell.devices) if cell.devices else scenario
 
 
+def read_capacity(given: dict[str, Any], folder: Path, horizon: Horizon | None) -> Capacity:
+    """The capacities that a suite asks for; a load that does not grow with the devices has none."""
+    table = build(CapacityTable, {"attainment": 0.9, "starved": 0.1, "max_devices": 1024, **given}, "capacity")
+    cell = build(CellTable, {"name": "capacity", "group": "capacity", "scenario": table.scenario, "devices": 0,
+                             "slo": 0.0, "held_out": False, "overrides": {}}, "capacity")  # fmt: skip
+    scenario = cell_scenario(cell, folder, horizon)
+    if scenario.workload.arrivals == "trace":
+        raise ScenarioError("given one with recorded arrivals, allowed: closed or open arrivals", "capacity.scenario")
+    if not table.slo or not all(type(v) in (int, float) and 0.0 < v < math.inf for v in table.slo):
+        raise ScenarioError(f"given {table.slo!r}, allowed: a list of speeds in tokens/s above 0", "capacity.slo")
+    own = seeds_of("capacity.seeds", table.seeds)
+    speeds = tuple(map(float, table.slo))
+    return Capacity(scenario, speeds, own, table.attainment, table.starved, table.max_devices)
+
+
 def every_member(scenario: Scenario, overrides: dict[str, Any]) -> dict[str, Any]:
     """Overrides for `with_`: `devices.*.link.jitter` means that of every device class, `slo.*.grace_s` of every SLO."""
     changes: dict[str, Any] = {}
@@ -255,6 +310,13 @@ def described(suite: Suite) -> dict[str, Any]:
             {"name": c.name, "group": c.group, "held_out": c.held_out, "scenario": dumps(c.scenario)}
             for c in suite.cells
         ],
+        "capacity": suite.capacity
+        and {
+            **vars(suite.capacity),
+            "scenario": dumps(suite.capacity.scenario),
+            "slo": list(suite.capacity.slo),
+            "seeds": seed_list(suite.capacity.seeds),
+        },
         "traces": file_digests(c.scenario.workload.trace for c in suite.cells if c.scenario.workload.trace),
     }
 
@@ -263,7 +325,11 @@ def restored(told: dict[str, Any]) -> Suite:
     """The suite that `described` told of."""
     cells = (Cell(c["name"], c["group"], loads(c["scenario"]), c["held_out"]) for c in told["cells"])
     train, test = (seeds_of(key, told[key]) for key in ("train_seeds", "test_seeds"))
-    return Suite(told["name"], tuple(told["controllers"]), train, test, Tuning(told["world_seconds"]), tuple(cells))
+    names, tuning, given = tuple(told["controllers"]), Tuning(told["world_seconds"]), told.get("capacity")
+    capacity = given and Capacity(**given | {
+        "scenario": loads(given["scenario"]), "slo": tuple(given["slo"]), "seeds": seeds_of("seeds", given["seeds"]),
+    })  # fmt: skip
+    return Suite(told["name"], names, train, test, tuning, tuple(cells), capacity)
 
 
 def file_digests(files: Iterable[str | Path]) -> dict[str, str]:

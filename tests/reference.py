@@ -593,6 +593,9 @@ class Reference:
         work_s += sum(e.cached_token_s * self.cached.get(d.index, 0) for d in first)
         self.queue_s = work_s * len(self.queue) / max(len(first), 1)
         self.write("launch", -1, len(self.batch))
+        self.write("predict", -1, self.predicted_end_s)
+        for member in self.batch:
+            self.write("member", member.device.index, member.take_tokens)
         self.at(self.now_s + self.batch_noisy_s, END, 0, self.end)
 
     def end(self) -> None:

@@ -146,9 +146,9 @@ def test_capacity_is_the_largest_population_within_the_target(short: str, tmp_pa
     assert call("capacity", "--scenario", str(scenario), *flags) == 0
     rows = {row["controller"]: row for row in json.loads(file.read_text())}
     assert list(rows["sled"]) == [
-        *("controller", "scenario", "slo_tokens_per_s", "attainment_target", "capacity_devices"),
-        *("capacity_low", "capacity_high", "at_limit", "max_devices", "slo_attainment", "goodput_tokens_per_s"),
-        *("seeds", "seed_list"),
+        *("controller", "scenario", "slo_tokens_per_s", "attainment_target", "starved_limit", "capacity_devices"),
+        *("capacity_low", "capacity_high", "at_limit", "max_devices", "slo_attainment", "starved_share"),
+        *("goodput_tokens_per_s", "seeds", "seed_list"),
     ]
     sled, wisp = rows["sled"], rows["wisp"]
     assert sled["capacity_low"] <= sled["capacity_devices"] <= sled["capacity_high"]
@@ -160,6 +160,24 @@ def test_capacity_is_the_largest_population_within_the_target(short: str, tmp_pa
         assert at == pytest.approx(row["slo_attainment"])
         assert at >= 0.9
         assert beyond < 0.9 or row["at_limit"]
+
+
+def test_capacity_with_few_starved_is_less_than_without_the_limit(tmp_path: Path) -> None:
+    file, scenario, found = tmp_path / "rows.json", tmp_path / "longer.toml", []
+    scenario.write_text(SHORT.replace("15.0", "40.0").replace("10.0", "40.0"))
+    flags = ["--controllers", "sled", "--slo", "1", "--attainment", "0.3", "--seeds", "3", "--max-devices", "120"]
+    for limit in ([], ["--starved", "1"], ["--starved", "0.05"], ["--starved", "0"]):
+        assert call("capacity", "--scenario", str(scenario), *flags, "--json", str(file), *limit) == 0
+        (row,) = json.loads(file.read_text())
+        found.append(row)
+    assert found[0] | {"starved_limit": 1.0} == found[1]
+    assert found[1]["capacity_devices"] > found[2]["capacity_devices"] > found[3]["capacity_devices"]
+    for row in found[2:]:
+        n = row["capacity_devices"]
+        at, beyond = (simulate(with_slo(load(str(scenario)), 1), "sled", range(3), n + more) for more in (0, 1))
+        assert np.mean([m.starved_share for m in at]) == pytest.approx(row["starved_share"])
+        assert row["starved_share"] <= row["starved_limit"] < np.mean([m.starved_share for m in beyond])
+        assert row["capacity_low"] <= n <= row["capacity_high"]
 
 
 def attainment(scenario: str, controller: str, devices: int) -> float:
@@ -204,6 +222,13 @@ def test_the_search_takes_worlds_without_requests_as_missed() -> None:
     assert capacity.capacity(lambda n: math.nan, 0.9, 8) == 0
     assert np.isnan(capacity.mean_attainment(np.array([np.nan, np.nan])))
     assert capacity.mean_attainment(np.array([np.nan, 0.5, 1.0])) == 0.75
+
+
+def test_a_margin_is_the_scarcer_of_attainment_and_starvation() -> None:
+    attained, starved = np.array([[1.0, 0.9], [1.0, np.nan]]), np.array([[0.0, 0.1], [0.3, 0.3]])
+    np.testing.assert_allclose(capacity.margins(attained, 0.9, starved, None), [0.05, 0.1])
+    np.testing.assert_allclose(capacity.margins(attained, 0.9, starved, 0.08), [0.03, -0.22])
+    assert np.isnan(capacity.margins(np.array([np.nan]), 0.9, np.array([0.0]), 0.1))
 
 
 def test_the_capacity_of_a_sample_lies_on_the_curve_through_what_was_run() -> None:
@@ -301,6 +326,8 @@ CAPACITY_FLAGS = [
     (["--attainment", "0"], ["--attainment", "'0'"]),
     (["--attainment", "90"], ["--attainment", "'90'", "up to 1"]),
     (["--max-devices", "0"], ["--max-devices", "'0'"]),
+    (["--starved", "1.5"], ["--starved", "'1.5'", "from 0 to 1"]),
+    (["--starved", "nan"], ["--starved", "'nan'"]),
     (["--devices", "4"], ["'--devices'", "--max-devices"]),
 ]
 WRONG = [

@@ -29,6 +29,11 @@ measure_s = 8.0
 drain_s = 5.0
 [tuning]
 world_seconds = 42.0
+[capacity]
+scenario = "wisp-a100-qwen3-32b"
+slo = [2, 8]
+seeds = "0-2"
+max_devices = 8
 [[cells]]
 name = "devices"
 group = "load"
@@ -84,8 +89,8 @@ def test_the_page_stands_alone(folder: Path) -> None:
     tags = Tags()
     tags.feed(page)
     assert not tags.open
-    assert tags.seen.count("figure") == 4
-    assert tags.seen.count("table") == 6
+    assert tags.seen.count("figure") == 6
+    assert tags.seen.count("table") == 9
     assert not {"script", "link", "img", "iframe"} & set(tags.seen)
     assert not re.search(r"(src|href)=\"(?!#)", page), "only places within the page"
     assert "&lt;held &amp; out&gt;" in page

@@ -10,6 +10,7 @@ from agents.statistics import (
     iqm,
     performance_profile,
     probability_of_improvement,
+    profile_interval,
     resampled_improvement,
     resampled_iqm,
     strata,
@@ -41,6 +42,16 @@ def test_probability_of_improvement_by_hand() -> None:
 def test_performance_profile_counts_worlds_above_a_threshold() -> None:
     scores = np.array([[0.5, 1.0], [1.0, 2.0]])
     np.testing.assert_allclose(performance_profile(scores, np.array([0.0, 0.5, 1.0, 2.0])), [1.0, 0.75, 0.25, 0.0])
+
+
+def test_the_interval_of_a_profile_is_that_of_resampled_profiles() -> None:
+    thresholds = np.array([0.0, 2.5, 4.5, 10.0])
+    low, high = profile_interval(X, thresholds)
+    drawn = [np.take_along_axis(X, sample, axis=0) for sample in strata(*X.shape)]
+    profiles = np.array([performance_profile(sample, thresholds) for sample in drawn])
+    np.testing.assert_allclose((low, high), np.quantile(profiles, [0.025, 0.975], axis=0), atol=1e-12)
+    assert (low[0], high[0], low[-1], high[-1]) == (1.0, 1.0, 0.0, 0.0)
+    assert low[1] < performance_profile(X, thresholds)[1] < high[1]
 
 
 def test_resamples_are_stratified_and_paired() -> None:

@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents import study
+from agents import capacity, study
 from agents.command_line import run
+from agents.study_capacity import entrants
 from agents.study_folder import STUDY, WORLDS, Worlds
-from agents.study_results import LADDER, WISP_TUNED, Results, aggregates, ladder
+from agents.study_results import BEST_RULE, LADDER, WISP_TUNED, Results, aggregates, ladder
 from agents.study_run import GOODPUT, PER_CELL, TRAINING, TUNED, cell_bounds
 from agents.suite import ALL, WISP, chosen_controllers, described, read_suite, restored, suites
 from agents.tuning import Family, families, family_name, tune
 from wisp_gym.controllers.catalogue import BATCHING, SPECULATION, resolve
-from wisp_gym.scenario import load
+from wisp_gym.scenario import dumps, load
 from wisp_gym.simulation import simulate
 
 TINY = """
@@ -36,6 +37,12 @@ drain_s = 5.0
 
 [tuning]
 world_seconds = 120.0
+
+[capacity]
+scenario = "wisp-a100-qwen3-32b"
+slo = [4, 8]
+seeds = "0-1"
+max_devices = 6
 
 [[cells]]
 name = "load"
@@ -82,7 +89,8 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def rows(played: Path) -> list[dict[str, Any]]:
-    return list(json.loads((played / "rows.json").read_text()))
+    """Those of test worlds."""
+    return Results(json.loads((played / "rows.json").read_text())).worlds
 
 
 # --- suites ----------------------------------------------------------------------------------------------------------
@@ -139,6 +147,10 @@ def test_all_stands_for_every_rule_once() -> None:
         ('"0-2"', '"0-100"', "test_seeds: holds training seeds 100, allowed: other seeds"),
         ("120.0", "50.0", "tuning.world_seconds: given 50, enough for 2 settings"),
         ("statistics.auc", "statistics.acu", "unknown key 'acu'"),
+        ("slo = [4, 8]", "slo = [4, -8]", "capacity.slo: given [4, -8], allowed: a list of speeds"),
+        ("slo = [4, 8]", "slo = []", "capacity.slo: given [], allowed"),
+        ('"0-1"', '"100-109"', "capacity.seeds: holds training seeds 100-101, allowed: other seeds"),
+        ("max_devices", "max_device", "capacity: unknown key 'max_device'; did you mean 'max_devices'?"),
         ("fixed+fcfs", "fixt+fcfs", "unknown speculation controller 'fixt'; did you mean 'fixed'?"),
         ("held_out = true", "", ""),
     ],
@@ -266,6 +278,53 @@ def test_rows_are_one_for_each_controller_cell_and_world(rows: list[dict[str, An
     assert {row["kind"] for row in rows} == {"rule", "bound"}
 
 
+def test_capacities_are_those_of_the_command(played: Path, tmp_path: Path) -> None:
+    suite, found = read_suite(str(played / "tiny.toml")), Results(json.loads((played / "rows.json").read_text()))
+    assert suite.capacity is not None
+    assert [(row["slo_tokens_per_s"], row["rung"]) for row in found.capacities] == [
+        (speed, rung)
+        for speed in (4.0, 8.0)
+        for rung in ("SLED", "centralized", "centralized:0", WISP_TUNED, BEST_RULE)
+    ]
+    assert {row["starved_limit"] for row in found.capacities} == {0.1}
+    row = next(row for row in found.capacities if row["rung"] == WISP_TUNED)
+    (tmp_path / "same.toml").write_text(dumps(suite.capacity.scenario))
+    flags = [
+        "--scenario",
+        str(tmp_path / "same.toml"),
+        "--slo",
+        "4",
+        "--seeds",
+        "2",
+        "--max-devices",
+        "6",
+        "--starved",
+        "0.1",
+    ]
+    words = [*flags, "--controllers", row["controller"], "--json", str(tmp_path / "a.json")]
+    assert run(capacity.main, capacity.PROGRAM, words) == 0
+    (again,) = json.loads((tmp_path / "a.json").read_text())
+    assert {key: row[key] for key in again} == again
+    assert "Capacity of wisp-a100-qwen3-32b" in (played / "study" / "tables.txt").read_text()
+
+
+def test_csv_holds_worlds_alone(played: Path, tmp_path: Path) -> None:
+    assert call("--resume", played / "study", f"--csv={tmp_path / 'rows.csv'}") == 0
+    with (tmp_path / "rows.csv").open() as file:
+        tables = {row["table"] for row in csv.DictReader(file)}
+    assert tables == {"worlds"}
+
+
+def test_the_setting_for_capacity_is_the_best_in_training() -> None:
+    rows = made_rows({"wisp+wisp": [10.0], "wisp+fcfs": [30.0]}, training=2.0)
+    tuned = [row | {"tuning": TUNED, "setting": f"{row['controller']}:{i}"} for i, row in enumerate(rows)]
+    tuned[1][TRAINING] = 1.0
+    assert entrants(Results(tuned))[WISP_TUNED] == "wisp+wisp:0"
+    assert entrants(Results([row | {"held_out": True} for row in tuned])).keys() == {
+        *("SLED", "centralized", "centralized:0"),
+    }
+
+
 def test_worlds_are_paired(rows: list[dict[str, Any]], played: Path) -> None:
     suite = read_suite(str(played / "tiny.toml"))
     cell = next(cell for cell in suite.cells if cell.name == "load-5")
@@ -289,7 +348,7 @@ def test_the_same_command_gives_the_same_bytes(
     )
 
 
-@pytest.mark.parametrize("chunks", [0, 7, 40])
+@pytest.mark.parametrize("chunks", [0, 7, 40, 75])
 def test_a_killed_study_goes_on_to_the_same_bytes(
     played: Path, tmp_path: Path, chunks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,7 @@ from wisp_gym.spans import (
     VERIFYING,
     WASTED,
     chrome_trace,
+    predicted_ends_s,
     spans,
 )
 from wisp_gym.timeline import COLOURS, Canvas, ansi, draw, main, tick_s
@@ -43,12 +44,16 @@ ONE_ROUND = [
     (0.0, state.LOG_SEND, 0, 0),
     (0.1, state.LOG_ARRIVE, 0, 0),
     (0.1, state.LOG_LAUNCH, -1, 1),
+    (0.1, state.LOG_PREDICT, -1, 0.31),
+    (0.1, state.LOG_MEMBER, 0, 50),
     (0.3, state.LOG_END, -1, 1),
     (0.3, state.LOG_VERIFY, 0, 0),
     (0.4, state.LOG_DELIVER, 0, 1),
     (0.8, state.LOG_SEND, 0, 4),
     (0.9, state.LOG_ARRIVE, 0, 4),
     (1.0, state.LOG_LAUNCH, -1, 1),
+    (1.0, state.LOG_PREDICT, -1, 1.18),
+    (1.0, state.LOG_MEMBER, 0, 5),
     (1.2, state.LOG_END, -1, 1),
     (1.2, state.LOG_VERIFY, 0, 1),
     (1.3, state.LOG_DELIVER, 0, 2),
@@ -173,29 +178,50 @@ def test_a_log_that_begins_in_the_middle_gives_the_same_spans_from_then_on(
     np.testing.assert_array_equal(of_second_half, whole[whole["start_s"] > 18.0])
 
 
-def test_members_of_the_running_batch_are_known_when_it_took_all_that_waited() -> None:
-    started = log_of(ONE_ROUND[:10])
+def test_members_of_the_running_batch_are_known() -> None:
+    started = log_of([row for row in ONE_ROUND if row[0] <= 1.0])
     assert spans(started, 1.1)[-1].tolist() == (0, VERIFYING, 1.0, 1.1, 0.0)
     other = [(0.0, state.LOG_REQUEST, 1, 9), (0.0, state.LOG_SEND, 1, 0), (0.5, state.LOG_ARRIVE, 1, 0)]
-    assert (
-        spans(np.concatenate((started, log_of(other))), 1.1)[-1]["kind"] == QUEUEING
-    )  # one of two: the log does not say which
+    assert spans(np.concatenate((started, log_of(other))), 1.1)[-1].tolist() == (1, QUEUEING, 0.5, 1.1, 0.0)
+
+
+def test_a_prompt_in_chunks_is_verified_in_each_of_its_batches() -> None:
+    log = [(0.0, state.LOG_REQUEST, 0, 80), (0.0, state.LOG_SEND, 0, 0), (0.1, state.LOG_ARRIVE, 0, 0)]
+    for launch_s, tokens in ((0.2, 50), (0.5, 30)):
+        log += [(launch_s, state.LOG_LAUNCH, -1, 1), (launch_s, state.LOG_MEMBER, 0, tokens)]
+        log += [(launch_s + 0.25, state.LOG_END, -1, 1)]
+    log += [(0.75, state.LOG_VERIFY, 0, 0)]
+    at_server = [row for row in spans(log_of(log), 0.9).tolist() if row[0] == 0 and row[1] in (QUEUEING, VERIFYING)]
+    expected = [(QUEUEING, 0.1, 0.2), (VERIFYING, 0.2, 0.45), (QUEUEING, 0.45, 0.5), (VERIFYING, 0.5, 0.75)]
+    assert [row[1:4] for row in at_server] == expected
+    waiting = spans(log_of(log[:6]), 0.5)[-1]
+    assert waiting.tolist() == (0, QUEUEING, 0.45, 0.5, 0.0), "one chunk done, the next not begun"
+
+
+def test_members_add_up_to_their_batch(running: np.ndarray) -> None:
+    found = spans(running)
+    members = found[found["kind"] == VERIFYING]
+    for batch in found[found["kind"] == BATCH][:-1]:
+        assert (members["start_s"] == batch["start_s"]).sum() == batch["tokens"]
 
 
 @pytest.mark.parametrize("world", ["running", "centralized"])
 def test_the_chrome_trace_has_named_threads_without_overlaps(world: str, request: pytest.FixtureRequest) -> None:
-    found = spans(request.getfixturevalue(world))
-    events = json.loads(json.dumps(chrome_trace(found)))["traceEvents"]
+    log = request.getfixturevalue(world)
+    found, predicted_s = spans(log), predicted_ends_s(log)
+    events = json.loads(json.dumps(chrome_trace({"a": (found, predicted_s), "b": (found, predicted_s)})))["traceEvents"]
     named = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e["name"] == "thread_name"}
     slices = [e for e in events if e["ph"] == "X"]
-    assert len(slices) == len(found)
+    assert len(slices) == 2 * len(found)
     assert {e["name"] for e in slices} == {KINDS[kind] for kind in np.unique(found["kind"])}
     for thread in named:
         own = sorted((e["ts"], e["ts"] + e["dur"]) for e in slices if (e["pid"], e["tid"]) == thread)
         assert all(end <= start + 1e-6 for (_, end), (start, _) in itertools.pairwise(own)), named[thread]
     assert {(e["pid"], e["tid"]) for e in slices} <= set(named)
-    assert named[(1, 0)] == "batches"
-    assert named[(2, 3 * LANES)] == "device 3"
+    assert [named[pid, 0] for pid in (1, 2)] == ["server", "server"]
+    assert named[(2, 4 * LANES)] == "device 3"
+    marks = [e["ts"] for e in events if e["ph"] == "i" and e["pid"] == 2]
+    np.testing.assert_allclose(marks, predicted_s * 1e6)
 
 
 def test_centralized_sequences_are_verified_again_and_never_draft(centralized: np.ndarray) -> None:

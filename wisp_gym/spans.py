@@ -5,7 +5,7 @@ between two moments of a device follows from their kinds:
 
     delivery of a reply (or start of a request) → send     drafting; the end of it wasted, where tokens were rejected
     send → arrival                                         flight to the server
-    arrival → launch of the batch that verified it         queueing (and the earlier chunks of a chunked prefill)
+    arrival (or end of a prompt's earlier chunk) → launch  queueing
     launch → end of that batch                             verification
     verification → delivery                                flight to the device
     end of a response → next request                       thinking
@@ -15,6 +15,7 @@ In centralized serving a sequence queues again as soon as its verification ends,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ from wisp_gym.engine.state import (
     LOG_DONE,
     LOG_END,
     LOG_LAUNCH,
+    LOG_MEMBER,
+    LOG_PREDICT,
     LOG_REQUEST,
     LOG_SEND,
     LOG_VERIFY,
@@ -133,36 +136,45 @@ def batches(log: np.ndarray, end_s: float) -> np.ndarray:
     return make(np.full(len(launches), SERVER), BATCH, launches["time_s"], until_s, launches["value"])
 
 
+def batch_end_s(launch_s: np.ndarray, served: np.ndarray) -> np.ndarray:
+    """End of the batches that were launched at these times; the launch itself where the log does not hold it."""
+    batch = np.searchsorted(served["start_s"], launch_s)
+    start_s, end_s = (np.append(served[name], np.nan)[batch] for name in ("start_s", "end_s"))
+    return np.where(start_s == launch_s, end_s, launch_s)
+
+
+def waits_since(events: Events, begins: np.ndarray, served: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Start of the waiting that begins at each place, and drafted tokens: after a chunk of a prompt, its batch's end."""
+    kind, time_s = events.kind[begins], events.time_s[begins]
+    since_s = np.where(kind == LOG_MEMBER, batch_end_s(time_s, served), time_s)
+    return since_s, np.where(kind == LOG_ARRIVE, events.value[begins], 0.0)
+
+
 def verification(events: Events, served: np.ndarray) -> np.ndarray:
-    """Queueing and verification of every request that has been verified, from the batch that ended then."""
-    verified = events.places(LOG_VERIFY)
-    since = preceding(verified, events.places(LOG_ARRIVE, LOG_VERIFY), events.device)
-    if not len(served) or not len(verified):
-        return np.zeros(0, SPAN)
-    batch = np.searchsorted(served["end_s"], events.time_s[verified]).clip(max=len(served) - 1)
-    known = served["end_s"][batch] == events.time_s[verified]
-    launch_s = np.where(known, served["start_s"][batch], events.time_s[verified])
-    since_s = np.where(since >= 0, np.minimum(events.time_s[since], launch_s), launch_s)
-    drafted = np.where(since >= 0, events.value[since], 0.0)
-    device = events.device[verified]
-    waits = make(device, QUEUEING, since_s, launch_s, drafted)
-    return np.concatenate((waits, make(device, VERIFYING, launch_s, events.time_s[verified], events.value[verified])))
+    """Queueing and verification of every member of every batch; a prompt in chunks is a member of several batches."""
+    members, verified = events.places(LOG_MEMBER), events.places(LOG_VERIFY)
+    device, launch_s = events.device[members], events.time_s[members]
+    end_s = batch_end_s(launch_s, served)
+    begins = preceding(members, events.places(LOG_ARRIVE, LOG_MEMBER, LOG_VERIFY), events.device)
+    since_s, drafted = waits_since(events, begins, served)
+    waits = make(device, QUEUEING, np.where(begins >= 0, since_s, launch_s), launch_s, drafted)
+    outcome = following(members, verified, events.device)
+    done = (outcome >= 0) & (events.time_s[outcome] == end_s)
+    accepted = np.where(done, events.value[outcome], 0.0)
+    return np.concatenate((waits, make(device, VERIFYING, launch_s, end_s, accepted)))
 
 
-def unverified(events: Events, served: np.ndarray) -> np.ndarray:
-    """Requests at the server that have not been verified: queueing or in the running batch.
+def waiting(events: Events, served: np.ndarray) -> np.ndarray:
+    """Queueing of requests that no later batch has taken yet."""
+    begins = events.places(LOG_ARRIVE, LOG_MEMBER, *([LOG_VERIFY] if events.streaming() else []))
+    begins = begins[following(begins, events.places(LOG_MEMBER, LOG_VERIFY, LOG_DONE), events.device) < 0]
+    since_s, drafted = waits_since(events, begins, served)
+    return make(events.device[begins], QUEUEING, since_s, np.maximum(since_s, events.end_s), drafted)
 
-    The log does not name the running batch's members: they are known when it took all that waited.
-    """
-    arrived = events.places(LOG_ARRIVE, LOG_VERIFY) if events.streaming() else events.places(LOG_ARRIVE)
-    open_ones = arrived[following(arrived, events.places(LOG_VERIFY, LOG_DONE), events.device) < 0]
-    since_s, device, drafted = events.time_s[open_ones], events.device[open_ones], events.value[open_ones]
-    running = served[-1] if len(served) and served[-1]["end_s"] >= events.end_s else None
-    if running is None or (since_s <= running["start_s"]).sum() != running["tokens"]:
-        return make(device, QUEUEING, since_s, np.maximum(since_s, events.end_s), drafted)
-    launch_s = np.maximum(since_s, np.where(since_s <= running["start_s"], running["start_s"], events.end_s))
-    waits = make(device, QUEUEING, since_s, launch_s, drafted)
-    return np.concatenate((waits, make(device, VERIFYING, launch_s, np.maximum(launch_s, events.end_s), 0.0)))
+
+def predicted_ends_s(log: np.ndarray) -> np.ndarray:
+    """(batches,) ends of the batches as the server predicted them when it launched each: the boundaries devices are told."""
+    return np.asarray(log["value"][log["kind"] == LOG_PREDICT])
 
 
 def flights(events: Events) -> np.ndarray:
@@ -199,7 +211,7 @@ def spans(log: np.ndarray, end_s: float | None = None, overhead_s: np.ndarray | 
     events = Events(log, end_s)
     served = batches(log, end_s)
     thinking = events.between(THINKING, events.places(LOG_DONE), events.places(LOG_REQUEST))
-    at_server = (verification(events, served), unverified(events, served))
+    at_server = (verification(events, served), waiting(events, served))
     found = np.concatenate((served, thinking, drafting(events, overhead_s), flights(events), *at_server))
     found = found[found["end_s"] > found["start_s"]]
     return found[np.lexsort((found["start_s"], found["device"]))]
@@ -220,34 +232,48 @@ def lanes(found: np.ndarray) -> np.ndarray:
     return lane
 
 
-def chrome_trace(found: np.ndarray) -> dict[str, Any]:
-    """Chrome trace-event JSON of (n,) SPAN, which ui.perfetto.dev opens; microseconds, to the nanosecond.
+def trace_events(found: np.ndarray, predicted_s: np.ndarray, pid: int, process: str) -> list[dict[str, Any]]:
+    """Chrome trace events of one world: a process with a thread for the server and one for each device.
 
-    One process for the server and one for the devices, with a thread each. A token in flight while its sequence is
-    verified again (centralized serving) goes to a further thread, for spans of one thread may not overlap.
+    A token in flight while its sequence is verified again (centralized serving) goes to a further thread, for spans of
+    one thread may not overlap. Predicted ends of batches are instants of the server's thread.
     """
     start_ns, end_ns = (np.rint(found[name] * 1e9).astype(np.int64) for name in ("start_s", "end_s"))
-    thread = np.where(found["device"] == SERVER, 0, found["device"] * LANES + lanes(found).clip(max=LANES - 1))
-    events = [event for tid in np.unique(thread[found["device"] != SERVER]).tolist() for event in names(2, tid)]
+    thread = (found["device"] + 1) * LANES + lanes(found).clip(max=LANES - 1)  # the server, −1, is thread 0
+    events = names(pid, process, np.unique(thread).tolist())
     for row, tid, from_ns, to_ns in zip(
         found.tolist(), thread.tolist(), start_ns.tolist(), end_ns.tolist(), strict=True
     ):
-        device, kind, _, _, tokens = row
+        _, kind, _, _, tokens = row
         events.append({
-            "name": KINDS[kind], "cat": KINDS[kind], "ph": "X", "pid": 1 if device == SERVER else 2, "tid": tid,
+            "name": KINDS[kind], "cat": KINDS[kind], "ph": "X", "pid": pid, "tid": tid,
             "ts": from_ns / 1e3, "dur": (to_ns - from_ns) / 1e3,
             "args": {"requests" if kind == BATCH else "tokens": tokens},
         })  # fmt: skip
-    return {"traceEvents": names(1, 0) + events, "displayTimeUnit": "ms"}
+    marks = (np.rint(predicted_s * 1e9) / 1e3).tolist()
+    about = {"name": "predicted end", "cat": "prediction", "ph": "i", "s": "t", "pid": pid, "tid": 0}
+    return events + [about | {"ts": ts} for ts in marks]
 
 
-def names(pid: int, tid: int) -> list[dict[str, Any]]:
-    """Metadata events that name a process (1 the server, 2 the devices) and one of its threads."""
-    device, lane = divmod(tid, LANES)
-    thread = "batches" if pid == 1 else f"device {device}" + (f", replies {lane}" if lane else "")
-    about = {
-        "process_name": {"name": ("server", "devices")[pid - 1]},
-        "thread_name": {"name": thread},
-        "thread_sort_index": {"sort_index": tid},
-    }
-    return [{"name": name, "ph": "M", "pid": pid, "tid": tid, "args": args} for name, args in about.items()]
+def names(pid: int, process: str, threads: list[int]) -> list[dict[str, Any]]:
+    """Metadata events that name a process and its threads, the server's above the devices'."""
+    about: list[tuple[int, str, dict[str, Any]]] = [
+        (0, "process_name", {"name": process}), (0, "process_sort_index", {"sort_index": pid}),
+    ]  # fmt: skip
+    for tid in threads:
+        device, lane = divmod(tid - LANES, LANES)
+        name = f"device {device}" if device >= 0 else "server"
+        about.append((tid, "thread_name", {"name": f"{name}, replies {lane}" if lane else name}))
+        about.append((tid, "thread_sort_index", {"sort_index": tid}))
+    return [{"name": name, "ph": "M", "pid": pid, "tid": tid, "args": args} for tid, name, args in about]
+
+
+def chrome_trace(worlds: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+    """Chrome trace-event JSON, which ui.perfetto.dev opens; microseconds, to the nanosecond.
+
+    Args:
+        worlds: name of a process → its (n,) SPAN and (batches,) predicted ends in seconds.
+    """
+    named = enumerate(worlds.items(), start=1)
+    events = [event for pid, (name, world) in named for event in trace_events(*world, pid, name)]
+    return {"traceEvents": events, "displayTimeUnit": "ms"}

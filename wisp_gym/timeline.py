@@ -32,6 +32,7 @@ from wisp_gym.spans import (
     VERIFYING,
     WASTED,
     chrome_trace,
+    predicted_ends_s,
     spans,
 )
 
@@ -244,6 +245,15 @@ def record(scenario: str, controller: str, n_devices: int, end_s: float, seed: i
         rows = length  # the same seed writes the same log
 
 
+def window(
+    log: np.ndarray, start_s: float, end_s: float, overhead_s: np.ndarray | float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """The (n,) SPAN of a log that reach into a stretch of time, and the (batches,) predicted ends inside it, s."""
+    found, predicted_s = spans(log, end_s, overhead_s), predicted_ends_s(log)
+    inside = (predicted_s > start_s) & (predicted_s < end_s)
+    return found[(found["end_s"] > start_s) & (found["start_s"] < end_s)], predicted_s[inside]
+
+
 class Parser(ArgumentParser):
     """Errors are one line, exit code 2."""
 
@@ -289,8 +299,7 @@ def produce(given: Namespace) -> bytes:
     if given.out.endswith(".png"):
         return png(draw(log, given.start, end_s, given.width, given.height, **common))
     if given.out.endswith(".json"):
-        found = spans(log, end_s, overhead_s)
-        return json.dumps(chrome_trace(found[found["end_s"] > given.start])).encode()
+        return json.dumps(chrome_trace({given.controller: window(log, given.start, end_s, overhead_s)})).encode()
     return (ansi(log, given.start, end_s, **common) + "\n").encode()
 
 

@@ -10,7 +10,7 @@ from wisp_gym.engine.draws import normal, stream_key
 from wisp_gym.engine.jit import jit
 from wisp_gym.engine.kv_cache import forget, make_room, release, remember
 from wisp_gym.engine.session import FRESH, KEEP, commit, in_window, write_log
-from wisp_gym.engine.state import LOG_END, LOG_LAUNCH, LOG_VERIFY, QUEUED, VERIFYING
+from wisp_gym.engine.state import LOG_END, LOG_LAUNCH, LOG_MEMBER, LOG_PREDICT, LOG_VERIFY, QUEUED, VERIFYING
 from wisp_gym.engine.trim import trim
 from wisp_gym.engine.verification import batch_time_s
 
@@ -85,7 +85,16 @@ def launch(w):
     leave_queue(s, devices, w.queue)
     s.queue_s = queued_work_s(c, s, devices, w.queue)
     external_work(c, s, devices)
-    write_log(s, w.log, s.now_s, LOG_LAUNCH, -1, s.n_batch)
+    log_launch(s, devices, w.batch, w.log)
+
+
+@jit
+def log_launch(s, devices, batch, log):
+    """A batch starts: its size, its predicted end, and for each member the new tokens that it runs."""
+    write_log(s, log, s.now_s, LOG_LAUNCH, -1, s.n_batch)
+    write_log(s, log, s.now_s, LOG_PREDICT, -1, s.predicted_end_s)
+    for k in range(s.n_batch):
+        write_log(s, log, s.now_s, LOG_MEMBER, batch[k], devices[batch[k]].take_tokens)
 
 
 @jit

@@ -134,8 +134,11 @@ RECORDED_TOKEN = np.dtype(
 )
 
 LOG_ROW = np.dtype([("time_s", F), ("kind", I), ("device", I), ("value", F)])
-LOG_REQUEST, LOG_SEND, LOG_ARRIVE, LOG_LAUNCH, LOG_END, LOG_DELIVER, LOG_DONE, LOG_VERIFY = range(8)
-LOG_KINDS = ("request", "send", "arrive", "launch", "end", "deliver", "done", "verify")
+# Values: prompt tokens; drafted; drafted; members; members; tokens; tokens; accepted; new tokens run; predicted end, s.
+(
+    LOG_REQUEST, LOG_SEND, LOG_ARRIVE, LOG_LAUNCH, LOG_END, LOG_DELIVER, LOG_DONE, LOG_VERIFY, LOG_MEMBER, LOG_PREDICT,
+) = range(10)  # fmt: skip
+LOG_KINDS = ("request", "send", "arrive", "launch", "end", "deliver", "done", "verify", "member", "predict")
 
 
 class Source(NamedTuple):
