@@ -71,7 +71,7 @@ TEST_SEEDS = range(1_000_000, 1_000_000 + 20)
 BATCHING = "fcfs"  # beside the learned policy; the batching controller is learned elsewhere
 FIXED = [f"fixed:{k}+fcfs" for k in (0, 1, 2, 3, 4, 6, 8)]
 RIVALS = [
-    "random:0.5+fcfs", "wisp", "wisp+fcfs", "sled", "centralized", "centralized:0", "survival:0.5+fcfs", *FIXED, "perfect+fcfs",
+    "random:0.5+fcfs", "wisp", "wisp+fcfs", "sled", "centralized", "centralized:0", "survival:0.5+fcfs", "aligned+fcfs", *FIXED, "perfect+fcfs",
 ]  # fmt: skip
 
 
