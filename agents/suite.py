@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 from agents.command_line import seed_list, seeds
 from estimators.cli import InputError
-from wisp_gym.controllers.catalogue import ADDITIONS, ALIASES, BATCHING, CENTRALIZED, SPECULATION
+from wisp_gym.controllers.rules import ADDITIONS, ALIASES, BATCHING, CENTRALIZED, SPECULATION
 from wisp_gym.scenario import Horizon, Scenario, ScenarioError, dumps, load, loads, with_, with_slo
 from wisp_gym.scenario_fields import (
     Count,
