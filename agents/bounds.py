@@ -46,11 +46,12 @@ DEFAULT_SEEDS = 10
 DEFAULT_CONTROLLERS = ["oracle+fcfs", "perfect+fcfs", "survival:0.5+fcfs", "wisp", "centralized:0"]
 BEST_FIXED = "best fixed"
 MEASURES = ("throughput_tokens_per_s", "goodput_tokens_per_s")
+BOUNDS = ("information", "perfect", "oracle", "centralized")
 
 
 def bounds_of(scenario: Scenario, fairness: float) -> dict[str, Bound]:
-    """The bounds by what controllers know."""
-    others = {kind: fluid_bound(scenario, kind, fairness) for kind in ("perfect", "oracle", "centralized")}
+    """The bounds by what controllers know: one for each of `BOUNDS`."""
+    others = {kind: fluid_bound(scenario, kind, fairness) for kind in BOUNDS[1:]}
     return {"information": information_bound(scenario, fairness), **others}
 
 

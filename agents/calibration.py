@@ -202,7 +202,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The flags."""
     parser = Parser(prog=PROGRAM, description=__doc__)
     add = parser.add_argument
-    add("--search", action="store_true", help="fit again (about two minutes a step on two cores)")
+    add("--search", action="store_true", help="fit again (minutes a step on two cores)")
     add("--steps", type=whole(1, 1000), default=8, metavar="N", help="steps of the search (default 8)")
     add("--seeds", type=whole(1, 1000), default=2, metavar="S", help="worlds for each capacity (default 2)")
     add(

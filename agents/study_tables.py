@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from agents.command_line import seed_list
+from agents.evaluate import COSTS, SERVICE
 from agents.statistics import performance_profile
 from agents.study_results import (
     BEST_RULE,
@@ -26,17 +27,11 @@ from agents.suite import Suite
 from agents.tables import aligned, cell, interval_cell
 from agents.tuning import Tuned
 
-# Columns of the aggregate tables: key, header, unit, digits, factor from the key's unit to the shown one.
-MEASURES = (
-    ("slo_attainment", "SLO met", "%", 1, 100.0),
-    ("starved_share", "starved", "%", 1, 100.0),
-    ("wasted_drafting_share", "wasted", "%", 1, 100.0),
-    ("interference_s", "interference", "ms", 1, 1e3),
-    ("joules_per_1k_tokens", "energy", "J/1k tokens", 0, 1.0),
-    ("dollars_per_1k_tokens", "cost", "$/1k tokens", 5, 1.0),
-)
-
-
+# Columns of the aggregate tables, as `agents.evaluate` shows them.
+SHOWN = (
+    "slo_attainment", "starved_share", "wasted_drafting_share", "interference_s", "joules_per_1k_tokens", "dollars_per_1k_tokens",
+)  # fmt: skip
+MEASURES = tuple(column for column in (*SERVICE, *COSTS) if column[0] in SHOWN)
 PROFILE = (0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)  # thresholds of the printed performance profiles
 
 

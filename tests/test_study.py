@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -21,7 +20,7 @@ from agents.study_run import GOODPUT, PER_CELL, TRAINING, TUNED, cell_bounds
 from agents.suite import ALL, WISP, chosen_controllers, described, read_suite, restored, suites
 from agents.tuning import Family, families, family_name, tune
 from wisp_gym.controllers.catalogue import BATCHING, SPECULATION, resolve
-from wisp_gym.scenario import dumps, load
+from wisp_gym.scenario import dumps, load, with_
 from wisp_gym.simulation import simulate
 
 TINY = """
@@ -442,12 +441,12 @@ def test_the_ladder_climbs_in_the_tiny_study(rows: list[dict[str, Any]]) -> None
         assert rungs["oracle"][GOODPUT] >= rungs[WISP_TUNED][GOODPUT]
 
 
-def test_bounds_stand_in_the_rows() -> None:
-    if importlib.util.find_spec("agents.bounds") is None:
-        pytest.skip("agents.bounds is not there")
+def test_bounds_stand_in_the_rows_but_where_the_window_has_no_warm_up() -> None:
     found = cell_bounds(load("wisp-a100-qwen3-32b"))
-    assert found
+    assert len(found) == 4
     assert all(key.startswith("bound_") and value > 0.0 for key, value in found.items())
+    burst = cell_bounds(with_(load("wisp-a100-qwen3-32b"), **{"horizon.warmup_s": 0.0}))
+    assert burst == dict.fromkeys(found)
 
 
 def test_a_family_is_named_by_its_rules() -> None:
