@@ -49,4 +49,5 @@ def layers_of(policy: ActorCriticPolicy) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def engine_policy(policy: ActorCriticPolicy, decision: str, **about: Any) -> Policy:
     """The actor as the engine runs it."""
-    return make_policy(layers_of(policy), decision, "tanh", **about)
+    activation = "relu" if policy.activation_fn is torch.nn.ReLU else "tanh"
+    return make_policy(layers_of(policy), decision, activation, **about)

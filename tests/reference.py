@@ -269,6 +269,7 @@ class Reference:
             output = int(self.recording.output_tokens[answer])
         else:
             fates = self.fates(device, number, output + 1)
+        device.sight.last_rejected = False
         device.request = Request(number, arrival_s, prompt, output, self.in_window(arrival_s), fates, answer)
         device.tokens, device.round_start_s = [], self.now_s
         if self.scenario.workload.arrivals == "closed":  # the others are counted at the end, begun or not
@@ -366,6 +367,7 @@ class Reference:
         v = device.slo.speed_tokens_per_s
         return device.sight.row(
             self.now_s, cap, device.token_s, drafted_tokens=len(tokens) / cap, survival=math.prod(t.p_accept for t in tokens),
+            adapted_survival=device.sight.adapted([t.p_accept for t in tokens]),
             accept_probability=last.p_accept, confidence=last.confidence, entropy=last.entropy, margin=last.margin,
             logit_spread=last.spread, expected_tokens=device.expected_tokens / cap, context=(r.prompt_tokens + r.committed) / 1e3,
             tokens_left=min(r.output_tokens - r.committed, 64) / 64, round_time=(self.now_s - device.round_start_s)

@@ -22,6 +22,12 @@ class ServerState:
     utilisation: float
 
 
+def odds(p: float) -> float:
+    """Of a probability kept off 0 and 1."""
+    p = min(max(p, 0.001), 0.999)
+    return p / (1.0 - p)
+
+
 @dataclass
 class Sight:
     """A device's own running averages and the server state of its last reply."""
@@ -35,7 +41,7 @@ class Sight:
         self.accepted, self.examined = 0.0, 0.0  # beside the prior of four tokens
         self.tokens, self.seconds = self.slo_tokens_per_s, 1.0
         self.server: ServerState | None = None
-        self.suggested = 0
+        self.suggested, self.last_rejected = 0, False
 
     def learn_delay(self, delay_s: float) -> None:
         """One more one-way delay."""
@@ -46,6 +52,7 @@ class Sight:
         """A reply: of the verified tokens, those up to the first rejected one have been examined."""
         self.accepted = 0.9 * self.accepted + accepted
         self.examined = 0.9 * self.examined + min(accepted + 1, verified)
+        self.last_rejected = accepted < verified
 
     def learn_rate(self, tokens: int, seconds: float) -> None:
         """A round."""
@@ -55,6 +62,11 @@ class Sight:
     def acceptance(self) -> float:
         """Share of accepted tokens, with a prior worth four."""
         return (self.accepted + 4.0 * self.expected_acceptance) / (self.examined + 4.0)
+
+    def adapted(self, chances: list[float]) -> float:
+        """Probability that tokens of these predicted acceptances are all accepted, their odds scaled to the running acceptance."""
+        ratio = odds(self.acceptance) / odds(self.expected_acceptance)
+        return math.prod(p * ratio / (1.0 - p + p * ratio) for p in chances)
 
     def row(self, now_s: float, cap: int, token_s: float, **own: float) -> np.ndarray:
         """(SIZE,) float32 observation; `own`: entries that the round itself gives, by name."""
@@ -71,7 +83,7 @@ class Sight:
             "queue_work": s.queue_s / t, "utilisation": s.utilisation, "own_rate": self.tokens / self.seconds * t,
             "batch_time": 10.0 * t, "info_age": (now_s - s.left_s) / t, "boundary_left": left_s / t,
             "draftable_tokens": math.floor(left_s / token_s) / cap, "boundaries_missed": missed,
-            "suggested_tokens": self.suggested / cap,
+            "suggested_tokens": self.suggested / cap, "last_rejected": self.last_rejected,
         }  # fmt: skip
         o = np.zeros(len(ENTRIES), np.float32)
         for name, value in values.items():

@@ -1,7 +1,8 @@
 """A small multilayer perceptron inside the engine: a learned policy runs at full speed.
 
-Weights lie in one float32 vector: [inputs, outputs, activation, layers, width₁ … widthₗ, W₁, b₁, …, W_out, b_out], each W in
-row-major (out, in) order as in torch. Activation 0 is tanh, 1 is ReLU.
+Weights lie in one float32 vector: [inputs, outputs, activation, layers, width₁ … widthₗ, W₁, b₁, …, W_out, b_out], each W
+transposed, in row-major (in, out) order: a layer then adds column after column to all its outputs at once, which compilers
+vectorise without changing the order of any sum. Activation 0 is tanh, 1 is ReLU.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def pack(layers: list[tuple[np.ndarray, np.ndarray]], activation: str = "tanh") 
     header = [inputs[0], widths[-1], TANH if activation == "tanh" else RELU, len(layers) - 1, *widths[:-1]]
     flat = [np.asarray(header, dtype=np.float32)]
     for w, b in layers:
-        flat += [np.asarray(w, dtype=np.float32).ravel(), np.asarray(b, dtype=np.float32)]
+        flat += [np.asarray(w, dtype=np.float32).T.ravel(), np.asarray(b, dtype=np.float32)]
     return np.concatenate(flat)
 
 
@@ -54,11 +55,12 @@ def layer(policy, offset, n_in, n_out, values, out):
     """out = W·values + b; returns the offset behind the layer's weights."""
     bias = offset + n_in * n_out
     for row in range(n_out):
-        total = policy[bias + row]
-        start = offset + row * n_in
-        for column in range(n_in):
-            total += policy[start + column] * values[column]
-        out[row] = total
+        out[row] = policy[bias + row]
+    for column in range(n_in):
+        value = values[column]
+        start = offset + column * n_out
+        for row in range(n_out):
+            out[row] += policy[start + row] * value
     return bias + n_out
 
 

@@ -12,7 +12,7 @@ from wisp_gym.engine.kv_cache import forget, make_room, release, remember
 from wisp_gym.engine.session import FRESH, KEEP, commit, in_window, write_log
 from wisp_gym.engine.state import LOG_END, LOG_LAUNCH, LOG_MEMBER, LOG_PREDICT, LOG_VERIFY, QUEUED, VERIFYING
 from wisp_gym.engine.trim import trim
-from wisp_gym.engine.verification import batch_time_s
+from wisp_gym.engine.verification import batch_time_s, marginal_s
 
 
 @jit
@@ -76,6 +76,8 @@ def launch(w):
     )  # fmt: skip
     noise = normal(stream_key(c.seed, draws.BATCH_NOISE, 0, 0), s.batches) if c.noise > 0.0 else 0.0
     s.batch_clean_s = clean
+    if c.record_decisions:
+        s.batch_token_s = marginal_s(c.weights_s, c.token_s, c.sharpness, s.sum_new)
     s.batch_time_s = clean * math.exp(c.noise * noise)
     s.batch_start_s = s.now_s
     s.batch_end_s = s.now_s + s.batch_time_s
@@ -161,6 +163,7 @@ def finish_member(c, s, devices, i, totals, replies, log):
 def finish_batch(c, s, devices, batch, replies, totals, log):
     """The running batch ends now: outcomes and replies to send."""
     s.busy = 0
+    s.ended_token_s = s.batch_token_s
     s.n_replies, s.reply_next = 0, 0
     tokens = 0
     count_batch(c, s, totals)

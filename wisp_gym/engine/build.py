@@ -122,7 +122,7 @@ def fill_devices(devices: np.ndarray, scenario: Scenario, n_devices: int) -> Non
             view[name][slos == index] = value
     view["accepted_sum"], view["examined_sum"] = PRIOR_TOKENS * accepted_share(scenario), PRIOR_TOKENS
     view["token_sum"], view["time_sum_s"] = view["slo_tokens_per_s"], 1.0  # at first the rate that the class asks for
-    view["newer"], view["older"] = -1, -1
+    view["newer"], view["older"], view["round"] = -1, -1, -1
     begin_server_info(view, scenario)
 
 
@@ -157,7 +157,9 @@ def empty_arrays(n_worlds: int, n_devices: int, log_rows: int, trace: np.ndarray
         batch=integers(), replies=integers(), features=np.zeros((*shape, FEATURES)), keys=floats(), order=integers(),
         speculation_parameters=np.zeros((n_worlds, state.PARAMETERS)), batching_parameters=np.zeros((n_worlds, state.PARAMETERS)),
         memory=np.zeros((n_worlds, n_devices + 1, MEMORY)),
-        log=np.zeros((n_worlds, log_rows), state.LOG_ROW), survivals=np.zeros((*shape, state.SURVIVALS), np.float32), trace=trace, policy=policy,
+        log=np.zeros((n_worlds, log_rows), state.LOG_ROW), decisions=np.zeros((n_worlds, 0), state.DECISION),
+        seen=np.zeros((n_worlds, 0, observation.SIZE), np.float32), outcomes=np.zeros((n_worlds, 0), state.OUTCOME),
+        survivals=np.zeros((*shape, state.SURVIVALS), np.float32), trace=trace, policy=policy,
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from wisp_gym.engine.batch import enqueue, finish_batch, launch
 from wisp_gym.engine.compose import add, begin_batch, compose, fits
 from wisp_gym.engine.heap import pop, push
 from wisp_gym.engine.jit import jit
+from wisp_gym.engine.record import begin_recording, record_outcome
 from wisp_gym.engine.session import (
     DECIDE,
     EXTERNAL_LENGTH,
@@ -41,8 +42,8 @@ from wisp_gym.engine.session import (
 from wisp_gym.engine.state import CLOSED, COMPOSE, EVENTS, LOG_ARRIVE, OVER, PICK, REPLY, TRACE, World
 from wisp_gym.engine.suggest import suggest_lengths
 
-# What `advance` returns: the world is over, or which decision it waits for.
-DONE, SPECULATION, BATCHING = 0, 1, 2
+# What `advance` returns: the world is over, which decision it waits for, or that the room for recorded decisions is used up.
+DONE, SPECULATION, BATCHING, FULL = 0, 1, 2, 3
 
 # A decision maker outside that launches an empty batch waits for the next arrival, at most this share of a mean batch.
 WAIT_SHARE = 0.25
@@ -56,8 +57,8 @@ def world_of(worlds, index, trace, policy):
         worlds.histogram[index], worlds.device[index], worlds.observation[index], worlds.event_device[index],
         worlds.event_s[index], worlds.queue[index], worlds.batch[index], worlds.replies[index],
         worlds.features[index], worlds.keys[index], worlds.order[index], worlds.speculation_parameters[index],
-        worlds.batching_parameters[index], worlds.memory[index], worlds.log[index], worlds.survivals[index], trace, policy,
-        worlds.source,
+        worlds.batching_parameters[index], worlds.memory[index], worlds.log[index], worlds.decisions[index], worlds.seen[index],
+        worlds.outcomes[index], worlds.survivals[index], trace, policy, worlds.source,
     )  # fmt: skip
 
 
@@ -158,6 +159,8 @@ def answer(w, i):
     complete = deliver(c, d, i, s.now_s, w.totals[0], w.slo_totals, w.histogram, s, w.log)
     if c.learns:
         learn_from_round(c, d, i, w.speculation_parameters, w.memory[i], w.observation[i])
+    if c.record_decisions and d.round >= 0:
+        record_outcome(c, s, d, i, w.outcomes)
     if complete:
         after_response(w, i)
         return False
@@ -166,6 +169,8 @@ def answer(w, i):
         enqueue(s, w.device, w.queue, i)
         return False
     begin_round(c, d, i, w.observation[i], d.delivered_s)
+    if c.record_decisions:
+        begin_recording(s, d)
     return True
 
 
@@ -189,14 +194,11 @@ def work_replies(w):
             s.reply_next += 1
             continue
         s.mid_draft = 1
-        o = w.observation[i]
-        survivals, memory = w.survivals[i], w.memory[i]
-        if (
-            draft_round(
-                c, w.device[i], i, w.totals[0], w.speculation_parameters, w.policy, memory, w.source, o, survivals
-            )
-            == DECIDE
-        ):
+        drafted = draft_round(
+            c, w.device[i], i, w.totals[0], w.speculation_parameters, w.policy, w.memory[i], w.source, w.observation[i],
+            w.survivals[i], s, w.decisions, w.seen,
+        )  # fmt: skip
+        if drafted == DECIDE:
             return DECIDE
         s.mid_draft = 0
         send_round(w, i)
@@ -206,9 +208,11 @@ def work_replies(w):
 
 @jit
 def advance(w):
-    """Run until the world is over (DONE) or a decision is due outside (SPECULATION, BATCHING)."""
+    """Run until the world is over (DONE), a decision is due outside (SPECULATION, BATCHING) or enough are recorded (FULL)."""
     c, s = w.config[0], w.server[0]
     while s.stage != OVER:
+        if c.record_decisions and s.n_decisions >= c.record_decisions and s.stage == EVENTS:
+            return FULL
         if s.stage == EVENTS and not take_events(w):
             break
         if s.stage == COMPOSE:
@@ -280,6 +284,19 @@ def count_unstarted(w):
                 break
             w.slo_totals[d.slo_id].arrived += 1 if in_window(c, arrival_s) else 0
             request += 1
+
+
+@jit
+def record_worlds(worlds, trace, policy, fresh, kinds, first, last):
+    """Run worlds first … last − 1 until enough decisions are recorded (FULL) or they are over (DONE).
+
+    fresh: (W,) bool, worlds to open first. kinds: (W,) int64, written.
+    """
+    for index in range(first, last):
+        w = world_of(worlds, index, trace, policy)
+        if fresh[index]:
+            open_world(w)
+        kinds[index] = advance(w)
 
 
 @jit

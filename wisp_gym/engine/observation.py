@@ -56,6 +56,10 @@ ENTRIES = (
     Entry("context", "1,000 tokens", 0, 32, "prompt and output so far"),
     Entry("round_time", "T", 0, 20, "time since this round began"),
     Entry("suggested_tokens", "K", 0, 1, "length that the last reply suggested (0 where the server suggests none)"),
+    Entry(
+        "adapted_survival", "probability", 0, 1, "survival with the predictor's odds scaled to the acceptance average"
+    ),
+    Entry("last_rejected", "flag", 0, 1, "the last reply corrected a drafted token"),
 )
 NAMES = tuple(entry.name for entry in ENTRIES)
 SIZE = len(ENTRIES)
@@ -65,7 +69,7 @@ HIGH = np.array([entry.high for entry in ENTRIES], dtype=np.float32)
 (
     DRAFTED, SURVIVAL, ACCEPT_PROBABILITY, CONFIDENCE, ENTROPY, MARGIN, LOGIT_SPREAD, ACCEPTANCE_AVERAGE, EXPECTED_TOKENS,
     DRAFT_TIME, ONE_WAY_DELAY, JITTER, SLO_PERIOD, SLACK, TOKENS_LEFT, BOUNDARY_LEFT, DRAFTABLE, BOUNDARIES_MISSED,
-    SERVER_BUSY, QUEUE_WORK, UTILISATION, OWN_RATE, PRICE, BATCH_TIME, INFO_AGE, CONTEXT, ROUND_TIME, SUGGESTED,
+    SERVER_BUSY, QUEUE_WORK, UTILISATION, OWN_RATE, PRICE, BATCH_TIME, INFO_AGE, CONTEXT, ROUND_TIME, SUGGESTED, ADAPTED_SURVIVAL, LAST_REJECTED,
 ) = range(SIZE)  # fmt: skip
 
 
@@ -73,6 +77,26 @@ HIGH = np.array([entry.high for entry in ENTRIES], dtype=np.float32)
 def clip(value, high):
     """Clip to [0, high]."""
     return min(max(value, 0.0), high)
+
+
+@jit
+def odds(p):
+    """p/(1 − p), of a probability kept off 0 and 1."""
+    p = min(max(p, 1e-3), 1.0 - 1e-3)
+    return p / (1.0 - p)
+
+
+@jit
+def adapt_to_request(c, d):
+    """At the start of a round: how much likelier than on average tokens are accepted here, as a ratio of odds."""
+    d.odds_ratio = odds(d.accepted_sum / d.examined_sum) / odds(c.accept_prior)
+    d.adapted_survival = 1.0
+
+
+@jit
+def adapt_survival(d):
+    """After a token: survival with the predictor's odds for it times that ratio, `p·r/(1 − p + p·r)` (Bayes)."""
+    d.adapted_survival *= d.p_token * d.odds_ratio / (1.0 - d.p_token + d.p_token * d.odds_ratio)
 
 
 @jit
@@ -93,6 +117,7 @@ def observe_round(c, d, o):
     o[BATCH_TIME] = clip(batch_s * 10.0, 20.0)
     o[CONTEXT] = clip((d.prompt_tokens + d.committed) * 1e-3, 32.0)
     o[SUGGESTED] = d.suggested_tokens / c.max_draft_tokens
+    o[LAST_REJECTED] = d.last_rejected
 
 
 @jit
@@ -123,6 +148,7 @@ def observe_token(c, d, o):
 def observe_progress(c, d, o):
     """Write the other entries that change with every drafted token."""
     o[EXPECTED_TOKENS] = clip(d.expected_tokens / c.max_draft_tokens, 2.0)
+    o[ADAPTED_SURVIVAL] = d.adapted_survival
     slack = (token_deadline_s(d, d.committed) - d.clock_s) * d.slo_tokens_per_s
     o[SLACK] = min(max(slack, -20.0), 20.0)
     o[INFO_AGE] = clip((d.clock_s - d.info_s) / d.info_batch_s, 20.0)

@@ -17,7 +17,16 @@ from wisp_gym.engine.drafting import cool, heat_up, seconds_per_token
 from wisp_gym.engine.draws import clipped_lognormal, exponential, stream_key, uniform
 from wisp_gym.engine.jit import jit, jit_inline
 from wisp_gym.engine.link import DRAFT_TOKEN_BYTES, TOKEN_BYTES, transfer_s
-from wisp_gym.engine.observation import observe_all, observe_progress, observe_round, observe_statistics, observe_token
+from wisp_gym.engine.observation import (
+    adapt_survival,
+    adapt_to_request,
+    observe_all,
+    observe_progress,
+    observe_round,
+    observe_statistics,
+    observe_token,
+)
+from wisp_gym.engine.record import sampled_action
 from wisp_gym.engine.slo import on_time_tokens, token_deadline_s
 from wisp_gym.engine.source import begin_walk, draft_token, fate_here, mark, rewind, step
 from wisp_gym.engine.state import (
@@ -130,6 +139,7 @@ def begin_request(c, d, i, request, arrival_s, start_s, totals, slo_totals, trac
     d.arrival_s = arrival_s
     d.messages = 0
     d.committed = 0
+    d.last_rejected = 0
     draw_lengths(c, d, i, trace)
     draw_keys(c, d, i)
     begin_walk(c, d, i, source)
@@ -199,6 +209,7 @@ def begin_round(c, d, i, o, now_s):
     clear_draft(d)
     mark(d)
     if c.sees_observation or outside:
+        adapt_to_request(c, d)
         observe_round(c, d, o)
 
 
@@ -237,12 +248,28 @@ def draft_one(c, d, source, survivals):
         d.clock_s += d.round_overhead_s
     d.clock_s += d.draft_token_s
     draft_token(c, d, source)
+    if c.sees_observation or c.external_speculation:
+        adapt_survival(d)
     if c.trim:
         survivals[d.drafted - 1] = d.survival
 
 
 @jit
-def draft_round(c, d, i, totals, parameters, policy, memory, source, o, survivals):
+def drawn_decision(c, d, i, server, policy, o, decisions, seen):
+    """Decision drawn from a policy that is being trained, and recorded."""
+    if c.speculation == POLICY_LENGTH and d.target_tokens >= 0:
+        return 1 if d.drafted < d.target_tokens else 0
+    observe_all(c, d, o)
+    chance = uniform(stream_key(c.seed, draws.CONTROLLER, i, d.request), d.committed * 64 + d.drafted)
+    action = sampled_action(server, d, i, policy, o, chance, decisions, seen)
+    if c.speculation != POLICY_LENGTH:
+        return action
+    d.target_tokens = action
+    return 1 if d.drafted < action else 0
+
+
+@jit
+def draft_round(c, d, i, totals, parameters, policy, memory, source, o, survivals, server, decisions, seen):
     """Draft until the controller sends (returns SENT) or someone outside must decide (returns DECIDE)."""
     external = decided_outside(c, i)
     while d.drafted < d.cap:
@@ -251,6 +278,9 @@ def draft_round(c, d, i, totals, parameters, policy, memory, source, o, survival
             return DECIDE
         if external == EXTERNAL_LENGTH:
             more = 1 if d.drafted < d.target_tokens else 0
+        elif c.record_decisions:
+            totals.decisions += 1
+            more = drawn_decision(c, d, i, server, policy, o, decisions, seen)
         else:
             totals.decisions += 1
             next_fate = fate_here(c, d, source) if c.speculation == ORACLE and d.on_path else 0
@@ -295,6 +325,7 @@ def learn_from_reply(c, d, end_s, server, downlink_s):
         d.delay_spread_s = KEEP * d.delay_spread_s + FRESH * abs(delay - d.delay_mean_s)
         d.delay_mean_s = KEEP * d.delay_mean_s + FRESH * delay
     examined = min(d.accepted + 1, d.verified)
+    d.last_rejected = 1 if d.accepted < d.verified else 0
     d.accepted_sum = KEEP * d.accepted_sum + d.accepted + FRESH * PRIOR_TOKENS * c.accept_prior
     d.examined_sum = KEEP * d.examined_sum + examined + FRESH * PRIOR_TOKENS
     if d.committed > 0:

@@ -40,6 +40,7 @@ CONFIG = np.dtype(
         # controllers: kind ids; which decisions are taken outside (0 none, 1 each token, 2 length of a round)
         ("speculation", I), ("uses_predictor", I), ("sees_statistics", I), ("sees_observation", I), ("learns", I), ("suggests", I), ("batching", I),
         ("external_speculation", I), ("external_device", I), ("external_batching", I), ("visible_requests", I),
+        ("record_decisions", I),  # draw the policy's actions and keep this many decisions (0: take its best action, keep none)
     ]
 )  # fmt: skip
 CLOSED, OPEN, TRACE = 0, 1, 2
@@ -76,8 +77,11 @@ DEVICE = np.dtype(
         ("delay_mean_s", F), ("delay_spread_s", F), ("accepted_sum", F), ("examined_sum", F), ("token_sum", F), ("time_sum_s", F),
         ("info_s", F), ("info_end_s", F), ("info_busy", I), ("info_batch_s", F), ("info_queue_s", F), ("info_utilisation", F), ("price", F),
         ("suggested_tokens", I),
+        # what the running acceptance makes of the predictor's survival; whether the last reply corrected a drafted token
+        ("odds_ratio", F), ("adapted_survival", F), ("last_rejected", I),
         # measured
         ("window_tokens", I), ("draft_s", F), ("window_messages", I),
+        ("round", I),  # number of the recorded round, −1 for none
         # on a recorded trace, apart from what every round touches: first row of the answer, statistics of the last token
         ("answer", I), ("confidence", F), ("entropy", F), ("margin", F), ("logit_spread", F),
     ],
@@ -95,6 +99,9 @@ SERVER = np.dtype(
         # rewards of the external decision maker since its last decision
         ("step_on_time", F), ("step_committed", F), ("step_wasted", F), ("step_work_s", F), ("step_round_s", F),
         ("invalid_actions", I), ("log_length", I),
+        # recorded for a learner since it last took them
+        ("rounds", I), ("n_decisions", I), ("n_outcomes", I),
+        ("batch_token_s", F), ("ended_token_s", F),  # time that one more token would add to the running batch, to the one that ended
     ],
     align=True,
 )  # fmt: skip
@@ -132,6 +139,15 @@ TRACE_ROW = np.dtype([("arrival_s", F), ("prompt_tokens", I), ("output_tokens", 
 RECORDED_TOKEN = np.dtype(
     [(name, np.float32) for name in ("acceptance", "confidence", "entropy", "margin", "logit_spread")]
 )
+
+# What a learner is handed of each decision of a policy, and of each round once its reply has been delivered.
+DECISION = np.dtype([("round", I), ("device", I), ("action", I), ("time_s", F), ("log_probability", F)])
+OUTCOME = np.dtype(
+    [
+        ("round", I), ("device", I), ("drafted", I), ("accepted", I), ("committed", I), ("on_time", I), ("last", I),
+        ("start_s", F), ("end_s", F), ("work_s", F), ("token_rate", F), ("utilisation", F), ("price", F),
+    ]
+)  # fmt: skip
 
 LOG_ROW = np.dtype([("time_s", F), ("kind", I), ("device", I), ("value", F)])
 # Values: prompt tokens; drafted; drafted; members; members; tokens; tokens; accepted; new tokens run; predicted end, s.
@@ -176,6 +192,9 @@ class World(NamedTuple):
         np.ndarray
     )  # (n + 1, MEMORY) float64 what a speculation rule keeps of each device and, last, the server of all
     log: np.ndarray  # (capacity,) LOG_ROW
+    decisions: np.ndarray  # (capacity,) DECISION
+    seen: np.ndarray  # (capacity, OBSERVATION) float32 what the policy saw at each of them
+    outcomes: np.ndarray  # (capacity,) OUTCOME
     survivals: np.ndarray  # (n, SURVIVALS) float32 of each drafted token, where the server trims
     trace: np.ndarray  # (rows,) TRACE_ROW, shared by all worlds
     policy: np.ndarray  # (weights,) float32 of the learned policy, shared by all worlds

@@ -23,3 +23,12 @@ def batch_time_s(
     """
     roofline_s = (weights_s**sharpness + (token_s * new_tokens) ** sharpness) ** (1.0 / sharpness)
     return host_s + launch_s + roofline_s + cached_token_s * cached_tokens + pair_s * pairs
+
+
+@jit
+def marginal_s(weights_s, token_s, sharpness, new_tokens):
+    """Time that one more new token adds to a batch: the derivative of the soft roofline, `b·(b·T)^(p−1)·(W^p + (b·T)^p)^(1/p−1)`."""
+    if new_tokens <= 0.0 or token_s <= 0.0:
+        return 0.0
+    work = token_s * new_tokens
+    return token_s * (1.0 + (weights_s / work) ** sharpness) ** (1.0 / sharpness - 1.0)

@@ -10,22 +10,30 @@ import numpy as np
 
 from wisp_gym.controllers.catalogue import Controller, did_you_mean, resolve
 from wisp_gym.controllers.policy import Policy
+from wisp_gym.engine.build import mean_acceptance
 from wisp_gym.engine.state import World
 from wisp_gym.engine.worlds import Worlds, load_trace
 from wisp_gym.scenario import Scenario, load, with_slo
 
-# What an episode may draw: range of the number of devices, factor on verification times (a faster or slower GPU),
-# factor on the jitter of every link, factor on the evidence's separation d' (a better or worse predictor).
+# What an episode may draw: the number of devices; factors on verification times (a faster or slower GPU), on the jitter of
+# every link, on the evidence's separation d' (a better or worse predictor), on drafting speeds, on the speeds of the service classes and
+# on the prefill chunk; what is added to the log odds of acceptance (an easier or harder pair); the server's price of a draft token.
 RANDOMISABLE = {
     "devices": (1.0, 1e6),
     "verification_time": (0.01, 100.0),
     "jitter": (0.0, 10.0),
     "separation": (0.0, 10.0),
+    "draft_speed": (0.01, 100.0),
+    "slo_speed": (0.01, 100.0),
+    "prefill_chunk": (0.01, 100.0),
+    "acceptance_logit": (-5.0, 5.0),
+    "price": (0.0, 10.0),
 }
+NEUTRAL = {name: 0.0 if name in ("acceptance_logit", "price") else 1.0 for name in RANDOMISABLE}
 VERIFICATION_FIELDS = (
     "host_s", "launch_s", "weights_s", "token_s", "cached_token_s", "pair_s", "est_launch_s", "est_new_token_s", "est_pair_s", "est_cached_token_s",
 )  # fmt: skip
-OPTIONS = ("devices", "device", "verification_time", "jitter", "separation")
+OPTIONS = ("device", *RANDOMISABLE)
 
 
 def checked_ranges(randomise: Mapping[str, Any] | None) -> dict[str, tuple[float, float]]:
@@ -133,15 +141,37 @@ class Episodes:
         for name in VERIFICATION_FIELDS:
             c[name] *= drawn["verification_time"]
         c["separation"] *= drawn["separation"]
+        for name in ("prefill_chunk_tokens", "chunk_tokens"):
+            c[name] = max(round(c[name] * drawn["prefill_chunk"]), min(c[name], 1))
+        self.vary_devices(index, drawn)
+        if drawn["acceptance_logit"]:
+            self.vary_acceptance(index, drawn["acceptance_logit"])
+        self.arrays.server[index, 0]["mean_batch_s"] *= drawn["verification_time"]
+        self.arrays.server[index, 0]["price"] = drawn["price"]
+        return drawn
+
+    def vary_devices(self, index: int, drawn: Mapping[str, float]) -> None:
+        """What was drawn for the devices of world `index`."""
         d = self.arrays.device[index]
         d["jitter"] *= drawn["jitter"]
         d["info_batch_s"] *= drawn["verification_time"]
-        self.arrays.server[index, 0]["mean_batch_s"] *= drawn["verification_time"]
-        return drawn
+        d["token_s"] /= drawn["draft_speed"]
+        d["draft_token_s"] /= drawn["draft_speed"]
+        d["slo_tokens_per_s"] *= drawn["slo_speed"]
+        d["price"] = drawn["price"]
+
+    def vary_acceptance(self, index: int, logit: float) -> None:
+        """An easier (or harder) pair of models in world `index`; predictor and devices know its mean acceptance."""
+        a = self.scenario.draft.acceptance
+        share = mean_acceptance(replace(a, logit_mean=a.logit_mean + logit))
+        c, d = self.arrays.config[index, 0], self.arrays.device[index]
+        c["logit_mean"] += logit
+        c["accept_prior"], c["base_logit"] = share, np.log(share / (1.0 - share))
+        d["accepted_sum"] = share * d["examined_sum"]
 
     def draw(self, rng: np.random.Generator, options: Mapping[str, Any]) -> dict[str, float]:
         """Draw what the ranges say, unless the options fix it."""
-        drawn: dict[str, float] = {"devices": self.devices, "verification_time": 1.0, "jitter": 1.0, "separation": 1.0}
+        drawn: dict[str, float] = NEUTRAL | {"devices": self.devices}
         for name, (low, high) in self.ranges.items():
             drawn[name] = float(np.exp(rng.uniform(np.log(low), np.log(high)))) if low > 0 else rng.uniform(low, high)
         drawn |= checked_options(options, self.room)

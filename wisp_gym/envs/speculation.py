@@ -102,7 +102,7 @@ class SpeculationEnv(DecisionEnv):
     commits one token. At the cap (`max_draft_tokens`, or one less than the tokens still wanted) the engine sends by itself.
 
     ## Observation Space
-    `Box((28,), float32)`; T is the mean batch time that the last reply carried, K the cap.
+    `Box((30,), float32)`; T is the mean batch time that the last reply carried, K the cap.
 
     | entry | name | unit | low | high | meaning |
     |---|---|---|---|---|---|

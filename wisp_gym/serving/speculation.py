@@ -42,7 +42,7 @@ class SpeculationRuntime:
         return cls(load_policy(path))
 
     def admit(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The (28,) observation within its documented ranges."""
+        """The (30,) observation within its documented ranges."""
         o = np.asarray(observation, dtype=np.float32)
         if o.shape != (observed.SIZE,):
             raise ValueError(f"observation: given shape {o.shape}, allowed is ({observed.SIZE},)")
