@@ -84,7 +84,7 @@ class Validate(BaseCallback):
         if self.scored_at == self.model.num_timesteps:
             return
         policy = self.current()
-        worlds = simulate(self.scenario, with_policy("learned", policy, self.batching), self.seeds)
+        worlds = simulate(self.scenario, with_policy("learned", policy, self.batching, self.scenario), self.seeds)
         goodput = float(np.mean([w.goodput_tokens_per_s for w in worlds]))
         drafted = float(np.mean([w.drafted_per_round for w in worlds]))
         if goodput > max((score[1] for score in self.scores), default=-np.inf):

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import wisp_gym
 from agents.command_line import InputError, Parser, run
 from agents.report_figures import figures
 from agents.report_tables import Table, tables
@@ -34,6 +35,20 @@ th, td { padding: 0.2rem 0.6rem; border-bottom: 1px solid #ddd; text-align: righ
 th:first-child, td:first-child { text-align: left; } th { border-bottom: 2px solid #888; }
 .said { font-size: 1.1rem; }
 """
+
+
+def study_name(folder: Path) -> str:
+    """The name of the study in a folder.
+
+    Raises:
+        InputError: there is none, or one of another version, whose rows may mean something else.
+    """
+    study = read_study(folder)
+    if study.get("version") != wisp_gym.__version__:
+        raise InputError(
+            f"'{folder}' holds a study of wisp-gym {study.get('version')}; allowed is one of {wisp_gym.__version__}, this version"
+        )
+    return str(study["suite"].get("name"))
 
 
 def read_rows(folder: Path) -> Results:
@@ -101,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(prog=PROGRAM, description="One page of a finished study, with its tables as CSV and Markdown.")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="the study's folder")
     given: argparse.Namespace = parser.parse_args(arguments)
-    name = str(read_study(given.folder)["suite"].get("name"))
+    name = study_name(given.folder)
     results = read_rows(given.folder)
     shown = tables(results)
     written: dict[str, str] = {"report.html": page(name, results, shown)}

@@ -92,6 +92,9 @@ class Device:
     deadline_s: float = 0.0
     delivered_s: float = 0.0
     running: bool = False
+    group: int = 0  # in a pipelined plan
+    turn_s: float = 0.0  # when it was last launched in its group's turn
+    comes_back: bool = False  # answered, and not at the server
 
     @property
     def accepted(self) -> int:
@@ -150,7 +153,7 @@ class Reference:
         self.queue: list[Device] = []
         self.batch: list[Member] = []
         self.cached: dict[int, int] = {}  # tokens in memory of each session, least recently used first
-        self.batches = 0
+        self.batches = self.turn = 0
         self.utilisation = self.last_end_s = self.predicted_end_s = self.queue_s = 0.0
         self.knowledge = np.zeros(suggestions.KNOWLEDGE)
         self.share = accepted_share(scenario)
@@ -171,8 +174,8 @@ class Reference:
         slo = s.slo[share_of((0.5 + (math.sqrt(2.0) - 1.0) * (i + 1)) % 1.0, [c.share for c in s.slo])]
         sight = Sight(self.share, kind.link.one_way_s, slo.speed_tokens_per_s)
         plan = self.controller.plan
-        sight.suggested = plan[s.devices.index(kind)] if plan else 0
-        return Device(i, kind, slo, sight, np.zeros(MEMORY))
+        sight.suggested = plan.lengths[i] if plan else 0
+        return Device(i, kind, slo, sight, np.zeros(MEMORY), group=plan.groups[i] if plan else 0)
 
     # --- clock -------------------------------------------------------------------------------------------------------
 
@@ -436,6 +439,7 @@ class Reference:
         """A message reaches the server."""
         self.write("arrive", device.index, len(device.tokens))
         self.queue.append(device)
+        device.comes_back = False
         self.look_at(self.now_s)
 
     def look_at(self, time_s: float) -> None:
@@ -447,7 +451,10 @@ class Reference:
         if self.batch or not self.queue:
             return
         waited_s = self.now_s - self.queue[0].arrived_s
-        wait_s = rules.ready(self.controller.batching, self.batching_parameters, len(self.queue), waited_s)
+        if self.controller.batching == rules.PIPELINED:
+            wait_s = self.find_turn()
+        else:
+            wait_s = rules.ready(self.controller.batching, self.batching_parameters, len(self.queue), waited_s)
         if wait_s > 0.0:
             self.look_at(self.now_s + wait_s)
             return
@@ -459,6 +466,26 @@ class Reference:
         if self.batch:
             self.trim()
             self.launch()
+
+    def find_turn(self) -> float:
+        """Give the turn to the next group that has something to do; returns how long it waits for its members."""
+        groups = self.controller.plan.n_groups
+        for turn in [(self.turn + k) % groups for k in range(groups)]:
+            members = [d for d in self.devices if d.group == turn]
+            wait_s = rules.turn_wait_s(
+                self.batching_parameters, self.now_s, sum(d in self.queue for d in members),
+                sum(d.comes_back for d in members), max((d.turn_s for d in members), default=0.0))  # fmt: skip
+            if math.isfinite(wait_s):
+                self.turn = turn
+                return wait_s
+        raise AssertionError("something waits, and every device has a group")
+
+    def end_turn(self) -> None:
+        """The group whose turn it is has its batch; the next one's turn comes."""
+        for m in self.batch:
+            if m.device.group == self.turn:
+                m.device.turn_s = self.now_s
+        self.turn = (self.turn + 1) % self.controller.plan.n_groups
 
     def uncached(self, device: Device) -> int:
         """Context to compute before the last committed token."""
@@ -484,7 +511,7 @@ class Reference:
             rules.EXPECTED_TOKENS: device.expected_tokens, rules.SLO_TOKENS_PER_S: device.slo.speed_tokens_per_s,
             rules.MARGINAL_S: solo - self.scenario.estimator.launch_s, rules.SOLO_S: solo,
             rules.DRAFT_TOKENS: len(device.tokens), rules.ARRIVED_S: device.arrived_s,
-            rules.DEADLINE_S: device.deadline_s, rules.RUNNING: device.running,
+            rules.DEADLINE_S: device.deadline_s, rules.RUNNING: device.running, rules.TURN: device.group == self.turn,
         }  # fmt: skip
         return np.array([row[k] for k in range(rules.FEATURES)], float)
 
@@ -594,6 +621,8 @@ class Reference:
         work_s = sum(e.new_token_s * (self.uncached(d) + 1 + len(d.tokens)) for d in first)
         work_s += sum(e.cached_token_s * self.cached.get(d.index, 0) for d in first)
         self.queue_s = work_s * len(self.queue) / max(len(first), 1)
+        if self.controller.batching == rules.PIPELINED:
+            self.end_turn()
         self.write("launch", -1, len(self.batch))
         self.write("predict", -1, self.predicted_end_s)
         for member in self.batch:
@@ -674,7 +703,8 @@ class Reference:
         round_start_s = device.delivered_s if goes_on else device.round_start_s
         first, r.committed, device.delivered_s = r.committed, r.committed + tokens, due_s
         self.at(due_s, DELIVER, device.index, lambda: self.deliver(device, r, first, tokens, round_start_s, downlink_s))
-        if r.committed >= r.output_tokens:
+        device.comes_back = r.committed < r.output_tokens
+        if not device.comes_back:
             del self.cached[device.index]
             device.running = False
         elif self.controller.centralized:  # the sequence goes on at once

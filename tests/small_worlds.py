@@ -23,7 +23,7 @@ SPECULATIONS = (
 )  # fmt: skip
 BATCHINGS = (
     "fcfs", "static:2,0.15", "static:3,0.02", "edf", "wisp", "wisp:0.2,0.5", "edf-demoted", "edf-demoted:0.5", "least-laxity",
-    "control-limit:2,0.15", "marginal", "marginal:0.3",
+    "control-limit:2,0.15", "marginal", "marginal:0.3", "pipelined", "pipelined", "pipelined:0.3", "pipelined:5",
 )  # fmt: skip
 TRIMS = ("", "", "+dspark", "+tetris:3", "+tetris:12", "+adaserve:2", "+adaserve:8")
 CHUNKS = ("", "", "+chunk:0", "+chunk:16")

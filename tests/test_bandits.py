@@ -100,6 +100,17 @@ def test_the_recursive_regression_is_the_ridge_regression() -> None:
     np.testing.assert_allclose(kept.reshape(bandits.FEATURES, -1), inverse, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.parametrize(("c", "ridge", "expected"), [(0.0, 1.0, 1), (3.0, 1.0, 0), (3.0, 100.0, 1)])
+def test_the_first_contextual_length_by_hand(c: float, ridge: float, expected: int) -> None:
+    """α = 1/2, a token takes 0.4 batches, an idle server, no delay; lengths 0 and 1 of a cap of 12.
+
+    Tokens and batches foreseen: 1/1 = 1 and 1.5/1.4 = 1.071. √(xᵀx): √(1 + 1/16) = 1.031 and
+    √(1 + 1/144 + 1.5²/16 + 0.16) = 1.144; three of them: 4.092/1 and 4.931/1.4 = 3.522; with a tenth: 1.309 and 1.843/1.4 = 1.317.
+    """
+    device = Device("contextual", c, ridge, 1)
+    assert device.length(seen(acceptance_average=0.5, draft_time=0.4)) == expected
+
+
 @pytest.mark.parametrize(("name", "c"), [("specstop", 0.03), ("banditspec", 0.1), ("contextual", 0.3)])
 def test_they_find_the_best_length_of_a_toy_problem(name: str, c: float) -> None:
     """Acceptances are independent (0.7), a round lasts 1 + 0.15·k batches: the rate is best at k = 3.

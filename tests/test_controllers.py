@@ -173,7 +173,7 @@ def admitted(
 def test_the_feature_table_names_every_feature_in_order() -> None:
     assert [f.name for f in b.FEATURE_TABLE] == [
         *("waiting_s", "slack_s", "new_tokens", "uncached_tokens", "cached_tokens", "expected_tokens"),
-        *("slo_tokens_per_s", "marginal_s", "solo_s", "draft_tokens", "arrived_s", "deadline_s", "running"),
+        *("slo_tokens_per_s", "marginal_s", "solo_s", "draft_tokens", "arrived_s", "deadline_s", "running", "turn"),
     ]
     assert all(getattr(b, f.name.upper()) == index for index, f in enumerate(b.FEATURE_TABLE))
 
@@ -186,6 +186,23 @@ def test_static_batch_and_control_limit_wait() -> None:
         assert b.ready(kind, parameters, 3, 0.04) == pytest.approx(0.06)
         assert b.ready(kind, parameters, 4, 0.0) == 0.0
         assert b.ready(kind, parameters, 1, 0.1) == 0.0
+
+
+def test_a_turn_waits_for_its_members_until_its_planned_time() -> None:
+    # launched at 2 s, a cycle of 0.4 s, a patience of one half: planned for 2.2 s
+    for now_s, waiting, coming, expected in (
+        (2.05, 3, 1, 0.15), (2.05, 0, 1, 0.15), (2.05, 3, 0, 0.0), (2.05, 0, 0, INF), (2.2, 3, 1, 0.0), (2.3, 0, 1, INF),
+    ):  # fmt: skip
+        assert b.turn_wait_s(np.array([0.5, 0.4, 2.0]), now_s, waiting, coming, 2.0) == pytest.approx(expected)
+
+
+def test_a_pipelined_batch_is_of_one_group_and_of_prompts() -> None:
+    member, other = request(arrived_s=0.5, turn=1.0), request(arrived_s=0.2, turn=0.0)
+    prompt = request(arrived_s=0.1, turn=0.0, uncached_tokens=80.0)
+    assert key(b.PIPELINED, member) == 0.5 - 1e9
+    assert key(b.PIPELINED, prompt) == 0.1
+    taken = [admitted(b.PIPELINED, row, n_batch=0, predicted_s=9.0) for row in (member, other, prompt)]
+    assert taken == [True, False, True]
 
 
 def test_orders_of_the_queue() -> None:

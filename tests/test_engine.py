@@ -339,6 +339,16 @@ def test_paced_serving_admits_what_its_decode_step_carries() -> None:
     assert of_kind(slower, "launch")[:, 1].max() == 5  # 1.2·(50 + 10·k) ≤ 125
 
 
+def test_a_prompt_in_chunks_by_hand() -> None:
+    """100 tokens in chunks of 40: 40, 40, and the 19 left before the last one, which is run with it; rounds of 2 + 1 tokens follow."""
+    hundred = {"median_tokens": 100, "log_std": 0.0, "min_tokens": 1, "max_tokens": 100}
+    scenario = plain(
+        n_devices=1, horizon=horizon(0.0, 5.0), **{"workload.prompt": hundred, "workload.start_window_s": 0.0}
+    )
+    taken = of_kind(log_of(run(scenario, "fixed:2+fcfs+chunk:40", [3], LOG_ROWS)), "member")[:, 1]
+    assert taken[:5].tolist() == [40, 40, 20, 3, 3]
+
+
 def test_a_controllers_chunk_takes_the_place_of_the_scenarios() -> None:
     whole, chunked = (
         with_(BASE, n_devices=6, horizon=horizon(0.0, 20.0), **{"server.prefill_chunk_tokens": n}) for n in (0, 64)

@@ -93,6 +93,7 @@ def test_the_page_stands_alone(folder: Path) -> None:
     assert tags.seen.count("table") == 9
     assert not {"script", "link", "img", "iframe"} & set(tags.seen)
     assert not re.search(r"(src|href)=\"(?!#)", page), "only places within the page"
+    assert not re.search(r"url\((?!#)|@import|<style[^>]*src", page), "styles fetch nothing"
     assert "&lt;held &amp; out&gt;" in page
     assert "<held" not in page
 
@@ -140,6 +141,20 @@ def test_a_folder_without_a_finished_study_is_one_line(
     assert err.count("\n") == 1
     assert ROWS in err
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_study_of_another_version_is_one_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = json.loads((folder / "study.json").read_text())
+    (tmp_path / "study.json").write_text(json.dumps(there | {"version": "0.0.1"}))
+    shutil.copy(folder / ROWS, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert call(tmp_path) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert f"a study of wisp-gym 0.0.1; allowed is one of {there['version']}" in err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_browser_draws_it(folder: Path, tmp_path: Path) -> None:

@@ -99,6 +99,17 @@ def test_rules_decide_as_their_formulas(
     assert goes_on(name, parameters, row) == expected
 
 
+@pytest.mark.parametrize(
+    ("p", "chance", "expected"), [(0.3, 0.29, True), (0.3, 0.31, False), (0.0, 0.0, False), (1.0, 0.999, True)]
+)
+def test_random_goes_on_where_a_draw_is_below_p(p: float, chance: float, expected: bool) -> None:
+    parameters, memory = np.zeros(8), np.zeros(MEMORY)
+    parameters[0] = p
+    kind = SPECULATION["random"].kind
+    for row in (seen(0), seen(5, survival=0.0)):
+        assert bool(s.continue_drafting(kind, parameters, NO_POLICY, memory, CAP, row, 0, 0, chance)) == expected
+
+
 unit = st.floats(0.0, 1.0, width=32)
 rows = st.builds(
     seen, st.integers(0, CAP - 1), survival=unit, acceptance_average=unit, draft_time=st.floats(0.015625, 4.0, width=32),

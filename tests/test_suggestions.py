@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import asdict
 
 import numpy as np
 import pytest
-from small_worlds import BASE, CONSTANT_ACCEPTANCE, horizon, log_of, plain, run
+from small_worlds import horizon, log_of, plain, run
 
 from wisp_gym.controllers import suggestions as g
-from wisp_gym.controllers.catalogue import SPECULATION, resolve
-from wisp_gym.controllers.plan import plan_lengths
-from wisp_gym.scenario import with_
+from wisp_gym.controllers.catalogue import SPECULATION
 
 SUGGESTING = [name for name, rule in SPECULATION.items() if rule.suggests]
 CAP = 12
@@ -128,38 +125,3 @@ def test_devices_follow_what_the_reply_says(name: str) -> None:
     same = [len(set(lengths)) == 1 for lengths in of_batch.values() if len(lengths) > 1]
     assert len(same) > 15
     assert (np.mean(same) > 0.85) == (name != "goodspeed")  # which gives each its own
-
-
-def test_the_plan_is_optimal_among_equal_devices() -> None:
-    """One class: of all lengths, that with the most tokens a cycle (at best number of batches) is planned."""
-    scenario = plain(n_devices=20, **CONSTANT_ACCEPTANCE | {"draft.acceptance.logit_mean": 0.0})
-    (found,) = plan_lengths(scenario)
-    d, e = scenario.devices[0], scenario.estimator
-    context = scenario.workload.prompt.median_tokens + scenario.workload.output.median_tokens / 2
-
-    def rate(k: int) -> float:
-        away = 2 * d.link.one_way_s + k / d.draft_tokens_per_s
-        work = 20 * ((k + 1) * (e.new_token_s + e.pair_s * (context + k + 1)) + e.cached_token_s * context)
-        cycle = min(max(m * e.launch_s + work, away + e.launch_s + work / m) for m in (1, 2, 3, 4))
-        return (2 - 0.5**k) / cycle
-
-    assert rate(found) == max(map(rate, range(scenario.max_draft_tokens + 1)))
-
-
-def test_the_plan_gives_faster_classes_no_less() -> None:
-    lengths = plan_lengths(BASE)
-    speeds = [d.draft_tokens_per_s for d in BASE.devices]
-    wired = [i for i, d in enumerate(BASE.devices) if d.link.name == "wifi-good"]
-    ordered = [lengths[i] for i in sorted(wired, key=lambda i: speeds[i])]
-    assert ordered == sorted(ordered)
-
-
-def test_the_plan_is_followed_by_class() -> None:
-    scenario = plain(n_devices=8, horizon=horizon(0.0, 10.0), **{"draft.acceptance.logit_mean": 4.0})
-    slow = asdict(scenario.devices[0]) | {"name": "slow", "draft_tokens_per_s": 4.0}
-    scenario = with_(scenario, devices=[asdict(scenario.devices[0]), slow])
-    plan = resolve("dipsd+fcfs", scenario).plan
-    assert plan[0] > plan[1]
-    arrays = run(scenario, "dipsd+fcfs", [0], 20_000)
-    for _, kind, device, value in log_of(arrays):
-        assert kind != "send" or value <= plan[arrays.device["class_id"][0, device]]

@@ -15,15 +15,15 @@ from typing import NamedTuple
 
 from wisp_gym.engine.jit import jit
 
-FCFS, STATIC, EDF, WISP, CONTINUOUS, EDF_DEMOTED, LEAST_LAXITY, CONTROL_LIMIT, MARGINAL, PACED = range(10)
+FCFS, STATIC, EDF, WISP, CONTINUOUS, EDF_DEMOTED, LEAST_LAXITY, CONTROL_LIMIT, MARGINAL, PACED, PIPELINED = range(11)
 FIRST_S = 1e9  # taken off the keys of those that go before all others
 
 # Features of a queued request, in physical units.
 (
     WAITING_S, SLACK_S, NEW_TOKENS, UNCACHED_TOKENS, CACHED_TOKENS, EXPECTED_TOKENS, SLO_TOKENS_PER_S, MARGINAL_S, SOLO_S, DRAFT_TOKENS,
-    ARRIVED_S, DEADLINE_S, RUNNING,
-) = range(13)  # fmt: skip
-FEATURES = 13
+    ARRIVED_S, DEADLINE_S, RUNNING, TURN,
+) = range(14)  # fmt: skip
+FEATURES = 14
 
 
 class Feature(NamedTuple):
@@ -50,6 +50,7 @@ FEATURE_TABLE = (
     Feature("arrived_s", "s", "clock time of arrival (for ordering)"),
     Feature("deadline_s", "s", "clock time by which its verification must be complete (for ordering)"),
     Feature("running", "flag", "a sequence already admitted (centralized serving)"),
+    Feature("turn", "flag", "its device is of the group whose turn it is, or of no group (pipelined plans)"),
 )
 
 
@@ -62,6 +63,24 @@ def ready(kind, parameters, n_queue, oldest_wait_s):
             return 0.0
         return timeout_s - oldest_wait_s
     return 0.0
+
+
+@jit
+def turn_wait_s(parameters, now_s, waiting, coming, launched_s):
+    """What becomes of a group's turn (`PIPELINED`): 0 launch its batch now, inf pass on to the next group, else seconds to wait.
+
+    It waits for members that are still coming, until the planned cycle (times a patience) has passed since the group's last
+    launch; then it goes on without them.
+
+    Args:
+        parameters: patience, cycle_s of the plan.
+        waiting, coming: members whose requests wait at the server, and whose next round is being drafted or under way.
+        launched_s: when the group's last batch started, 0 before the first.
+    """
+    left_s = launched_s + parameters[0] * parameters[1] - now_s
+    if coming > 0 and left_s > 1e-9:  # a wake-up may come a rounding error early
+        return left_s
+    return 0.0 if waiting > 0 else math.inf
 
 
 @jit
@@ -96,6 +115,8 @@ def priority(kind, parameters, now_s, mean_batch_s, f):
         return 0.0  # in turn: the queue is in the order in which sequences became ready
     if kind in (CONTINUOUS, PACED):
         return f[ARRIVED_S] if f[RUNNING] == 0.0 else f[ARRIVED_S] - FIRST_S
+    if kind == PIPELINED:
+        return f[ARRIVED_S] if f[TURN] == 0.0 else f[ARRIVED_S] - FIRST_S
     if kind in (WISP, EDF_DEMOTED):
         if leads(kind, parameters, now_s, mean_batch_s, f):
             return f[DEADLINE_S] - FIRST_S
@@ -117,6 +138,8 @@ def admits(kind, parameters, now_s, mean_batch_s, f, n_batch, n_running, batch_s
         if 0.0 < parameters[0] <= n_batch:
             return False
         return f[RUNNING] != 0.0 or parameters[1] <= 0.0 or n_running < parameters[1]
+    if kind == PIPELINED:  # context to compute has no place in the plan: it joins any batch
+        return f[TURN] != 0.0 or f[UNCACHED_TOKENS] > 0.0
     if n_batch == 0:
         return True
     if kind == MARGINAL:

@@ -15,9 +15,10 @@ from statistics import NormalDist
 
 import numpy as np
 
+from wisp_gym.controllers import batching as batching_rules
 from wisp_gym.controllers import speculation as speculation_rules
 from wisp_gym.controllers import trimming
-from wisp_gym.controllers.plan import plan_lengths
+from wisp_gym.controllers.plan import Plan, make_plan
 from wisp_gym.controllers.policy import Policy, load_policy
 from wisp_gym.controllers.rules import (
     ADDITIONS,
@@ -56,7 +57,7 @@ class Controller:
     centralized: bool = False
     learns: bool = False
     suggests: bool = False
-    plan: tuple[int, ...] = ()  # length of each device class, where they are fixed before the run
+    plan: Plan | None = None  # groups and lengths of the devices, where they are fixed before the run
     trim: int = trimming.NONE
     trim_tokens: int = 0
     chunk_tokens: int | None = None  # None: the scenario's
@@ -187,15 +188,25 @@ def split(full: str) -> tuple[str, list[str]]:
     return "+".join(parts[:n]), parts[n:]
 
 
-def with_policy(name: str, policy: Policy, batching: str) -> Controller:
+def find_batching(text: str, scenario: Scenario) -> tuple[Rule, tuple[float, ...]]:
+    """Batching rule and parameters; a pipelined one is told the plan's cycle and number of groups as well."""
+    rule, parameters = find_rule(text, BATCHING, "batching")
+    if rule.kind == batching_rules.PIPELINED:
+        plan = make_plan(scenario)
+        parameters = (*parameters, plan.cycle_s, float(plan.n_groups))
+    return rule, parameters
+
+
+def with_policy(name: str, policy: Policy, batching: str, scenario: Scenario) -> Controller:
     """A learned speculation policy with a batching rule."""
-    rule, parameters = find_rule(batching, BATCHING, "batching")
+    rule, parameters = find_batching(batching, scenario)
     return Controller(
         name,
         policy.kind,
         (),
         rule.kind,
         parameters,
+        plan=make_plan(scenario) if rule.kind == batching_rules.PIPELINED else None,
         uses_predictor=True,
         sees_statistics=True,
         sees_observation=True,
@@ -219,15 +230,18 @@ def resolve(name: str, scenario: Scenario, load: Callable[[str], Policy] = load_
     if speculation.partition(":")[0] in CENTRALIZED:
         return with_additions(centralized(name, speculation), pieces)
     if is_file(speculation):
-        return with_additions(with_policy(name, load(speculation), pieces[0] if pieces else "wisp"), pieces[1:])
+        return with_additions(
+            with_policy(name, load(speculation), pieces[0] if pieces else "wisp", scenario), pieces[1:]
+        )
     rule, parameters = find_rule(speculation, SPECULATION, "speculation")
     if not pieces or pieces[0].partition(":")[0] in ADDITIONS:
         raise ControllerError(
             f"controller '{name}': a batching rule is missing, for instance '{speculation}+fcfs'; allowed: {', '.join(BATCHING)}"
         )
-    batch_rule, batch_parameters = find_rule(pieces[0], BATCHING, "batching")
+    batch_rule, batch_parameters = find_batching(pieces[0], scenario)
     if rule.kind == speculation_rules.WISP and math.isnan(parameters[0]):
         parameters = (published_threshold(scenario), *parameters[1:])
+    planned = rule.kind == speculation_rules.SUGGESTED_LENGTH or batch_rule.kind == batching_rules.PIPELINED
     found = Controller(
         name,
         rule.kind,
@@ -239,6 +253,6 @@ def resolve(name: str, scenario: Scenario, load: Callable[[str], Policy] = load_
         sees_observation=rule.sees_observation,
         learns=rule.learns,
         suggests=rule.suggests,
-        plan=plan_lengths(scenario) if rule.kind == speculation_rules.SUGGESTED_LENGTH else (),
+        plan=make_plan(scenario) if planned else None,
     )
     return with_additions(found, pieces[1:])

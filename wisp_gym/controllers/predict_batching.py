@@ -12,6 +12,9 @@ from wisp_gym.engine.jit import jit_allocating
 from wisp_gym.engine.state import PARAMETERS
 from wisp_gym.scenario import Scenario, load
 
+# What some rules need that the environment's observation does not hold.
+HIDDEN = {rules.PACED: "the context of every sequence", rules.PIPELINED: "the group of every device"}
+
 
 class BatchingPredictor:
     """A batching rule as a policy of `wisp_gym/Batching-v0`: the same `ready`, `priority` and `admits` as in the engine.
@@ -65,16 +68,19 @@ class BatchingPredictor:
 
 def rule_of(controller: Controller | str, scenario: Scenario) -> tuple[int, tuple[float, ...]]:
     """Kind and parameters of the batching half of a controller."""
+    name = controller if isinstance(controller, str) else controller.name
     if isinstance(controller, str) and controller.partition(":")[0] in BATCHING:
         rule, parameters = find_rule(controller, BATCHING, "batching")
-        return rule.kind, parameters
-    whole = resolve(controller, scenario) if isinstance(controller, str) else controller
-    if whole.batching == rules.PACED:
+        kind = rule.kind
+    else:
+        whole = resolve(controller, scenario) if isinstance(controller, str) else controller
+        kind, parameters = whole.batching, whole.batching_parameters
+    if kind in HIDDEN:
+        allowed = ", ".join(text for text, rule in BATCHING.items() if rule.kind not in HIDDEN)
         raise ControllerError(
-            f"controller '{whole.name}': it needs the context of every sequence, which Batching-v0 does not show; "
-            f"allowed: {', '.join(BATCHING)}, centralized"
+            f"controller '{name}': it needs {HIDDEN[kind]}, which Batching-v0 does not show; allowed: {allowed}, centralized"
         )
-    return whole.batching, whole.batching_parameters
+    return kind, parameters
 
 
 @jit_allocating

@@ -142,7 +142,7 @@ SPECULATION = {
         (Setting("budget", 32, 0, 4096, tune=(4, 256), log=True, whole=True),), sees_observation=True, suggests=True,
     ),
     "dipsd": Rule(
-        speculation_rules.SUGGESTED_LENGTH, "DiP-SD (arXiv 2604.20919): a fixed length for each device class, planned from the scenario",
+        speculation_rules.SUGGESTED_LENGTH, "DiP-SD (arXiv 2604.20919): a fixed length for each device, planned from the scenario for groups in turn",
         sees_observation=True,
     ),
     "perfect": Rule(speculation_rules.PERFECT, "bound: learns a token's fate when it has been drafted"),
@@ -168,6 +168,10 @@ BATCHING = {
     "marginal": Rule(
         batching_rules.MARGINAL, "in order of arrival, take a request that adds less time than factor × the batch's time per request so far",
         (Setting("factor", 1.0, 0, 1e6, tune=(0.25, 8), log=True),),
+    ),
+    "pipelined": Rule(
+        batching_rules.PIPELINED, "DiP-SD: the planned groups of devices launch in turn; a turn waits for its members until `patience` "
+        "planned cycles after its last launch", (Setting("patience", 1.0, 0, 100, tune=(0, 3)),),
     ),
     "wisp": Rule(
         batching_rules.WISP, "WISP: urgent requests by deadline, then by goodput density what fits memory and makes nobody late "
@@ -212,6 +216,7 @@ ALIASES = {
     "wisp": "wisp+wisp",
     "sled": "fixed:8+static:4,0.1",
     "sled-confidence": "confidence:0.6+static:4,0.1",
+    "dipsd": "dipsd+pipelined",
     "dspark": "fixed:8+fcfs+dspark",
     "tetris": "fixed:8+fcfs+tetris",
     "adaserve": "fixed:8+fcfs+adaserve",

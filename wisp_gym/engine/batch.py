@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from wisp_gym.controllers.batching import PIPELINED
 from wisp_gym.engine import draws
 from wisp_gym.engine.compose import predict_s, uncached_tokens
 from wisp_gym.engine.draws import normal, stream_key
@@ -12,6 +13,7 @@ from wisp_gym.engine.kv_cache import forget, make_room, release, remember
 from wisp_gym.engine.session import FRESH, KEEP, commit, in_window, write_log
 from wisp_gym.engine.state import LOG_END, LOG_LAUNCH, LOG_MEMBER, LOG_PREDICT, LOG_VERIFY, QUEUED, VERIFYING
 from wisp_gym.engine.trim import trim
+from wisp_gym.engine.turns import end_turn
 from wisp_gym.engine.verification import batch_time_s, marginal_s
 
 
@@ -87,6 +89,8 @@ def launch(w):
     leave_queue(s, devices, w.queue)
     s.queue_s = queued_work_s(c, s, devices, w.queue)
     external_work(c, s, devices)
+    if c.batching == PIPELINED:
+        end_turn(s, devices, w.batch, w.batching_parameters)
     log_launch(s, devices, w.batch, w.log)
 
 

@@ -23,7 +23,7 @@ def predict_s(c, new_tokens, pairs, cached_tokens):
 
 
 @jit
-def describe(c, d, now_s, f):
+def describe(c, d, now_s, turn, f):
     """Fill the feature row of a queued request."""
     uncached = uncached_tokens(d)
     new = uncached + 1 + d.drafted
@@ -45,6 +45,7 @@ def describe(c, d, now_s, f):
     f[rules.ARRIVED_S] = d.arrived_s
     f[rules.DEADLINE_S] = d.deadline_s
     f[rules.RUNNING] = d.running
+    f[rules.TURN] = 1.0 if d.group == turn or d.group < 0 else 0.0
 
 
 @jit
@@ -56,7 +57,7 @@ def begin_batch(c, s, devices, queue, features):
     s.chunk_left = c.chunk_tokens if c.chunk_tokens > 0 else 1 << 40
     s.earliest_deadline_s = math.inf
     for q in range(s.n_queue):
-        describe(c, devices[queue[q]], s.now_s, features[q])
+        describe(c, devices[queue[q]], s.now_s, s.turn, features[q])
 
 
 @jit

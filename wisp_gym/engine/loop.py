@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 
-from wisp_gym.controllers.batching import FCFS, binding_deadline_s, ready
+from wisp_gym.controllers.batching import FCFS, PIPELINED, binding_deadline_s, ready
 from wisp_gym.engine.batch import enqueue, finish_batch, launch
 from wisp_gym.engine.compose import add, begin_batch, compose, fits
 from wisp_gym.engine.heap import pop, push
@@ -41,6 +41,7 @@ from wisp_gym.engine.session import (
 )
 from wisp_gym.engine.state import CLOSED, COMPOSE, EVENTS, LOG_ARRIVE, OVER, PICK, REPLY, TRACE, World
 from wisp_gym.engine.suggest import suggest_lengths
+from wisp_gym.engine.turns import find_turn
 
 # What `advance` returns: the world is over, which decision it waits for, or that the room for recorded decisions is used up.
 DONE, SPECULATION, BATCHING, FULL = 0, 1, 2, 3
@@ -135,8 +136,11 @@ def may_start(w):
     s.wake_s = math.inf
     if s.busy or s.n_queue == 0:
         return False
-    oldest_wait_s = s.now_s - w.device[w.queue[0]].arrived_s
-    wait_s = ready(c.batching, w.batching_parameters, s.n_queue, oldest_wait_s)
+    if c.batching == PIPELINED:
+        wait_s = find_turn(c, s, w.device, w.batching_parameters)
+    else:
+        oldest_wait_s = s.now_s - w.device[w.queue[0]].arrived_s
+        wait_s = ready(c.batching, w.batching_parameters, s.n_queue, oldest_wait_s)
     if wait_s > 0.0:
         s.wake_s = s.now_s + wait_s
     return wait_s <= 0.0

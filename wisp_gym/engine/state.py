@@ -51,6 +51,7 @@ DEVICE = np.dtype(
         ("arrived_s", F), ("deadline_s", F), ("expected_tokens", F), ("slo_tokens_per_s", F), ("prompt_tokens", I), ("committed", I),
         ("cached_tokens", I), ("drafted", I), ("running", I), ("in_batch", I), ("take_tokens", I), ("completes", I), ("verified", I),
         ("newer", I), ("older", I), ("resident", I), ("accepted", I), ("phase", I), ("commit_tokens", I), ("output_tokens", I), ("on_path", I),
+        ("group", I), ("turn_s", F),  # in a pipelined plan: group (−1: none), when it was last launched in its turn
         # constants of the device's class, link and service class
         ("token_s", F), ("round_overhead_s", F), ("predictor_s", F), ("draft_w", F), ("idle_w", F), ("radio_j", F),
         ("throttle_ratio", F), ("throttle_s", F),
@@ -93,7 +94,7 @@ SERVER = np.dtype(
     [
         ("now_s", F), ("stage", I), ("busy", I), ("batch_end_s", F), ("batch_start_s", F), ("batch_time_s", F), ("batch_clean_s", F), ("wake_s", F),
         ("n_events", I), ("n_open", I), ("n_queue", I), ("n_batch", I), ("n_replies", I), ("reply_next", I), ("mid_draft", I), ("batches", I),
-        ("kv_tokens", I), ("lru_oldest", I), ("lru_newest", I), ("n_running", I),
+        ("kv_tokens", I), ("lru_oldest", I), ("lru_newest", I), ("n_running", I), ("turn", I),
         ("sum_new", F), ("sum_pairs", F), ("sum_cached", F), ("sum_kv", I), ("sum_context", I), ("chunk_left", I), ("earliest_deadline_s", F),
         ("mean_batch_s", F), ("utilisation", F), ("predicted_end_s", F), ("last_end_s", F), ("token_rate", F), ("price", F), ("queue_s", F),
         # rewards of the external decision maker since its last decision

@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 
 from wisp_gym.controllers.catalogue import NO_POLICY, Controller
+from wisp_gym.controllers.plan import Plan
 from wisp_gym.engine.build import empty_arrays, fill_world
 from wisp_gym.engine.loop import run_worlds
 from wisp_gym.engine.recordings import load_source
@@ -38,6 +39,16 @@ def load_trace(scenario: Scenario) -> np.ndarray:
         trace.output_tokens,
     )
     return rows
+
+
+def follow_plan(devices: np.ndarray, plan: Plan) -> None:
+    """Write each device's group and length; those beyond the plan are of no group and draft as their class does."""
+    n = min(len(plan.groups), len(devices))
+    devices["group"] = -1
+    devices["group"][:n], devices["suggested_tokens"][:n] = plan.groups[:n], plan.lengths[:n]
+    for d in devices[n:]:
+        alike = np.flatnonzero(devices["class_id"][:n] == d["class_id"])
+        d["suggested_tokens"] = devices["suggested_tokens"][alike[0]] if len(alike) else 0
 
 
 class Worlds:
@@ -93,8 +104,7 @@ class Worlds:
         c["sees_observation"], c["centralized"] = controller.sees_observation, controller.centralized
         c["learns"], c["suggests"] = controller.learns, controller.suggests
         if controller.plan:
-            d = self.arrays.device[index]
-            d["suggested_tokens"] = np.array(controller.plan)[d["class_id"]]
+            follow_plan(self.arrays.device[index], controller.plan)
         chunk_tokens = c["prefill_chunk_tokens"] if controller.chunk_tokens is None else controller.chunk_tokens
         c["chunk_tokens"], c["trim"], c["trim_tokens"] = chunk_tokens, controller.trim, controller.trim_tokens
         self.arrays.speculation_parameters[index, : len(controller.speculation_parameters)] = (

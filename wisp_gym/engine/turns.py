@@ -1,0 +1,57 @@
+"""Whose turn it is: groups of devices that launch their batches in rotation (`pipelined`).
+
+The server knows the plan, what waits, and which responses it has begun to answer and not finished: their devices draft, or
+their messages are on the way, and come back. It does not know when, nor of requests that have not reached it.
+"""
+
+from __future__ import annotations
+
+import math
+
+from wisp_gym.controllers.batching import turn_wait_s
+from wisp_gym.engine.jit import jit
+from wisp_gym.engine.state import QUEUED, VERIFYING
+
+
+@jit
+def comes_back(d):
+    """Whether the server has answered, or just verified, a part of a response and waits for the next round."""
+    answered = d.committed + (d.commit_tokens if d.phase == VERIFYING else 0)
+    return d.phase != QUEUED and 0 < answered < d.output_tokens
+
+
+@jit
+def wait_of_group_s(c, s, devices, parameters):
+    """`turn_wait_s` of the group whose turn it is."""
+    waiting, coming, launched_s = 0, 0, 0.0
+    for i in range(c.n_devices):
+        d = devices[i]
+        if d.group == s.turn:
+            launched_s = max(launched_s, d.turn_s)
+            if d.phase == QUEUED:
+                waiting += 1
+            elif comes_back(d):
+                coming += 1
+    return turn_wait_s(parameters, s.now_s, waiting, coming, launched_s)
+
+
+@jit
+def find_turn(c, s, devices, parameters):
+    """Pass over groups with nothing to do; returns the seconds to wait for the one found, 0 to launch its batch now."""
+    groups = int(parameters[2])
+    for _ in range(groups):
+        wait_s = wait_of_group_s(c, s, devices, parameters)
+        if wait_s < math.inf:
+            return wait_s
+        s.turn = (s.turn + 1) % groups
+    return 0.0  # what waits belongs to no group
+
+
+@jit
+def end_turn(s, devices, batch, parameters):
+    """The group's batch starts: its members' times count from now, and the turn goes on."""
+    for k in range(s.n_batch):
+        d = devices[batch[k]]
+        if d.group == s.turn:
+            d.turn_s = s.now_s
+    s.turn = (s.turn + 1) % int(parameters[2])
