@@ -1,8 +1,10 @@
-"""Train a speculation controller on the calibrated model and compare it with its rivals on held-out worlds.
+"""Train a controller on the calibrated model and compare it with its rivals on held-out worlds.
 
-    python train.py                         # the default: PPO on wisp_gym/Speculation-v0, under five minutes on two cores
-    python train.py -n 100000 --seed 3      # shorter, another seed
+    python train.py                         # the default: PPO over whole fleets of devices, under three minutes on two cores
+    python train.py -n 1000000 --seed 3     # shorter, another seed
+    python train.py --preset speculation    # the shipped policy again: many GPUs, loads, links, predictors and pairs of models
     python train.py --env-kwargs scenario:mine.toml devices:32           # on a scenario of one's own
+    python train.py --algo ppo              # PPO on wisp_gym/Speculation-v0, one learning device in each world
     python train.py -i runs/ppo-Speculation-v0_1                         # go on with an interrupted run
     python train.py -i runs/ppo-Speculation-v0_1 -n 1200000              # train a finished run for longer
 
@@ -23,10 +25,8 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small batches: a second thread costs more than it brings
 
-import gymnasium as gym
 import numpy as np
 import torch
-from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from tqdm import tqdm
@@ -37,37 +37,57 @@ from agents.callbacks import Progress, StopRequest, Validate
 from agents.checkpoint import load_checkpoint, read_checkpoint
 from agents.command_line import InputError, Parser, run, whole, write_bytes
 from agents.evaluate import compare, run_all, show
+from agents.learners import (
+    ACTIVATION,
+    ALGORITHMS,
+    ENVIRONMENTS,
+    FLEET,
+    HYPERPARAMETERS,
+    LEARNING_RATE,
+    N_ENVS,
+    WIDTHS,
+    fleet_settings,
+    make_env,
+    make_model,
+    standardise,
+)
 from agents.learning_plot import draw
-from agents.networks import Standardise
-from agents.vec_env import ARGUMENTS, DecisionVecEnv, check_argument, env_kwargs
+from agents.vec_env import ARGUMENTS, check_argument, env_kwargs
 from estimators.cli import write_text
 from wisp_gym.controllers.catalogue import did_you_mean, resolve
 from wisp_gym.engine.worlds import load_trace
-from wisp_gym.envs.shells import DecisionVectorEnv
 from wisp_gym.scenario import Scenario, ScenarioError, load, with_, with_slo
+from wisp_gym.simulation import simulate
 
 PROGRAM = "python train.py"
 INTERRUPTED = 130  # exit code after Ctrl-C
-ALGORITHMS = {"ppo": PPO, "a2c": A2C}
-ENVIRONMENTS = {"wisp_gym/Speculation-v0": "token", "wisp_gym/SpeculationLength-v0": "length"}
-N_ENVS = 64  # worlds side by side; many, because updates on large batches keep two cores busy
+DECISIONS = {"fleet": 2_500_000, "ppo": 600_000, "a2c": 600_000}  # to train on, unless told otherwise
 
-# Hyperparameters, with reasons. Steps are tokens: within a round reward comes at its end, and rounds hardly influence each
-# other, so the discount only has to reach over a round. A discount nearer to 1 lets the agent lower its own average rate,
-# against which time is charged, and learning collapses (seen at 0.995).
-HYPERPARAMETERS: dict[str, dict[str, Any]] = {
-    "ppo": {"n_steps": 64, "batch_size": 1024, "n_epochs": 4, "gamma": 0.97, "gae_lambda": 0.95, "ent_coef": 0.003},
-    "a2c": {"n_steps": 16, "gamma": 0.97, "gae_lambda": 0.95, "ent_coef": 0.003},
+# What is trained by default, and the shipped policies again. With ppo and a2c one device of each world learns; the others follow
+# WISP's rule, so that what it learns does not depend on its own past.
+DEFAULT_ENV_KWARGS = {
+    "fleet": {"scenario": "wisp-a100-qwen3-32b"},
+    "ppo": {"scenario": "wisp-a100-qwen3-32b", "controller": "wisp+fcfs"},
+    "a2c": {"scenario": "wisp-a100-qwen3-32b", "controller": "wisp+fcfs"},
 }
-LEARNING_RATE = 1e-3  # falls linearly to a twentieth
-WIDTHS = [64, 64]
-
-# One device of each world learns; the others follow WISP's rule, so that what it learns does not depend on its own past.
-DEFAULT_ENV_KWARGS = {"scenario": "wisp-a100-qwen3-32b", "controller": "wisp+fcfs"}
+PRESETS: dict[str, dict[str, Any]] = {
+    "speculation": {
+        "n_timesteps": 12_000_000, "eval_freq": 1_000_000,
+        "fleet": {
+            "scenarios": ["wisp-study", "wisp-a100-qwen3-32b", "h100-qwen3-32b", "wisp-a100-llama-70b"], "worlds": 8,
+            "randomise": {
+                "devices": [8, 140], "prefill_chunk": [0.15, 1.2], "verification_time": [0.4, 1.6], "jitter": [0.0, 3.0],
+                "separation": [0.3, 2.0], "draft_speed": [0.4, 2.5], "acceptance_logit": [-0.8, 0.8], "slo_speed": [0.5, 1.5],
+                "price": [0.0, 0.1],
+            },
+        },
+    },
+}  # fmt: skip
 
 # Worlds are told apart by their seeds: training draws its own, validation and test use these and no other.
 VALIDATION_SEED = 2_000_000  # the first of them
 TEST_SEEDS = range(1_000_000, 1_000_000 + 20)
+TUNING_SEEDS = range(3_000_000, 3_000_000 + 4)  # for WISP's threshold
 BATCHING = "fcfs"  # beside the learned policy; the batching controller is learned elsewhere
 FIXED = [f"fixed:{k}+fcfs" for k in (0, 1, 2, 3, 4, 6, 8)]
 RIVALS = [
@@ -79,7 +99,7 @@ RIVALS = [
 
 # Flags that decide the run's numbers, with their defaults; a run that is gone on with has its own.
 DEFAULTS: dict[str, Any] = {
-    "algo": "ppo", "env": "wisp_gym/Speculation-v0", "n_timesteps": 600_000, "seed": 0, "eval_freq": 50_000, "n_eval_envs": 8,
+    "preset": "", "algo": "fleet", "env": "wisp_gym/Speculation-v0", "n_timesteps": 0, "seed": 0, "eval_freq": None, "n_eval_envs": 8,
     "env_kwargs": [],
 }  # fmt: skip
 CHANGEABLE = ("n_timesteps", "eval_freq")  # even when going on
@@ -89,15 +109,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The flags (the names are those of RL Baselines3 Zoo); those of DEFAULTS are None where they are not given."""
     parser = Parser(prog=PROGRAM, description=__doc__)
     add = parser.add_argument
-    add("--algo", help=f"algorithm: {', '.join(ALGORITHMS)} (default ppo)")
+    add("--preset", help=f"train a shipped policy again: {', '.join(PRESETS)}")
+    add("--algo", help=f"algorithm: {', '.join(ALGORITHMS)} (default fleet)")
     add("--env", metavar="ID", help=f"environment: {', '.join(ENVIRONMENTS)} (default the first)")
     add("-n", "--n-timesteps", type=whole(1, 10**9), metavar="N",
-        help="decisions to train on, in all (default 600000; with -i those of the run)")  # fmt: skip
+        help="decisions to train on, in all (default 2500000, with ppo and a2c 600000; with -i those of the run)")  # fmt: skip
     add("--seed", type=whole(0, 2**31 - 1), help="seed of everything (default 0)")
     add("-f", "--log-folder", type=Path, default=Path("runs"), metavar="DIR",
         help="where the run's folder is made, never over another (default runs)")  # fmt: skip
     add("--eval-freq", type=whole(0, 10**9), metavar="N",
-        help="decisions between two validations, each with a checkpoint; 0: only at the end (default 50000)")  # fmt: skip
+        help="decisions between two validations, each with a checkpoint; 0: only at the end (default a twelfth of N)")  # fmt: skip
     add("--n-eval-envs", type=whole(1, 1000), metavar="N", help="validation worlds (default 8)")
     add("-i", "--trained-agent", type=Path, metavar="RUN",
         help="go on from a run folder (or one of its checkpoints) with its settings, in a new folder")  # fmt: skip
@@ -119,14 +140,20 @@ def one_of(place: str, given: str, allowed: list[str]) -> str:
 
 def settings_from(flags: dict[str, Any]) -> dict[str, Any]:
     """All that decides the run's numbers, from the flags of DEFAULTS."""
+    preset = PRESETS[one_of("argument --preset", flags["preset"], list(PRESETS))] if flags["preset"] else {}
     algo = one_of("argument --algo", flags["algo"], list(ALGORITHMS))
-    return {
-        "algo": algo, "env": one_of("argument --env", flags["env"], list(ENVIRONMENTS)), "n_timesteps": flags["n_timesteps"],
-        "seed": flags["seed"], "eval_freq": flags["eval_freq"], "n_envs": N_ENVS,
-        "env_kwargs": {**DEFAULT_ENV_KWARGS, **env_kwargs(flags["env_kwargs"])}, "hyperparameters": HYPERPARAMETERS[algo],
-        "learning_rate": LEARNING_RATE, "widths": WIDTHS,
-        "validation_seeds": [VALIDATION_SEED + k for k in range(flags["n_eval_envs"])], "test_seeds": list(TEST_SEEDS),
+    given = env_kwargs(flags["env_kwargs"])
+    total = flags["n_timesteps"] or preset.get("n_timesteps", DECISIONS[algo])
+    settings = {
+        "algo": algo, "env": one_of("argument --env", flags["env"], list(ENVIRONMENTS)), "n_timesteps": total, "seed": flags["seed"],
+        "eval_freq": total // 12 if flags["eval_freq"] is None else flags["eval_freq"], "n_envs": N_ENVS[algo],
+        "env_kwargs": {**DEFAULT_ENV_KWARGS[algo], **given}, "hyperparameters": HYPERPARAMETERS[algo], "learning_rate": LEARNING_RATE[algo],
+        "widths": WIDTHS, "activation": ACTIVATION[algo], "validation_seeds": [VALIDATION_SEED + k for k in range(flags["n_eval_envs"])],
+        "test_seeds": list(TEST_SEEDS),
     }  # fmt: skip
+    if algo == "fleet":
+        settings["fleet"] = fleet_settings(given, FLEET | preset.get("fleet", {}))
+    return settings
 
 
 def resumed_settings(run: Path, flags: dict[str, Any]) -> dict[str, Any]:
@@ -164,45 +191,6 @@ def chosen_device(name: str) -> str:
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-def make_env(settings: dict[str, Any]) -> DecisionVecEnv:
-    """The worlds to learn in, at the beginning of their first episodes."""
-    try:
-        envs = gym.make_vec(
-            settings["env"], num_envs=settings["n_envs"], vectorization_mode="vector_entry_point", **settings["env_kwargs"]
-        )  # fmt: skip
-        assert isinstance(envs, DecisionVectorEnv)
-        env = DecisionVecEnv(envs, settings["seed"])
-        env.reset()
-        return env
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"argument --env-kwargs: {error}") from None
-
-
-def falling(start: float) -> Any:
-    """Learning rate that falls linearly with the share of the training that is left."""
-    return lambda left: start * max(left, 0.05)
-
-
-def make_model(settings: dict[str, Any], env: DecisionVecEnv, device: str) -> OnPolicyAlgorithm:
-    """The algorithm with a small network; its first layer standardises the observation."""
-    return ALGORITHMS[settings["algo"]](
-        "MlpPolicy", env, seed=settings["seed"], device=device, learning_rate=falling(settings["learning_rate"]),
-        policy_kwargs={"features_extractor_class": Standardise, "net_arch": settings["widths"]}, **settings["hyperparameters"],
-    )  # fmt: skip
-
-
-def standardise(model: OnPolicyAlgorithm, env: DecisionVecEnv, seed: int, steps: int = 100) -> None:
-    """Measure mean and spread of the observations under random play, once, before learning."""
-    rng = np.random.default_rng(seed)
-    seen = [env.envs.task.observations.copy()]
-    for _ in range(steps):
-        actions = rng.integers(0, env.envs.task.actions, env.num_envs)
-        seen.append(np.asarray(env.step(actions)[0]))
-    extractor = model.policy.features_extractor
-    assert isinstance(extractor, Standardise)
-    extractor.fit(np.concatenate(seen))
-
-
 def learn(model: OnPolicyAlgorithm, total: int, validate: Validate, bar: Progress) -> bool:
     """Train up to `total` decisions; False when it was interrupted (the best policy and a checkpoint are kept)."""
     try:
@@ -228,12 +216,20 @@ def held_out_scenario(settings: dict[str, Any], scenario: Scenario) -> Scenario:
         raise InputError(f"argument --env-kwargs: {error}") from None
 
 
+def tuned_wisp(scenario: Scenario) -> str:
+    """WISP's stop rule with the threshold, of twelve, that delivers most in worlds of its own, and its better scheduler."""
+    names = [f"wisp:{0.05 + 0.075 * k:.3f}+{batching}" for k in range(12) for batching in ("fcfs", "wisp")]
+    goodput = [np.mean([m.goodput_tokens_per_s for m in simulate(scenario, name, TUNING_SEEDS)]) for name in names]
+    return names[int(np.argmax(goodput))]
+
+
 def compare_with_rivals(
     folder: Path, settings: dict[str, Any], scenario: Scenario, scores: list[tuple[int, float]], shown: bool
 ) -> str:
     """Run the learned policy and its rivals in the same held-out worlds; writes the results and returns the table."""
     learned = f"{folder / 'policy.json'}+{BATCHING}"
-    names = [learned, *RIVALS]
+    tuned = tuned_wisp(scenario)
+    names = [learned, tuned, *RIVALS]
     controllers = [resolve(name, scenario) for name in names]
     seeds = settings["test_seeds"]
     with tqdm(
@@ -246,12 +242,12 @@ def compare_with_rivals(
     run_folder.write_json(folder / "comparison.json", rows)
     write_bytes(folder / "comparison.png", draw(scores, rows, learned))
     named = [{**row, "controller": "learned" if row["controller"] == learned else row["controller"]} for row in rows]
-    text = f"{show(named, scenario)}\n\n{verdict(rows, learned)}"
+    text = f"{show(named, scenario)}\n\n{verdict(rows, learned, tuned)}"
     write_text(folder / "comparison.txt", text + "\n")
     return text
 
 
-def verdict(rows: Sequence[dict[str, Any]], learned: str) -> str:
+def verdict(rows: Sequence[dict[str, Any]], learned: str, tuned: str) -> str:
     """One sentence on what the comparison shows."""
     goodput = {row["controller"]: row["goodput_tokens_per_s"] for row in rows}
     own = goodput[learned]
@@ -262,7 +258,7 @@ def verdict(rows: Sequence[dict[str, Any]], learned: str) -> str:
         return f"{100 * (own / goodput[name] - 1):+.1f} %" if goodput[name] > 0 else f"{own:+.1f} tokens/s"
 
     return (
-        f"learned: {own:.1f} tokens/s on time, {against('wisp')} against WISP, "
+        f"learned: {own:.1f} tokens/s on time, {against('wisp')} against WISP, {against(tuned)} against WISP tuned ({tuned}), "
         f"{against(fixed)} against the best fixed length ({fixed}); "
         f"ahead of it: {', '.join(ahead) if ahead else 'none of the controllers'}"
     )

@@ -16,11 +16,13 @@ import numpy as np
 import torch
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
+from agents.fleet import Decisions
+from agents.fleet_ppo import FleetPPO, joined
 from agents.vec_env import DecisionVecEnv
 from estimators.cli import InputError
 from wisp_gym.engine.state import World
 
-VERSION = 2
+VERSION = 3
 TASK_ARRAYS = ("kinds", "observations", "outcomes", "clock_s", "device")
 STATE_FIELDS = World._fields[: World._fields.index("trace")]
 
@@ -48,6 +50,32 @@ def worlds_state(env: DecisionVecEnv) -> dict[str, Any]:
     return {"arrays": arrays, "generators": json.dumps([rng.bit_generator.state for rng in env.envs.rngs])}
 
 
+def fleet_state(model: FleetPPO) -> dict[str, Any]:
+    """State of every world of a fleet, of their random generators, and the decisions that were left over."""
+    assert model.fleet is not None
+    arrays = {name: as_tensor(array) for name, array in model.fleet.saved().items()}
+    left = (
+        {name: torch.from_numpy(array.copy()) for name, array in joined(model.left)._asdict().items()}
+        if model.left
+        else {}
+    )
+    return {
+        "arrays": arrays,
+        "left": left,
+        "generators": json.dumps([rng.bit_generator.state for rng in model.fleet.generators()]),
+    }
+
+
+def load_fleet(state: dict[str, Any], model: FleetPPO) -> None:
+    """Put a fleet back."""
+    assert model.fleet is not None
+    for name, array in model.fleet.saved().items():
+        restore(array, state["arrays"][name])
+    model.left = [Decisions(**{name: part.numpy() for name, part in state["left"].items()})] if state["left"] else []
+    for rng, saved in zip(model.fleet.generators(), json.loads(state["generators"]), strict=True):
+        rng.bit_generator.state = saved
+
+
 def save_checkpoint(path: Path, model: OnPolicyAlgorithm, env: DecisionVecEnv, validation: dict[str, Any]) -> None:
     """Write a checkpoint, whole or not at all. To be taken between an update and the next rollout.
 
@@ -60,7 +88,8 @@ def save_checkpoint(path: Path, model: OnPolicyAlgorithm, env: DecisionVecEnv, v
         "optimizer": model.policy.optimizer.state_dict(), "torch_random": torch.get_rng_state(),
         "numpy_random": json.dumps({**legacy, "state": {"key": legacy["state"]["key"].tolist(), "pos": legacy["state"]["pos"]}}),  # type: ignore[index, call-overload]
         "last_observations": torch.from_numpy(np.asarray(model._last_obs)), "last_starts": torch.from_numpy(np.asarray(model._last_episode_starts)),
-        "worlds": worlds_state(env), "episodes": json.dumps(list(model.ep_info_buffer or [])), "validation": json.dumps(validation),
+        "worlds": fleet_state(model) if isinstance(model, FleetPPO) else worlds_state(env),
+        "episodes": json.dumps(list(model.ep_info_buffer or [])), "validation": json.dumps(validation),
     }  # fmt: skip
     partial = path.with_name(path.name + ".partial")
     torch.save(state, partial)
@@ -94,7 +123,10 @@ def load_checkpoint(path: Path, state: dict[str, Any], model: OnPolicyAlgorithm,
     """
     try:
         load_learner(state, model)
-        load_worlds(state["worlds"], env)
+        if isinstance(model, FleetPPO):
+            load_fleet(state["worlds"], model)
+        else:
+            load_worlds(state["worlds"], env)
         load_generators(state)
         record = json.loads(state["validation"])
         return {

@@ -22,6 +22,7 @@ import numpy as np
 from wisp_gym.controllers.policy import Policy
 from wisp_gym.engine import state
 from wisp_gym.engine.loop import DONE, record_worlds
+from wisp_gym.engine.state import World
 from wisp_gym.envs.episodes import Episodes
 
 MEMORY_S = 20.0  # time constant of a device's own rate
@@ -60,6 +61,12 @@ class Squad:
         self.tokens, self.seconds = np.ones((n, episodes.room)), np.ones((n, episodes.room))
         for index in range(n):
             self.restart(index)
+
+    def saved(self) -> dict[str, np.ndarray]:
+        """Everything that decides the experience to come but the generators, by name; the arrays themselves."""
+        fields = World._fields[: World._fields.index("trace")]
+        own = {"fresh": self.fresh, "kinds": self.kinds, "tokens": self.tokens, "seconds": self.seconds}
+        return own | {name: getattr(self.episodes.arrays, name) for name in fields}
 
     def restart(self, index: int) -> None:
         """A new episode."""
@@ -129,21 +136,31 @@ class Fleet:
     Args:
         scenarios: presets or TOML files. policy: drives the devices at first. worlds: of each scenario. decisions: recorded by a `collect`, about.
         batching: rule of the server. horizon_s: of an episode. randomise: as of the environments, drawn for each episode.
-        weights: of the reward, see WEIGHTS. seed: of everything.
+        weights: of the reward, see WEIGHTS. seed: of everything. slo: speed in tokens/s of a single service class, instead of
+            the scenario's mix.
     """
 
     def __init__(
         self, scenarios: Sequence[str], policy: Policy, worlds: int = 4, decisions: int = 65_536, batching: str = "fcfs", horizon_s: float = 60.0,
         randomise: Mapping[str, Any] | None = None, weights: Mapping[str, float] | None = None, seed: int = 0, threads: int | None = None,
+        slo: float | None = None,
     ):  # fmt: skip
         self.weights = WEIGHTS | dict(weights or {})
         seeds = np.random.SeedSequence(seed).spawn(len(scenarios))
         room = -(-decisions // (worlds * len(scenarios)))
         self.squads = []
         for scenario, own in zip(scenarios, seeds, strict=True):
-            episodes = Episodes(worlds, scenario, None, f"wisp+{batching}", horizon_s, randomise, threads=threads)
+            episodes = Episodes(worlds, scenario, None, f"wisp+{batching}", horizon_s, randomise, slo, threads=threads)
             episodes.set_policy(policy)
             self.squads.append(Squad(episodes, room, own))
+
+    def saved(self) -> dict[str, np.ndarray]:
+        """Arrays of all squads by name; writing into them puts the worlds back."""
+        return {f"{k}_{name}": array for k, squad in enumerate(self.squads) for name, array in squad.saved().items()}
+
+    def generators(self) -> list[np.random.Generator]:
+        """The random generators of all worlds."""
+        return [rng for squad in self.squads for rng in squad.rngs]
 
     def collect(self, policy: Policy) -> Decisions:
         """Decisions of complete rounds under a policy, in all worlds together."""

@@ -11,6 +11,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from wisp_gym.controllers.policy import Policy, make_policy
+from wisp_gym.engine.observation import SIZE
 
 
 class Standardise(BaseFeaturesExtractor):
@@ -45,6 +46,11 @@ def layers_of(policy: ActorCriticPolicy) -> list[tuple[np.ndarray, np.ndarray]]:
         w, b = layers[0]
         layers[0] = (w / std, b - (w / std) @ mean)
     return [(w.astype(np.float32), b.astype(np.float32)) for w, b in layers]
+
+
+def uniform_policy(actions: int, decision: str) -> Policy:
+    """The engine's policy that takes every action with the same probability."""
+    return make_policy([(np.zeros((actions, SIZE), np.float32), np.zeros(actions, np.float32))], decision)
 
 
 def engine_policy(policy: ActorCriticPolicy, decision: str, **about: Any) -> Policy:

@@ -170,8 +170,8 @@ def check_settings(path: Path, given: Any, example: Any, at: str = "") -> None:
                 raise InputError(f"{RUN}: '{path}': '{where}' is missing, allowed is for instance {value!r}")
             check_settings(path, given[key], value, where)
         return
-    if isinstance(example, list) and isinstance(given, list) and given:
-        for value in given:
+    if isinstance(example, list) and isinstance(given, list) and (given or not example):
+        for value in given if example else []:
             check_settings(path, value, example[0], at)
         return
     kinds = (int, float) if isinstance(example, float) else type(example)
