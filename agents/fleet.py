@@ -112,7 +112,10 @@ class Squad:
         tokens = (1.0 - weights["on_time"]) * o["committed"] + weights["on_time"] * o["on_time"]
         self.learn_rates(index, o, seconds)
         rate = (self.tokens[index] / self.seconds[index])[o["device"]]
-        extern = o["work_s"] * o["token_rate"] * o["utilisation"]
+        waiting = 1.0 - o["draft_s"].sum() / max(
+            seconds.sum(), 1e-9
+        )  # share of their time that the world's devices do not draft
+        extern = o["work_s"] * o["token_rate"] * o["utilisation"] * waiting
         return tokens - rate * seconds - o["price"] * o["drafted"] - weights["externality"] * extern
 
     def learn_rates(self, index: int, o: np.ndarray, seconds: np.ndarray) -> None:
@@ -136,21 +139,24 @@ class Fleet:
     Args:
         scenarios: presets or TOML files. policy: drives the devices at first. worlds: of each scenario. decisions: recorded by a `collect`, about.
         batching: rule of the server. horizon_s: of an episode. randomise: as of the environments, drawn for each episode.
+        varied: more to draw, in as many worlds again: a policy for many systems must also know the usual ones well.
         weights: of the reward, see WEIGHTS. seed: of everything. slo: speed in tokens/s of a single service class, instead of
             the scenario's mix.
     """
 
     def __init__(
         self, scenarios: Sequence[str], policy: Policy, worlds: int = 4, decisions: int = 65_536, batching: str = "fcfs", horizon_s: float = 60.0,
-        randomise: Mapping[str, Any] | None = None, weights: Mapping[str, float] | None = None, seed: int = 0, threads: int | None = None,
-        slo: float | None = None,
+        randomise: Mapping[str, Any] | None = None, varied: Mapping[str, Any] | None = None, weights: Mapping[str, float] | None = None,
+        seed: int = 0, threads: int | None = None, slo: float | None = None,
     ):  # fmt: skip
         self.weights = WEIGHTS | dict(weights or {})
-        seeds = np.random.SeedSequence(seed).spawn(len(scenarios))
-        room = -(-decisions // (worlds * len(scenarios)))
+        usual, wide = dict(randomise or {}), dict(randomise or {}) | dict(varied or {})
+        kinds = [(scenario, ranges) for ranges in ([usual, wide] if varied else [usual]) for scenario in scenarios]
+        seeds = np.random.SeedSequence(seed).spawn(len(kinds))
+        room = -(-decisions // (worlds * len(kinds)))
         self.squads = []
-        for scenario, own in zip(scenarios, seeds, strict=True):
-            episodes = Episodes(worlds, scenario, None, f"wisp+{batching}", horizon_s, randomise, slo, threads=threads)
+        for (scenario, ranges), own in zip(kinds, seeds, strict=True):
+            episodes = Episodes(worlds, scenario, None, f"wisp+{batching}", horizon_s, ranges, slo, threads=threads)
             episodes.set_policy(policy)
             self.squads.append(Squad(episodes, room, own))
 

@@ -15,11 +15,22 @@ from agents.fleet_ppo import FleetPPO
 from agents.networks import Standardise, uniform_policy
 from agents.vec_env import DecisionVecEnv
 from estimators.cli import InputError
+from wisp_gym.engine.observation import NAMES
 from wisp_gym.envs.shells import DecisionVectorEnv
 
 ALGORITHMS = {"fleet": FleetPPO, "ppo": PPO, "a2c": A2C}
 ENVIRONMENTS = {"wisp_gym/Speculation-v0": "token", "wisp_gym/SpeculationLength-v0": "length"}
 N_ENVS = {"fleet": 1, "ppo": 64, "a2c": 64}  # environments side by side; a fleet's gives the spaces alone
+
+DECISIONS = {"fleet": 2_500_000, "ppo": 600_000, "a2c": 600_000}  # to train on, unless told otherwise
+
+# With ppo and a2c one device of each world learns; the others follow WISP's rule, so that what it learns does not depend on its
+# own past.
+DEFAULT_ENV_KWARGS = {
+    "fleet": {"scenario": "wisp-a100-qwen3-32b"},
+    "ppo": {"scenario": "wisp-a100-qwen3-32b", "controller": "wisp+fcfs"},
+    "a2c": {"scenario": "wisp-a100-qwen3-32b", "controller": "wisp+fcfs"},
+}
 
 # fleet: a trajectory is a round, undiscounted; large batches keep the two cores busy with arithmetic instead of calls.
 # ppo, a2c: steps are tokens. Within a round reward comes at its end, and rounds hardly influence each other, so the discount only
@@ -37,10 +48,19 @@ WIDTHS = [64, 64]
 # What a fleet's episodes draw unless told otherwise: loads from idle to overload, prefill chunks of any size.
 # No scenarios: that of the environment's arguments.
 FLEET: dict[str, Any] = {
-    "scenarios": [], "worlds": 16, "batching": "fcfs", "horizon_s": 60.0, "weights": {"on_time": 0.3, "externality": 1.2},
-    "randomise": {"devices": [8, 130], "prefill_chunk": [0.15, 1.2]},
+    "scenarios": [], "worlds": 16, "batching": "fcfs", "horizon_s": 60.0, "weights": {"on_time": 0.3, "externality": 1.5},
+    "randomise": {"devices": [8, 130], "prefill_chunk": [0.15, 1.2]}, "varied": {},
 }  # fmt: skip
 FLEET_ARGUMENTS = ("scenario", "devices", "horizon_s", "randomise", "slo", "threads")
+
+
+def default_settings(seed: int = 0, n_timesteps: int = DECISIONS["fleet"], **fleet: Any) -> dict[str, Any]:
+    """Settings of the default training of a fleet, `fleet` over those of FLEET."""
+    return {
+        "algo": "fleet", "env": next(iter(ENVIRONMENTS)), "n_timesteps": n_timesteps, "seed": seed, "n_envs": N_ENVS["fleet"],
+        "env_kwargs": dict(DEFAULT_ENV_KWARGS["fleet"]), "hyperparameters": HYPERPARAMETERS["fleet"], "learning_rate": LEARNING_RATE["fleet"],
+        "widths": WIDTHS, "activation": ACTIVATION["fleet"], "fleet": FLEET | fleet,
+    }  # fmt: skip
 
 
 def fleet_settings(given: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
@@ -93,7 +113,7 @@ def make_fleet(settings: dict[str, Any], env: DecisionVecEnv) -> Fleet:
     try:
         return Fleet(
             fleet["scenarios"] or [kwargs["scenario"]], policy, fleet["worlds"], settings["hyperparameters"]["decisions"], fleet["batching"],
-            fleet["horizon_s"], fleet["randomise"], fleet["weights"], settings["seed"], kwargs.get("threads"), kwargs.get("slo"),
+            fleet["horizon_s"], fleet["randomise"], fleet["varied"], fleet["weights"], settings["seed"], kwargs.get("threads"), kwargs.get("slo"),
         )  # fmt: skip
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"argument --env-kwargs: {error}") from None
@@ -104,6 +124,7 @@ def make_model(settings: dict[str, Any], env: DecisionVecEnv, device: str) -> On
     network = {
         "features_extractor_class": Standardise, "net_arch": settings["widths"],
         "activation_fn": torch.nn.ReLU if settings["activation"] == "relu" else torch.nn.Tanh,
+        "features_extractor_kwargs": {"hidden": [NAMES.index(name) for name in settings.get("hidden", [])]},
     }  # fmt: skip
     more = dict(settings["hyperparameters"])
     if settings["algo"] == "fleet":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -15,18 +16,26 @@ from wisp_gym.engine.observation import SIZE
 
 
 class Standardise(BaseFeaturesExtractor):
-    """(observation − mean) / std with constants measured before training; they are part of the weights."""
+    """(observation − mean) / std with constants measured before training; they are part of the weights.
 
-    def __init__(self, observation_space: gym.spaces.Box):
+    Args:
+        observation_space: of n entries. hidden: entries that the network must do without (they read as their mean).
+    """
+
+    def __init__(self, observation_space: gym.spaces.Box, hidden: Sequence[int] = ()):
         super().__init__(observation_space, observation_space.shape[0])
         self.mean: torch.Tensor
         self.std: torch.Tensor
+        self.shown: torch.Tensor
         self.register_buffer("mean", torch.zeros(self.features_dim))
         self.register_buffer("std", torch.ones(self.features_dim))
+        self.register_buffer(
+            "shown", torch.ones(self.features_dim).index_fill(0, torch.tensor(list(hidden), dtype=torch.long), 0.0)
+        )
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
         """(B, n) → (B, n)."""
-        return (observations - self.mean) / self.std
+        return (observations - self.mean) / self.std * self.shown
 
     def fit(self, observations: np.ndarray) -> None:
         """Take mean and standard deviation of (N, n) observations; entries that hardly vary keep the scale 1."""
@@ -44,6 +53,7 @@ def layers_of(policy: ActorCriticPolicy) -> list[tuple[np.ndarray, np.ndarray]]:
     if isinstance(extractor, Standardise):
         mean, std = np.array(extractor.mean.tolist()), np.array(extractor.std.tolist())
         w, b = layers[0]
+        w = w * np.array(extractor.shown.tolist())
         layers[0] = (w / std, b - (w / std) @ mean)
     return [(w.astype(np.float32), b.astype(np.float32)) for w, b in layers]
 

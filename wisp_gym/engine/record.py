@@ -63,7 +63,7 @@ def record_outcome(c, s, d, i, outcomes):
     row.drafted, row.accepted, row.committed = d.drafted, d.accepted, d.commit_tokens
     row.on_time = on_time_tokens(d, before, d.commit_tokens, d.delivered_s)
     row.last = 1 if d.committed >= d.output_tokens else 0
-    row.start_s, row.end_s = d.round_start_s, d.delivered_s
+    row.start_s, row.draft_s, row.end_s = d.round_start_s, d.sent_s - d.round_start_s, d.delivered_s
     row.work_s = d.verified * (s.ended_token_s + c.pair_s * (d.prompt_tokens + before + d.verified))
     row.token_rate, row.utilisation, row.price = s.token_rate, s.utilisation, d.price
     s.n_outcomes += 1

@@ -146,7 +146,7 @@ DECISION = np.dtype([("round", I), ("device", I), ("action", I), ("time_s", F), 
 OUTCOME = np.dtype(
     [
         ("round", I), ("device", I), ("drafted", I), ("accepted", I), ("committed", I), ("on_time", I), ("last", I),
-        ("start_s", F), ("end_s", F), ("work_s", F), ("token_rate", F), ("utilisation", F), ("price", F),
+        ("start_s", F), ("draft_s", F), ("end_s", F), ("work_s", F), ("token_rate", F), ("utilisation", F), ("price", F),
     ]
 )  # fmt: skip
 
