@@ -43,7 +43,8 @@ class Arena:
         self, cells: Sequence[Cell], speculation: str, worlds: int, threads: int | None = None, admit_share: float = 0.95
     ):  # fmt: skip
         self.cells, self.speculation, self.each, self.admit_share = list(cells), speculation, worlds, admit_share
-        self.worlds = Worlds(len(cells) * worlds, max(cell.devices for cell in cells), threads=threads)
+        room = max(cell.devices for cell in self.cells)
+        self.worlds = Worlds(len(self.cells) * worlds, room, threads=threads)
 
     def run(self, batching: ScorerPolicy | str, seeds: Sequence[int]) -> list[list[Metrics]]:
         """Metrics of the worlds of each cell, under a policy or a rule (with its additions, by name)."""
@@ -66,7 +67,7 @@ class Arena:
         total = 0.0
         for cell, metrics in zip(self.cells, self.run(batching, seeds), strict=True):
             goodput = np.mean([m.goodput_tokens_per_s for m in metrics]) / cell.goodput_tokens_per_s
-            starved = np.mean([m.starved_share for m in metrics])
+            starved = float(np.mean([m.starved_share for m in metrics]))
             total += float(goodput - STARVED_WEIGHT * max(starved - cell.starved_share, 0.0))
         return total / len(self.cells)
 

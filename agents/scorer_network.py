@@ -120,7 +120,7 @@ class ScorerActorCritic(MaskableActorCriticPolicy):
         launches = int(self.action_space.n) - visible - 1 - shape_for("batching", *WIDTHS).chunks  # type: ignore[attr-defined]
         self.scorer = Scorer(next(name for name, n in DECISIONS.items() if n == launches))
         self.critic = Critic()
-        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def distribution(self, observations: torch.Tensor, masks: np.ndarray | torch.Tensor | None) -> Any:
         """Distribution over the valid actions."""
@@ -144,10 +144,10 @@ class ScorerActorCritic(MaskableActorCriticPolicy):
         distribution = self.distribution(obs, action_masks)
         return self.critic(obs), distribution.log_prob(actions), distribution.entropy()
 
-    def get_distribution(self, obs: torch.Tensor, action_masks: np.ndarray | None = None) -> Any:
+    def get_distribution(self, obs: Any, action_masks: np.ndarray | None = None) -> Any:
         """Distribution over the valid actions."""
         return self.distribution(obs, action_masks)
 
-    def predict_values(self, obs: torch.Tensor) -> torch.Tensor:
+    def predict_values(self, obs: Any) -> torch.Tensor:
         """Values alone."""
         return self.critic(obs)

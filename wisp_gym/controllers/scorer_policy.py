@@ -92,10 +92,14 @@ def check_schema(path: Path, document: dict[str, Any], decision: str) -> None:
                 (f"{a!r} where {b!r} stands" for a, b in pairs if a != b), f"{len(names)} entries, not {len(allowed)}"
             )
             raise PolicyError(f"{path}: {key} differ from the documented ones: {other}")
-    ladders = {"chunk_tokens": list(CHUNK_TOKENS), "prices": list(PRICES[: DECISIONS[decision]]), "parts": list(PARTS)}
-    for key, allowed in ladders.items():
-        if document.get(key) != allowed:
-            raise PolicyError(f"{path}: {key} given {document.get(key)!r}, allowed are {allowed}")
+    ladders: dict[str, list[Any]] = {
+        "chunk_tokens": list(CHUNK_TOKENS),
+        "prices": list(PRICES[: DECISIONS[decision]]),
+        "parts": list(PARTS),
+    }
+    for key, ladder in ladders.items():
+        if document.get(key) != ladder:
+            raise PolicyError(f"{path}: {key} given {document.get(key)!r}, allowed are {ladder}")
 
 
 def load_scorer(name: str | Path) -> ScorerPolicy:
