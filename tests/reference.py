@@ -512,8 +512,29 @@ class Reference:
             rules.MARGINAL_S: solo - self.scenario.estimator.launch_s, rules.SOLO_S: solo,
             rules.DRAFT_TOKENS: len(device.tokens), rules.ARRIVED_S: device.arrived_s,
             rules.DEADLINE_S: device.deadline_s, rules.RUNNING: device.running, rules.TURN: device.group == self.turn,
+            rules.AGE_S: self.now_s - device.request.arrival_s, rules.COMMITTED_TOKENS: device.request.committed,
+            rules.DUE_S: self.next_due_s(device),
         }  # fmt: skip
         return np.array([row[k] for k in range(rules.FEATURES)], float)
+
+    def next_due_s(self, device: Device) -> float:
+        """When the response's next token must leave the server."""
+        r, slo = device.request, device.slo
+        due_s = self.due_s(device, r, r.committed)
+        if r.committed == 0 and slo.clock != "arrival":
+            due_s = r.arrival_s + slo.ttft_s
+        return due_s - device.sight.delay_mean_s
+
+    def may_begin(self, device: Device) -> bool:
+        """Whether the controller's share of memory leaves room for a session that has nothing in memory."""
+        if self.cached.get(device.index, 0) or not self.controller.admit_share:
+            return True
+        taken = {m.device.index: self.prefilled(m) for m in self.batch}
+        begun = [d for d in self.queue if self.cached.get(d.index, 0) or d.index in taken]
+        missing = sum(self.uncached(d) - taken.get(d.index, 0) for d in begun)
+        spoken_for = sum(self.cached.values()) + sum(m.take_tokens for m in self.batch) + missing
+        whole = self.uncached(device) + 1 + len(device.tokens)
+        return not spoken_for or spoken_for + whole <= self.controller.admit_share * self.scenario.kv_tokens
 
     def try_to_add(self, device: Device, features: np.ndarray) -> None:
         """Put a request into the batch if chunk, memory, batch size and the rule allow it."""
@@ -525,6 +546,8 @@ class Reference:
         members = [(m.take_tokens, self.cached.get(m.device.index, 0)) for m in self.batch]
         members.append((take, self.cached.get(device.index, 0)))
         if take <= 0 or sum(n + k for n, k in members) > self.scenario.kv_tokens or len(members) > s.max_batch_requests:
+            return
+        if not self.may_begin(device):
             return
         before_s = self.predict_s(members[:-1])
         with_s = self.decode_step_s(device) if c.batching == rules.PACED else self.predict_s(members)

@@ -23,10 +23,11 @@ SPECULATIONS = (
 )  # fmt: skip
 BATCHINGS = (
     "fcfs", "static:2,0.15", "static:3,0.02", "edf", "wisp", "wisp:0.2,0.5", "edf-demoted", "edf-demoted:0.5", "least-laxity",
-    "control-limit:2,0.15", "marginal", "marginal:0.3", "pipelined", "pipelined", "pipelined:0.3", "pipelined:5",
+    "control-limit:2,0.15", "marginal", "marginal:0.3", "pipelined", "pipelined", "pipelined:0.3", "pipelined:5", "aged:0.5", "aged:5",
 )  # fmt: skip
 TRIMS = ("", "", "+dspark", "+tetris:3", "+tetris:12", "+adaserve:2", "+adaserve:8")
 CHUNKS = ("", "", "+chunk:0", "+chunk:16")
+ADMISSIONS = ("", "", "+admit:0.5", "+admit:0.9")
 CENTRALIZED = (
     "centralized:0",
     "centralized:0,2",
@@ -184,6 +185,7 @@ def small_worlds(draw: st.DrawFn) -> SmallWorld:
     controller = draw(st.sampled_from([pair, pair, pair, draw(st.sampled_from(CENTRALIZED))])) + draw(
         st.sampled_from(CHUNKS)
     )
+    controller += draw(st.sampled_from(ADMISSIONS))
     rows = draw(st.lists(st.tuples(st.floats(0.0, 14.0), st.integers(1, 500), st.integers(1, 100)), max_size=12))
     trace = np.array(sorted(rows), TRACE_ROW)
     return SmallWorld(scenario, controller, draw(st.integers(0, 2**40)), trace)

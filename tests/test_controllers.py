@@ -174,6 +174,7 @@ def test_the_feature_table_names_every_feature_in_order() -> None:
     assert [f.name for f in b.FEATURE_TABLE] == [
         *("waiting_s", "slack_s", "new_tokens", "uncached_tokens", "cached_tokens", "expected_tokens"),
         *("slo_tokens_per_s", "marginal_s", "solo_s", "draft_tokens", "arrived_s", "deadline_s", "running", "turn"),
+        *("age_s", "committed_tokens", "due_s"),
     ]
     assert all(getattr(b, f.name.upper()) == index for index, f in enumerate(b.FEATURE_TABLE))
 
@@ -326,6 +327,7 @@ def test_limits_of_the_other_batches() -> None:
         ("centralized-paced:0.1", s.FIXED, (0.0,), b.PACED, (0.1,)),
         ("fixed:4+edf-demoted", s.FIXED, (4.0,), b.EDF_DEMOTED, (0.0,)),
         ("fixed:4+control-limit:6", s.FIXED, (4.0,), b.CONTROL_LIMIT, (6.0, 0.1)),
+        ("fixed:4+aged", s.FIXED, (4.0,), b.AGED, (30.0,)),
     ],
 )
 def test_names_become_rules_and_numbers(
@@ -347,6 +349,8 @@ def test_trim_and_chunk_follow_the_batching_rule(scenario: Scenario) -> None:
     alone = resolve("centralized:4+chunk:64", scenario)
     assert (alone.centralized, alone.chunk_tokens, alone.uses_predictor) == (True, 64, False)
     assert resolve("dspark", scenario).trim == trimming.DSPARK
+    assert resolve("fixed:8+aged+admit:0.8+chunk:64", scenario).admit_share == 0.8
+    assert resolve("centralized:0+admit", scenario).admit_share == 0.95
 
 
 def test_a_policys_path_may_hold_a_plus_sign(scenario: Scenario) -> None:
@@ -386,10 +390,12 @@ def test_a_policys_path_may_hold_a_plus_sign(scenario: Scenario) -> None:
         ("fixed:4+edf-demotd", "did you mean 'edf-demoted'"),
         ("fixed:4+fcfs+dsprak", "did you mean 'dspark'"),
         ("fixed:4+dspark", "a batching rule is missing"),
-        ("fixed:4+fcfs+edf", "allowed: dspark, tetris, adaserve, chunk"),
+        ("fixed:4+fcfs+edf", "allowed: dspark, tetris, adaserve, chunk, admit"),
         ("fixed:4+fcfs+dspark+tetris", "'tetris' does not fit"),
         ("fixed:4+fcfs+chunk+chunk", "one chunk"),
         ("fixed:4+fcfs+chunk:-1", "tokens given -1"),
+        ("fixed:4+fcfs+admit:0.9+admit:0.8", "one admit"),
+        ("fixed:4+fcfs+admit:0", "share given 0, allowed is 0.01 to 1"),
         ("centralized+dspark", "where devices draft"),
     ],
 )

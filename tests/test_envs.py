@@ -35,7 +35,7 @@ from wisp_gym.scenario import Scenario, load, with_
 
 ROOT = Path(__file__).resolve().parents[1]
 IDS = list(wisp_gym.ENVIRONMENTS)
-SPECULATION, LENGTH, BATCHING = IDS
+SPECULATION, LENGTH, BATCHING, JOINT = IDS
 SCENARIO = load("wisp-a100-qwen3-32b")
 SMALL = {"devices": 8, "horizon_s": 4.0}
 MANUAL = (ROOT / "docs" / "environments.md").read_text(encoding="utf-8")
@@ -182,7 +182,7 @@ def test_tables_of_docstring_manual_and_space_agree() -> None:
     speculation = entries(observation.ENTRIES)
     batching = entries(gather_batching.GLOBAL_ENTRIES, gather_batching.REQUEST_ENTRIES)
     assert rows(MANUAL) == speculation + batching
-    for name, table in ((SPECULATION, speculation), (BATCHING, batching)):
+    for name, table in ((SPECULATION, speculation), (BATCHING, batching), (JOINT, batching)):
         assert rows(make(name).__doc__ or "") == table
     assert len({row[0] for row in speculation}) == len(speculation)
 
@@ -196,13 +196,14 @@ def test_the_speculation_space_is_its_table(name: str) -> None:
 
 
 @pytest.mark.parametrize("visible", [1, 5])
-def test_the_batching_space_is_its_table_repeated(visible: int) -> None:
-    env = make(BATCHING, visible=visible)
+@pytest.mark.parametrize(("name", "others"), [(BATCHING, 8), (JOINT, 13)])
+def test_the_batching_space_is_its_table_repeated(name: str, others: int, visible: int) -> None:
+    env = make(name, visible=visible)
     table = [*gather_batching.GLOBAL_ENTRIES, *(gather_batching.REQUEST_ENTRIES * visible)]
     low, high = np.array([[e.low, e.high] for e in table], np.float32).T
     assert env.observation_space == gym.spaces.Box(low, high, dtype=np.float32)
-    assert env.observation_space.shape == (11 + 15 * visible,)
-    assert env.action_space == gym.spaces.Discrete(visible + 1)
+    assert env.observation_space.shape == (16 + 23 * visible,)
+    assert env.action_space == gym.spaces.Discrete(visible + others)
 
 
 @EVERY_ID
@@ -397,7 +398,7 @@ def test_options_fix_the_episode(name: str) -> None:
             3.0 * env.task.episodes.template.arrays.config[0, 0]["separation"]
         )
         assert not world.device[0, :devices]["jitter"].any()
-        assert info["device"] == (-1 if name == BATCHING else devices - 1)
+        assert info["device"] == (-1 if name in (BATCHING, JOINT) else devices - 1)
     drawn = {env.reset()[0] is not None and int(env.task.episodes.arrays.config[0, 0]["n_devices"]) for _ in range(40)}
     assert len(drawn) > 3
     assert drawn <= set(range(1, 9))

@@ -283,7 +283,7 @@ def test_observations_hold_the_recorded_statistics() -> None:
     assert met > 200
 
 
-@pytest.mark.parametrize("name", ["Speculation-v0", "SpeculationLength-v0", "Batching-v0"])
+@pytest.mark.parametrize("name", ["Speculation-v0", "SpeculationLength-v0", "Batching-v0", "Joint-v0"])
 def test_environments_run_on_it(name: str) -> None:
     scenario = recorded(SAMPLED)
     env = gym.make(f"wisp_gym/{name}", scenario=scenario, horizon_s=10.0, controller="wisp+wisp")

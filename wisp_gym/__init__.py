@@ -1,6 +1,7 @@
 """wisp-gym: edge-cloud speculative decoding as Gymnasium environments over one calibrated model.
 
-Importing this package registers `wisp_gym/Speculation-v0`, `wisp_gym/SpeculationLength-v0` and `wisp_gym/Batching-v0`.
+Importing this package registers `wisp_gym/Speculation-v0`, `wisp_gym/SpeculationLength-v0`, `wisp_gym/Batching-v0` and
+`wisp_gym/Joint-v0`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ ENVIRONMENTS = {
     "wisp_gym/Speculation-v0": ("speculation", "Speculation"),
     "wisp_gym/SpeculationLength-v0": ("speculation", "SpeculationLength"),
     "wisp_gym/Batching-v0": ("batching", "Batching"),
+    "wisp_gym/Joint-v0": ("joint", "Joint"),
 }
 
 

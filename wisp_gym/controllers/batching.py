@@ -15,15 +15,26 @@ from typing import NamedTuple
 
 from wisp_gym.engine.jit import jit
 
-FCFS, STATIC, EDF, WISP, CONTINUOUS, EDF_DEMOTED, LEAST_LAXITY, CONTROL_LIMIT, MARGINAL, PACED, PIPELINED = range(11)
+(
+    FCFS, STATIC, EDF, WISP, CONTINUOUS, EDF_DEMOTED, LEAST_LAXITY, CONTROL_LIMIT, MARGINAL, PACED, PIPELINED, AGED, LEARNED,
+) = range(13)  # fmt: skip
 FIRST_S = 1e9  # taken off the keys of those that go before all others
+
+# A response starves that gets less than this for each second beyond the first few since its request (docs/model.md).
+STARVED_TOKENS_PER_S = 1.0
+PATIENCE_S = 20.0  # those first few, where what starves is counted (ours)
+
+# What a decision maker may choose for a batch: prompt tokens that it prefills at most, and, where it sets prices, the price
+# of a draft token that the replies carry, in expected accepted tokens. Both ladders are ours.
+CHUNK_TOKENS = (0, 64, 128, 256, 512, 1024)
+PRICES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
 
 # Features of a queued request, in physical units.
 (
     WAITING_S, SLACK_S, NEW_TOKENS, UNCACHED_TOKENS, CACHED_TOKENS, EXPECTED_TOKENS, SLO_TOKENS_PER_S, MARGINAL_S, SOLO_S, DRAFT_TOKENS,
-    ARRIVED_S, DEADLINE_S, RUNNING, TURN,
-) = range(14)  # fmt: skip
-FEATURES = 14
+    ARRIVED_S, DEADLINE_S, RUNNING, TURN, AGE_S, COMMITTED_TOKENS, DUE_S,
+) = range(17)  # fmt: skip
+FEATURES = 17
 
 
 class Feature(NamedTuple):
@@ -51,6 +62,11 @@ FEATURE_TABLE = (
     Feature("deadline_s", "s", "clock time by which its verification must be complete (for ordering)"),
     Feature("running", "flag", "a sequence already admitted (centralized serving)"),
     Feature("turn", "flag", "its device is of the group whose turn it is, or of no group (pipelined plans)"),
+    Feature("age_s", "s", "time since the device made the request that the response answers"),
+    Feature("committed_tokens", "tokens", "output tokens of the response so far"),
+    Feature(
+        "due_s", "s", "clock time by which the response's next token must leave the server to be on time (for ordering)"
+    ),
 )
 
 
@@ -105,12 +121,32 @@ def leads(kind, parameters, now_s, mean_batch_s, f):
 
 
 @jit
+def starving(f, patience_s):
+    """Whether a response has got less than one token for each second beyond the first `patience_s` since its request."""
+    return f[COMMITTED_TOKENS] < STARVED_TOKENS_PER_S * (f[AGE_S] - patience_s)
+
+
+@jit
+def aged_priority(parameters, now_s, f):
+    """Responses in memory first, then those that starve, prompts that can still be on time, and late ones."""
+    if f[CACHED_TOKENS] > 0.0:
+        return f[ARRIVED_S] - 3.0 * FIRST_S
+    if starving(f, parameters[0]):
+        return now_s - f[AGE_S] - 2.0 * FIRST_S
+    if now_s + f[SOLO_S] <= f[DUE_S]:
+        return f[DUE_S] - FIRST_S
+    return f[ARRIVED_S]
+
+
+@jit
 def priority(kind, parameters, now_s, mean_batch_s, f):
     """Sort key of a request (smallest first); f: (FEATURES,) float64."""
     if kind == EDF:
         return f[DEADLINE_S]
     if kind == LEAST_LAXITY:
         return f[DEADLINE_S] - f[SOLO_S]
+    if kind == AGED:
+        return aged_priority(parameters, now_s, f)
     if kind == CONTINUOUS and parameters[0] > 0.0:
         return 0.0  # in turn: the queue is in the order in which sequences became ready
     if kind in (CONTINUOUS, PACED):

@@ -1,14 +1,14 @@
-"""Controllers by name: `speculation+batching[+trim][+chunk]`, each with its parameters after a colon.
+"""Controllers by name: `speculation+batching[+trim][+chunk][+admit]`, each with its parameters after a colon.
 
 Examples: `wisp+wisp`, `fixed:4+fcfs`, `confidence:0.6+static:4,0.1`, `centralized`, `runs/mine/policy.json+wisp`,
-`fixed:8+fcfs+dspark`, `wisp+edf+chunk:128`.
+`fixed:8+fcfs+dspark`, `wisp+aged+chunk:256+admit`.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import NormalDist
@@ -22,17 +22,21 @@ from wisp_gym.controllers.plan import Plan, make_plan
 from wisp_gym.controllers.policy import Policy, load_policy
 from wisp_gym.controllers.rules import (
     ADDITIONS,
+    ADMISSION,
     ALIASES,
     BATCHING,
     CENTRALIZED,
+    CHUNK,
     SPECULATION,
     TRIMMING,
     Rule,
     Setting,
 )
+from wisp_gym.controllers.scorer_policy import load_scorer
 from wisp_gym.scenario import Scenario
 
 NO_POLICY = np.zeros(0, dtype=np.float32)
+FILE_ENDINGS = (".json", ".onnx", ".zip")
 
 # WISP's published operating point: share of accepted tokens that its MLP lets pass (arXiv 2601.11652).
 WISP_RECALL = 0.801
@@ -61,7 +65,9 @@ class Controller:
     trim: int = trimming.NONE
     trim_tokens: int = 0
     chunk_tokens: int | None = None  # None: the scenario's
+    admit_share: float = 0.0  # 0: whatever memory holds after evictions
     policy: np.ndarray = field(default_factory=lambda: NO_POLICY, compare=False)
+    scorer: np.ndarray = field(default_factory=lambda: NO_POLICY, compare=False)  # learned batching policy
 
 
 def shown(name: str, rule: Rule) -> str:
@@ -84,6 +90,7 @@ def listing() -> str:
     lines.append("whole systems:")
     lines += [f"  {name:<24} {meaning}" for name, meaning in ALIASES.items()]
     lines.append("  FILE[+batching]          a saved policy: policy.json or its run folder (default +wisp)")
+    lines.append("  speculation+FILE         a saved batching policy, beside any speculation rule or policy")
     return "\n".join(lines)
 
 
@@ -156,20 +163,24 @@ def centralized(name: str, text: str) -> Controller:
 
 
 def with_additions(controller: Controller, texts: list[str]) -> Controller:
-    """The controller with at most one trimming rule and one prefill chunk."""
+    """The controller with at most one trimming rule, one prefill chunk and one limit of admission."""
     for text in texts:
-        if text.partition(":")[0] not in ADDITIONS:
-            hint = did_you_mean(text.partition(":")[0], list(ADDITIONS))
+        name = text.partition(":")[0]
+        if name not in ADDITIONS:
+            hint = did_you_mean(name, list(ADDITIONS))
             raise ControllerError(f"controller '{controller.name}': unknown addition '{text}'; {hint}")
         rule, values = find_rule(text, ADDITIONS, "batching")
-        if rule.kind == trimming.NONE and controller.chunk_tokens is None:
+        if name in CHUNK and controller.chunk_tokens is None:
             controller = replace(controller, chunk_tokens=int(values[0]))
-        elif rule.kind != trimming.NONE and not controller.trim and not controller.centralized:
+        elif name in ADMISSION and not controller.admit_share:
+            controller = replace(controller, admit_share=values[0])
+        elif name in TRIMMING and not controller.trim and not controller.centralized:
             tokens = int(values[0]) if values else 0  # survivals are the predictor's, so its time is spent
             controller = replace(controller, trim=rule.kind, trim_tokens=tokens, uses_predictor=True)
         else:
             raise ControllerError(
-                f"controller '{controller.name}': '{text}' does not fit; allowed: one of {', '.join(TRIMMING)} where devices draft, one chunk"
+                f"controller '{controller.name}': '{text}' does not fit; allowed: one of {', '.join(TRIMMING)} where devices draft, "
+                "one chunk, one admit"
             )
     return controller
 
@@ -178,35 +189,54 @@ def is_file(text: str) -> bool:
     """Whether a name means a file rather than a rule."""
     if not text or text.partition(":")[0] in SPECULATION:
         return False
-    return text.endswith((".json", ".onnx", ".zip")) or "/" in text or Path(text).is_dir()
+    return text.endswith(FILE_ENDINGS) or "/" in text or Path(text).is_dir()
 
 
 def split(full: str) -> tuple[str, list[str]]:
-    """Speculation and the pieces after it. The path of a file may hold a plus sign: what still looks like one belongs to it."""
-    parts = full.split("+")
-    n = 1 + max((k for k, part in enumerate(parts) if is_file(part)), default=0)
+    """Speculation and the pieces after it, the first of which may be a file of a batching policy."""
+    first, rest = take_piece(full.split("+"), {**SPECULATION, **CENTRALIZED, **ALIASES})
+    if not rest:
+        return first, []
+    second, rest = take_piece(rest, {**BATCHING, **ADDITIONS})
+    return first, [second, *rest]
+
+
+def take_piece(parts: list[str], rules: Mapping[str, object]) -> tuple[str, list[str]]:
+    """The first piece of a name, and the parts left. The path of a file may hold a plus sign: the longest that exists, else the
+
+    shortest that ends as a file, else all up to the last part that looks like one.
+    """
+    if parts[0].partition(":")[0] in rules or not any(map(is_file, parts)):
+        return parts[0], parts[1:]
+    joined = ["+".join(parts[: k + 1]) for k in range(len(parts))]
+    there = [k for k, path in enumerate(joined) if is_file(path) and Path(path).exists()]
+    named = [k for k, path in enumerate(joined) if path.endswith(FILE_ENDINGS)]
+    n = 1 + (there[-1] if there else named[0] if named else max(k for k, part in enumerate(parts) if is_file(part)))
     return "+".join(parts[:n]), parts[n:]
 
 
-def find_batching(text: str, scenario: Scenario) -> tuple[Rule, tuple[float, ...]]:
-    """Batching rule and parameters; a pipelined one is told the plan's cycle and number of groups as well."""
+def find_batching(text: str, scenario: Scenario) -> tuple[int, tuple[float, ...], np.ndarray]:
+    """Kind, parameters and scorer of a batching rule or of a saved policy; a pipelined rule is told the plan's cycle and groups."""
+    if is_file(text):
+        return batching_rules.LEARNED, (), load_scorer(text).weights
     rule, parameters = find_rule(text, BATCHING, "batching")
     if rule.kind == batching_rules.PIPELINED:
         plan = make_plan(scenario)
         parameters = (*parameters, plan.cycle_s, float(plan.n_groups))
-    return rule, parameters
+    return rule.kind, parameters, NO_POLICY
 
 
 def with_policy(name: str, policy: Policy, batching: str, scenario: Scenario) -> Controller:
-    """A learned speculation policy with a batching rule."""
-    rule, parameters = find_batching(batching, scenario)
+    """A learned speculation policy with a batching rule, or a learned one."""
+    kind, parameters, scorer = find_batching(batching, scenario)
     return Controller(
         name,
         policy.kind,
         (),
-        rule.kind,
+        kind,
         parameters,
-        plan=make_plan(scenario) if rule.kind == batching_rules.PIPELINED else None,
+        plan=make_plan(scenario) if kind == batching_rules.PIPELINED else None,
+        scorer=scorer,
         uses_predictor=True,
         sees_statistics=True,
         sees_observation=True,
@@ -218,8 +248,8 @@ def resolve(name: str, scenario: Scenario, load: Callable[[str], Policy] = load_
     """Controller of a name.
 
     Args:
-        name: `speculation+batching[+trim][+chunk]`, a whole system, or a file of a saved policy (optionally with `+batching…`,
-            default wisp).
+        name: `speculation+batching[+trim][+chunk][+admit]`, a whole system, or a file of a saved policy (optionally with `+batching…`,
+            default wisp). In place of a batching rule, a file of a saved batching policy.
         scenario: gives the default of WISP's threshold.
         load: reads a policy file.
 
@@ -238,16 +268,17 @@ def resolve(name: str, scenario: Scenario, load: Callable[[str], Policy] = load_
         raise ControllerError(
             f"controller '{name}': a batching rule is missing, for instance '{speculation}+fcfs'; allowed: {', '.join(BATCHING)}"
         )
-    batch_rule, batch_parameters = find_batching(pieces[0], scenario)
+    batch_kind, batch_parameters, scorer = find_batching(pieces[0], scenario)
     if rule.kind == speculation_rules.WISP and math.isnan(parameters[0]):
         parameters = (published_threshold(scenario), *parameters[1:])
-    planned = rule.kind == speculation_rules.SUGGESTED_LENGTH or batch_rule.kind == batching_rules.PIPELINED
+    planned = rule.kind == speculation_rules.SUGGESTED_LENGTH or batch_kind == batching_rules.PIPELINED
     found = Controller(
         name,
         rule.kind,
         parameters,
-        batch_rule.kind,
+        batch_kind,
         batch_parameters,
+        scorer=scorer,
         uses_predictor=rule.uses_predictor,
         sees_statistics=rule.sees_statistics,
         sees_observation=rule.sees_observation,

@@ -1,13 +1,17 @@
-"""Batching rules with the `predict` of stable-baselines3, for `wisp_gym/Batching-v0`."""
+"""Batching rules and learned policies with the `predict` of stable-baselines3, for `wisp_gym/Batching-v0` and `Joint-v0`."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wisp_gym.controllers import batching as rules
-from wisp_gym.controllers.catalogue import BATCHING, Controller, ControllerError, find_rule, resolve
+from wisp_gym.controllers.catalogue import BATCHING, Controller, ControllerError, find_batching, resolve
+from wisp_gym.controllers.scorer import best_head, embed, pool, score_context, score_requests
 from wisp_gym.engine import gather_batching as seen
+from wisp_gym.engine.compose_learned import clear_dynamic
 from wisp_gym.engine.jit import jit_allocating
 from wisp_gym.engine.state import PARAMETERS
 from wisp_gym.scenario import Scenario, load
@@ -17,22 +21,29 @@ HIDDEN = {rules.PACED: "the context of every sequence", rules.PIPELINED: "the gr
 
 
 class BatchingPredictor:
-    """A batching rule as a policy of `wisp_gym/Batching-v0`: the same `ready`, `priority` and `admits` as in the engine.
+    """A batching rule, or a saved batching policy, as a policy of `wisp_gym/Batching-v0` or `wisp_gym/Joint-v0`.
+
+    It uses the same `ready`, `priority`, `admits` and scorer as the engine. A rule sets no price and chooses no chunk.
 
     It picks, one by one, the admissible request of the smallest priority, and launches when none is left. Outside the engine
     a rule that waits (`static`) is asked again at the next arrival or after a quarter of a mean batch time.
 
     Args:
-        controller: a controller, or the name of a batching rule (`wisp`, `static:4,0.1`) or of a pair (`fixed:4+edf`).
+        controller: a controller, or the name of a batching rule (`wisp`, `static:4,0.1`), of a pair (`fixed:4+edf`) or of the file
+            of a batching policy.
         scenario: the scenario of the environment.
+        prices: whether the environment sets prices (`wisp_gym/Joint-v0`).
 
     Raises:
-        ControllerError, ScenarioError: one line.
+        ControllerError, PolicyError, ScenarioError: one line.
     """
 
-    def __init__(self, controller: Controller | str, scenario: Scenario | str) -> None:
+    def __init__(self, controller: Controller | str, scenario: Scenario | str, prices: bool = False) -> None:
         scenario = load(scenario) if isinstance(scenario, str) else scenario
-        self.kind, parameters = rule_of(controller, scenario)
+        self.kind, parameters, self.scorer = rule_of(controller, scenario)
+        self.launches = len(rules.PRICES) if prices else 1
+        if len(self.scorer) and int(self.scorer[5]) not in (1, self.launches):
+            raise ControllerError(f"controller '{controller}': it sets prices; allowed in wisp_gym/Joint-v0 alone")
         self.parameters = np.zeros(PARAMETERS)
         self.parameters[: len(parameters)] = parameters
         self.max_draft_tokens = scenario.max_draft_tokens
@@ -47,7 +58,7 @@ class BatchingPredictor:
         """Actions for observations; every rule is deterministic and keeps no state.
 
         Args:
-            observation: (11 + 15·Q,) or (n, 11 + 15·Q) numbers, see `BatchingEnv`.
+            observation: (16 + 23·Q,) or (n, 16 + 23·Q) numbers, see `BatchingEnv`.
             state, episode_start, deterministic: of stable-baselines3's signature; the state is returned as it came.
 
         Returns:
@@ -62,25 +73,28 @@ class BatchingPredictor:
                 f"observation: given shape {rows.shape}, allowed are ({seen.GLOBALS} + {seen.REQUEST}·Q,) and (n, …)"
             )
         actions = np.empty(int(np.prod(rows.shape[:-1], dtype=np.int64)), dtype=np.int64)
-        choose(self.kind, self.parameters, self.max_draft_tokens, np.ascontiguousarray(np.atleast_2d(rows)), actions)
+        table = np.ascontiguousarray(np.atleast_2d(rows))
+        if self.kind == rules.LEARNED:
+            score_and_choose(self.scorer, self.launches, table, actions)
+        else:
+            choose(self.kind, self.parameters, self.max_draft_tokens, self.launches, table, actions)
         return actions.reshape(rows.shape[:-1]), state
 
 
-def rule_of(controller: Controller | str, scenario: Scenario) -> tuple[int, tuple[float, ...]]:
-    """Kind and parameters of the batching half of a controller."""
+def rule_of(controller: Controller | str, scenario: Scenario) -> tuple[int, tuple[float, ...], np.ndarray]:
+    """Kind, parameters and scorer of the batching half of a controller."""
     name = controller if isinstance(controller, str) else controller.name
-    if isinstance(controller, str) and controller.partition(":")[0] in BATCHING:
-        rule, parameters = find_rule(controller, BATCHING, "batching")
-        kind = rule.kind
+    if isinstance(controller, str) and (controller.partition(":")[0] in BATCHING or Path(controller).is_file()):
+        kind, parameters, scorer = find_batching(controller, scenario)
     else:
         whole = resolve(controller, scenario) if isinstance(controller, str) else controller
-        kind, parameters = whole.batching, whole.batching_parameters
+        kind, parameters, scorer = whole.batching, whole.batching_parameters, whole.scorer
     if kind in HIDDEN:
         allowed = ", ".join(text for text, rule in BATCHING.items() if rule.kind not in HIDDEN)
         raise ControllerError(
             f"controller '{name}': it needs {HIDDEN[kind]}, which Batching-v0 does not show; allowed: {allowed}, centralized"
         )
-    return kind, parameters
+    return kind, parameters, scorer
 
 
 @jit_allocating
@@ -99,6 +113,9 @@ def features_of(o, batch_s, max_draft_tokens, f):
     f[rules.ARRIVED_S] = -f[rules.WAITING_S]
     f[rules.DEADLINE_S] = f[rules.SLACK_S]
     f[rules.RUNNING] = o[seen.R_RUNNING]
+    f[rules.AGE_S] = o[seen.R_AGE] * 10.0
+    f[rules.COMMITTED_TOKENS] = o[seen.R_COMMITTED] * 64.0
+    f[rules.DUE_S] = o[seen.R_DUE] * batch_s
 
 
 @jit_allocating
@@ -116,17 +133,18 @@ def earliest_met_s(kind, parameters, max_draft_tokens, o, f):
 
 
 @jit_allocating
-def choose_one(kind, parameters, max_draft_tokens, o, f):
+def choose_one(kind, parameters, max_draft_tokens, launches, o, f):
     """Action for one observation."""
     visible = (o.shape[0] - seen.GLOBALS) // seen.REQUEST
     mean_s = o[seen.G_MEAN_S] / 10.0
-    n_batch = int(o[0] * visible + 0.5)
-    waiting = int(o[6] * visible + 0.5)
+    n_batch = int(o[seen.G_REQUESTS] * seen.COUNT + 0.5)
+    waiting = int(o[seen.G_QUEUE] * seen.COUNT + 0.5)
+    rest = visible + launches if n_batch == 0 else visible  # wait, or launch
     if n_batch == 0 and rules.ready(kind, parameters, waiting, o[seen.GLOBALS + seen.R_WAITING] * mean_s) > 0.0:
-        return visible
+        return rest
     due_s = earliest_met_s(kind, parameters, max_draft_tokens, o, f)
     batch_s = o[seen.G_TIME] * mean_s
-    best, best_key = visible, np.inf
+    best, best_key = rest, np.inf
     for q in range(visible):
         request = o[seen.GLOBALS + q * seen.REQUEST : seen.GLOBALS + (q + 1) * seen.REQUEST]
         if request[seen.R_ADMISSIBLE] < 0.5:
@@ -141,8 +159,55 @@ def choose_one(kind, parameters, max_draft_tokens, o, f):
 
 
 @jit_allocating
-def choose(kind, parameters, max_draft_tokens, observations, actions):
+def choose(kind, parameters, max_draft_tokens, launches, observations, actions):
     """Write the action of each of (n, size) observations into (n,) `actions`."""
     f = np.zeros(rules.FEATURES)
     for row in range(len(observations)):
-        actions[row] = choose_one(kind, parameters, max_draft_tokens, observations[row], f)
+        actions[row] = choose_one(kind, parameters, max_draft_tokens, launches, observations[row], f)
+
+
+@jit_allocating
+def embed_places(scorer, o, embeddings):
+    """Write the embeddings of the places that hold a request; returns how many do (they come first)."""
+    row, symlogs = np.zeros(seen.REQUEST, np.float32), np.empty(seen.REQUEST, np.float32)
+    hidden, embedding = np.empty(int(scorer[2]), np.float32), np.empty(embeddings.shape[0], np.float32)
+    for q in range(embeddings.shape[1]):
+        start = seen.GLOBALS + q * seen.REQUEST
+        if o[start + seen.R_PRESENT] < 0.5:
+            return q
+        row[:] = o[start : start + seen.REQUEST]
+        clear_dynamic(row)
+        embed(scorer, row, symlogs, hidden, embedding)
+        for k in range(len(embedding)):
+            embeddings[k, q] = embedding[k]
+    return embeddings.shape[1]
+
+
+@jit_allocating
+def score_one(scorer, launches, o):
+    """Action of a scorer for one observation."""
+    visible, own = (o.shape[0] - seen.GLOBALS) // seen.REQUEST, int(scorer[5])
+    width = int(scorer[3])
+    embeddings, scores = np.empty((width, visible), np.float32), np.empty(visible, np.float32)
+    inputs = np.empty(seen.GLOBALS + width, np.float32)
+    context = np.empty(int(scorer[4]), np.float32)
+    query, heads = np.empty(width + 1, np.float32), np.empty(own + 1 + int(scorer[6]), np.float32)
+    n = embed_places(scorer, o, embeddings)
+    pool(embeddings, n, inputs, seen.GLOBALS)
+    score_context(scorer, o[: seen.GLOBALS], inputs, context, query, heads)
+    other = best_head(heads, own, o[seen.G_REQUESTS] == 0.0, o[seen.G_CHUNK_OPEN] > 0.5)
+    best, best_score = -1, np.float32(-np.inf)
+    score_requests(query, embeddings, n, scores)
+    for q in range(n):
+        if o[seen.GLOBALS + q * seen.REQUEST + seen.R_ADMISSIBLE] > 0.5 and scores[q] > best_score:
+            best, best_score = q, scores[q]
+    if best >= 0 and best_score >= heads[other]:
+        return best
+    return visible + (other if other < own else other - own + launches)
+
+
+@jit_allocating
+def score_and_choose(scorer, launches, observations, actions):
+    """Write the action of each of (n, size) observations into (n,) `actions`."""
+    for row in range(len(observations)):
+        actions[row] = score_one(scorer, launches, observations[row])

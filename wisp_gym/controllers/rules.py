@@ -160,6 +160,10 @@ BATCHING = {
         batching_rules.EDF_DEMOTED, "earliest deadline first; a request late by more than late_s joins last, and only where it makes "
         "no other one late", (Setting("late_s", 0.0, 0, 1e6, tune=(0, 2)),),
     ),
+    "aged": Rule(
+        batching_rules.AGED, "responses in memory first, then prompts that can still be on time, by deadline, then late ones; who has waited "
+        "for patience_s goes before all other prompts", (Setting("patience_s", 30, 0, 1e6, tune=(5, 60), log=True),),
+    ),
     "least-laxity": Rule(batching_rules.LEAST_LAXITY, "least laxity first: earliest latest start, deadline − time of a batch of it alone"),
     "control-limit": Rule(
         batching_rules.CONTROL_LIMIT, "start when n requests wait or the first has waited for the timeout; take everything",
@@ -210,7 +214,14 @@ CHUNK = {
         (Setting("tokens", 128, 0, 1e6, tune=(32, 256), log=True, whole=True),),
     ),
 }  # fmt: skip
-ADDITIONS = TRIMMING | CHUNK
+ADMISSION = {
+    "admit": Rule(
+        trimming.NONE,
+        "begin a prompt, or an evicted session again, only if with it at most this share of KV memory is spoken for",
+        (Setting("share", 0.95, 0.01, 1, tune=(0.7, 1)),),
+    ),
+}
+ADDITIONS = TRIMMING | CHUNK | ADMISSION
 
 ALIASES = {
     "wisp": "wisp+wisp",

@@ -72,10 +72,11 @@ def aligned_continues(parameters, drafted, max_draft_tokens, o):
     wait for a boundary anyway, drafting is free: if the next token still makes the same one, continue iff
     `S_j·p_{j+1} > thr`. Else the n tokens that can be drafted before the next one it makes must together be worth the batches
     missed: `Σ_{m≤n} S_j·p_{j+1}·α^(m−1) > A·ρ·T·batches + thr·n/2`. An idle server launches on arrival: there is no
-    boundary, one token costs its own drafting time, `S_j·p_{j+1} > A·ρ/v + thr/2`.
+    boundary, one token costs its own drafting time, `S_j·p_{j+1} > A·ρ/v + thr/2`. A price of a
+    draft token that the reply carried is added to thr.
     """
     gain, alpha, draft = next_survival(o), o[ACCEPTANCE_AVERAGE], o[DRAFT_TIME]
-    threshold, price = parameters[0], parameters[1] * o[OWN_RATE]
+    threshold, price = parameters[0] + o[PRICE], parameters[1] * o[OWN_RATE]
     if drafted >= parameters[4]:
         return False
     if o[SERVER_BUSY] == 0.0:

@@ -8,6 +8,7 @@ from wisp_gym.controllers import batching as rules
 from wisp_gym.controllers.batching import admits, binding_deadline_s, leads, margin_of, priority, protects
 from wisp_gym.engine.heap import heapify, pop
 from wisp_gym.engine.jit import jit
+from wisp_gym.engine.slo import token_deadline_s
 
 
 @jit
@@ -20,6 +21,14 @@ def uncached_tokens(d):
 def predict_s(c, new_tokens, pairs, cached_tokens):
     """Four-term prediction of a batch's time: `δ + α·Σn + β·Σn·L + γ·Σc`."""
     return c.est_launch_s + c.est_new_token_s * new_tokens + c.est_pair_s * pairs + c.est_cached_token_s * cached_tokens
+
+
+@jit
+def next_token_due_s(d):
+    """When the response's next token must leave the server to be delivered on time; of a first token its target."""
+    if d.committed == 0 and d.clock_from_arrival == 0:
+        return d.arrival_s + d.ttft_s - d.delay_mean_s
+    return token_deadline_s(d, d.committed) - d.delay_mean_s
 
 
 @jit
@@ -46,6 +55,9 @@ def describe(c, d, now_s, turn, f):
     f[rules.DEADLINE_S] = d.deadline_s
     f[rules.RUNNING] = d.running
     f[rules.TURN] = 1.0 if d.group == turn or d.group < 0 else 0.0
+    f[rules.AGE_S] = now_s - d.arrival_s
+    f[rules.COMMITTED_TOKENS] = d.committed
+    f[rules.DUE_S] = next_token_due_s(d)
 
 
 @jit
@@ -56,8 +68,29 @@ def begin_batch(c, s, devices, queue, features):
     s.sum_kv, s.sum_context = 0, 0
     s.chunk_left = c.chunk_tokens if c.chunk_tokens > 0 else 1 << 40
     s.earliest_deadline_s = math.inf
+    s.chunk_chosen = 0
+    s.kv_missing, s.prefill_waiting, s.n_starving = 0, 0, 0
     for q in range(s.n_queue):
-        describe(c, devices[queue[q]], s.now_s, s.turn, features[q])
+        d = devices[queue[q]]
+        describe(c, d, s.now_s, s.turn, features[q])
+        s.prefill_waiting += uncached_tokens(d)
+        s.kv_missing += uncached_tokens(d) if d.cached_tokens > 0 else 0
+        s.n_starving += 1 if rules.starving(features[q], rules.PATIENCE_S) else 0
+    s.step_starved_s += s.n_starving * (s.now_s - s.composed_s)
+    s.composed_s = s.now_s
+
+
+@jit
+def chunk_is_open(s):
+    """Whether a prefill chunk may be chosen: once, before the first member, where a waiting request lacks context."""
+    return s.n_batch == 0 and s.chunk_chosen == 0 and s.prefill_waiting > 0
+
+
+@jit
+def choose_chunk(s, level):
+    """The batch prefills at most so many tokens, by the ladder, in place of the controller's or the scenario's chunk."""
+    s.chunk_chosen = 1
+    s.chunk_left = rules.CHUNK_TOKENS[level]
 
 
 @jit
@@ -68,11 +101,28 @@ def tokens_to_run(s, d):
 
 
 @jit
+def spoken_for(s):
+    """Tokens of KV memory that are in use, that the batch so far adds, or that prompts begun still lack."""
+    return s.kv_tokens + s.sum_new + s.kv_missing
+
+
+@jit
+def may_begin(c, s, d):
+    """Whether a session without context in memory may begin, by the share of memory that may be spoken for.
+
+    What has begun goes on in any case, and in an empty memory anything begins.
+    """
+    if c.admit_share <= 0.0 or d.cached_tokens > 0 or spoken_for(s) == 0:
+        return True
+    return spoken_for(s) + uncached_tokens(d) + 1 + d.drafted <= c.admit_share * c.kv_capacity_tokens
+
+
+@jit
 def fits(c, s, d):
     """Whether memory, batch size and prefill chunk let a request join the batch so far."""
     take = tokens_to_run(s, d)
     room = s.sum_kv + d.cached_tokens + take <= c.kv_capacity_tokens
-    return take > 0 and room and s.n_batch < c.max_batch_requests and d.in_batch == 0
+    return take > 0 and room and may_begin(c, s, d) and s.n_batch < c.max_batch_requests and d.in_batch == 0
 
 
 @jit
@@ -84,7 +134,9 @@ def add(c, s, devices, i, batch, due_s):
     d.take_tokens = take
     d.completes = 1 if uncached <= s.chunk_left else 0
     d.verified = d.drafted
-    s.chunk_left -= uncached if d.completes else take
+    used = uncached if d.completes else take
+    s.chunk_left -= used
+    s.kv_missing += uncached - used if d.cached_tokens == 0 else -used
     d.in_batch = 1
     batch[s.n_batch] = i
     s.n_batch += 1

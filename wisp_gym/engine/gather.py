@@ -20,9 +20,9 @@ from wisp_gym.engine.source import fate_here
 # Columns of the (W, SIZE) float64 outcome of a step.
 (
     COMMITTED, ON_TIME, WASTED, ROUND_S, WORK_S, OWN_TOKENS_PER_S, SERVER_TOKENS_PER_S, CLOCK_S, CAP, DRAFTED, INVALID, TOKENS, TOKENS_ON_TIME,
-    LAST_FATE, NEXT_FATE,
-) = range(15)  # fmt: skip
-SIZE = 15
+    LAST_FATE, NEXT_FATE, STARVED_S,
+) = range(16)  # fmt: skip
+SIZE = 16
 
 
 @jit
@@ -61,6 +61,8 @@ def gather(w, kind, observation, outcome):
     outcome[TOKENS_ON_TIME] = w.totals[0].tokens_on_time
     outcome[LAST_FATE] = d.fate
     outcome[NEXT_FATE] = fate_here(c, d, w.source) if d.on_path else 0
+    outcome[STARVED_S] = s.step_starved_s
+    s.step_starved_s = 0.0
     s.step_committed, s.step_on_time, s.step_wasted, s.step_round_s, s.step_work_s = 0.0, 0.0, 0.0, 0.0, 0.0
 
 

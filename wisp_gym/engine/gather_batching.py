@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from wisp_gym.controllers import batching as rules
-from wisp_gym.engine.compose import fits, predict_s, predicted_with_s
+from wisp_gym.engine.compose import chunk_is_open, fits, predict_s, predicted_with_s, spoken_for, uncached_tokens
 from wisp_gym.engine.jit import jit
 
 
@@ -22,9 +22,9 @@ class Entry(NamedTuple):
     meaning: str
 
 
-# T is the mean batch time, K the cap on drafted tokens, Q the number of visible requests.
+# T is the mean batch time, K the cap on drafted tokens.
 GLOBAL_ENTRIES = (
-    Entry("batch_requests", "Q", 0, 64, "requests in the batch so far"),
+    Entry("batch_requests", "16 requests", 0, 64, "requests in the batch so far"),
     Entry("batch_tokens", "64 tokens", 0, 1000, "new tokens in the batch so far"),
     Entry("batch_time", "T", 0, 1000, "predicted time of the batch so far"),
     Entry(
@@ -35,12 +35,23 @@ GLOBAL_ENTRIES = (
         "time until the earliest deadline in the batch that can still be met (1000: none)",
     ),
     Entry("batch_memory", "share", 0, 1, "KV memory that the batch needs"),
-    Entry("chunk_left", "share", 0, 1, "prefill tokens still allowed in this batch"),
-    Entry("queue", "Q", 0, 1000, "requests waiting, visible or not"),
+    Entry("chunk_left", "512 tokens", 0, 1000, "prefill tokens still allowed in this batch (1000: no limit)"),
+    Entry("queue", "16 requests", 0, 1000, "requests waiting, visible or not"),
     Entry("memory", "share", 0, 1, "KV memory in use"),
     Entry("utilisation", "share", 0, 1, "running share of time that the server verifies"),
     Entry("mean_batch_time", "0.1 s", 0, 100, "T"),
     Entry("token_rate", "1,000 tokens/s", 0, 100, "running tokens per second committed while the server verifies"),
+    Entry("chunk_open", "flag", 0, 1, "a prefill chunk may be chosen now"),
+    Entry("prefill_waiting", "1,024 tokens", 0, 1000, "context that waiting requests lack in memory"),
+    Entry(
+        "memory_spoken_for",
+        "share",
+        0,
+        1000,
+        "KV memory in use, added by the batch so far, and that prompts begun still lack",
+    ),
+    Entry("starving", "16 requests", 0, 1000, "waiting requests whose response starves"),
+    Entry("price", "tokens", 0, 10, "price of one draft token that replies carry now, in expected accepted tokens"),
 )
 REQUEST_ENTRIES = (
     Entry("waiting", "T", 0, 1000, "time since the request reached the server"),
@@ -58,16 +69,27 @@ REQUEST_ENTRIES = (
     Entry("present", "flag", 0, 1, "this place holds a request"),
     Entry("admissible", "flag", 0, 1, "it may be picked now"),
     Entry("picked", "flag", 0, 1, "it is in the batch already"),
+    Entry("due", "T", -1000, 1000, "time until the response's next token must leave to be on time"),
+    Entry("age", "10 s", 0, 1000, "time since the device made its request"),
+    Entry("committed", "64 tokens", 0, 1000, "output tokens of the response so far"),
+    Entry("rate", "10 tokens/s", 0, 100, "those tokens divided by the age"),
+    Entry("memory_with", "share", 0, 2, "KV memory in use with all of its context"),
+    Entry("begun", "flag", 0, 1, "some of its context is in memory"),
+    Entry("evicted", "flag", 0, 1, "its context was in memory and has been evicted"),
+    Entry("starving", "flag", 0, 1, "less than 1 token for each second of its age beyond 20 s"),
 )
 GLOBALS = len(GLOBAL_ENTRIES)
 REQUEST = len(REQUEST_ENTRIES)
 
-G_TIME, G_SLACK, G_MEAN_S = 2, 3, 9
+G_REQUESTS, G_TIME, G_SLACK, G_QUEUE, G_MEMORY, G_MEAN_S, G_CHUNK_OPEN, G_SPOKEN_FOR = 0, 2, 3, 6, 7, 9, 11, 13
 (
     R_WAITING, R_SLACK, R_NEW, R_UNCACHED, R_CACHED, R_EXPECTED, R_SLO, R_MARGINAL, R_SOLO, R_DRAFT, R_RUNNING, R_WITH, R_PRESENT, R_ADMISSIBLE,
-    R_PICKED,
+    R_PICKED, R_DUE, R_AGE, R_COMMITTED, R_RATE, R_MEMORY, R_BEGUN, R_EVICTED, R_STARVING,
 ) = range(REQUEST)  # fmt: skip
+# What changes while a batch is composed, or says nothing of the request.
+DYNAMIC = (R_WITH, R_PRESENT, R_ADMISSIBLE, R_PICKED)
 FAR = 1000.0
+COUNT = 16.0  # unit of numbers of requests: one for every population and number of visible places
 
 
 def bounds(visible: int) -> tuple[np.ndarray, np.ndarray]:
@@ -86,17 +108,22 @@ def within(value, limit):
 def observe_batch(c, s, o):
     """Write the global entries."""
     t = s.mean_batch_s
-    o[0] = min(s.n_batch / c.visible_requests, 64.0)
+    o[G_REQUESTS] = min(s.n_batch / COUNT, 64.0)
     o[1] = min(s.sum_new / 64.0, FAR)
     o[G_TIME] = within(predict_s(c, s.sum_new, s.sum_pairs, s.sum_cached) / t, FAR) if s.n_batch > 0 else 0.0
     o[G_SLACK] = within((s.earliest_deadline_s - s.now_s) / t, FAR) if s.earliest_deadline_s < math.inf else FAR
     o[4] = s.sum_kv / c.kv_capacity_tokens
-    o[5] = s.chunk_left / c.chunk_tokens if c.chunk_tokens > 0 else 1.0
-    o[6] = min(s.n_queue / c.visible_requests, FAR)
-    o[7] = s.kv_tokens / c.kv_capacity_tokens
+    o[5] = min(s.chunk_left / 512.0, FAR)
+    o[G_QUEUE] = min(s.n_queue / COUNT, FAR)
+    o[G_MEMORY] = s.kv_tokens / c.kv_capacity_tokens
     o[8] = s.utilisation
     o[G_MEAN_S] = min(t * 10.0, 100.0)
     o[10] = min(s.token_rate * 1e-3, 100.0)
+    o[G_CHUNK_OPEN] = 1.0 if chunk_is_open(s) else 0.0
+    o[12] = min(s.prefill_waiting / 1024.0, FAR)
+    o[G_SPOKEN_FOR] = min(spoken_for(s) / c.kv_capacity_tokens, FAR)
+    o[14] = min(s.n_starving / COUNT, FAR)
+    o[15] = min(s.price, 10.0)
 
 
 @jit
@@ -118,6 +145,21 @@ def observe_request(c, s, d, f, o):
     o[R_PRESENT] = 1.0
     o[R_ADMISSIBLE] = 1.0 if fits(c, s, d) else 0.0
     o[R_PICKED] = d.in_batch
+    observe_response(c, s, d, f, o)
+
+
+@jit
+def observe_response(c, s, d, f, o):
+    """Write how the response stands that the request belongs to, and what it needs of memory."""
+    t, age_s, committed = s.mean_batch_s, f[rules.AGE_S], f[rules.COMMITTED_TOKENS]
+    o[R_DUE] = within((f[rules.DUE_S] - s.now_s) / t, FAR)
+    o[R_AGE] = min(age_s / 10.0, FAR)
+    o[R_COMMITTED] = min(committed / 64.0, FAR)
+    o[R_RATE] = min(committed / age_s / 10.0, 100.0) if age_s > 0.0 else 0.0
+    o[R_MEMORY] = min((s.kv_tokens + uncached_tokens(d) + 1 + d.drafted) / c.kv_capacity_tokens, 2.0)
+    o[R_BEGUN] = 1.0 if d.cached_tokens > 0 else 0.0
+    o[R_EVICTED] = 1.0 if committed > 0.0 and d.cached_tokens == 0 else 0.0
+    o[R_STARVING] = 1.0 if rules.starving(f, rules.PATIENCE_S) else 0.0
 
 
 @jit

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import math
 
-from wisp_gym.controllers.batching import FCFS, PIPELINED, binding_deadline_s, ready
+from wisp_gym.controllers.batching import CHUNK_TOKENS, FCFS, LEARNED, PIPELINED, PRICES, binding_deadline_s, ready
 from wisp_gym.engine.batch import enqueue, finish_batch, launch
-from wisp_gym.engine.compose import add, begin_batch, compose, fits
+from wisp_gym.engine.compose import add, begin_batch, choose_chunk, chunk_is_open, compose, fits
+from wisp_gym.engine.compose_learned import compose_learned
 from wisp_gym.engine.heap import pop, push
 from wisp_gym.engine.jit import jit
 from wisp_gym.engine.record import begin_recording, record_outcome
@@ -59,7 +60,7 @@ def world_of(worlds, index, trace, policy):
         worlds.event_s[index], worlds.queue[index], worlds.batch[index], worlds.replies[index],
         worlds.features[index], worlds.keys[index], worlds.order[index], worlds.speculation_parameters[index],
         worlds.batching_parameters[index], worlds.memory[index], worlds.log[index], worlds.decisions[index], worlds.seen[index],
-        worlds.outcomes[index], worlds.survivals[index], trace, policy, worlds.source,
+        worlds.outcomes[index], worlds.survivals[index], trace, policy, worlds.scorer, worlds.source,
     )  # fmt: skip
 
 
@@ -151,9 +152,20 @@ def compose_and_launch(w):
     """Compose by the batching rule inside the engine and start the batch."""
     c, s = w.config[0], w.server[0]
     begin_batch(c, s, w.device, w.queue, w.features)
-    compose(c, s, w.device, w.queue, w.batch, w.features, w.keys, w.order, w.batching_parameters)
+    if c.batching == LEARNED:
+        compose_learned(c, s, w.device, w.queue, w.batch, w.features, w.scorer)
+    else:
+        compose(c, s, w.device, w.queue, w.batch, w.features, w.keys, w.order, w.batching_parameters)
     if s.n_batch > 0:
         launch(w)
+    elif c.batching == LEARNED:
+        wait_a_little(s)
+
+
+@jit
+def wait_a_little(s):
+    """A decision maker that starts no batch looks again at the next arrival, or after a share of a mean batch."""
+    s.wake_s = s.now_s + WAIT_SHARE * s.mean_batch_s
 
 
 @jit
@@ -254,21 +266,42 @@ def act_speculation(w, action):
 
 
 @jit
+def pick(w, place):
+    """Put the request that waits in a visible place into the batch, if it fits."""
+    c, s = w.config[0], w.server[0]
+    if place < min(s.n_queue, c.visible_requests) and fits(c, s, w.device[w.queue[place]]):
+        due_s = binding_deadline_s(FCFS, s.now_s, w.features[place], 0.0)
+        add(c, s, w.device, w.queue[place], w.batch, due_s)
+    else:
+        s.invalid_actions += 1
+
+
+@jit
 def act_batching(w, action):
-    """Carry out a decision on the batch: pick visible request `action`, or launch (any action beyond the queue)."""
+    """Carry out a decision on the batch: with Q visible places and L prices (1 where none is set), action
+
+    0 … Q − 1 picks a request, Q … Q + L − 1 launches, Q + L waits, and those after it choose the prefill chunk. What is not
+    possible is counted and changes nothing; launching nothing waits, and waiting with a batch launches it.
+    """
     c, s = w.config[0], w.server[0]
     w.totals[0].decisions += 1
-    if action < min(s.n_queue, c.visible_requests):
-        i = w.queue[action]
-        if fits(c, s, w.device[i]):
-            add(c, s, w.device, i, w.batch, binding_deadline_s(FCFS, s.now_s, w.features[action], 0.0))
-            return
-        s.invalid_actions += 1
+    place = action - c.visible_requests
+    launches = len(PRICES) if c.sets_prices else 1
+    if place < 0:
+        pick(w, action)
         return
+    if place > launches:
+        if chunk_is_open(s) and place <= launches + len(CHUNK_TOKENS):
+            choose_chunk(s, place - launches - 1)
+        else:
+            s.invalid_actions += 1
+        return
+    if c.sets_prices and place < launches and s.n_batch > 0:
+        s.price = PRICES[place]
     if s.n_batch > 0:
         launch(w)
     else:
-        s.wake_s = s.now_s + WAIT_SHARE * s.mean_batch_s
+        wait_a_little(s)
     s.stage = EVENTS if c.centralized else REPLY
 
 

@@ -27,7 +27,7 @@ CONFIG = np.dtype(
         ("host_s", F), ("launch_s", F), ("weights_s", F), ("token_s", F), ("sharpness", F), ("cached_token_s", F), ("pair_s", F), ("noise", F),
         ("est_launch_s", F), ("est_new_token_s", F), ("est_pair_s", F), ("est_cached_token_s", F),
         ("kv_capacity_tokens", I), ("max_batch_requests", I), ("prefill_chunk_tokens", I), ("centralized", I),
-        ("chunk_tokens", I), ("trim", I), ("trim_tokens", I),
+        ("chunk_tokens", I), ("trim", I), ("trim_tokens", I), ("admit_share", F),
         # acceptance
         ("logit_mean", F), ("request_std", F), ("drift_std", F), ("drift_keep", F), ("drift_fresh", F), ("after_rejection_logit", F),
         ("accept_prior", F),
@@ -39,7 +39,7 @@ CONFIG = np.dtype(
         ("output_log_mean", F), ("output_log_std", F), ("output_min", F), ("output_max", F),
         # controllers: kind ids; which decisions are taken outside (0 none, 1 each token, 2 length of a round)
         ("speculation", I), ("uses_predictor", I), ("sees_statistics", I), ("sees_observation", I), ("learns", I), ("suggests", I), ("batching", I),
-        ("external_speculation", I), ("external_device", I), ("external_batching", I), ("visible_requests", I),
+        ("external_speculation", I), ("external_device", I), ("external_batching", I), ("visible_requests", I), ("sets_prices", I),
         ("record_decisions", I),  # draw the policy's actions and keep this many decisions (0: take its best action, keep none)
     ]
 )  # fmt: skip
@@ -95,10 +95,11 @@ SERVER = np.dtype(
         ("now_s", F), ("stage", I), ("busy", I), ("batch_end_s", F), ("batch_start_s", F), ("batch_time_s", F), ("batch_clean_s", F), ("wake_s", F),
         ("n_events", I), ("n_open", I), ("n_queue", I), ("n_batch", I), ("n_replies", I), ("reply_next", I), ("mid_draft", I), ("batches", I),
         ("kv_tokens", I), ("lru_oldest", I), ("lru_newest", I), ("n_running", I), ("turn", I),
-        ("sum_new", F), ("sum_pairs", F), ("sum_cached", F), ("sum_kv", I), ("sum_context", I), ("chunk_left", I), ("earliest_deadline_s", F),
+        ("sum_new", F), ("sum_pairs", F), ("sum_cached", F), ("sum_kv", I), ("sum_context", I), ("kv_missing", I), ("prefill_waiting", I),
+        ("n_starving", I), ("composed_s", F), ("chunk_chosen", I), ("chunk_left", I), ("earliest_deadline_s", F),
         ("mean_batch_s", F), ("utilisation", F), ("predicted_end_s", F), ("last_end_s", F), ("token_rate", F), ("price", F), ("queue_s", F),
         # rewards of the external decision maker since its last decision
-        ("step_on_time", F), ("step_committed", F), ("step_wasted", F), ("step_work_s", F), ("step_round_s", F),
+        ("step_on_time", F), ("step_committed", F), ("step_wasted", F), ("step_work_s", F), ("step_round_s", F), ("step_starved_s", F),
         ("invalid_actions", I), ("log_length", I),
         # recorded for a learner since it last took them
         ("rounds", I), ("n_decisions", I), ("n_outcomes", I),
@@ -169,6 +170,9 @@ class Source(NamedTuple):
 NO_SOURCE = Source(np.zeros(1, np.int64), np.zeros((0, 1), RECORDED_TOKEN), np.zeros(0, np.float32))
 
 
+NO_SCORER = np.zeros(0, np.float32)
+
+
 class World(NamedTuple):
     """Arrays of one world (numba sees this tuple) or, with a leading axis, of many."""
 
@@ -199,4 +203,5 @@ class World(NamedTuple):
     survivals: np.ndarray  # (n, SURVIVALS) float32 of each drafted token, where the server trims
     trace: np.ndarray  # (rows,) TRACE_ROW, shared by all worlds
     policy: np.ndarray  # (weights,) float32 of the learned policy, shared by all worlds
+    scorer: np.ndarray = NO_SCORER  # (weights,) float32 of the learned batching policy, shared by all worlds
     source: Any = NO_SOURCE  # Source, shared by all worlds; Any, so that a slice of this tuple has arrays alone

@@ -107,10 +107,13 @@ class Worlds:
             follow_plan(self.arrays.device[index], controller.plan)
         chunk_tokens = c["prefill_chunk_tokens"] if controller.chunk_tokens is None else controller.chunk_tokens
         c["chunk_tokens"], c["trim"], c["trim_tokens"] = chunk_tokens, controller.trim, controller.trim_tokens
+        c["admit_share"] = controller.admit_share
         self.arrays.speculation_parameters[index, : len(controller.speculation_parameters)] = (
             controller.speculation_parameters
         )
         self.arrays.batching_parameters[index, : len(controller.batching_parameters)] = controller.batching_parameters
+        if len(controller.scorer):
+            self.arrays = self.arrays._replace(scorer=controller.scorer)
         if len(controller.policy):
             self.policy = controller.policy
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from wisp_gym.controllers.batching import CHUNK_TOKENS, PRICES
 from wisp_gym.engine import gather, gather_batching
 from wisp_gym.envs.episodes import Episodes
 from wisp_gym.envs.rendering import Recorder
@@ -17,12 +18,16 @@ from wisp_gym.scenario import Scenario
 
 
 class BatchingTask(Task):
-    """The server of each world composes its batches request by request."""
+    """The server of each world composes its batches request by request, and may price drafts.
+
+    Attributes:
+        visible: places for requests, Q. launches: launch actions, L (one, or one for each price).
+    """
 
     def __init__(
         self, n: int, scenario: Scenario | str, devices: int | None, controller: str, visible: int, horizon_s: float, average_reward: float,
         reward_weights: Mapping[str, float] | None, randomise: Mapping[str, Any] | None, slo: float | None,
-        log_rows: int = 0, threads: int | None = None,
+        log_rows: int = 0, threads: int | None = None, prices: bool = False,
     ):  # fmt: skip
         if not 1 <= visible <= 1024:
             raise ValueError(f"visible: given {visible}, allowed is 1 to 1024")
@@ -30,11 +35,12 @@ class BatchingTask(Task):
             raise ValueError(f"average_reward: given {average_reward!r}, allowed is a rate of at least 0 tokens/s")
         episodes = Episodes(n, scenario, devices, controller, horizon_s, randomise, slo, log_rows, threads)
         config = episodes.template.arrays.config[0, 0]
-        config["external_batching"], config["visible_requests"] = 1, visible
-        self.visible, self.average = visible, average_reward
+        config["external_batching"], config["visible_requests"], config["sets_prices"] = 1, visible, prices
+        self.visible, self.launches, self.average = visible, len(PRICES) if prices else 1, average_reward
         self.counted = np.zeros((n, 2))
         low, high = gather_batching.bounds(visible)
-        super().__init__(n, episodes, low, high, visible + 1, checked_weights(reward_weights, BATCHING_WEIGHTS))
+        actions = visible + self.launches + 1 + len(CHUNK_TOKENS)
+        super().__init__(n, episodes, low, high, actions, checked_weights(reward_weights, BATCHING_WEIGHTS))
 
     def place(self, index: int, drawn: Mapping[str, float]) -> None:
         """Nothing has been delivered yet in this episode."""
@@ -46,20 +52,28 @@ class BatchingTask(Task):
         tokens, on_time = (totals - self.counted).T
         self.counted = totals.copy()
         elapsed = self.outcomes[:, gather.CLOCK_S] - self.clock_s
-        return {"on_time_tokens": on_time, "late_tokens": -(tokens - on_time), "time": -self.average * elapsed}
+        starved_s = self.outcomes[:, gather.STARVED_S].copy()
+        return {
+            "on_time_tokens": on_time, "late_tokens": -(tokens - on_time), "time": -self.average * elapsed, "starvation": -starved_s,
+        }  # fmt: skip
 
     def masks(self) -> np.ndarray:
-        """Requests that may be picked; launching (or, with an empty batch, waiting) is always possible."""
+        """Requests that may be picked; launching a batch, or waiting while it is empty; chunks before its first member."""
         requests = self.observations[:, gather_batching.GLOBALS :].reshape(
             self.n, self.visible, gather_batching.REQUEST
         )
         admissible = requests[:, :, gather_batching.R_ADMISSIBLE] > 0.5
-        return np.concatenate([admissible, np.ones((self.n, 1), bool)], axis=1).astype(np.int8)
+        empty = self.observations[:, gather_batching.G_REQUESTS, None] == 0.0
+        chunk_open = self.observations[:, gather_batching.G_CHUNK_OPEN, None] > 0.5
+        parts = [admissible, np.repeat(~empty, self.launches, 1), empty, np.repeat(chunk_open, len(CHUNK_TOKENS), 1)]
+        return np.concatenate(parts, axis=1).astype(np.int8)
 
     def clamp(self, actions: np.ndarray) -> np.ndarray:
-        """A pick that is not possible launches instead."""
-        possible = self.masks()[np.arange(self.n), actions] == 1
-        return np.where(possible, actions, self.visible)
+        """What is not possible launches the batch instead, or waits while it is empty."""
+        masks = self.masks()
+        possible = masks[np.arange(self.n), actions] == 1
+        instead = np.where(masks[:, self.visible] == 1, self.visible, self.visible + self.launches)
+        return np.where(possible, actions, instead)
 
 
 class BatchingEnv(DecisionEnv):
@@ -71,19 +85,21 @@ class BatchingEnv(DecisionEnv):
     The devices' drafting follows a given controller. The model: docs/model.md.
 
     ## Action Space
-    `Discrete(Q + 1)`: 0 … Q − 1 pick the waiting request in that place (in order of arrival), Q launches the batch; with an
-    empty batch it waits for the next arrival, at most a quarter of a mean batch time. A pick that memory, the prefill chunk
-    or the batch limit forbid is masked; taken all the same it launches, and is counted.
+    `Discrete(Q + 8)`: 0 … Q − 1 pick the waiting request in that place (in order of arrival), Q launches the batch, Q + 1, with
+    an empty batch, waits for the next arrival, at most a quarter of a mean batch time. Q + 2 … Q + 7, before the first pick and
+    where a waiting request lacks context in memory, let this batch prefill at most 0, 64, 128, 256, 512 or 1,024 tokens; without
+    this choice the controller's or the scenario's chunk holds. A pick that memory, the prefill chunk or the batch limit forbid is
+    masked; what is masked, taken all the same, launches (or waits), and is counted.
 
     ## Observation Space
-    `Box((11 + 15·Q,), float32)`: global entries, then Q places of the same entries (zeros where nobody waits). T is the mean
+    `Box((16 + 23·Q,), float32)`: global entries, then Q places of the same entries (zeros where nobody waits). T is the mean
     batch time, K the cap on drafted tokens.
 
     | entry | name | unit | low | high | meaning |
     |---|---|---|---|---|---|
     {globals}
 
-    For each place q, entry 11 + 15·q + …:
+    For each place q, entry 16 + 23·q + …:
 
     | entry | name | unit | low | high | meaning |
     |---|---|---|---|---|---|
@@ -95,13 +111,14 @@ class BatchingEnv(DecisionEnv):
     ## Rewards
     Named terms in `info["reward_terms"]`, weighted by `reward_weights` (defaults in brackets): `on_time_tokens` [1]: tokens
     delivered on time to all devices since the last decision; `late_tokens` [0]: −tokens delivered late; `time` [1]: −ρ × dt
-    with ρ the given `average_reward` in tokens/s (default 0).
+    with ρ the given `average_reward` in tokens/s (default 0); `starvation` [1]: −device-seconds of waiting requests that starve:
+    less than one token for each second since the request, beyond the first 20.
 
     ## Episode End
     Never terminates; truncated at `horizon_s` of simulated time.
 
     ## Information
-    `dt`: seconds since the last decision (0 between the picks of one batch); `reward_terms`; `action_mask` (Q + 1,) int8;
+    `dt`: seconds since the last decision (0 between the picks of one batch); `reward_terms`; `action_mask` (Q + 8,) int8;
     `time_s`; `invalid_actions`. `action_masks()` returns the mask.
 
     ## Arguments

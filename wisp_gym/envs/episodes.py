@@ -17,7 +17,8 @@ from wisp_gym.scenario import Scenario, load, with_slo
 
 # What an episode may draw: the number of devices; factors on verification times (a faster or slower GPU), on the jitter of
 # every link, on the evidence's separation d' (a better or worse predictor), on drafting speeds, on the speeds of the service classes and
-# on the prefill chunk; what is added to the log odds of acceptance (an easier or harder pair); the server's price of a draft token.
+# on the prefill chunk; what is added to the log odds of acceptance (an easier or harder pair); the server's price of a draft token; a factor
+# on the lengths of prompts.
 RANDOMISABLE = {
     "devices": (1.0, 1e6),
     "verification_time": (0.01, 100.0),
@@ -28,6 +29,7 @@ RANDOMISABLE = {
     "prefill_chunk": (0.01, 100.0),
     "acceptance_logit": (-5.0, 5.0),
     "price": (0.0, 10.0),
+    "prompt_tokens": (0.01, 100.0),
 }
 NEUTRAL = {name: 0.0 if name in ("acceptance_logit", "price") else 1.0 for name in RANDOMISABLE}
 VERIFICATION_FIELDS = (
@@ -141,6 +143,7 @@ class Episodes:
         for name in VERIFICATION_FIELDS:
             c[name] *= drawn["verification_time"]
         c["separation"] *= drawn["separation"]
+        c["prompt_log_mean"] += np.log(drawn["prompt_tokens"])
         for name in ("prefill_chunk_tokens", "chunk_tokens"):
             c[name] = max(round(c[name] * drawn["prefill_chunk"]), min(c[name], 1))
         self.vary_devices(index, drawn)
@@ -154,6 +157,7 @@ class Episodes:
         """What was drawn for the devices of world `index`."""
         d = self.arrays.device[index]
         d["jitter"] *= drawn["jitter"]
+        d["token_sum"] *= drawn["slo_speed"]
         d["info_batch_s"] *= drawn["verification_time"]
         d["token_s"] /= drawn["draft_speed"]
         d["draft_token_s"] /= drawn["draft_speed"]

@@ -15,7 +15,7 @@ SPECULATION_WEIGHTS = {
     "externality": 1.0,
     "wasted_tokens": 0.0,
 }
-BATCHING_WEIGHTS = {"on_time_tokens": 1.0, "late_tokens": 0.0, "time": 1.0}
+BATCHING_WEIGHTS = {"on_time_tokens": 1.0, "late_tokens": 0.0, "time": 1.0, "starvation": 1.0}
 
 
 def checked_weights(weights: Mapping[str, float] | None, defaults: Mapping[str, float]) -> dict[str, float]:

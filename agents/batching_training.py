@@ -1,0 +1,242 @@
+"""Train a batching policy: clone the strongest rule, refine it by MaskablePPO and by evolution strategies, keep the best.
+
+    python -m agents.batching_training                       # wisp_gym/Batching-v0, beside WISP's stop rule
+    python -m agents.batching_training --decision joint      # wisp_gym/Joint-v0: prices too, beside the aligned rule
+    python -m agents.batching_training --out runs/batching --seed 3
+
+Worlds differ in GPU, load, prompts and service classes. The candidates (clone, after PPO, after the search) are compared in
+validation worlds; policy.json is the best of them, and scores.json holds all scores. Use the file in place of a batching rule:
+`wisp+runs/batching_1/policy.json+admit`, with the limit of admission that it was trained under. More: docs/training.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small batches: a second thread costs more than it brings
+
+import gymnasium as gym
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import wisp_gym  # noqa: F401  (registers the environments)
+from agents.batching_cloning import Teacher, clone
+from agents.batching_ppo import MixedVecEnv, make_ppo
+from agents.batching_search import Arena, Cell, calibrated, evolve
+from agents.command_line import Parser, run, whole
+from agents.scorer_network import Scorer, ScorerActorCritic
+from estimators.cli import InputError, write_text
+from wisp_gym.controllers.batching import PRICES
+from wisp_gym.controllers.catalogue import did_you_mean
+from wisp_gym.controllers.scorer_policy import DECISIONS, ScorerPolicy, load_scorer, make_scorer, save_scorer
+from wisp_gym.envs.shells import DecisionVectorEnv
+from wisp_gym.scenario import load, with_
+
+PROGRAM = "python -m agents.batching_training"
+ENVIRONMENTS = {"batching": "wisp_gym/Batching-v0", "joint": "wisp_gym/Joint-v0"}
+SPECULATION = {"batching": "wisp", "joint": "aligned:0"}
+TEACHERS = {"batching": Teacher(), "joint": Teacher(price=0.2)}  # .2: near the aligned rule's own constant
+CLOSE_BEHIND = 0.3  # in scores: near enough for a search to change the price
+VALIDATION_SEEDS = range(2_000_000, 2_000_004)
+
+# Where to learn: uncached prompts, mixed service classes, from light load to overload. (scenario, what each episode draws)
+MIX: tuple[tuple[str, dict[str, tuple[float, float]]], ...] = (
+    ("wisp-study", {"devices": (60, 160), "slo_speed": (0.7, 1.4)}),
+    ("h100-qwen3-32b", {"devices": (64, 160)}),
+    ("wisp-a100-qwen3-32b", {"devices": (30, 120), "prompt_tokens": (1.0, 4.0)}),
+)
+SEARCH_HORIZON = {"horizon.warmup_s": 15.0, "horizon.measure_s": 45.0, "horizon.drain_s": 0.0}
+LONG_PROMPTS = {"workload.prompt.median_tokens": 800.0}
+# (name, scenario, changes, devices): between the cells of the comparison
+CELLS: tuple[tuple[str, str, dict[str, Any], int], ...] = (
+    ("study, 110", "wisp-study", {}, 110), ("study, 150", "wisp-study", {}, 150), ("H100, 150", "h100-qwen3-32b", {}, 150),
+    ("long prompts, 36", "wisp-a100-qwen3-32b", LONG_PROMPTS, 36),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that decides a policy's numbers.
+
+    Attributes:
+        decision: "batching" or "joint". speculation: what devices follow. start: a saved policy in place of cloning.
+        visible: places of the environments.
+        worlds: of each scenario side by side. clone_rounds, clone_steps: of `clone`.
+        ppo_decisions, n_steps, learning_rate: of MaskablePPO (0 decisions: none).
+        generations, pairs: of the evolution strategies (0 generations: none). allowed_starved: share of devices.
+    """
+
+    decision: str = "batching"
+    speculation: str = "wisp"
+    seed: int = 0
+    start: str = ""
+    visible: int = 160
+    worlds: int = 6
+    episode_s: float = 90.0
+    clone_rounds: int = 5
+    clone_steps: int = 1500
+    ppo_decisions: int = 60_000
+    n_steps: int = 256
+    learning_rate: float = 1e-4
+    generations: int = 30
+    pairs: int = 6
+    allowed_starved: float = 0.007  # what WISP's own rules leave in overload (wisp-study, 160 devices)
+    teacher: Teacher = field(default_factory=Teacher)
+
+
+def preset(decision: str, **changes: Any) -> Settings:
+    """Settings of a decision."""
+    if decision not in DECISIONS:
+        raise InputError(f"argument --decision: given '{decision}'; {did_you_mean(decision, list(DECISIONS))}")
+    start = Settings(decision, SPECULATION[decision], teacher=TEACHERS[decision])
+    return replace(start, **changes)
+
+
+def make_worlds(settings: Settings) -> list[DecisionVectorEnv]:
+    """The worlds to learn in, one vector environment for each scenario of MIX."""
+    groups = []
+    for scenario, ranges in MIX:
+        envs = gym.make_vec(
+            ENVIRONMENTS[settings.decision], num_envs=settings.worlds, vectorization_mode="vector_entry_point",
+            scenario=scenario, controller=f"{settings.speculation}+fcfs+admit:{settings.teacher.admit_share}",
+            visible=settings.visible, devices=settings.visible, horizon_s=settings.episode_s, randomise=ranges,
+        )  # fmt: skip
+        assert isinstance(envs, DecisionVectorEnv)
+        groups.append(envs)
+    return groups
+
+
+def make_cells(settings: Settings, names: Sequence[str] | None = None) -> list[Cell]:
+    """Cells of the search, measured by what the teacher's rule reaches in validation worlds."""
+    t = settings.teacher
+    rule = f"{t.rule}+chunk:{t.chunk_tokens}+admit:{t.admit_share}"
+    # The joint policy replaces the aligned rule's constant: it is measured by that rule, not by one without cost.
+    speculation = "aligned" if settings.decision == "joint" else settings.speculation
+    cells = [
+        Cell(name, with_(load(scenario), **SEARCH_HORIZON, **changes), devices)
+        for name, scenario, changes, devices in CELLS if names is None or name in names
+    ]  # fmt: skip
+    return calibrated(cells, speculation, rule, list(VALIDATION_SEEDS), settings.allowed_starved)
+
+
+def refine_by_ppo(settings: Settings, worlds: list[DecisionVectorEnv], scorer: Scorer) -> Scorer:
+    """The scorer after MaskablePPO; rewards are tokens on time against the mean rate, and starvation."""
+    envs = MixedVecEnv(worlds, settings.seed + 1)
+    model = make_ppo(envs, scorer, settings.seed, settings.n_steps, settings.learning_rate)
+    model.learn(settings.ppo_decisions)
+    assert isinstance(model.policy, ScorerActorCritic)
+    return model.policy.scorer
+
+
+def train(
+    settings: Settings, folder: Path, say: Callable[[str], None] = print, threads: int | None = None
+) -> ScorerPolicy:
+    """Train into a new folder; returns the policy that was best in validation worlds."""
+    torch.set_num_threads(1)
+    torch.manual_seed(settings.seed)
+    folder.mkdir(parents=True)
+    write_text(folder / "config.json", json.dumps(asdict(settings), indent=2) + "\n")
+    cells = make_cells(settings)
+    limit = settings.teacher.admit_share
+    arena = Arena(cells, settings.speculation, len(VALIDATION_SEEDS), threads, limit)
+    candidates: dict[str, ScorerPolicy] = {}
+    scores: dict[str, float] = {}
+
+    def consider(name: str, policy: ScorerPolicy) -> None:
+        candidates[name], scores[name] = policy, arena.score(policy, list(VALIDATION_SEEDS))
+        save_scorer(policy, folder / f"{name}.json")
+        say(f"{name}: {scores[name]:.4f} of the rule's goodput in validation worlds")
+
+    about = {"command": PROGRAM, "seed": settings.seed, "speculation": settings.speculation}
+    scorer, worlds = Scorer(settings.decision), make_worlds(settings)
+    if settings.start:
+        start = load_scorer(settings.start)
+        scorer.load(with_prices(start, settings.teacher.price) if settings.decision == "joint" else start)
+        consider("start", scorer.engine_policy(**about, stage="start"))
+    else:
+        clone(scorer, worlds, settings.teacher, settings.seed, settings.clone_rounds, settings.clone_steps, say=say)
+        consider("clone", scorer.engine_policy(**about, stage="clone"))
+    if settings.ppo_decisions:
+        refined = refine_by_ppo(settings, worlds, scorer)
+        consider("ppo", refined.engine_policy(**about, stage="ppo"))
+    if settings.generations:
+        best = max(scores, key=lambda name: scores[name])
+        search = Arena(cells, settings.speculation, 1, threads, limit)
+        found = evolve(candidates[best], search, settings.seed, settings.generations, settings.pairs, say=say)
+        consider("search", replace(found, about={**about, "stage": f"{best}, search"}))
+    best = max(scores, key=lambda name: scores[name])
+    save_scorer(candidates[best], folder / "policy.json")
+    write_text(folder / "scores.json", json.dumps(scores, indent=2) + "\n")
+    return candidates[best]
+
+
+def with_prices(policy: ScorerPolicy, price: float) -> ScorerPolicy:
+    """A policy that batches as `policy` does and launches at one price of the ladder; the other prices come close behind."""
+    if policy.decision == "joint":
+        return policy
+    *trunk, (w, b) = policy.layers
+    behind = np.where(np.array(PRICES) == price, 0.0, -CLOSE_BEHIND).astype(np.float32)
+    heads = np.concatenate([np.repeat(w[:1], len(PRICES), 0), w[1:]]), np.concatenate([b[0] + behind, b[1:]])
+    return make_scorer([*trunk, heads], "joint", **policy.about)
+
+
+def new_folder(path: Path) -> Path:
+    """The first of path_1, path_2, … that is not there."""
+    return next(p for k in range(1, 10**6) if not (p := path.with_name(f"{path.name}_{k}")).exists())
+
+
+def command(arguments: Sequence[str] | None) -> None:
+    """Parse, train, say where the policy is."""
+    parser = Parser(prog=PROGRAM, description=__doc__)
+    add = parser.add_argument
+    add("--decision", default="batching", help="batching (default) or joint")
+    add("--start", default="", metavar="FILE", help="a saved batching policy to start from, in place of cloning")
+    add("--seed", type=whole(0, 2**31 - 1), default=0, help="seed of everything (default 0)")
+    add("--out", type=Path, help="run folder, made new with a number behind it (default runs/DECISION)")
+    add(
+        "--clone-steps",
+        type=whole(1, 10**6),
+        default=Settings.clone_steps,
+        help="environment steps of each round of cloning",
+    )
+    add(
+        "--ppo-decisions",
+        type=whole(0, 10**9),
+        default=Settings.ppo_decisions,
+        help="decisions of MaskablePPO (0: none)",
+    )
+    add(
+        "--generations",
+        type=whole(0, 10**6),
+        default=Settings.generations,
+        help="of the evolution strategies (0: none)",
+    )
+    given: argparse.Namespace = parser.parse_args(arguments)
+    settings = preset(
+        given.decision,
+        seed=given.seed,
+        start=given.start,
+        clone_steps=given.clone_steps,
+        ppo_decisions=given.ppo_decisions,
+        generations=given.generations,
+    )
+    folder = new_folder(given.out or Path("runs") / given.decision)
+    train(settings, folder, tqdm.write if sys.stderr.isatty() else print)
+    print(folder / "policy.json")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; one line and exit code 2 for a wrong input."""
+    return run(command, PROGRAM, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

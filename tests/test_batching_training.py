@@ -1,0 +1,148 @@
+"""Training of batching policies: discounting by time, cloning, the search's bookkeeping, one seed one policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("sb3_contrib")
+
+import wisp_gym  # noqa: E402, F401  registers the environments
+from agents.batching_cloning import Teacher, clone, parts_of  # noqa: E402
+from agents.batching_ppo import HORIZON_S, TRACE_S, MixedVecEnv, TimedRolloutBuffer, make_ppo  # noqa: E402
+from agents.batching_search import Arena, Cell, evolve, flat, shaped  # noqa: E402
+from agents.batching_training import with_prices  # noqa: E402
+from agents.scorer_network import Scorer, ScorerActorCritic  # noqa: E402
+from wisp_gym.controllers.batching import PRICES  # noqa: E402
+from wisp_gym.controllers.predict_batching import BatchingPredictor  # noqa: E402
+from wisp_gym.engine import gather_batching as seen  # noqa: E402
+from wisp_gym.envs.shells import DecisionVectorEnv  # noqa: E402
+from wisp_gym.scenario import load, with_  # noqa: E402
+
+SMALL = with_(load("wisp-study"), **{"horizon.warmup_s": 0.0, "horizon.measure_s": 5.0, "horizon.drain_s": 0.0})
+
+
+def make(name: str = "Batching", n: int = 2, seed: int = 0) -> DecisionVectorEnv:
+    """A few small worlds, begun."""
+    envs = gym.make_vec(
+        f"wisp_gym/{name}-v0", num_envs=n, vectorization_mode="vector_entry_point", scenario=SMALL, devices=12, visible=12,
+        horizon_s=10.0, controller="wisp+fcfs+admit", threads=1,
+    )  # fmt: skip
+    assert isinstance(envs, DecisionVectorEnv)
+    envs.reset(seed=seed)
+    return envs
+
+
+def test_advantages_are_discounted_by_time() -> None:
+    box, discrete = gym.spaces.Box(0, 1, (1,)), gym.spaces.Discrete(3)
+    envs = SimpleNamespace(elapsed_s=np.zeros(1))
+    buffer = TimedRolloutBuffer(3, box, discrete, "cpu", envs=envs, n_envs=1)
+    rewards, values, seconds = [1.0, 0.0, 2.0], [0.5, 0.25, 1.0], [0.0, 3.0, 1.5]
+    for r, v, dt in zip(rewards, values, seconds, strict=True):
+        envs.elapsed_s = np.array([dt])
+        buffer.add(
+            np.zeros((1, 1)), np.zeros((1, 1)), np.array([r]), np.array([0.0]), torch.tensor([v]), torch.tensor([0.0])
+        )
+    buffer.compute_returns_and_advantage(torch.tensor([4.0]), np.array([0.0]))
+    following, expected, later = [*values[1:], 4.0], [], 0.0
+    for k in (2, 1, 0):
+        discount = np.exp(-seconds[k] / HORIZON_S)
+        later = rewards[k] + discount * following[k] - values[k] + discount * np.exp(-seconds[k] / TRACE_S) * later
+        expected.insert(0, later)
+    np.testing.assert_allclose(buffer.advantages[:, 0], expected, rtol=1e-5)
+    np.testing.assert_allclose(buffer.returns, buffer.advantages + np.array(values)[:, None], rtol=1e-6)
+
+
+def test_nothing_is_carried_over_the_end_of_an_episode() -> None:
+    box, discrete = gym.spaces.Box(0, 1, (1,)), gym.spaces.Discrete(3)
+    buffer = TimedRolloutBuffer(2, box, discrete, "cpu", envs=SimpleNamespace(elapsed_s=np.ones(1)), n_envs=1)
+    for r, start in ((1.0, 0.0), (100.0, 1.0)):
+        buffer.add(
+            np.zeros((1, 1)),
+            np.zeros((1, 1)),
+            np.array([r]),
+            np.array([start]),
+            torch.tensor([0.0]),
+            torch.tensor([0.0]),
+        )
+    buffer.compute_returns_and_advantage(torch.tensor([0.0]), np.array([0.0]))
+    assert buffer.advantages[:, 0].tolist() == [1.0, 100.0]
+
+
+@pytest.mark.parametrize("name", ["Batching", "Joint"])
+def test_ppo_starts_from_the_scorer_and_learns_with_masks(name: str) -> None:
+    torch.manual_seed(0)
+    scorer = Scorer("joint" if name == "Joint" else "batching")
+    envs = MixedVecEnv([make(name), make(name, seed=5)], 3)
+    model = make_ppo(envs, scorer, 0, n_steps=32, learning_rate=1e-3)
+    policy = model.policy
+    assert isinstance(policy, ScorerActorCritic)
+    o, masks = envs.reset(), np.stack(envs.env_method("action_masks"))
+    given = np.where(masks, scorer(torch.from_numpy(o)).detach().numpy(), -np.inf).argmax(1)
+    assert np.array_equal(model.predict(o, action_masks=masks, deterministic=True)[0], given)
+    before = [p.clone() for p in policy.scorer.parameters()]
+    model.learn(128)
+    assert any(not torch.equal(p, q) for p, q in zip(before, policy.scorer.parameters(), strict=True))
+    assert all(g.task.outcomes[:, 10].sum() == 0 for g in envs.groups)  # no masked action was ever taken
+
+
+def test_the_teacher_does_valid_things_and_keeps_its_limit_of_admission() -> None:
+    envs, teacher = make(n=4), Teacher(admit_share=0.02)
+    predictor, refused = BatchingPredictor(teacher.rule, SMALL), 0
+    o, masks = envs.task.observations.copy(), envs.task.masks()
+    for _ in range(200):
+        targets = teacher.targets(o, masks, predictor)
+        assert targets.any(1).all()
+        assert not (targets & (masks == 0)).any()
+        fresh = (parts_of(o)[1][:, :, seen.R_BEGUN] < 0.5) & (masks[:, :12] == 1) & ~teacher.admitted(o)
+        assert not (targets[:, :12] & fresh).any()
+        refused += int(fresh.sum())
+        o, *_, infos = envs.step(targets.argmax(1))
+        masks = infos["action_mask"]
+    assert refused > 0
+
+
+def cloned(seed: int) -> np.ndarray:
+    """Weights of a short cloning."""
+    torch.manual_seed(seed)
+    scorer = Scorer("batching")
+    said: list[str] = []
+    clone(scorer, [make()], Teacher(), seed, rounds=2, steps=120, keep=0.5, epochs=4, say=said.append)
+    losses = [float(text.rsplit(" ", 1)[1]) for text in said]
+    assert losses[1] < losses[0]
+    return flat(scorer.engine_policy())
+
+
+def test_the_same_seed_clones_the_same_policy() -> None:
+    assert np.array_equal(cloned(1), cloned(1))
+    assert not np.array_equal(cloned(1), cloned(2))
+
+
+def test_the_search_is_reproducible_and_keeps_the_form(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    start = Scorer("batching").engine_policy(stage="clone")
+    assert np.array_equal(shaped(start, flat(start)).weights, start.weights)
+    arena = Arena([Cell("small", SMALL, 8, 100.0, 0.01)], "wisp", 1, 1)
+    assert arena.score("fcfs", [3]) == arena.score("fcfs", [3])
+    one, other = (evolve(start, arena, 4, generations=2, pairs=2) for _ in range(2))
+    assert np.array_equal(one.weights, other.weights)
+    assert not np.array_equal(one.weights, start.weights)
+    assert np.array_equal(one.layers[0][0], start.layers[0][0])  # embeddings stay
+
+
+def test_prices_are_added_to_a_policy_without_changing_how_it_batches() -> None:
+    torch.manual_seed(1)
+    start = Scorer("batching")
+    joint = Scorer("joint")
+    joint.load(with_prices(start.engine_policy(), 0.2))
+    o = torch.from_numpy(make().task.observations)
+    one, other = start(o).detach().numpy(), joint(o).detach().numpy()
+    assert np.array_equal(one[:, :12], other[:, :12])
+    np.testing.assert_allclose(one[:, 12], other[:, 12 + PRICES.index(0.2)], rtol=1e-6)
+    np.testing.assert_allclose(one[:, 13:], other[:, 12 + len(PRICES) :], rtol=1e-6)
+    assert other[:, 12 : 12 + len(PRICES)].argmax(1).tolist() == [PRICES.index(0.2)] * len(o)

@@ -1,0 +1,127 @@
+"""Saved batching policies as JSON: a scorer's weights with the schema of what it sees and may do. Loading runs no code."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wisp_gym.controllers.batching import CHUNK_TOKENS, PRICES
+from wisp_gym.controllers.policy import VERSION, WHAT, PolicyError
+from wisp_gym.controllers.scorer import PARTS, Shape, pack
+from wisp_gym.controllers.weights_json import layers_as_json, parse_layers, read_document
+
+DECISIONS = {"batching": 1, "joint": len(PRICES)}  # launch actions of each
+
+
+@dataclass(frozen=True)
+class ScorerPolicy:
+    """A learned batching policy.
+
+    Attributes:
+        decision: "batching", or "joint", which sets the price in the replies too.
+        weights: float32 vector of `wisp_gym.controllers.scorer.pack`.
+        layers: (W, b) of each of its parts, from which `weights` was packed.
+        about: free text fields, such as the training command.
+    """
+
+    decision: str
+    weights: np.ndarray = field(repr=False)
+    layers: list[tuple[np.ndarray, np.ndarray]] = field(repr=False)
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+def entries() -> tuple[list[list[Any]], list[list[Any]]]:
+    """Rows of the documented observation: global entries and those of a request."""
+    from wisp_gym.engine.gather_batching import GLOBAL_ENTRIES, REQUEST_ENTRIES
+
+    return tuple([[e.name, e.unit, e.low, e.high] for e in table] for table in (GLOBAL_ENTRIES, REQUEST_ENTRIES))  # type: ignore[return-value]
+
+
+def shape_for(decision: str, hidden: int, embedding: int, context: int) -> Shape:
+    """Shape of a scorer of the documented observation."""
+    if decision not in DECISIONS:
+        raise PolicyError(f"decision: given {decision!r}, allowed are {', '.join(DECISIONS)}")
+    seen, requests = entries()
+    return Shape(len(requests), len(seen), hidden, embedding, context, DECISIONS[decision], len(CHUNK_TOKENS))
+
+
+def make_scorer(layers: list[tuple[np.ndarray, np.ndarray]], decision: str = "batching", **about: Any) -> ScorerPolicy:
+    """Policy of weights; raises PolicyError when they do not fit the documented observation and actions."""
+    if decision not in DECISIONS:
+        raise PolicyError(f"decision: given {decision!r}, allowed are {', '.join(DECISIONS)}")
+    if len(layers) != len(PARTS) or any(w.ndim != 2 or b.ndim != 1 for w, b in layers):
+        raise PolicyError(
+            f"layers: given {len(layers)}, allowed are those of {', '.join(PARTS)}: a matrix and a bias each"
+        )
+    widths = [len(b) for _, b in layers[:3]]
+    try:
+        return ScorerPolicy(decision, pack(shape_for(decision, *widths), layers), layers, about)
+    except ValueError as error:
+        raise PolicyError(str(error)) from None
+
+
+def save_scorer(policy: ScorerPolicy, path: str | Path) -> None:
+    """Write a policy as JSON, atomically."""
+    seen, requests = entries()
+    document = {
+        "format": f"wisp-gym {WHAT}", "version": VERSION, "decision": policy.decision, "globals": seen, "requests": requests,
+        "chunk_tokens": list(CHUNK_TOKENS), "prices": list(PRICES[: DECISIONS[policy.decision]]), "parts": list(PARTS),
+        "layers": layers_as_json(policy.layers), "about": policy.about,
+    }  # fmt: skip
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(document), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def check_schema(path: Path, document: dict[str, Any], decision: str) -> None:
+    """The policy must have been trained on today's observation and actions."""
+    seen, requests = entries()
+    for key, rows in (("globals", seen), ("requests", requests)):
+        given = document.get(key)
+        names = [row[0] if isinstance(row, list) and row else row for row in given] if isinstance(given, list) else []
+        allowed = [row[0] for row in rows]
+        if names != allowed:
+            pairs = zip(names, allowed, strict=False)
+            other = next(
+                (f"{a!r} where {b!r} stands" for a, b in pairs if a != b), f"{len(names)} entries, not {len(allowed)}"
+            )
+            raise PolicyError(f"{path}: {key} differ from the documented ones: {other}")
+    ladders: dict[str, list[Any]] = {
+        "chunk_tokens": list(CHUNK_TOKENS),
+        "prices": list(PRICES[: DECISIONS[decision]]),
+        "parts": list(PARTS),
+    }
+    for key, ladder in ladders.items():
+        if document.get(key) != ladder:
+            raise PolicyError(f"{path}: {key} given {document.get(key)!r}, allowed are {ladder}")
+
+
+def load_scorer(name: str | Path) -> ScorerPolicy:
+    """Read a batching policy from its JSON file or from a run folder that holds `policy.json`.
+
+    Raises:
+        PolicyError: missing or damaged file, another decision, version, observation or ladder; one line.
+    """
+    path = Path(name)
+    path = path / "policy.json" if path.is_dir() else path
+    if path.suffix != ".json":
+        raise PolicyError(f"{path}: given a '{path.suffix}' file, allowed is a policy.json or its run folder")
+    document = read_document(path, WHAT, VERSION, PolicyError)
+    decision, about = document.get("decision"), document.get("about")
+    if decision not in DECISIONS:
+        raise PolicyError(
+            f"{path}: decision given {decision!r}, allowed in place of a batching rule are {', '.join(DECISIONS)}"
+        )
+    check_schema(path, document, decision)
+    try:
+        layers = parse_layers(path, document, PolicyError)
+        return make_scorer(layers, decision, **(about if isinstance(about, dict) else {}))
+    except (PolicyError, TypeError) as error:
+        text = str(error)
+        raise PolicyError(text if text.startswith(str(path)) else f"{path}: {text}") from None

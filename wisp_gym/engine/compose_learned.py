@@ -1,0 +1,79 @@
+"""Composing a batch by a learned scorer, decision by decision, exactly as an agent of `wisp_gym/Batching-v0` would."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from wisp_gym.controllers.batching import FCFS, PRICES, binding_deadline_s
+from wisp_gym.controllers.scorer import best_head, embed, pool, score_context, score_requests
+from wisp_gym.engine.compose import add, choose_chunk, chunk_is_open, fits
+from wisp_gym.engine.gather_batching import (
+    GLOBALS,
+    R_ADMISSIBLE,
+    R_PICKED,
+    R_PRESENT,
+    R_WITH,
+    REQUEST,
+    observe_batch,
+    observe_request,
+)
+from wisp_gym.engine.jit import jit_allocating
+
+
+@jit_allocating
+def clear_dynamic(row):
+    """Take out what changes while a batch is composed (DYNAMIC)."""
+    row[R_WITH] = 0.0
+    row[R_PRESENT] = 0.0
+    row[R_ADMISSIBLE] = 0.0
+    row[R_PICKED] = 0.0
+
+
+@jit_allocating
+def embed_queue(c, s, devices, queue, features, scorer, embeddings):
+    """Write the embedding of every visible request, (H, Q)."""
+    row, seen = np.zeros(REQUEST, np.float32), np.empty(REQUEST, np.float32)
+    hidden, embedding = np.empty(int(scorer[2]), np.float32), np.empty(embeddings.shape[0], np.float32)
+    for q in range(embeddings.shape[1]):
+        observe_request(c, s, devices[queue[q]], features[q], row)
+        clear_dynamic(row)
+        embed(scorer, row, seen, hidden, embedding)
+        for k in range(len(embedding)):
+            embeddings[k, q] = embedding[k]
+
+
+@jit_allocating
+def best_pick(c, s, devices, queue, scores):
+    """Place and score of the best request that fits; −1 where none does."""
+    best, best_score = -1, np.float32(-np.inf)
+    for q in range(len(scores)):
+        if scores[q] > best_score and devices[queue[q]].in_batch == 0 and fits(c, s, devices[queue[q]]):
+            best, best_score = q, scores[q]
+    return best, best_score
+
+
+@jit_allocating
+def compose_learned(c, s, devices, queue, batch, features, scorer):
+    """Take the best action until it is to launch, or to wait (then the batch is empty)."""
+    launches, chunks = int(scorer[5]), int(scorer[6])
+    n, width = min(s.n_queue, c.visible_requests), int(scorer[3])
+    embeddings, scores = np.empty((width, n), np.float32), np.empty(n, np.float32)
+    embed_queue(c, s, devices, queue, features, scorer, embeddings)
+    row, inputs = np.empty(GLOBALS, np.float32), np.empty(GLOBALS + width, np.float32)
+    context = np.empty(int(scorer[4]), np.float32)
+    query, heads = np.empty(width + 1, np.float32), np.empty(launches + 1 + chunks, np.float32)
+    pool(embeddings, n, inputs, GLOBALS)
+    while True:
+        observe_batch(c, s, row)
+        score_context(scorer, row, inputs, context, query, heads)
+        other = best_head(heads, launches, s.n_batch == 0, chunk_is_open(s))
+        score_requests(query, embeddings, n, scores)
+        q, score = best_pick(c, s, devices, queue, scores)
+        if q >= 0 and score >= heads[other]:
+            add(c, s, devices, queue[q], batch, binding_deadline_s(FCFS, s.now_s, features[q], 0.0))
+        elif other > launches:
+            choose_chunk(s, other - launches - 1)
+        else:
+            if other < launches and launches > 1:
+                s.price = PRICES[other]
+            return
