@@ -113,7 +113,7 @@ def test_the_wheel_holds_the_library_alone_and_all_of_it(wheel: Path) -> None:
     library = {
         str(path.relative_to(ROOT))
         for path in (ROOT / "wisp_gym").rglob("*")
-        if path.suffix in {".py", ".toml", ".json"} or path.name == "py.typed"
+        if path.suffix in {".py", ".toml", ".json", ".onnx"} or path.name == "py.typed"
     }
     samples = {f"wisp_gym/_traces/{path.name}" for path in (ROOT / "traces").iterdir() if path.is_file()}
     assert {name for name in names if ".dist-info/" not in name} == library | samples
@@ -217,3 +217,11 @@ def test_functions_are_short() -> None:
         if isinstance(node, ast.FunctionDef)
     }
     assert not {name: count for name, count in lines.items() if count > MAX_FUNCTION_LINES}
+
+
+@pytest.mark.parametrize(
+    "order", ["import wisp_gym, gymnasium", "import gymnasium, wisp_gym", "import wisp_gym.envs.speculation"]
+)
+def test_environments_are_registered_in_whatever_order(tmp_path: Path, order: str) -> None:
+    code = f"{order}\nimport gymnasium, wisp_gym\nprint(set(wisp_gym.ENVIRONMENTS) <= set(gymnasium.registry))"
+    assert python(code, tmp_path, path=ROOT) == "True"
