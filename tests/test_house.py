@@ -217,3 +217,11 @@ def test_functions_are_short() -> None:
         if isinstance(node, ast.FunctionDef)
     }
     assert not {name: count for name, count in lines.items() if count > MAX_FUNCTION_LINES}
+
+
+@pytest.mark.parametrize(
+    "order", ["import wisp_gym, gymnasium", "import gymnasium, wisp_gym", "import wisp_gym.envs.speculation"]
+)
+def test_environments_are_registered_in_whatever_order(tmp_path: Path, order: str) -> None:
+    code = f"{order}\nimport gymnasium, wisp_gym\nprint(set(wisp_gym.ENVIRONMENTS) <= set(gymnasium.registry))"
+    assert python(code, tmp_path, path=ROOT) == "True"

@@ -13,6 +13,7 @@ from wisp_gym.controllers.speculation import (
     learn,
 )
 from wisp_gym.engine import draws
+from wisp_gym.engine.averages import FRESH, KEEP, PRIOR_TOKENS
 from wisp_gym.engine.drafting import cool, heat_up, seconds_per_token
 from wisp_gym.engine.draws import clipped_lognormal, exponential, stream_key, uniform
 from wisp_gym.engine.jit import jit, jit_inline
@@ -49,13 +50,6 @@ SENT, DECIDE = 0, 1
 EXTERNAL_TOKEN, EXTERNAL_LENGTH = 1, 2
 FOREVER_S = 1e18
 BINS_PER_LOG = LATENCY_BINS / math.log(LATENCY_HIGH_S / LATENCY_LOW_S)
-
-# Weights of the running averages that a device keeps (assumptions; a time constant of ten rounds).
-KEEP, FRESH = 0.9, 0.1
-
-# Weight of the mean acceptance expected beforehand in the running one. It does not fade: else a device whose average a few
-# bad rounds have brought so low that it drafts nothing would never learn better.
-PRIOR_TOKENS = 4.0
 
 
 @jit
