@@ -6,6 +6,7 @@ import itertools
 import json
 import platform
 import shlex
+import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -61,11 +62,22 @@ def installed(package: str) -> str | None:
         return None
 
 
+def commit() -> str | None:
+    """Commit of these sources, with "+changes" where they were edited since; None where they are not under version control."""
+    folder = Path(__file__).resolve().parent
+    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"]
+    try:
+        return subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip() or None
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
 def versions() -> dict[str, str | None]:
     """Versions of everything that numbers may depend on."""
     return {
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "commit": commit(),
         **{name: installed(name) for name in PACKAGES},
     }
 
