@@ -25,12 +25,13 @@ from wisp_gym.controllers.policy import PolicyError
 from wisp_gym.predictor import PredictorError
 from wisp_gym.request_trace import TraceError
 from wisp_gym.scenario import Scenario, ScenarioError, load, with_, with_slo
+from wisp_gym.serving.schema import BundleError
 
 DEFAULT_SCENARIO = "wisp-a100-qwen3-32b"
 MAX_DEVICES = 100_000  # about 10 GB of state: more is a slip of the finger
 MAX_SEEDS = 10_000
 MAX_SEED = 2**63 - 1  # the engine's counter-based draws take 64 bits; numpy's and SB3's seeds are signed
-FAULTS = (InputError, ScenarioError, ControllerError, PolicyError, PredictorError, TraceError)
+FAULTS = (InputError, ScenarioError, ControllerError, PolicyError, PredictorError, TraceError, BundleError)
 
 WHOLE = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 SEED_RANGE = re.compile(r"(\d{1,19})(?:-(\d{1,19}))?", re.ASCII)

@@ -1,0 +1,167 @@
+"""Export a policy or a rule for real servers: one ONNX file that `wisp_gym.serving` runs without torch.
+
+    python -m agents.export runs/ppo-Speculation-v0_1 -o policy.onnx
+    python -m agents.export aligned --scenario wisp-a100-qwen3-32b -o aligned.onnx
+
+The file holds the whole decision (normalisation, network or rule, masking, decoding) and its schema: features with units and
+ranges, meaning of the actions, the commit that trained it, the hash of its scenario. The same input gives the same bytes.
+With --check it is compared with torch and with the engine's compiled policy on recorded observations.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from agents import onnx_rules
+from agents.command_line import DEFAULT_SCENARIO, Parser, output_file, run, whole
+from agents.onnx_graph import Graph, bundle_bytes
+from agents.parity import compare
+from estimators.cli import InputError
+from wisp_gym.controllers.catalogue import SPECULATION, Controller, ControllerError, is_file, published_threshold
+from wisp_gym.controllers.policy import Policy, load_policy
+from wisp_gym.controllers.predict import named
+from wisp_gym.controllers.speculation import POLICY_LENGTH
+from wisp_gym.npz import write_whole
+from wisp_gym.scenario import Scenario, dumps, load
+from wisp_gym.serving import schema
+from wisp_gym.serving.bundle import from_bytes
+from wisp_gym.serving.schema import Origin, Schema
+
+PROGRAM = "agents.export"
+
+
+def parse(arguments: Sequence[str] | None) -> Namespace:
+    """The flags."""
+    parser = Parser(prog=PROGRAM, description=__doc__)
+    add = parser.add_argument
+    add("policy", metavar="RUN|RULE", help="run folder, policy.json, or a rule such as wisp, fixed:4, aligned")
+    add("-o", "--output", type=output_file(".onnx"), required=True, metavar="FILE", help="the bundle to write")
+    add("--scenario", default="", metavar="NAME|FILE",
+        help=f"a rule's scenario (default {DEFAULT_SCENARIO}); that of a run is in its folder")  # fmt: skip
+    add("--check", type=whole(1, 10**6), default=0, metavar="N", help="compare on N recorded observations, e.g. 10000")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    flags = parse(arguments)
+    policy = load_policy(flags.policy) if is_file(flags.policy) else None
+    if policy is not None:
+        scenario = scenario_of_run(flags.policy, flags.scenario)
+        data = learned_bundle(policy, scenario, origin_of_run(flags.policy, scenario))
+        controller = named(flags.policy, scenario)
+    else:
+        scenario = load(flags.scenario or DEFAULT_SCENARIO)
+        controller = rule_of(flags.policy, scenario)
+        data = rule_bundle(controller, scenario)
+    bundle = from_bytes(data)  # what is written can be read
+    if flags.check:
+        print(compare(bundle, controller, policy, scenario, flags.check))
+    write_whole(flags.output, data)
+    print(f"{flags.output.name}: {bundle.schema.decision} policy, {len(data):,} bytes, sha256 {bundle.sha256}")
+
+
+# --- learned policies ------------------------------------------------------------------------------------------------
+
+
+def run_folder(name: str) -> Path:
+    """The folder of a run, given by itself or by its policy.json."""
+    path = Path(name)
+    return path if path.is_dir() else path.parent
+
+
+def scenario_of_run(name: str, given: str) -> Scenario:
+    """The scenario that a policy was trained in.
+
+    Raises:
+        InputError: the run does not hold it and none is given, or one is given beside the run's.
+    """
+    path = run_folder(name) / "scenario.toml"
+    if path.is_file() and not given:
+        return load(path)
+    if given and not path.is_file():
+        return load(given)
+    what = f"not allowed, '{path}' holds the run's" if given else f"needed, since there is no '{path}'"
+    raise InputError(f"argument --scenario: {what}")
+
+
+def origin_of_run(name: str, scenario: Scenario) -> Origin:
+    """Where a learned policy comes from."""
+    folder = run_folder(name)
+    try:
+        versions = json.loads((folder / "versions.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        versions = {}
+    commit = versions.get("commit") if isinstance(versions, dict) else None
+    return Origin(folder.resolve().name, str(commit or ""), scenario.name, scenario_sha256(scenario))
+
+
+def scenario_sha256(scenario: Scenario) -> str:
+    """Hash of a whole scenario."""
+    return hashlib.sha256(dumps(scenario).encode()).hexdigest()
+
+
+def learned_bundle(policy: Policy, scenario: Scenario, origin: Origin) -> bytes:
+    """The bundle of a network that decides after each token or once a round.
+
+    Raises:
+        InputError: a length policy for another cap than the scenario's.
+    """
+    cap = scenario.max_draft_tokens
+    outputs = policy.layers[-1][0].shape[0]
+    if policy.decision == schema.LENGTH and outputs != cap + 1:
+        raise InputError(f"the policy chooses among {outputs} lengths, but the scenario drafts 0 to {cap} tokens")
+    g = Graph()
+    low, high = ([feature[k] for feature in schema.features_of("observation")] for k in (2, 3))
+    inside = g.within("observation", low, high)
+    scores = g.perceptron(inside, policy.layers, policy.activation)
+    if policy.decision == schema.TOKEN:
+        best = g.op("ArgMax", scores, axis=1, keepdims=1)
+        more = g.cast(best, onnx_rules.BOOL)
+        onnx_rules.decode_token(g, more, inside, cap)
+    else:
+        onnx_rules.decode_length(g, g.op("ArgMax", scores, axis=1, keepdims=0), inside, cap)
+    return bundle_bytes(g, described(policy.decision, True, scenario, origin))
+
+
+# --- rules -----------------------------------------------------------------------------------------------------------
+
+
+def rule_of(name: str, scenario: Scenario) -> Controller:
+    """The speculation rule of a name.
+
+    Raises:
+        ControllerError: unknown, or a rule that is no function of the observation alone.
+    """
+    controller = named(name, scenario)
+    if controller.speculation not in onnx_rules.STOPPING | onnx_rules.LENGTHS:
+        exported = {rule.kind: text for text, rule in SPECULATION.items()}
+        allowed = ", ".join(exported[kind] for kind in (*onnx_rules.STOPPING, *onnx_rules.LENGTHS))
+        raise ControllerError(f"controller '{name}': no function of the observation alone; allowed: {allowed}, RUN")
+    return controller
+
+
+def rule_bundle(controller: Controller, scenario: Scenario) -> bytes:
+    """The bundle of a speculation rule."""
+    g = onnx_rules.rule_graph(controller.speculation, controller.speculation_parameters, scenario.max_draft_tokens)
+    decision = schema.LENGTH if controller.speculation >= POLICY_LENGTH else schema.TOKEN
+    origin = Origin(controller.name, "", scenario.name, scenario_sha256(scenario))
+    return bundle_bytes(g, described(decision, False, scenario, origin))
+
+
+def described(decision: str, learned: bool, scenario: Scenario, origin: Origin) -> Schema:
+    """The schema of a speculation bundle."""
+    fallback: dict[str, Any] = {"threshold": published_threshold(scenario)}
+    cap = scenario.max_draft_tokens
+    inputs = {name: schema.features_of(name) for name in schema.INPUTS[decision]}
+    return Schema(decision, learned, inputs, schema.actions_of(decision, cap), cap, fallback, origin)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, PROGRAM))

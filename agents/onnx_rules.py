@@ -1,0 +1,244 @@
+"""Speculation rules as ONNX graphs: the formulas of `wisp_gym.controllers`, value by value in the same precision.
+
+The compiled rules read float32 observations and reckon in double precision, but for products of two observations; so do the
+graphs, and a test holds their decisions equal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from agents.onnx_graph import BOOL as BOOL
+from agents.onnx_graph import DOUBLE, FLOAT, INT64, Graph
+from wisp_gym.controllers import speculation as rules
+from wisp_gym.controllers.lengths import ALPHA_HIGH, ALPHA_LOW
+from wisp_gym.controllers.stopping import TOKENS_LEFT_UNIT
+from wisp_gym.engine import observation as seen
+
+
+class RuleGraph(Graph):
+    """A graph in double precision over columns of the observation (n, 28).
+
+    Args:
+        observation: the value's name. cap: K. parameters: of the rule.
+    """
+
+    def __init__(self, cap: int, parameters: Sequence[float]):
+        super().__init__()
+        self.cap, self.parameters = cap, parameters
+        self.observation = self.within("observation", seen.LOW.tolist(), seen.HIGH.tolist())
+        self.drafted = self.tokens(seen.DRAFTED, float(cap))
+
+    def number(self, value: float) -> str:
+        """A constant."""
+        return self.constant([[value]], np.float64)
+
+    def see(self, entry: int) -> str:
+        """(n, 1) double of one entry."""
+        return self.cast(self.column(self.observation, entry), DOUBLE)
+
+    def tokens(self, entry: int, unit: float) -> str:
+        """A count: the entry times its unit, rounded."""
+        return self.op("Floor", self.add(self.times(self.see(entry), unit), 0.5))
+
+    def value(self, given: str | float) -> str:
+        """A value's name, of a number too."""
+        return given if isinstance(given, str) else self.number(given)
+
+    def add(self, a: str | float, b: str | float) -> str:
+        """a + b."""
+        return self.op("Add", self.value(a), self.value(b))
+
+    def minus(self, a: str | float, b: str | float) -> str:
+        """a − b."""
+        return self.op("Sub", self.value(a), self.value(b))
+
+    def times(self, a: str | float, b: str | float) -> str:
+        """a · b."""
+        return self.op("Mul", self.value(a), self.value(b))
+
+    def over(self, a: str | float, b: str | float) -> str:
+        """a / b."""
+        return self.op("Div", self.value(a), self.value(b))
+
+    def least(self, a: str | float, b: str | float) -> str:
+        """The smaller of both."""
+        return self.op("Min", self.value(a), self.value(b))
+
+    def power(self, a: str | float, b: str | float) -> str:
+        """a to the power of b."""
+        return self.op("Pow", self.value(a), self.value(b))
+
+    def is_(self, operator: str, a: str | float, b: str | float) -> str:
+        """A comparison."""
+        return self.op(operator, self.value(a), self.value(b))
+
+    def either(self, condition: str, yes: str, no: str) -> str:
+        """`yes` where the condition holds, else `no`; all three are flags, for which onnxruntime has no Where."""
+        return self.op("Or", self.op("And", condition, yes), self.op("And", self.op("Not", condition), no))
+
+    def below_most(self, index: int) -> str:
+        """Fewer tokens are drafted than parameter `index`, the rule's own cap, allows."""
+        most = self.parameters[index] if index < len(self.parameters) else math.inf
+        return self.is_("Less", self.drafted, min(most, 1e6))  # a constant must be finite
+
+    def after_first(self, condition: str) -> str:
+        """The condition, which does not bind before the first token."""
+        return self.op("Or", self.is_("Less", self.drafted, 0.5), condition)
+
+    def next_survival(self) -> str:
+        """`S_j · α`, a product in single precision."""
+        columns = (self.column(self.observation, entry) for entry in (seen.SURVIVAL, seen.ACCEPTANCE_AVERAGE))
+        return self.cast(self.op("Mul", *columns), DOUBLE)
+
+
+def fixed(g: RuleGraph) -> str:
+    """Fewer than k."""
+    return g.below_most(0)
+
+
+def threshold(entry: int) -> Callable[[RuleGraph], str]:
+    """A statistic of the last token is at least the rule's first parameter."""
+
+    def rule(g: RuleGraph) -> str:
+        return g.op("And", g.below_most(1), g.after_first(g.is_("GreaterOrEqual", g.see(entry), g.parameters[0])))
+
+    return rule
+
+
+def survival(g: RuleGraph) -> str:
+    """SpecDec++."""
+    few = g.is_("Less", g.drafted, g.parameters[2])
+    # 1 − S is reckoned from a float32 S in double precision, as numba does
+    likely = g.is_("LessOrEqual", g.minus(1.0, g.see(seen.SURVIVAL)), g.parameters[0])
+    return g.op("And", g.below_most(1), g.op("Or", few, likely))
+
+
+def svip(g: RuleGraph) -> str:
+    """SVIP; numba takes the root of a float32 in single precision."""
+    root = g.cast(g.op("Sqrt", g.column(g.observation, seen.ENTROPY)), DOUBLE)
+    return g.op("And", g.below_most(1), g.after_first(g.is_("LessOrEqual", root, g.parameters[0])))
+
+
+def price(g: RuleGraph) -> str:
+    """The price stop."""
+    rate = g.times(g.times(g.parameters[0], g.see(seen.OWN_RATE)), g.see(seen.DRAFT_TIME))
+    cost = g.add(g.add(rate, g.parameters[1]), g.see(seen.PRICE))
+    return g.op("And", g.below_most(2), g.is_("Less", cost, g.next_survival()))
+
+
+def aligned(g: RuleGraph) -> str:
+    """The boundary-aligned price stop; its three cases are all reckoned and one is taken."""
+    least_gain, factor, margin, guard = g.parameters[:4]
+    gain, draft = g.next_survival(), g.see(seen.DRAFT_TIME)
+    paid = g.times(factor, g.see(seen.OWN_RATE))
+    idle = g.is_("Less", g.add(g.times(paid, draft), least_gain / 2.0), gain)
+    room = g.minus(g.minus(g.see(seen.BOUNDARY_LEFT), g.times(margin, g.see(seen.JITTER))), guard)
+    late = g.op("Ceil", g.op("Max", g.op("Neg", room), g.number(0.0)))  # whole batches until one can be made at all
+    room = g.add(room, late)
+    in_time = g.is_("Less", least_gain, gain)
+    made = g.either(g.is_("LessOrEqual", draft, room), in_time, beyond_boundary(g, gain, draft, room, paid))
+    busy = g.is_("Less", 0.0, g.see(seen.SERVER_BUSY))
+    return g.op("And", g.below_most(4), g.either(busy, made, idle))
+
+
+def beyond_boundary(g: RuleGraph, gain: str, draft: str, room: str, paid: str) -> str:
+    """Whether the tokens that fit before the next boundary are together worth the batches missed."""
+    alpha = g.see(seen.ACCEPTANCE_AVERAGE)
+    batches = g.op("Ceil", g.minus(draft, room))
+    left = g.minus(g.times(g.see(seen.TOKENS_LEFT), TOKENS_LEFT_UNIT), 1.0)
+    wanted = g.minus(g.least(left, float(g.cap)), g.drafted)
+    n = g.least(g.op("Floor", g.over(g.add(room, batches), g.op("Max", draft, g.number(1e-9)))), wanted)
+    rest = g.minus(1.0, alpha)
+    certain = g.is_("LessOrEqual", rest, 0.0)
+    series = g.over(g.times(gain, g.minus(1.0, g.power(alpha, n))), g.op("Where", certain, g.number(1.0), rest))
+    total = g.op("Where", certain, g.times(gain, n), series)
+    cost = g.add(g.times(paid, batches), g.over(g.times(g.parameters[0], n), 2.0))
+    return g.is_("Less", cost, total)
+
+
+def lengths(g: RuleGraph) -> str:
+    """(1, K + 1) all lengths."""
+    return g.constant([np.arange(g.cap + 1.0)], np.float64)
+
+
+def acceptance(g: RuleGraph) -> str:
+    """(n, 1) the running share of accepted tokens, within (0, 1)."""
+    return g.least(g.op("Max", g.see(seen.ACCEPTANCE_AVERAGE), g.number(ALPHA_LOW)), ALPHA_HIGH)
+
+
+def first_largest(g: RuleGraph, rates: str, most: float) -> str:
+    """(n,) the smallest length, at most `most`, with the largest rate; rates (n, K + 1) are positive."""
+    allowed = g.is_("LessOrEqual", lengths(g), most)
+    return g.op("ArgMax", g.op("Where", allowed, rates, g.number(-1.0)), axis=1, keepdims=0)
+
+
+def leviathan(g: RuleGraph) -> str:
+    """The length with the most expected tokens per predicted round time."""
+    alpha, k = acceptance(g), lengths(g)
+    wait = g.times(g.parameters[0], g.see(seen.UTILISATION))
+    # the delay is doubled in single precision, as numba does (exact)
+    time = g.add(g.add(1.0, g.times(2.0, g.see(seen.ONE_WAY_DELAY))), wait)
+    tokens = g.over(g.minus(1.0, g.power(alpha, g.add(k, 1.0))), g.minus(1.0, alpha))
+    rates = g.over(tokens, g.add(g.times(k, g.see(seen.DRAFT_TIME)), time))
+    return first_largest(g, rates, min(g.parameters[1], 1e6))
+
+
+def ratio(g: RuleGraph) -> str:
+    """The smallest k at which drafting on no longer pays; K or k_max where it always does."""
+    alpha, k = acceptance(g), lengths(g)
+    time = g.add(1.0, g.times(2.0, g.see(seen.ONE_WAY_DELAY)))
+    growth = g.over(g.minus(g.power(alpha, g.op("Neg", g.add(k, 1.0))), 1.0), g.minus(1.0, alpha))
+    enough = g.is_("LessOrEqual", time, g.times(g.see(seen.DRAFT_TIME), g.minus(growth, k)))
+    last = g.is_("LessOrEqual", min(g.parameters[0], float(g.cap)), k)
+    stops = g.cast(g.op("Or", enough, last), FLOAT)
+    return g.op("ArgMax", stops, axis=1, keepdims=0)
+
+
+STOPPING: dict[int, Callable[[RuleGraph], str]] = {
+    rules.FIXED: fixed,
+    rules.CONFIDENCE_RULE: threshold(seen.CONFIDENCE),
+    rules.WISP: threshold(seen.ACCEPT_PROBABILITY),
+    rules.MARGIN_RULE: threshold(seen.MARGIN),
+    rules.SURVIVAL_RULE: survival,
+    rules.SVIP: svip,
+    rules.PRICE_RULE: price,
+    rules.ALIGNED: aligned,
+}
+LENGTHS: dict[int, Callable[[RuleGraph], str]] = {rules.LEVIATHAN: leviathan, rules.RATIO: ratio}
+
+
+def most_draftable(g: Graph, observation: str, cap: int) -> str:
+    """(n, 1) float32 tokens that a round may hold: K, or one less than the tokens still wanted (which count up to 64)."""
+    left = g.op("Mul", g.column(observation, seen.TOKENS_LEFT), g.constant([[TOKENS_LEFT_UNIT]], np.float32))
+    wanted = g.op("Sub", g.op("Round", left), g.constant([[1.0]], np.float32))
+    return g.op("Min", wanted, g.constant([[float(cap)]], np.float32))
+
+
+def decode_token(g: Graph, more: str, observation: str, cap: int) -> None:
+    """`action` (n,): 1 to draft one more token where (n, 1) `more` says so and the round may hold it, else 0."""
+    drafted = g.op("Mul", g.column(observation, seen.DRAFTED), g.constant([[float(cap)]], np.float32))
+    half = g.op("Add", drafted, g.constant([[0.5]], np.float32))
+    may = g.op("Less", half, most_draftable(g, observation, cap))
+    action = g.cast(g.op("And", more, may), INT64)
+    g.op("Squeeze", action, g.constant([1], np.int64), output="action")
+
+
+def decode_length(g: Graph, length: str, observation: str, cap: int) -> None:
+    """`action` (n,): the length, at most what the round may hold."""
+    most = g.op("Squeeze", g.cast(most_draftable(g, observation, cap), INT64), g.constant([1], np.int64))
+    held = g.op("Min", length, g.op("Max", most, g.constant([0], np.int64)))
+    g.op("Max", held, g.constant([0], np.int64), output="action")
+
+
+def rule_graph(kind: int, parameters: Sequence[float], cap: int) -> RuleGraph:
+    """The graph of a rule of `STOPPING` or `LENGTHS` with a cap of K draft tokens."""
+    g = RuleGraph(cap, parameters)
+    if kind in STOPPING:
+        decode_token(g, STOPPING[kind](g), g.observation, cap)
+    else:
+        decode_length(g, LENGTHS[kind](g), g.observation, cap)
+    return g
