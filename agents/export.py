@@ -124,9 +124,10 @@ def learned_bundle(policy: Policy, scenario: Scenario, origin: Origin) -> bytes:
     if policy.decision == schema.TOKEN:
         best = g.op("ArgMax", scores, axis=1, keepdims=1)
         more = g.cast(best, onnx_rules.BOOL)
-        onnx_rules.decode_token(g, more, inside, cap)
+        onnx_rules.decode_token(g, more, *onnx_rules.round_columns(g, inside, cap), float(cap))
     else:
-        onnx_rules.decode_length(g, g.op("ArgMax", scores, axis=1, keepdims=0), inside, cap)
+        _, left = onnx_rules.round_columns(g, inside, cap)
+        onnx_rules.decode_length(g, g.op("ArgMax", scores, axis=1, keepdims=0), left)
     return bundle_bytes(g, described(policy.decision, True, scenario, origin))
 
 

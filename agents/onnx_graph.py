@@ -23,6 +23,7 @@ class Graph:
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
+        self.values: dict[tuple[Any, ...], str] = {}  # what has been computed already
         self.constants: dict[tuple[str, bytes, tuple[int, ...]], onnx.TensorProto] = {}
 
     def constant(self, value: Any, dtype: Any) -> str:
@@ -34,10 +35,12 @@ class Graph:
         return self.constants[key].name
 
     def op(self, operator: str, *inputs: str, output: str = "", **attributes: Any) -> str:
-        """A node; returns its value's name."""
-        name = output or f"v{len(self.nodes)}"
-        self.nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
-        return name
+        """A node; returns its value's name. The same node is written once; one with a name of its own always."""
+        key = (operator, inputs, tuple(sorted(attributes.items())))
+        if key not in self.values or output:
+            self.values[key] = output or f"v{len(self.nodes)}"
+            self.nodes.append(helper.make_node(operator, list(inputs), [self.values[key]], **attributes))
+        return self.values[key]
 
     def cast(self, value: str, kind: int, output: str = "") -> str:
         """A value as another type of `TensorProto`."""

@@ -6,8 +6,8 @@ graphs, and a test holds their decisions equal.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -28,9 +28,10 @@ class RuleGraph(Graph):
 
     def __init__(self, cap: int, parameters: Sequence[float]):
         super().__init__()
-        self.cap, self.parameters = cap, parameters
+        self.cap, self.parameters, self.most = cap, parameters, float(cap)
         self.observation = self.within("observation", seen.LOW.tolist(), seen.HIGH.tolist())
-        self.drafted = self.tokens(seen.DRAFTED, float(cap))
+        self.drafted = self.times(self.see(seen.DRAFTED), float(cap))  # a whole number but for float32's rounding
+        self.left = self.times(self.see(seen.TOKENS_LEFT), TOKENS_LEFT_UNIT)
 
     def number(self, value: float) -> str:
         """A constant."""
@@ -38,11 +39,7 @@ class RuleGraph(Graph):
 
     def see(self, entry: int) -> str:
         """(n, 1) double of one entry."""
-        return self.cast(self.column(self.observation, entry), DOUBLE)
-
-    def tokens(self, entry: int, unit: float) -> str:
-        """A count: the entry times its unit, rounded."""
-        return self.op("Floor", self.add(self.times(self.see(entry), unit), 0.5))
+        return self.column(self.cast(self.observation, DOUBLE), entry)
 
     def value(self, given: str | float) -> str:
         """A value's name, of a number too."""
@@ -76,14 +73,13 @@ class RuleGraph(Graph):
         """A comparison."""
         return self.op(operator, self.value(a), self.value(b))
 
-    def either(self, condition: str, yes: str, no: str) -> str:
-        """`yes` where the condition holds, else `no`; all three are flags, for which onnxruntime has no Where."""
-        return self.op("Or", self.op("And", condition, yes), self.op("And", self.op("Not", condition), no))
+    def which(self, condition: str, yes: str | float, no: str | float) -> str:
+        """`yes` where the condition holds, else `no`."""
+        return self.op("Where", condition, self.value(yes), self.value(no))
 
-    def below_most(self, index: int) -> str:
-        """Fewer tokens are drafted than parameter `index`, the rule's own cap, allows."""
-        most = self.parameters[index] if index < len(self.parameters) else math.inf
-        return self.is_("Less", self.drafted, min(most, 1e6))  # a constant must be finite
+    def below_most(self, index: int) -> None:
+        """Parameter `index` is the rule's own cap: `decode` sees to it that no round holds more."""
+        self.most = min(self.parameters[index], self.most)
 
     def after_first(self, condition: str) -> str:
         """The condition, which does not bind before the first token."""
@@ -96,68 +92,71 @@ class RuleGraph(Graph):
 
 
 def fixed(g: RuleGraph) -> str:
-    """Fewer than k."""
-    return g.below_most(0)
+    """Fewer than k: nothing but the rule's own cap."""
+    g.below_most(0)
+    return g.is_("Less", g.drafted, g.most)
 
 
 def threshold(entry: int) -> Callable[[RuleGraph], str]:
     """A statistic of the last token is at least the rule's first parameter."""
 
     def rule(g: RuleGraph) -> str:
-        return g.op("And", g.below_most(1), g.after_first(g.is_("GreaterOrEqual", g.see(entry), g.parameters[0])))
+        g.below_most(1)
+        return g.after_first(g.is_("LessOrEqual", g.parameters[0], g.see(entry)))
 
     return rule
 
 
 def survival(g: RuleGraph) -> str:
     """SpecDec++."""
-    few = g.is_("Less", g.drafted, g.parameters[2])
-    # 1 − S is reckoned from a float32 S in double precision, as numba does
-    likely = g.is_("LessOrEqual", g.minus(1.0, g.see(seen.SURVIVAL)), g.parameters[0])
-    return g.op("And", g.below_most(1), g.op("Or", few, likely))
+    g.below_most(1)
+    few = g.is_("Less", g.drafted, g.parameters[2] - 0.5)
+    return g.op("Or", few, g.is_("LessOrEqual", g.minus(1.0, g.see(seen.SURVIVAL)), g.parameters[0]))
 
 
 def svip(g: RuleGraph) -> str:
     """SVIP; numba takes the root of a float32 in single precision."""
+    g.below_most(1)
     root = g.cast(g.op("Sqrt", g.column(g.observation, seen.ENTROPY)), DOUBLE)
-    return g.op("And", g.below_most(1), g.after_first(g.is_("LessOrEqual", root, g.parameters[0])))
+    return g.after_first(g.is_("LessOrEqual", root, g.parameters[0]))
 
 
 def price(g: RuleGraph) -> str:
     """The price stop."""
+    g.below_most(2)
     rate = g.times(g.times(g.parameters[0], g.see(seen.OWN_RATE)), g.see(seen.DRAFT_TIME))
-    cost = g.add(g.add(rate, g.parameters[1]), g.see(seen.PRICE))
-    return g.op("And", g.below_most(2), g.is_("Less", cost, g.next_survival()))
+    return g.is_("Less", g.add(g.add(rate, g.parameters[1]), g.see(seen.PRICE)), g.next_survival())
 
 
 def aligned(g: RuleGraph) -> str:
-    """The boundary-aligned price stop; its three cases are all reckoned and one is taken."""
+    """The boundary-aligned price stop: what is paid and what is gained in each of its three cases."""
+    g.below_most(4)
     least_gain, factor, margin, guard = g.parameters[:4]
     gain, draft = g.next_survival(), g.see(seen.DRAFT_TIME)
     paid = g.times(factor, g.see(seen.OWN_RATE))
-    idle = g.is_("Less", g.add(g.times(paid, draft), least_gain / 2.0), gain)
     room = g.minus(g.minus(g.see(seen.BOUNDARY_LEFT), g.times(margin, g.see(seen.JITTER))), guard)
-    late = g.op("Ceil", g.op("Max", g.op("Neg", room), g.number(0.0)))  # whole batches until one can be made at all
-    room = g.add(room, late)
-    in_time = g.is_("Less", least_gain, gain)
-    made = g.either(g.is_("LessOrEqual", draft, room), in_time, beyond_boundary(g, gain, draft, room, paid))
-    busy = g.is_("Less", 0.0, g.see(seen.SERVER_BUSY))
-    return g.op("And", g.below_most(4), g.either(busy, made, idle))
+    room = g.add(
+        room, g.op("Ceil", g.op("Max", g.op("Neg", room), g.number(0.0)))
+    )  # the first boundary that can be made
+    in_time, busy = g.is_("LessOrEqual", draft, room), g.is_("Less", 0.0, g.see(seen.SERVER_BUSY))
+    beyond_cost, beyond_gain = beyond_boundary(g, gain, draft, room, paid)
+    alone = g.add(g.times(paid, draft), least_gain / 2.0)
+    cost = g.which(busy, g.which(in_time, least_gain, beyond_cost), alone)
+    return g.is_("Less", cost, g.which(g.op("And", busy, g.op("Not", in_time)), beyond_gain, gain))
 
 
-def beyond_boundary(g: RuleGraph, gain: str, draft: str, room: str, paid: str) -> str:
-    """Whether the tokens that fit before the next boundary are together worth the batches missed."""
+def beyond_boundary(g: RuleGraph, gain: str, draft: str, room: str, paid: str) -> tuple[str, str]:
+    """What the batches missed cost, and what the tokens that fit before the next boundary gain together."""
     alpha = g.see(seen.ACCEPTANCE_AVERAGE)
     batches = g.op("Ceil", g.minus(draft, room))
-    left = g.minus(g.times(g.see(seen.TOKENS_LEFT), TOKENS_LEFT_UNIT), 1.0)
-    wanted = g.minus(g.least(left, float(g.cap)), g.drafted)
+    drafted = g.op("Floor", g.add(g.drafted, 0.5))
+    wanted = g.minus(g.least(g.minus(g.left, 1.0), float(g.cap)), drafted)
     n = g.least(g.op("Floor", g.over(g.add(room, batches), g.op("Max", draft, g.number(1e-9)))), wanted)
     rest = g.minus(1.0, alpha)
     certain = g.is_("LessOrEqual", rest, 0.0)
-    series = g.over(g.times(gain, g.minus(1.0, g.power(alpha, n))), g.op("Where", certain, g.number(1.0), rest))
-    total = g.op("Where", certain, g.times(gain, n), series)
-    cost = g.add(g.times(paid, batches), g.over(g.times(g.parameters[0], n), 2.0))
-    return g.is_("Less", cost, total)
+    series = g.over(g.times(gain, g.minus(1.0, g.power(alpha, n))), g.which(certain, 1.0, rest))
+    cost = g.add(g.times(paid, batches), g.times(n, g.parameters[0] / 2.0))
+    return cost, g.which(certain, g.times(gain, n), series)
 
 
 def lengths(g: RuleGraph) -> str:
@@ -211,34 +210,34 @@ STOPPING: dict[int, Callable[[RuleGraph], str]] = {
 LENGTHS: dict[int, Callable[[RuleGraph], str]] = {rules.LEVIATHAN: leviathan, rules.RATIO: ratio}
 
 
-def most_draftable(g: Graph, observation: str, cap: int) -> str:
-    """(n, 1) float32 tokens that a round may hold: K, or one less than the tokens still wanted (which count up to 64)."""
-    left = g.op("Mul", g.column(observation, seen.TOKENS_LEFT), g.constant([[TOKENS_LEFT_UNIT]], np.float32))
-    wanted = g.op("Sub", g.op("Round", left), g.constant([[1.0]], np.float32))
-    return g.op("Min", wanted, g.constant([[float(cap)]], np.float32))
-
-
-def decode_token(g: Graph, more: str, observation: str, cap: int) -> None:
-    """`action` (n,): 1 to draft one more token where (n, 1) `more` says so and the round may hold it, else 0."""
+def round_columns(g: Graph, observation: str, cap: int) -> tuple[str, str]:
+    """(n, 1) float32 drafted tokens and tokens still wanted, of an observation that networks see."""
     drafted = g.op("Mul", g.column(observation, seen.DRAFTED), g.constant([[float(cap)]], np.float32))
-    half = g.op("Add", drafted, g.constant([[0.5]], np.float32))
-    may = g.op("Less", half, most_draftable(g, observation, cap))
-    action = g.cast(g.op("And", more, may), INT64)
-    g.op("Squeeze", action, g.constant([1], np.int64), output="action")
+    return drafted, g.op("Mul", g.column(observation, seen.TOKENS_LEFT), g.constant([[TOKENS_LEFT_UNIT]], np.float32))
 
 
-def decode_length(g: Graph, length: str, observation: str, cap: int) -> None:
-    """`action` (n,): the length, at most what the round may hold."""
-    most = g.op("Squeeze", g.cast(most_draftable(g, observation, cap), INT64), g.constant([1], np.int64))
-    held = g.op("Min", length, g.op("Max", most, g.constant([0], np.int64)))
-    g.op("Max", held, g.constant([0], np.int64), output="action")
+def decode_token(g: Graph, more: str, drafted: str, left: str, most: float, dtype: Any = np.float32) -> None:
+    """`action` (n,): 1 to draft one more token where (n, 1) `more` says so and the round may hold it, else 0.
+
+    A round holds at most `most` tokens, and one less than those still wanted.
+    """
+    held = g.op("Min", left, g.constant([[most + 1.0]], dtype))
+    may = g.op("Less", g.op("Add", drafted, g.constant([[1.5]], dtype)), held)
+    g.op("Squeeze", g.cast(g.op("And", more, may), INT64), g.constant([1], np.int64), output="action")
+
+
+def decode_length(g: Graph, length: str, left: str) -> None:
+    """`action` (n,): the length, at most one less than the tokens still wanted."""
+    wanted = g.op("Sub", g.op("Squeeze", g.cast(left, INT64), g.constant([1], np.int64)), g.constant([1], np.int64))
+    g.op("Max", g.op("Min", length, wanted), g.constant([0], np.int64), output="action")
 
 
 def rule_graph(kind: int, parameters: Sequence[float], cap: int) -> RuleGraph:
     """The graph of a rule of `STOPPING` or `LENGTHS` with a cap of K draft tokens."""
     g = RuleGraph(cap, parameters)
     if kind in STOPPING:
-        decode_token(g, STOPPING[kind](g), g.observation, cap)
+        more = STOPPING[kind](g)
+        decode_token(g, more, g.drafted, g.left, g.most, np.float64)
     else:
-        decode_length(g, LENGTHS[kind](g), g.observation, cap)
+        decode_length(g, LENGTHS[kind](g), g.left)
     return g

@@ -74,8 +74,8 @@ def test_a_forged_file_is_refused_or_decides(data: bytes, edits: list[tuple[int,
     forged = sealed(mutated(data, edits))
     try:
         bundle = from_bytes(forged)
-    except BundleError as error:
-        assert "\n" not in str(error)
+    except BundleError:
+        assert refused(forged)
         return
     assert int(bundle.decide(ROW)[0][0]) in (0, 1)
 

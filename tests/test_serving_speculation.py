@@ -172,9 +172,10 @@ def test_nothing_that_it_is_told_stops_the_loop(steps: list[tuple[str, list[Any]
 def test_what_is_given_once_is_checked() -> None:
     with pytest.raises(ValueError, match="draft_token_s: given 0"):
         SpeculationController(rule("wisp"), replace(PROFILE, draft_token_s=0))
+    bundle = rule("wisp")
+    server = replace(bundle, schema=replace(bundle.schema, decision="batching"))
     with pytest.raises(BundleError, match="a device needs"):
-        bundle = rule("wisp")
-        SpeculationController(replace(bundle, schema=replace(bundle.schema, decision="batching")), PROFILE)
+        SpeculationController(server, PROFILE)
 
 
 def test_serving_imports_neither_gymnasium_nor_numba_nor_torch() -> None:

@@ -49,9 +49,9 @@ def test_without_drift_there_is_no_alarm_and_no_harm(path: Path) -> None:
     for row, seconds in zip(rows, times(truth, rows, 0.05), strict=True):
         estimator.observe(*row, seconds)
     assert estimator.observed == 3_000
-    assert estimator.alarms <= 3
+    assert estimator.alarms == 0
     test = batches(2, 300)
-    assert error(estimator, test, times(truth, test, 0.0)) < 0.015
+    assert error(estimator, test, times(truth, test, 0.0)) < 0.01
     assert (estimator.coefficients >= 0.0).all()
 
 
@@ -65,9 +65,9 @@ def test_a_server_that_becomes_another_is_noticed_and_followed(factor: float) ->
     quiet = estimator.alarms
     raised = [estimator.observe(*row, seconds) for row, seconds in zip(rows[400:], after, strict=True)]
     assert estimator.alarms > quiet
-    assert raised.index(True) < 10
+    assert raised.index(True) < 6
     test = batches(4, 300)
-    assert error(estimator, test, times(truth, test, 0.0, factor)) < 0.03
+    assert error(estimator, test, times(truth, test, 0.0, factor)) < 0.01
 
 
 def test_single_stalls_are_no_drift() -> None:

@@ -1,0 +1,141 @@
+"""How fast this machine takes the decisions of `wisp_gym.serving`.
+
+    python -m wisp_gym.serving.benchmark [--policy FILE ...] [--decisions N] [--json FILE]
+
+Each figure is the time from handing over the facts to the action, in microseconds: median and 99th percentile over N decisions, one
+by one, on one thread. `device`: a token's statistics in, continue or send out (`drafted` and `wants_more`); `batch`: 256 queued
+requests in, a batch out; `estimator`: one batch observed. Default policies: those that come with wisp-gym.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from wisp_gym.serving.bundle import Bundle, load_bundle, shipped
+from wisp_gym.serving.machine import machine
+from wisp_gym.serving.schema import LENGTH, TOKEN, BundleError
+from wisp_gym.serving.speculation import DeviceProfile, Reply, SpeculationController, Token
+from wisp_gym.serving.verification_time import VerificationTimeEstimator
+
+QUEUE = 256
+TARGETS_US = {"device": (30.0, 100.0), "batch": (1000.0, None), "estimator": (None, None)}  # median, 99th percentile
+WARM_UP = 200
+ESTIMATOR = "a100-80gb--qwen3-32b"
+
+
+def timed(prepare: Callable[[int], None], decide: Callable[[int], Any], n: int) -> tuple[float, float]:
+    """(median, 99th percentile) in microseconds of `decide`, after `prepare`, which does not count."""
+    spent = np.empty(n)
+    for k in range(-WARM_UP, n):
+        prepare(k)
+        start = time.perf_counter_ns()
+        decide(k)
+        if k >= 0:
+            spent[k] = time.perf_counter_ns() - start
+    return float(np.median(spent)) / 1e3, float(np.quantile(spent, 0.99)) / 1e3
+
+
+def device_us(bundle: Bundle, n: int) -> tuple[float, float]:
+    """A device's decision: first tokens of rounds, each after a reply."""
+    profile = DeviceProfile(slo_tokens_per_s=8.0, draft_token_s=0.02, one_way_s=0.01, accept_share=0.8, batch_s=0.05)
+    controller, rng = SpeculationController(bundle, profile), np.random.default_rng(0)
+    draws = [Token(*row) for row in rng.uniform(0.6, 1.0, (1024, 5)).tolist()]
+    reply = Reply(2, 1, 2, True, 0.03, 0.06, 0.01, 0.7, 0.06)
+    controller.begin_request(0.0, 500, 1 << 20)
+
+    def prepare(k: int) -> None:
+        now_s = (k + WARM_UP) * 0.5
+        controller.sent(now_s - 0.1)
+        controller.receive(reply, now_s)
+        controller.begin_round(now_s)
+        controller.wants_more(now_s)
+
+    def decide(k: int) -> bool:
+        now_s = (k + WARM_UP) * 0.5 + 0.02
+        controller.drafted(draws[k % 1024], now_s)
+        controller.target = -1  # a policy that decides lengths is asked each time
+        return controller.wants_more(now_s)
+
+    figures = timed(prepare, decide, n)
+    if controller.fallbacks:
+        raise RuntimeError(
+            f"the policy was replaced in {dict(controller.fallbacks)} of {controller.decisions} decisions"
+        )
+    return figures
+
+
+def estimator_us(n: int) -> tuple[float, float]:
+    """One observed batch."""
+    estimator, rng = VerificationTimeEstimator.load(ESTIMATOR), np.random.default_rng(0)
+    rows = rng.uniform(1.0, 2.0, (1024, 3)) * [60.0, 6e4, 2e4]
+    times = [estimator.predict(*row) for row in rows]
+    return timed(lambda k: None, lambda k: estimator.observe(*rows[k % 1024], times[k % 1024]), n)
+
+
+def figures_of(bundles: dict[str, Bundle], n: int) -> dict[str, tuple[str, float, float]]:
+    """(kind, median, 99th percentile) of each policy by name, and of the estimator."""
+    found = {}
+    for name, bundle in bundles.items():
+        if bundle.schema.decision in (TOKEN, LENGTH):
+            found[name] = ("device", *device_us(bundle, n))
+    found["verification time"] = ("estimator", *estimator_us(n))
+    return found
+
+
+def table(figures: dict[str, tuple[str, float, float]]) -> str:
+    """Aligned rows."""
+    rows = [("decision", "policy", "median, µs", "99 %, µs", "targets, µs")]
+    for name, (kind, median, tail) in figures.items():
+        targets = " and ".join(f"{limit:g}" for limit in TARGETS_US[kind] if limit is not None)
+        rows.append((kind, name, f"{median:.1f}", f"{tail:.1f}", targets))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors are one line, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print `prog: message` and leave with exit code 2."""
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = Parser(prog="wisp_gym.serving.benchmark", description="Measure the speed of serving decisions.")
+    parser.add_argument(
+        "--policy", nargs="+", default=list(shipped()), metavar="FILE", help="bundles (default: the shipped ones)"
+    )
+    parser.add_argument("--decisions", type=int, default=20_000, metavar="N", help="of each kind (default 20000)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to a file")
+    given = parser.parse_args(arguments)
+    if not 100 <= given.decisions <= 10_000_000:
+        parser.error(f"--decisions: given {given.decisions}, allowed is 100 to 10000000")
+    try:
+        bundles = {Path(name).name: load_bundle(name) for name in given.policy}
+    except BundleError as error:
+        parser.error(str(error))
+    print("  ".join(f"{name} {value}" for name, value in machine().items()), flush=True)
+    figures = figures_of(bundles, given.decisions)
+    print(table(figures))
+    if given.json:
+        rows = {
+            name: {"decision": kind, "median_us": median, "p99_us": tail}
+            for name, (kind, median, tail) in figures.items()
+        }
+        given.json.write_text(json.dumps({"figures": rows, "machine": machine()}, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
