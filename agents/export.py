@@ -2,6 +2,7 @@
 
     python -m agents.export runs/ppo-Speculation-v0_1 -o policy.onnx
     python -m agents.export aligned --scenario wisp-a100-qwen3-32b -o aligned.onnx
+    python -m agents.export --batching wisp -o batching.onnx
 
 The file holds the whole decision (normalisation, network or rule, masking, decoding) and its schema: features with units and
 ranges, meaning of the actions, the commit that trained it, the hash of its scenario. The same input gives the same bytes.
@@ -18,12 +19,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from agents import onnx_rules
+from agents import onnx_batching, onnx_rules
 from agents.command_line import DEFAULT_SCENARIO, Parser, output_file, run, whole
 from agents.onnx_graph import Graph, bundle_bytes
 from agents.parity import compare
 from estimators.cli import InputError
-from wisp_gym.controllers.catalogue import SPECULATION, Controller, ControllerError, is_file, published_threshold
+from wisp_gym.controllers.catalogue import (
+    BATCHING,
+    SPECULATION,
+    Controller,
+    ControllerError,
+    find_rule,
+    is_file,
+    published_threshold,
+)
 from wisp_gym.controllers.policy import Policy, load_policy
 from wisp_gym.controllers.predict import named
 from wisp_gym.controllers.speculation import POLICY_LENGTH
@@ -41,6 +50,7 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
     parser = Parser(prog=PROGRAM, description=__doc__)
     add = parser.add_argument
     add("policy", metavar="RUN|RULE", help="run folder, policy.json, or a rule such as wisp, fixed:4, aligned")
+    add("--batching", action="store_true", help="the rule is a server's (wisp, edf-demoted …), not a device's")
     add("-o", "--output", type=output_file(".onnx"), required=True, metavar="FILE", help="the bundle to write")
     add("--scenario", default="", metavar="NAME|FILE",
         help=f"a rule's scenario (default {DEFAULT_SCENARIO}); that of a run is in its folder")  # fmt: skip
@@ -51,7 +61,10 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     flags = parse(arguments)
-    policy = load_policy(flags.policy) if is_file(flags.policy) else None
+    policy = load_policy(flags.policy) if is_file(flags.policy) and not flags.batching else None
+    if flags.batching:
+        scenario = load(flags.scenario or DEFAULT_SCENARIO)
+        return write(flags.output, batching_bundle(flags.policy, scenario))
     if policy is not None:
         scenario = scenario_of_run(flags.policy, flags.scenario)
         data = learned_bundle(policy, scenario, origin_of_run(flags.policy, scenario))
@@ -60,11 +73,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         scenario = load(flags.scenario or DEFAULT_SCENARIO)
         controller = rule_of(flags.policy, scenario)
         data = rule_bundle(controller, scenario)
-    bundle = from_bytes(data)  # what is written can be read
     if flags.check:
-        print(compare(bundle, controller, policy, scenario, flags.check))
-    write_whole(flags.output, data)
-    print(f"{flags.output.name}: {bundle.schema.decision} policy, {len(data):,} bytes, sha256 {bundle.sha256}")
+        print(compare(from_bytes(data), controller, policy, scenario, flags.check))
+    write(flags.output, data)
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a bundle, which must be one that can be read."""
+    bundle = from_bytes(data)
+    write_whole(path, data)
+    print(f"{path.name}: {bundle.schema.decision} policy, {len(data):,} bytes, sha256 {bundle.sha256}")
 
 
 # --- learned policies ------------------------------------------------------------------------------------------------
@@ -156,11 +174,31 @@ def rule_bundle(controller: Controller, scenario: Scenario) -> bytes:
     return bundle_bytes(g, described(decision, False, scenario, origin))
 
 
+def batching_bundle(name: str, scenario: Scenario) -> bytes:
+    """The bundle of a batching rule.
+
+    Raises:
+        ControllerError: unknown, or a rule that waits or looks at the batch so far.
+    """
+    rule, parameters = find_rule(name, BATCHING, "batching")
+    if rule.kind not in onnx_batching.RULES:
+        exported = {known.kind: text for text, known in BATCHING.items()}
+        allowed = ", ".join(exported[kind] for kind in onnx_batching.RULES)
+        raise ControllerError(f"controller '{name}': no order of the queue alone; allowed: {allowed}")
+    g = onnx_batching.queue_graph(rule.kind, parameters)
+    inputs = {table: schema.features_of(table, names) for table, names in g.names.items() if names}
+    origin = Origin(name, "", scenario.name, scenario_sha256(scenario))
+    fallback = {setting.name: setting.default for setting in BATCHING["wisp"].settings}
+    cap = scenario.max_draft_tokens
+    actions = schema.actions_of(schema.ORDER, cap)
+    return bundle_bytes(g, Schema(schema.ORDER, False, inputs, actions, cap, fallback, origin))
+
+
 def described(decision: str, learned: bool, scenario: Scenario, origin: Origin) -> Schema:
     """The schema of a speculation bundle."""
     fallback: dict[str, Any] = {"threshold": published_threshold(scenario)}
     cap = scenario.max_draft_tokens
-    inputs = {name: schema.features_of(name) for name in schema.INPUTS[decision]}
+    inputs = {"observation": schema.features_of("observation")}
     return Schema(decision, learned, inputs, schema.actions_of(decision, cap), cap, fallback, origin)
 
 

@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from wisp_gym.serving import schema
-from wisp_gym.serving.bundle import SEAL_CHARACTERS, SIGNATURES, seal
+from wisp_gym.serving.bundle import SEAL_CHARACTERS, seal, signature_of
 from wisp_gym.serving.onnx_file import IR_VERSION, OPSET
 from wisp_gym.serving.schema import Schema
 
@@ -68,7 +68,7 @@ def bundle_bytes(graph: Graph, described: Schema) -> bytes:
     """The bundle's file: the graph, its schema, and the seal that ends it."""
     inputs, outputs = (
         [helper.make_tensor_value_info(name, kind, list(shape)) for name, (kind, shape) in ends.items()]
-        for ends in SIGNATURES[described.decision]
+        for ends in signature_of(described)
     )
     made = helper.make_graph(graph.nodes, "policy", inputs, outputs, list(graph.constants.values()))
     model = helper.make_model(

@@ -171,7 +171,7 @@ FEATURES = schema.features_of("observation")
         ({"inputs": {}}, "inputs given"),
         ({"inputs": {"observation": [*FEATURES[:3], ["confidence", "percent", 0, 100], *FEATURES[4:]]}}, "percent"),
         ({"inputs": {"observation": FEATURES[:-1]}}, "another number of features"),
-        ({"inputs": {"observation": 3}}, "another number of features"),
+        ({"inputs": {"observation": 3}}, "allowed is a list of"),
     ],
 )
 def test_a_schema_of_another_kind_is_refused(changes: dict[str, Any], message: str) -> None:

@@ -2,9 +2,10 @@
 
     python -m wisp_gym.serving.benchmark [--policy FILE ...] [--decisions N] [--json FILE]
 
-Each figure is the time from handing over the facts to the action, in microseconds: median and 99th percentile over N decisions, one
-by one, on one thread. `device`: a token's statistics in, continue or send out (`drafted` and `wants_more`); `batch`: 256 queued
-requests in, a batch out; `estimator`: one batch observed. Default policies: those that come with wisp-gym.
+Each figure is the time from handing over the facts to the action, in microseconds: median and 99th percentile over N decisions
+(a tenth of them for batches), one by one, on one thread. `device`: a token's statistics in, continue or send out (`drafted` and
+`wants_more`); `batch`: 256 queued requests in, a batch out (`compose`); `estimator`: one batch observed. Default policies: those
+that come with wisp-gym.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from wisp_gym.serving.batch_features import Request
+from wisp_gym.serving.batching import BatchScheduler, ServerLimits
 from wisp_gym.serving.bundle import Bundle, load_bundle, shipped
 from wisp_gym.serving.machine import machine
 from wisp_gym.serving.schema import LENGTH, TOKEN, BundleError
@@ -72,10 +75,34 @@ def device_us(bundle: Bundle, n: int) -> tuple[float, float]:
     return figures
 
 
+def queue_of(rng: np.random.Generator) -> list[Request]:
+    """256 waiting rounds, some of them prompts."""
+    return [
+        Request(k, -float(rng.uniform(0, 0.3)), float(rng.uniform(-0.1, 0.8)), int(context), int(0 if cold else context - 1),
+                0 if cold else int(rng.integers(0, 9)), float(rng.uniform(1, 5)), float(rng.choice([2, 4, 8])))
+        for k, (context, cold) in enumerate(zip(rng.integers(100, 2000, QUEUE), rng.random(QUEUE) < 0.05, strict=True))
+    ]  # fmt: skip
+
+
+def batch_us(bundle: Bundle, n: int) -> tuple[float, float]:
+    """A server's decision over 256 queued requests, all of which fit."""
+    scheduler = BatchScheduler(
+        bundle, VerificationTimeEstimator.load(ESTIMATOR), ServerLimits(10_000_000, QUEUE, 100_000)
+    )
+    rng = np.random.default_rng(0)
+    queues = [queue_of(rng) for _ in range(16)]
+    figures = timed(lambda k: None, lambda k: scheduler.compose(queues[k % 16], 0.0), max(n // 10, 100))
+    if scheduler.fallbacks:
+        raise RuntimeError(f"the policy was replaced in {dict(scheduler.fallbacks)} of {scheduler.decisions} decisions")
+    return figures
+
+
 def estimator_us(n: int) -> tuple[float, float]:
     """One observed batch."""
     estimator, rng = VerificationTimeEstimator.load(ESTIMATOR), np.random.default_rng(0)
-    rows = rng.uniform(1.0, 2.0, (1024, 3)) * [60.0, 6e4, 2e4]
+    rows: list[tuple[float, float, float]] = [
+        tuple(row) for row in (rng.uniform(1, 2, (1024, 3)) * [60.0, 6e4, 2e4]).tolist()
+    ]
     times = [estimator.predict(*row) for row in rows]
     return timed(lambda k: None, lambda k: estimator.observe(*rows[k % 1024], times[k % 1024]), n)
 
@@ -86,6 +113,8 @@ def figures_of(bundles: dict[str, Bundle], n: int) -> dict[str, tuple[str, float
     for name, bundle in bundles.items():
         if bundle.schema.decision in (TOKEN, LENGTH):
             found[name] = ("device", *device_us(bundle, n))
+        else:
+            found[name] = ("batch", *batch_us(bundle, n))
     found["verification time"] = ("estimator", *estimator_us(n))
     return found
 

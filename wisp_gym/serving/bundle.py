@@ -15,17 +15,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wisp_gym.engine.entries import ENTRIES
 from wisp_gym.serving import onnx_file, schema
+from wisp_gym.serving.onnx_file import BOOL, FLOAT, INT64
 from wisp_gym.serving.protobuf import WireError
 from wisp_gym.serving.schema import BundleError, Schema
 
 SHIPPED = Path(__file__).resolve().parents[1] / "data" / "bundles"
 SEAL_CHARACTERS = 64
-# Shapes of the graph's inputs and outputs; a letter is a free dimension.
-SIGNATURES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    schema.TOKEN: ({"observation": (onnx_file.FLOAT, ("n", 28))}, {"action": (onnx_file.INT64, ("n",))}),
-    schema.LENGTH: ({"observation": (onnx_file.FLOAT, ("n", 28))}, {"action": (onnx_file.INT64, ("n",))}),
-}
+Ends = dict[str, tuple[int, tuple[int | str, ...]]]  # element type and shape by name; a text is a free dimension
+
+
+def signature_of(described: Schema) -> tuple[Ends, Ends]:
+    """Inputs and outputs that a graph of a schema has."""
+    if described.decision != schema.ORDER:
+        return {"observation": (FLOAT, ("n", len(ENTRIES)))}, {"action": (INT64, ("n",))}
+    rows: dict[str, int | str] = {"requests": "queue", "globals": 1}
+    inputs: Ends = {name: (FLOAT, (rows[name], len(features))) for name, features in described.inputs.items()}
+    return inputs, {"key": (FLOAT, ("queue",)), "leads": (BOOL, ("queue",)), "limit": (FLOAT, ("queue",))}
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +80,7 @@ def from_bytes(data: bytes) -> Bundle:
     try:
         model = onnx_file.read_model(data)
         described = read_schema(model["metadata_props"])
-        check_signature(model["graph"], described.decision)
+        check_signature(model["graph"], described)
     except WireError as error:
         raise BundleError(str(error)) from None
     bundle = Bundle(described, data[-SEAL_CHARACTERS:].decode(), open_session(data))
@@ -100,13 +107,11 @@ def read_schema(properties: list[dict[str, str]]) -> Schema:
     return schema.parse(properties[0].get("value", ""))
 
 
-def check_signature(graph: dict[str, Any], decision: str) -> None:
-    """Inputs and outputs of the graph must be those of the decision."""
-    given = (onnx_file.signature(graph["input"]), onnx_file.signature(graph["output"]))
-    if given != SIGNATURES[decision] or len(graph["input"]) != len(given[0]) or len(graph["output"]) != len(given[1]):
-        raise BundleError(
-            f"graph: inputs and outputs given {given}, allowed for '{decision}' are {SIGNATURES[decision]}"
-        )
+def check_signature(graph: dict[str, Any], described: Schema) -> None:
+    """Inputs and outputs of the graph must be those of its schema."""
+    given, wanted = (onnx_file.signature(graph["input"]), onnx_file.signature(graph["output"])), signature_of(described)
+    if given != wanted or len(graph["input"]) != len(given[0]) or len(graph["output"]) != len(given[1]):
+        raise BundleError(f"graph: inputs and outputs given {given}, allowed for '{described.decision}' are {wanted}")
 
 
 def open_session(data: bytes) -> Any:
@@ -139,7 +144,11 @@ def try_out(bundle: Bundle) -> None:
             outputs = bundle.decide(rows)
         except Exception as error:
             raise BundleError(f"the graph cannot be run: {first_line(error)}") from None
-        if outputs[0].shape != (1,) or not 0 <= outputs[0][0] < len(bundle.schema.actions):
+        if any(output.shape != (1,) for output in outputs):
+            raise BundleError(
+                f"the graph answers shapes {[output.shape for output in outputs]}, allowed is (1,) of each"
+            )
+        if bundle.schema.decision != schema.ORDER and not 0 <= outputs[0][0] < len(bundle.schema.actions):
             raise BundleError(
                 f"the graph decides {outputs[0].tolist()}, allowed are actions below {len(bundle.schema.actions)}"
             )

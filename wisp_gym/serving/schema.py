@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from wisp_gym.engine.entries import ENTRIES
+from wisp_gym.serving.batch_features import TABLES
 
 FORMAT, VERSION = "wisp-gym policy bundle", 1
 KEY, SEAL = "wisp_gym_schema", "sha256"  # keys of the file's metadata
 MAX_TEXT = 64 * 1024
 
-TOKEN, LENGTH, BATCHING, JOINT = "token", "length", "batching", "joint"
+TOKEN, LENGTH, ORDER = "token", "length", "order"
 MOST_DRAFT_TOKENS = 32  # as in the engine
 
-# Names of the graph's inputs and outputs for each decision.
-INPUTS = {TOKEN: ("observation",), LENGTH: ("observation",)}
-FEATURES: dict[str, tuple[Any, ...]] = {"observation": ENTRIES}
-FALLBACK = {TOKEN: ("threshold",), LENGTH: ("threshold",)}
+OBSERVATION = [[e.name, e.unit, float(e.low), float(e.high)] for e in ENTRIES]
+FALLBACK = {TOKEN: ("threshold",), LENGTH: ("threshold",), ORDER: ("margin", "window")}
+ORDER_OUTPUTS = [
+    "key: smaller ones are asked first, among those that lead and then among the others",
+    "leads: joins in any case; the others join while no limit is passed",
+    "limit: longest predicted batch that the request allows, in mean batch times",
+]
 
 
 class BundleError(ValueError):
@@ -50,10 +55,10 @@ class Schema:
     """What a bundle says of itself.
 
     Attributes:
-        decision: "token" (after each drafted token), "length" (once a round), "batching" or "joint".
+        decision: "token" (after each drafted token), "length" (once a round) or "order" (of the requests of a batch).
         learned: a trained policy, else a rule.
         inputs: features of each input of the graph, as [name, unit, low, high].
-        actions: meaning of each action by its number.
+        actions: meaning of each action by its number; of an order, of its outputs.
         max_draft_tokens: cap K in which the features count tokens, 1 to 32.
         fallback: numbers of WISP's heuristic, which takes over when an input cannot be used.
         origin: where it comes from.
@@ -70,9 +75,15 @@ class Schema:
     version: int = field(default=VERSION)
 
 
-def features_of(name: str) -> list[list[Any]]:
-    """Features of an input as a schema lists them: [name, unit, low, high]."""
-    return [[e.name, e.unit, float(e.low), float(e.high)] for e in FEATURES[name]]
+def features_of(table: str, names: Sequence[str] = ()) -> list[list[Any]]:
+    """Features of an input as a schema lists them: [name, unit, low, high].
+
+    Args:
+        table: "observation", whose features are fixed, or one of `batch_features.TABLES`, of which `names` are taken.
+    """
+    if table == "observation":
+        return [list(row) for row in OBSERVATION]
+    return [[f.name, f.unit, float(f.low), float(f.high)] for f in (TABLES[table][name] for name in names)]
 
 
 def dump(schema: Schema) -> str:
@@ -127,8 +138,8 @@ def keys(document: Any, cls: type, where: str) -> None:
 def check(document: dict[str, Any]) -> None:
     """Values of a schema."""
     decision = document["decision"]
-    if not isinstance(decision, str) or decision not in INPUTS:
-        raise BundleError(f"schema: decision given {decision!r}, allowed are {', '.join(INPUTS)}")
+    if not isinstance(decision, str) or decision not in FALLBACK:
+        raise BundleError(f"schema: decision given {decision!r}, allowed are {', '.join(FALLBACK)}")
     if not isinstance(document["learned"], bool):
         raise BundleError(f"schema: learned given {document['learned']!r}, allowed are true and false")
     cap = document["max_draft_tokens"]
@@ -136,25 +147,44 @@ def check(document: dict[str, Any]) -> None:
         raise BundleError(f"schema: max_draft_tokens given {cap!r}, allowed is 1 to {MOST_DRAFT_TOKENS}")
     if document["actions"] != actions_of(decision, cap):
         raise BundleError(f"schema: actions given {document['actions']!r}, allowed are {actions_of(decision, cap)}")
-    check_inputs(document["inputs"], INPUTS[decision])
+    check_inputs(document["inputs"], decision)
     check_fallback(document["fallback"], FALLBACK[decision])
     for name, value in document["origin"].items():
         if not isinstance(value, str):
             raise BundleError(f"schema: origin: {name} given {value!r}, allowed is text")
 
 
-def check_inputs(inputs: Any, names: tuple[str, ...]) -> None:
-    """The features that this runtime computes, one by one."""
-    if not isinstance(inputs, dict) or set(inputs) != set(names):
+def check_inputs(inputs: Any, decision: str) -> None:
+    """Features that this runtime computes: all of the observation in its order, or some of the queue's."""
+    names = set(inputs) if isinstance(inputs, dict) else set()
+    allowed = [{"requests"}, {"requests", "globals"}] if decision == ORDER else [{"observation"}]
+    if names not in allowed:
         raise BundleError(
-            f"schema: inputs given {list(inputs) if isinstance(inputs, dict) else inputs!r}, allowed: {names}"
+            f"schema: inputs given {sorted(names)}, allowed for '{decision}' are {[sorted(a) for a in allowed]}"
         )
-    for name in names:
-        wanted, given = features_of(name), inputs[name]
-        if given != wanted:
-            pairs = zip(given, wanted, strict=False) if isinstance(given, list) else ()
-            other = next((f"{a} where {b} stands" for a, b in pairs if a != b), "another number of features")
-            raise BundleError(f"schema: {name} differs from what this version computes: {other}")
+    for name in sorted(names):
+        check_features(name, inputs[name])
+
+
+def check_features(table: str, given: Any) -> None:
+    """The features of one input."""
+    if (
+        not isinstance(given, list)
+        or not 1 <= len(given) <= 256
+        or not all(isinstance(row, list) and row for row in given)
+    ):
+        raise BundleError(f"schema: {table}: given {str(given)[:80]}, allowed is a list of [name, unit, low, high]")
+    names = [row[0] for row in given]
+    unknown = [
+        name for name in names if table != "observation" and (not isinstance(name, str) or name not in TABLES[table])
+    ]
+    if unknown:
+        raise BundleError(f"schema: {table}: unknown feature {unknown[0]!r}; allowed: {', '.join(TABLES[table])}")
+    wanted = features_of(table, names)
+    if given != wanted or len(set(map(str, names))) < len(names):
+        pairs = zip(given, wanted, strict=False)
+        other = next((f"{a} where {b} stands" for a, b in pairs if a != b), "another number of features")
+        raise BundleError(f"schema: {table} differs from what this version computes: {other}")
 
 
 def check_fallback(fallback: Any, names: tuple[str, ...]) -> None:
@@ -170,4 +200,6 @@ def actions_of(decision: str, max_draft_tokens: int) -> list[str]:
     """Meaning of each action of a decision."""
     if decision == TOKEN:
         return ["send what is drafted", "draft one more token"]
+    if decision == ORDER:
+        return list(ORDER_OUTPUTS)
     return [f"draft {k} tokens, then send" for k in range(max_draft_tokens + 1)]

@@ -2,6 +2,27 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+NO_LIMIT = 1e6  # mean batch times
+
+
+class Order(NamedTuple):
+    """How requests join a batch, each (Q,).
+
+    Attributes:
+        key: smaller ones are asked first, among those that lead and then among the others.
+        leads: joins in any case; the others join while no limit is passed.
+        limit: longest predicted batch that the request allows, in mean batch times (NO_LIMIT: any).
+    """
+
+    key: NDArray[np.floating]
+    leads: NDArray[np.bool_]
+    limit: NDArray[np.floating]
+
 
 def drafts_on(drafted: int, accept_probability: float | None, threshold: float) -> bool:
     """WISP's device rule: draft on until the predictor takes the last token for rejected.
@@ -13,3 +34,22 @@ def drafts_on(drafted: int, accept_probability: float | None, threshold: float) 
     if drafted == 0:
         return True
     return accept_probability is not None and accept_probability >= threshold
+
+
+def order(
+    slack: NDArray[np.floating],
+    solo: NDArray[np.floating],
+    expected: NDArray[np.floating],
+    margin: float,
+    window: float,
+) -> Order:
+    """WISP's scheduler: urgent requests by deadline, then by goodput density what makes nobody late.
+
+    Args:
+        slack, solo: (Q,) mean batch times to the deadline, and of a batch of the request alone. expected: (Q,) tokens, in any unit.
+        margin: on predictions. window: mean batch times before the latest start from which a request is urgent.
+    """
+    latest = solo * (1.0 + margin)
+    leads = slack - latest <= window
+    limit = np.where(latest > slack, NO_LIMIT, slack / (1.0 + margin))
+    return Order(np.where(leads, slack, -expected / solo), leads, limit)

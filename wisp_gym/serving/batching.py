@@ -1,0 +1,181 @@
+"""The batch scheduler of a server: the queue in, a batch out.
+
+    scheduler = BatchScheduler(load_bundle("batching-wisp.onnx"), VerificationTimeEstimator.load("a100-80gb--qwen3-32b"), limits)
+    batch = scheduler.compose(queue, now_s)                # a list of Request
+    ...                                                    # the server runs batch.members
+    scheduler.finished(batch, seconds)                     # what it took: the estimator learns
+
+The policy orders the queue and says which requests lead and how long a batch each allows; memory, the prefill chunk and the batch
+limit are kept here, as in `wisp_gym.engine.compose`. No method raises: what cannot be used is left to WISP's heuristic, and
+`fallbacks` counts why.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wisp_gym.engine.averages import FRESH, KEEP
+from wisp_gym.serving import wisp
+from wisp_gym.serving.batch_features import TABLES, Queue, Request, Server, describe, facts_of, matrix
+from wisp_gym.serving.bundle import Bundle
+from wisp_gym.serving.schema import ORDER, BundleError
+from wisp_gym.serving.verification_time import VerificationTimeEstimator
+from wisp_gym.serving.wisp import Order
+
+FAILED, OUT_OF_RANGE = "failed", "out of range"
+MOST_REQUESTS = 4096  # of a queue that one call looks at
+
+
+@dataclass(frozen=True)
+class ServerLimits:
+    """What a batch must keep to.
+
+    Attributes:
+        kv_tokens: tokens whose keys and values fit in memory, ≥ 1. requests: members of a batch at most, ≥ 1.
+        prefill_tokens: context that a batch may compute besides the rounds' own tokens (0: any).
+    """
+
+    kv_tokens: int
+    requests: int = 256
+    prefill_tokens: int = 512
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A composed batch.
+
+    Attributes:
+        members: places in the queue, in the order in which they joined. new_tokens: of each, to run through the model; fewer than the
+            request needs where its prompt is prefilled in chunks.
+        predicted_s: predicted time. pairs, cached_tokens: sums that the estimator learns from.
+        refused: places of requests whose facts cannot be used, which the server must answer itself.
+    """
+
+    members: list[int] = field(default_factory=list)
+    new_tokens: list[int] = field(default_factory=list)
+    predicted_s: float = 0.0
+    pairs: float = 0.0
+    cached_tokens: float = 0.0
+    refused: list[int] = field(default_factory=list)
+
+
+class BatchScheduler:
+    """Composes the batches of one server.
+
+    Args:
+        bundle: a policy that orders the queue. estimator: of batch times, which learns. limits: of a batch.
+
+    Raises:
+        BundleError: a bundle of another decision. ValueError: limits below 1.
+
+    Attributes:
+        decisions: batches composed. fallbacks: how many of them WISP's heuristic ordered, by reason.
+        mean_batch_s: running mean of batch times, T.
+    """
+
+    def __init__(self, bundle: Bundle, estimator: VerificationTimeEstimator, limits: ServerLimits):
+        if bundle.schema.decision != ORDER:
+            raise BundleError(f"a server needs a policy of '{ORDER}', given one of '{bundle.schema.decision}'")
+        if min(limits.kv_tokens, limits.requests) < 1 or limits.prefill_tokens < 0:
+            raise ValueError(f"limits: given {limits}, allowed are at least 1 token and request, and 0 prefill tokens")
+        self.bundle, self.estimator, self.limits = bundle, estimator, limits
+        self.names = {name: [feature[0] for feature in features] for name, features in bundle.schema.inputs.items()}
+        self.decisions, self.fallbacks = 0, Counter[str]()
+        self.mean_batch_s = estimator.predict(1.0, 1.0, 0.0)
+
+    def compose(self, queue: Sequence[Request], now_s: float) -> Batch:
+        """The next batch of the waiting requests, which are given in order of arrival; empty where none can join."""
+        self.decisions += 1
+        try:
+            facts, usable = facts_of(queue[:MOST_REQUESTS])
+            if not math.isfinite(now_s):
+                raise ValueError("the clock")
+            chunk = self.limits.prefill_tokens
+            seen = describe(facts, now_s, chunk, self.estimator.coefficients)
+            return self.admit(seen, usable, self.order(seen, usable))
+        except Exception:  # no clock, no queue: nothing can be composed, and the loop goes on
+            self.fallbacks[FAILED] += 1
+            return Batch()
+
+    def order(self, seen: Queue, usable: NDArray[np.bool_]) -> Order:
+        """The policy's order, or WISP's where an input or the policy's answer cannot be used."""
+        server = Server(self.mean_batch_s, self.bundle.schema.max_draft_tokens)
+        reason = "" if usable.all() else OUT_OF_RANGE
+        if not reason:
+            try:
+                inputs = {
+                    name: matrix(names, TABLES[name], seen, server, len(usable) if name == "requests" else 1)
+                    for name, names in self.names.items()
+                }
+                key, leads, limit = self.bundle.decide(inputs)
+                if not np.isnan(key).any() and not np.isnan(limit).any():
+                    return Order(key, leads, limit)
+            except Exception:
+                reason = FAILED
+        self.fallbacks[reason or FAILED] += 1
+        settings = self.bundle.schema.fallback
+        t = server.mean_batch_s
+        return wisp.order(seen.slack_s / t, seen.solo_s / t, seen.expected, settings["margin"], settings["window"])
+
+    def admit(self, seen: Queue, usable: NDArray[np.bool_], order: Order) -> Batch:
+        """Take requests in their order while memory, chunk, batch limit and the limits of those that joined allow (`compose`)."""
+        limits, (launch, new_token, pair, cached_token) = self.limits, self.estimator.coefficients.tolist()
+        places = np.lexsort((order.key, ~order.leads)).tolist()
+        leads, limit_s = order.leads.tolist(), (order.limit * self.mean_batch_s).tolist()
+        uncached, cached, draft, fine = (
+            seen.uncached.tolist(),
+            seen.cached.tolist(),
+            seen.draft.tolist(),
+            usable.tolist(),
+        )
+        chunk = float(limits.prefill_tokens) if limits.prefill_tokens > 0 else math.inf
+        members: list[int] = []
+        taken: list[int] = []
+        new = pairs = old = kv = 0.0
+        due_s, checked = math.inf, False
+        for q in places:
+            if len(members) >= limits.requests:
+                break
+            if not checked and not leads[q]:
+                checked = True
+                so_far_s = launch + new_token * new + pair * pairs + cached_token * old
+                due_s = min((limit_s[m] for m in members if limit_s[m] >= so_far_s), default=math.inf)
+            if checked and members and launch + new_token * (new + 1.0) + pair * pairs + cached_token * old > due_s:
+                break
+            whole = uncached[q] <= chunk
+            take = uncached[q] + 1.0 + draft[q] if whole else chunk
+            held = cached[q] + take
+            if take <= 0.0 or kv + held > limits.kv_tokens or not fine[q]:
+                continue
+            if checked and members:
+                with_s = (
+                    launch + new_token * (new + take) + pair * (pairs + take * held) + cached_token * (old + cached[q])
+                )
+                if with_s > due_s or with_s > limit_s[q]:
+                    continue
+            chunk -= uncached[q] if whole else take
+            new, pairs, old, kv = new + take, pairs + take * held, old + cached[q], kv + held
+            due_s = min(due_s, limit_s[q])
+            members.append(q)
+            taken.append(int(take))
+        predicted_s = launch + new_token * new + pair * pairs + cached_token * old if members else 0.0
+        refused = [] if all(fine) else [q for q, good in enumerate(fine) if not good]
+        return Batch(members, taken, predicted_s, pairs, old, refused)
+
+    def finished(self, batch: Batch, seconds: float) -> bool:
+        """A batch has run; returns whether the estimator raises its drift alarm."""
+        try:
+            if not 0.0 < seconds < 60.0:
+                raise ValueError("no time of a batch")
+            alarm = self.estimator.observe(sum(batch.new_tokens), batch.pairs, batch.cached_tokens, seconds)
+            self.mean_batch_s = KEEP * self.mean_batch_s + FRESH * seconds
+            return alarm
+        except Exception:
+            self.estimator.ignored += 1
+            return False
