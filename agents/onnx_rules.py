@@ -20,7 +20,7 @@ from wisp_gym.engine import observation as seen
 
 
 class RuleGraph(Graph):
-    """A graph in double precision over columns of the observation (n, 28).
+    """A graph in double precision over columns of the observation (n, 30).
 
     Args:
         observation: the value's name. cap: K. parameters: of the rule.

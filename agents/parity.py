@@ -21,7 +21,7 @@ WORLDS = 16
 
 
 def record(scenario: Scenario, decision: str, controller: Controller, n: int, seed: int = 0) -> NDArray[np.float32]:
-    """(n, 28) observations of the deciding devices of some worlds, who act as the controller says."""
+    """(n, 30) observations of the deciding devices of some worlds, who act as the controller says."""
     predictor = SpeculationPredictor(controller, scenario)
     envs = gym.make_vec(
         ENVIRONMENTS[decision],
@@ -52,7 +52,7 @@ def held(actions: NDArray[np.int64], observations: NDArray[np.float32], scenario
 
 
 def torch_network(policy: Policy) -> torch.nn.Sequential:
-    """The policy's network in torch: (n, 28) observations to (n, actions) scores."""
+    """The policy's network in torch: (n, 30) observations to (n, actions) scores."""
     parts: list[torch.nn.Module] = []
     for w, b in policy.layers:
         linear = torch.nn.Linear(w.shape[1], w.shape[0])

@@ -24,7 +24,7 @@ LOG_ROWS = 1_500_000
 class Decision:
     """One decision: what the engine saw, and the controller that has been told the same facts."""
 
-    seen: np.ndarray  # (28,) float32
+    seen: np.ndarray  # (30,) float32
     now_s: float
     controller: SpeculationController
 

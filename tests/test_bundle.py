@@ -21,7 +21,7 @@ from wisp_gym.serving.schema import BundleError
 
 NETWORK = network_bytes(random_policy("token", widths=(8,)))
 RULE = rule_bytes("aligned")
-ROW = {"observation": np.full((1, 28), 0.3, np.float32)}
+ROW = {"observation": np.full((1, 30), 0.3, np.float32)}
 
 
 def sealed(data: bytes) -> bytes:
@@ -120,7 +120,7 @@ def spoil_weight(model: onnx.ModelProto) -> None:
         (lambda m: setattr(m, "ir_version", 11), "ir_version"),
         (lambda m: m.graph.input[0].type.tensor_type.shape.dim[1].__setattr__("dim_value", 27), "inputs and outputs"),
         (
-            lambda m: m.graph.output.append(helper.make_tensor_value_info("c0", TensorProto.FLOAT, [1, 28])),
+            lambda m: m.graph.output.append(helper.make_tensor_value_info("c0", TensorProto.FLOAT, [1, 30])),
             "inputs and outputs",
         ),
         (lambda m: m.graph.initializer.append(numpy_helper.from_array(np.zeros((600, 2), np.float32), "big")), "shape"),

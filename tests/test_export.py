@@ -16,6 +16,7 @@ from agents import export
 from agents.command_line import run
 from agents.networks import Standardise, engine_policy
 from agents.parity import compiled_actions, held, record
+from wisp_gym.controllers import load
 from wisp_gym.controllers.catalogue import published_threshold
 from wisp_gym.controllers.policy import save_policy
 from wisp_gym.controllers.predict import named
@@ -23,6 +24,7 @@ from wisp_gym.engine import observation
 from wisp_gym.npz import write_whole
 from wisp_gym.scenario import dumps
 from wisp_gym.serving.bundle import from_bytes, load_bundle, shipped
+from wisp_gym.serving.schema import BundleError
 
 RULES = (
     "fixed:0", "fixed:3", "confidence:0.6", "confidence:0.3,4", "wisp", "wisp:0.3,6", "survival:0.5", "survival:0.7,8,2", "margin:0.6", "svip:1",
@@ -156,3 +158,20 @@ def test_refusals_are_one_line(
     assert error.count("\n") == 1
     assert message in error
     assert not list(tmp_path.iterdir())
+
+
+def test_one_name_for_engine_environment_and_server(tmp_path: Path) -> None:
+    seen = (
+        np.random.default_rng(0).uniform(observation.LOW, observation.HIGH, (50, observation.SIZE)).astype(np.float32)
+    )
+    assert run(export.main, export.PROGRAM, [str(run_of(tmp_path)), "-o", str(tmp_path / "policy.onnx")]) == 0
+    for name in ("aligned", str(tmp_path), str(tmp_path / "policy.json")):
+        loaded = load(name)
+        assert loaded.engine(SCENARIO) == named(name, SCENARIO)
+        theirs = held(loaded.environment(SCENARIO.name).predict(seen)[0], seen, SCENARIO)
+        few = seen[:, observation.TOKENS_LEFT] * 64 > 40
+        assert (loaded.bundle().decide({"observation": seen})[0] == theirs)[
+            few & (seen[:, observation.DRAFTED] < 0.9)
+        ].all()
+    with pytest.raises(BundleError, match="no such file"):
+        load("wosp").bundle()

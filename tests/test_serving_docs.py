@@ -26,5 +26,8 @@ def test_the_worked_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_page_names_what_there_is() -> None:
     assert all(f"`{name}`" in PAGE for name in shipped())
     assert all(f"`{name}`" in PAGE for name in Schema.__dataclass_fields__)
-    assert f"at most {MAX_BYTES >> 20} MiB, {MAX_NODES} nodes and {MAX_TENSORS}\ntensors of at most {MAX_DIMENSION} in each axis" in PAGE
+    assert (
+        f"at most {MAX_BYTES >> 20} MiB, {MAX_NODES} nodes and {MAX_TENSORS}\ntensors of at most {MAX_DIMENSION} in each axis"
+        in PAGE
+    )
     assert f"{len(OPERATORS)} operators" in PAGE

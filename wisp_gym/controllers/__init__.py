@@ -1,0 +1,57 @@
+"""Controllers: rules and learned policies, for the engine, the environments and servers.
+
+loaded = load("aligned")                       # a rule, a run folder or policy.json
+simulate(scenario, loaded.engine(scenario))    # wisp_gym.simulation
+loaded.environment(scenario).predict(observation)
+SpeculationController(loaded.bundle(), profile)  # wisp_gym.serving
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wisp_gym.controllers.catalogue import Controller
+    from wisp_gym.controllers.predict import SpeculationPredictor
+    from wisp_gym.scenario import Scenario
+    from wisp_gym.serving.bundle import Bundle
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A speculation controller by name, in the form that each of its users runs. What is not used is not imported."""
+
+    name: str
+
+    def engine(self, scenario: Scenario | str) -> Controller:
+        """For `wisp_gym.simulation.simulate`; with first come first served where the name has no batching rule."""
+        from wisp_gym.controllers.predict import named
+        from wisp_gym.scenario import load as load_scenario
+
+        return named(self.name, load_scenario(scenario) if isinstance(scenario, str) else scenario)
+
+    def environment(self, scenario: Scenario | str) -> SpeculationPredictor:
+        """For `wisp_gym/Speculation-v0`, with the `predict` of stable-baselines3."""
+        from wisp_gym.controllers.predict import SpeculationPredictor
+
+        return SpeculationPredictor(self.engine(scenario), scenario)
+
+    def bundle(self) -> Bundle:
+        """For `wisp_gym.serving`: a shipped bundle, or the `policy.onnx` that was exported beside a policy.json.
+
+        Raises:
+            BundleError: there is none.
+        """
+        from wisp_gym.serving.bundle import load_bundle
+
+        path = Path(self.name)
+        if path.suffix == ".json" or path.is_dir():
+            return load_bundle((path if path.is_dir() else path.parent) / "policy.onnx")
+        return load_bundle(f"speculation-{self.name}.onnx")
+
+
+def load(name: str) -> Loaded:
+    """A controller by name: a rule of docs/controllers.md, or a saved policy (run folder or policy.json)."""
+    return Loaded(name)

@@ -48,7 +48,7 @@ class Bundle:
     session: Any = field(repr=False)
 
     def decide(self, inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """The graph's outputs for its inputs, (n, 28) float32 `observation` for speculation."""
+        """The graph's outputs for its inputs, (n, 30) float32 `observation` for speculation."""
         outputs: list[NDArray[Any]] = self.session.run(None, inputs)
         return outputs
 

@@ -125,7 +125,7 @@ class SpeculationController:
         self.threshold = bundle.schema.fallback["threshold"]
         self.decisions, self.fallbacks = 0, Counter[str]()
         self.begin_averages(profile)
-        self.row = [0.0] * e.SIZE
+        self.row, self.odds_ratio = [0.0] * e.SIZE, 1.0
         self.array = np.zeros((1, e.SIZE), np.float32)
         self.feed = {"observation": self.array}
         self.begin_request(0.0, 1, 1)
@@ -155,7 +155,7 @@ class SpeculationController:
         self.arrival_s, self.prompt_tokens, self.output_tokens = (
             (arrival_s, prompt_tokens, output_tokens) if usable else (0.0, 0, 1 << 30)
         )
-        self.committed, self.first_token_s = 0, self.arrival_s
+        self.committed, self.first_token_s, self.last_rejected = 0, self.arrival_s, False
         self.reply_fault = MISSING  # nothing has come for this request yet
         self.round_start_s = self.clock_s = self.sent_s = self.arrival_s
         self.clear()
@@ -163,7 +163,7 @@ class SpeculationController:
     def clear(self) -> None:
         """No token drafted yet in this round."""
         self.tokens, self.target, self.round_fault = 0, -1, ""
-        self.survival = self.expected_tokens = 1.0
+        self.survival = self.expected_tokens = self.adapted_survival = 1.0
         self.last_probability: float | None = 1.0
         self.statistics = (1.0, 1.0, 0.0, 1.0, 0.0)
 
@@ -201,6 +201,7 @@ class SpeculationController:
             self.delay_spread_s = KEEP * self.delay_spread_s + FRESH * abs(delay_s - self.delay_mean_s)
             self.delay_mean_s = KEEP * self.delay_mean_s + FRESH * delay_s
         examined = min(reply.accepted_tokens + 1, reply.verified_tokens)
+        self.last_rejected = reply.accepted_tokens < reply.verified_tokens
         prior = FRESH * PRIOR_TOKENS
         self.accepted_sum = KEEP * self.accepted_sum + reply.accepted_tokens + prior * self.profile.accept_share
         self.examined_sum = KEEP * self.examined_sum + examined + prior
@@ -248,6 +249,7 @@ class SpeculationController:
                 self.clock_s = now_s
                 self.survival *= p
                 self.expected_tokens += self.survival
+                self.adapted_survival *= p * self.odds_ratio / (1.0 - p + p * self.odds_ratio)
                 self.statistics = (p, confidence, entropy, margin, spread)
             else:
                 self.round_fault = OUT_OF_RANGE
@@ -299,7 +301,8 @@ class SpeculationController:
     def observe_round(self) -> None:
         """Entries that stay the same within a round."""
         o, batch_s = self.row, self.batch_s
-        o[e.ACCEPTANCE_AVERAGE] = self.accepted_sum / self.examined_sum
+        o[e.ACCEPTANCE_AVERAGE] = average = self.accepted_sum / self.examined_sum
+        self.odds_ratio = odds(average) / odds(self.profile.accept_share)  # of this request against those expected
         o[e.DRAFT_TIME] = min(self.draft_token_s / batch_s, 20.0)
         o[e.ONE_WAY_DELAY] = min(self.delay_mean_s / batch_s, 20.0)
         o[e.JITTER] = min(self.delay_spread_s / batch_s, 20.0)
@@ -313,6 +316,7 @@ class SpeculationController:
         o[e.BATCH_TIME] = min(batch_s * 10.0, 20.0)
         o[e.CONTEXT] = min((self.prompt_tokens + self.committed) * 1e-3, 32.0)
         o[e.SUGGESTED] = self.suggested_tokens / self.max_draft_tokens
+        o[e.LAST_REJECTED] = 1.0 if self.last_rejected else 0.0
 
     def observe(self) -> None:
         """Entries that change with every drafted token."""
@@ -320,7 +324,7 @@ class SpeculationController:
         p, o[e.CONFIDENCE], entropy, o[e.MARGIN], spread = self.statistics
         o[e.DRAFTED], o[e.SURVIVAL], o[e.ACCEPT_PROBABILITY] = self.tokens / cap, self.survival, p
         o[e.ENTROPY], o[e.LOGIT_SPREAD] = min(entropy, 8.0), min(spread, 16.0)
-        o[e.EXPECTED_TOKENS] = min(self.expected_tokens / cap, 2.0)
+        o[e.EXPECTED_TOKENS], o[e.ADAPTED_SURVIVAL] = min(self.expected_tokens / cap, 2.0), self.adapted_survival
         o[e.SLACK] = min(max((self.deadline_s() - now_s) * self.profile.slo_tokens_per_s, -20.0), 20.0)
         o[e.INFO_AGE] = min(max((now_s - self.info_s) / batch_s, 0.0), 20.0)
         o[e.ROUND_TIME] = min((now_s - self.round_start_s) / batch_s, 20.0)
@@ -344,6 +348,12 @@ class SpeculationController:
             return left_s, 0.0
         missed = float(math.ceil(-left_s / self.batch_s))
         return max(left_s + missed * self.batch_s, 0.0), missed
+
+
+def odds(p: float) -> float:
+    """p/(1 − p), of a probability kept off 0 and 1 (`observation.odds`)."""
+    p = min(max(p, 1e-3), 1.0 - 1e-3)
+    return p / (1.0 - p)
 
 
 # --- ranges -------------------------------------------------------------------------------------------------------------
