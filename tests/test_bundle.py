@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from bundles import network_bytes, random_policy, rule_bytes
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
@@ -62,6 +62,7 @@ def mutated(data: bytes, edits: list[tuple[int, int, int]]) -> bytes:
 EDITS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=4)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.sampled_from([NETWORK, RULE]), EDITS)
 def test_a_damaged_file_is_always_refused(data: bytes, edits: list[tuple[int, int, int]]) -> None:
     damaged = mutated(data, edits)
@@ -69,6 +70,7 @@ def test_a_damaged_file_is_always_refused(data: bytes, edits: list[tuple[int, in
         assert refused(damaged)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.sampled_from([NETWORK, RULE]), EDITS)
 def test_a_forged_file_is_refused_or_decides(data: bytes, edits: list[tuple[int, int, int]]) -> None:
     forged = sealed(mutated(data, edits))
@@ -80,6 +82,7 @@ def test_a_forged_file_is_refused_or_decides(data: bytes, edits: list[tuple[int,
     assert int(bundle.decide(ROW)[0][0]) in (0, 1)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.binary(max_size=300))
 def test_bytes_of_any_kind_are_refused(data: bytes) -> None:
     assert refused(data)

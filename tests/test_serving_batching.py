@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bundles import SCENARIO
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.export import batching_bundle
@@ -122,6 +122,7 @@ def test_the_fallback_is_the_rule_that_the_bundle_would_be(name: str) -> None:
     assert scheduler.fallbacks == {"failed": 20}
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.integers(0, 2**32), st.integers(0, 300), st.integers(1, 60), st.integers(1, 50_000), st.integers(0, 800))
 def test_no_batch_passes_a_limit(seed: int, n: int, most: int, kv_tokens: int, chunk: int) -> None:
     limits = ServerLimits(kv_tokens, most, chunk)
@@ -149,6 +150,7 @@ def test_requests_whose_facts_cannot_be_used_are_refused_and_the_others_served()
     assert scheduler.fallbacks == {"out of range": 1}
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.lists(st.lists(NUMBERS, min_size=8, max_size=8), max_size=6), NUMBERS, NUMBERS)
 def test_nothing_that_it_is_given_stops_the_loop(rows: list[list[Any]], now_s: Any, seconds: Any) -> None:
     scheduler = scheduler_of("wisp")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wisp_gym.serving.verification_time import DATA, TERMS, VerificationTimeEstimator
@@ -98,6 +98,7 @@ def test_batches_that_are_all_alike_do_not_unsettle_it() -> None:
 NUMBERS = st.one_of(st.none(), st.text(max_size=2), st.floats(), st.integers(-(10**30), 10**30), st.just([]))
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS), max_size=30))
 def test_nothing_that_it_observes_stops_it(observed: list[tuple[Any, Any, Any, Any]]) -> None:
     estimator = VerificationTimeEstimator.load(FIRST)
