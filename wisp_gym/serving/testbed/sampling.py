@@ -26,8 +26,8 @@ Row = NDArray[np.float64]
 
 def uniform(seed: int, purpose: int, position: int) -> float:
     """A number in [0, 1), independent between purposes and positions: Philox with (seed, purpose) as its key."""
-    bits = np.random.Philox(key=[seed & MASK, purpose], counter=[position, 0, 0, 0])
-    return float(np.random.Generator(bits).random())
+    key = np.array([seed & MASK, purpose], np.uint64)  # numpy casts a list of large numbers by way of floats
+    return float(np.random.Generator(np.random.Philox(key=key, counter=position)).random())
 
 
 class Law(NamedTuple):

@@ -1,0 +1,330 @@
+"""The testbed over the network: answers are the target's own, and the server keeps what it promises to operators."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+grpc = pytest.importorskip("grpc")
+pytest.importorskip("transformers")
+
+import trustme  # noqa: E402
+from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: E402
+from testbed_world import (  # noqa: E402
+    TOKENIZER,
+    World,
+    answer_all,
+    controllers,
+    greedy,
+    prompt,
+    right,
+    target_model,
+)
+
+from wisp_gym.controllers.catalogue import ControllerError  # noqa: E402
+from wisp_gym.controllers.policy import make_policy  # noqa: E402
+from wisp_gym.engine import observation  # noqa: E402
+from wisp_gym.predictor import load_predictor  # noqa: E402
+from wisp_gym.serving.speculation import SpeculationRuntime  # noqa: E402
+from wisp_gym.serving.testbed.client import Device, GaveUp, Request  # noqa: E402
+from wisp_gym.serving.testbed.controlling import FixedLength, PolicyController, find_controller  # noqa: E402
+from wisp_gym.serving.testbed.link import Link, NotWelcome  # noqa: E402
+from wisp_gym.serving.testbed.scheduling import RunningTime, WaitingRound  # noqa: E402
+from wisp_gym.serving.testbed.security import (  # noqa: E402
+    AccessTokens,
+    SecurityError,
+    channel_credentials,
+    server_credentials,
+)
+from wisp_gym.serving.testbed.settings import Limits  # noqa: E402
+from wisp_gym.serving.testbed.target import Target  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with World() as made:
+        yield made
+
+
+def test_answers_are_the_targets_own_token_for_token(world: World) -> None:
+    before = world.count("wisp_batch_rounds_sum") - world.count("wisp_batch_rounds_count")
+    devices = [world.device(controller) for controller in controllers() * 2]
+    requests = [Request(prompt(i, 5 + 9 * (i % 5)), 24 + i) for i in range(24)]
+    answers = answer_all(devices, requests)
+    for request, answer in zip(requests, answers, strict=True):
+        assert answer.tokens == right(request)
+        assert answer.reconnects == answer.refusals == 0
+        assert answer.accepted <= answer.examined <= answer.drafted
+    assert 0 < sum(a.accepted for a in answers) < sum(a.examined for a in answers)  # the draft is neither perfect nor useless
+    assert min(a.rounds for a in answers[:1]) < 24 < answers[2].rounds  # drafting saves rounds; without it there are as many as tokens
+    shared = world.count("wisp_batch_rounds_sum") - world.count("wisp_batch_rounds_count")
+    assert shared > before  # rounds of several devices were verified together
+
+
+def test_an_answer_ends_at_the_targets_end_token() -> None:
+    request = Request(prompt(3), 40)
+    output = right(request)
+    end = next(token for n, token in enumerate(output) if n > 8 and token not in output[:n])
+    target = Target(target_model())
+
+    class Ending:
+        vocabulary, max_tokens, end_tokens = target.vocabulary, target.max_tokens, frozenset([end])
+        verify = target.verify
+
+    with World(target=Ending()) as world:
+        for controller in controllers():
+            assert world.device(controller).answer(request).tokens == output[: output.index(end) + 1]
+        assert not world.server.table.sessions or wait_for(lambda: not world.server.table.sessions)
+
+
+def wait_for(condition: Any, seconds: float = 10.0) -> bool:
+    """Whether something comes true in time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_sampled_answers_are_repeatable_and_use_the_draft(world: World) -> None:
+    requests = [Request(prompt(i), 20, 0.7, seed=i) for i in range(6)]
+    devices = [world.device(FixedLength(3)) for _ in range(3)]
+    first, second = answer_all(devices, requests), answer_all(devices, requests)
+    assert [a.tokens for a in first] == [a.tokens for a in second]
+    assert first[0].tokens != world.device(FixedLength(3)).answer(Request(prompt(0), 20, 0.7, seed=99)).tokens
+    assert 0 < sum(a.accepted for a in first) < sum(a.examined for a in first)
+
+
+@pytest.mark.parametrize("name", ["aligned", "wisp", "leviathan", "specstop"])
+def test_rules_and_policies_of_the_catalogue_run_on_a_device(world: World, name: str) -> None:
+    predictor = load_predictor("python-10m-1m.json")
+    device = world.device(find_controller(name, predictor)(), predictor=predictor)
+    requests = [Request(prompt(i), 30, slo_tokens_per_s=5.0, ttft_s=1.0) for i in range(2)]
+    assert [device.answer(request).tokens for request in requests] == [right(request) for request in requests]
+
+
+def test_a_policy_sees_the_documented_observation(world: World) -> None:
+    seen: list[np.ndarray] = []
+    layers = [(np.zeros((2, observation.SIZE), np.float32), np.array([0.0, 1.0], np.float32))]  # always one more
+
+    class Watching(SpeculationRuntime):
+        def wants_more(self, o: Any) -> bool:
+            seen.append(o.copy())
+            return super().wants_more(o)
+
+    runtime = Watching(make_policy(layers))
+    device = world.device(PolicyController(runtime), max_draft_tokens=4)
+    request = Request(prompt(5), 21, slo_tokens_per_s=10.0)
+    answer = device.answer(request)
+    assert answer.tokens == right(request)
+    assert runtime.corrected == 0
+    rows = np.array(seen)
+    assert ((rows >= observation.LOW) & (rows <= observation.HIGH)).all()
+    named = dict(zip(observation.NAMES, rows.T, strict=True))
+    # The cap is K, or what the answer has room for: the controller is asked before each of these tokens.
+    assert set(named["drafted_tokens"]) == {0.0, 0.25, 0.5, 0.75}
+    assert named["tokens_left"][0] == pytest.approx(20 / 64)
+    assert named["context"][0] == pytest.approx(0.013)
+    assert (named["survival"][named["drafted_tokens"] == 0] == 1).all()
+    assert (np.diff(named["survival"])[np.diff(named["drafted_tokens"]) > 0] <= 0).all()
+    assert (named["batch_time"] > 0).all()
+    assert named["utilisation"].max() > 0
+    with pytest.raises(ControllerError, match="sees the future"):
+        find_controller("oracle", None)
+    with pytest.raises(ControllerError, match="threshold is missing"):
+        find_controller("wisp", None)
+
+
+def test_replies_tell_of_the_server(world: World) -> None:
+    devices = [world.device(FixedLength(2)) for _ in range(4)]
+    answer_all(devices, [Request(prompt(i), 30) for i in range(4)])
+    views = [device.view for device in devices]
+    assert any(view._d["info_busy"] for view in views)  # a batch was launched before the replies of the one before left
+    for view in views:
+        assert 0 < view._d["info_batch_s"] < 5
+        assert 0 < view._d["info_utilisation"] <= 1
+        assert 0 <= view.one_way_delay_s < 1
+
+
+def test_metrics_count_what_devices_saw() -> None:
+    with World() as world:
+        port = world.server.serve_metrics("127.0.0.1", 0)
+        devices = [world.device(controller) for controller in controllers()]
+        answers = answer_all(devices, [Request(prompt(i), 20) for i in range(8)])
+        assert wait_for(lambda: world.server.table.sessions == {})
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as reply:
+            lines = reply.read().decode().splitlines()
+        values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+        assert float(values["wisp_rounds_total"]) == sum(a.rounds for a in answers)
+        assert float(values["wisp_drafted_tokens_total"]) == sum(a.drafted for a in answers)
+        assert float(values["wisp_accepted_tokens_total"]) == sum(a.accepted for a in answers)
+        assert float(values["wisp_committed_tokens_total"]) == sum(len(a.tokens) for a in answers) == 160
+        assert float(values["wisp_answers_total"]) == 8
+        assert float(values["wisp_batch_seconds_count"]) >= 20
+        assert float(values["wisp_connections"]) == 4
+
+
+def health(world: World) -> str:
+    stub = health_pb2_grpc.HealthStub(world.channel())
+    status = stub.Check(health_pb2.HealthCheckRequest(service="wisp_gym.testbed.v1.Verification"), timeout=5).status
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(status))
+
+
+def test_a_server_that_shuts_down_ends_open_answers_and_takes_no_new_ones() -> None:
+    with World(target=SlowTarget(0.02)) as world:
+        assert health(world) == "SERVING"
+        request, got = Request(prompt(1), 40), []
+        device = world.device(FixedLength(1))
+        open_one = threading.Thread(target=lambda: got.append(device.answer(request)))
+        open_one.start()
+        assert wait_for(lambda: world.count("wisp_rounds_total") > 3)
+        draining = asyncio.run_coroutine_threadsafe(world.server.drain(20.0), world.loop)
+        assert wait_for(lambda: health(world) == "NOT_SERVING")
+        late = world.device(give_up_s=0.3)
+        with pytest.raises(GaveUp, match="no token for"):
+            late.answer(Request(prompt(2), 10))
+        assert world.count("wisp_refusals_total", reason="DRAINING") > 0
+        draining.result(30)
+        open_one.join(10)
+        assert got[0].tokens == right(request)
+        assert got[0].reconnects == 0
+
+
+class SlowTarget:
+    """The target, each batch taking a while longer."""
+
+    def __init__(self, seconds: float) -> None:
+        self._target, self.seconds = Target(target_model()), seconds
+        self.vocabulary, self.max_tokens, self.end_tokens = (
+            self._target.vocabulary,
+            self._target.max_tokens,
+            self._target.end_tokens,
+        )
+
+    def verify(self, jobs: Any) -> list[list[int]]:
+        time.sleep(self.seconds)
+        return self._target.verify(jobs)
+
+
+def test_a_full_queue_pushes_back() -> None:
+    with World(target=SlowTarget(0.01), limits=Limits(max_waiting=1, max_batch_rounds=1, retry_after_s=0.01)) as world:
+        devices = [world.device(controller) for controller in controllers()]
+        requests = [Request(prompt(i), 12) for i in range(8)]
+        answers = answer_all(devices, requests)
+        assert [a.tokens for a in answers] == [right(r) for r in requests]
+        assert sum(a.refusals for a in answers) == world.count("wisp_refusals_total", reason="BUSY") > 0
+
+
+def test_sessions_are_limited_and_wait_their_turn() -> None:
+    with World(limits=Limits(max_sessions=2, retry_after_s=0.01)) as world:
+        devices = [world.device(controller) for controller in controllers()]
+        requests = [Request(prompt(i), 12) for i in range(8)]
+        answers = answer_all(devices, requests)
+        assert [a.tokens for a in answers] == [right(r) for r in requests]
+        assert world.count("wisp_refusals_total", reason="TOO_MANY_SESSIONS") > 0
+
+
+def test_a_connection_holds_so_many_sessions() -> None:
+    with World(limits=Limits(max_sessions_per_connection=2, retry_after_s=0.01)) as world:
+        device = world.device(connect=lambda: Forgetful(world.channel()), give_up_s=0.3)
+        requests = [Request(prompt(i), 1) for i in range(3)]
+        assert [device.answer(r).tokens for r in requests[:2]] == [right(r) for r in requests[:2]]
+        with pytest.raises(GaveUp):
+            device.answer(requests[2])
+        assert world.count("wisp_refusals_total", reason="TOO_MANY_SESSIONS") > 0
+
+
+class Forgetful(Link):
+    """A device that never says that it is done with a session."""
+
+    def send(self, message: Any) -> None:
+        if message.HasField("round"):
+            super().send(message)
+
+
+def test_a_request_beyond_the_limits_is_refused_with_a_reason(world: World) -> None:
+    with pytest.raises(GaveUp, match="prompt and answer: 1112 tokens, allowed are 1024"):
+        world.device().answer(Request(prompt(0), 1100))
+    device = world.device()
+    device.tokenizer = b"another"
+    with pytest.raises(GaveUp, match="not that of the target"):
+        device.answer(Request(prompt(0), 8))
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder, authority = tmp_path_factory.mktemp("tls"), trustme.CA()
+    files = {name: folder / f"{name}.pem" for name in ("ca", "server", "server-key", "device", "device-key", "other-ca")}
+    authority.cert_pem.write_to_path(str(files["ca"]))
+    trustme.CA().cert_pem.write_to_path(str(files["other-ca"]))
+    for name, host in (("server", "localhost"), ("device", "device.test")):
+        issued = authority.issue_cert(host)
+        issued.private_key_pem.write_to_path(str(files[f"{name}-key"]))
+        issued.cert_chain_pems[0].write_to_path(str(files[name]))
+    return files
+
+
+def test_tls_and_tokens_keep_strangers_out(certificates: dict[str, Path], tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.write_text("# who\nalice alice-has-a-long-token\nbob bob-has-another-token\n")
+    f, request = certificates, Request(prompt(4), 10)
+    tls = server_credentials(f["server"], f["server-key"], f["ca"])
+    with World(credentials=tls, tokens=AccessTokens.read(file)) as world:
+
+        def device(token: str | None, credentials: Any) -> Device:
+            channel = world.channel(credentials, "localhost")
+            return world.device(connect=lambda: Link(channel, token), reply_timeout_s=1.0, give_up_s=0.5)
+
+        known = channel_credentials(f["ca"], f["device"], f["device-key"])
+        assert device("alice-has-a-long-token", known).answer(request).tokens == right(request)
+        for token in (None, "alice-has-a-long-toker", "", "bob"):
+            with pytest.raises(NotWelcome, match="access token"):
+                device(token, known).answer(request)
+        assert world.count("wisp_refusals_total", reason="UNAUTHENTICATED") == 4
+        strangers = [None, channel_credentials(f["ca"], None, None), channel_credentials(f["other-ca"], f["device"], f["device-key"])]
+        for credentials in strangers:
+            with pytest.raises(GaveUp):
+                device("alice-has-a-long-token", credentials).answer(request)
+
+
+def test_a_session_belongs_to_its_client(tmp_path: Path) -> None:
+    tokens = AccessTokens([("alice", "a" * 16), ("bob", "b" * 16)])
+    with World(tokens=tokens) as world:
+        channel, request = world.channel(), Request(prompt(6), 10)
+        alice, bob = (world.device(connect=lambda t=t: Link(channel, t * 16)) for t in "ab")
+        stolen = Request(prompt(7), 10, session=request.session)
+        assert [a.tokens for a in answer_all([alice, bob], [request, stolen])] == [right(request), right(stolen)]
+    (tmp_path / "short").write_text("alice secret\n")
+    with pytest.raises(SecurityError, match="at least 16"):
+        AccessTokens.read(tmp_path / "short")
+    (tmp_path / "empty").write_text("\n# nobody\n")
+    with pytest.raises(SecurityError, match="nobody could connect"):
+        AccessTokens.read(tmp_path / "empty")
+
+
+def test_the_plain_estimator_finds_the_line() -> None:
+    time_of, rng = RunningTime(), np.random.default_rng(0)
+
+    def rows(n: int) -> list[WaitingRound]:
+        return [WaitingRound(0, 0, n, 0, 0, False, 1.0, 0.0, ())]
+
+    for n in rng.integers(1, 50, size=300):
+        time_of.observe(rows(int(n)), 0.02 + 0.001 * n)
+    assert time_of.predict_s(rows(10)) == pytest.approx(0.03, rel=0.05)
+    assert time_of.predict_s(rows(40)) == pytest.approx(0.06, rel=0.05)
+
+
+def test_greedy_reference_is_not_trivial() -> None:
+    outputs = [greedy(tuple(prompt(i)), 40) for i in range(4)]
+    assert len({tuple(output) for output in outputs}) == 4
+    assert all(len(set(output)) > 5 for output in outputs)
