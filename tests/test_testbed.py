@@ -20,7 +20,6 @@ pytest.importorskip("transformers")
 import trustme  # noqa: E402
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: E402
 from testbed_world import (  # noqa: E402
-    TOKENIZER,
     World,
     answer_all,
     controllers,
@@ -64,8 +63,12 @@ def test_answers_are_the_targets_own_token_for_token(world: World) -> None:
         assert answer.tokens == right(request)
         assert answer.reconnects == answer.refusals == 0
         assert answer.accepted <= answer.examined <= answer.drafted
-    assert 0 < sum(a.accepted for a in answers) < sum(a.examined for a in answers)  # the draft is neither perfect nor useless
-    assert min(a.rounds for a in answers[:1]) < 24 < answers[2].rounds  # drafting saves rounds; without it there are as many as tokens
+    assert (
+        0 < sum(a.accepted for a in answers) < sum(a.examined for a in answers)
+    )  # the draft is neither perfect nor useless
+    assert (
+        min(a.rounds for a in answers[:1]) < 24 < answers[2].rounds
+    )  # drafting saves rounds; without it there are as many as tokens
     shared = world.count("wisp_batch_rounds_sum") - world.count("wisp_batch_rounds_count")
     assert shared > before  # rounds of several devices were verified together
 
@@ -264,7 +267,9 @@ def test_a_request_beyond_the_limits_is_refused_with_a_reason(world: World) -> N
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder, authority = tmp_path_factory.mktemp("tls"), trustme.CA()
-    files = {name: folder / f"{name}.pem" for name in ("ca", "server", "server-key", "device", "device-key", "other-ca")}
+    files = {
+        name: folder / f"{name}.pem" for name in ("ca", "server", "server-key", "device", "device-key", "other-ca")
+    }
     authority.cert_pem.write_to_path(str(files["ca"]))
     trustme.CA().cert_pem.write_to_path(str(files["other-ca"]))
     for name, host in (("server", "localhost"), ("device", "device.test")):
@@ -291,7 +296,11 @@ def test_tls_and_tokens_keep_strangers_out(certificates: dict[str, Path], tmp_pa
             with pytest.raises(NotWelcome, match="access token"):
                 device(token, known).answer(request)
         assert world.count("wisp_refusals_total", reason="UNAUTHENTICATED") == 4
-        strangers = [None, channel_credentials(f["ca"], None, None), channel_credentials(f["other-ca"], f["device"], f["device-key"])]
+        strangers = [
+            None,
+            channel_credentials(f["ca"], None, None),
+            channel_credentials(f["other-ca"], f["device"], f["device-key"]),
+        ]
         for credentials in strangers:
             with pytest.raises(GaveUp):
                 device("alice-has-a-long-token", credentials).answer(request)
