@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import copy
 import threading
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import grpc
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from wisp_gym.serving.testbed.client import Answer, Device, Request
-from wisp_gym.serving.testbed.controlling import ConfidenceStop, FixedLength, SpeculationController
+from wisp_gym.serving.testbed.controlling import ConfidenceStop, Controller, FixedLength
 from wisp_gym.serving.testbed.draft import DraftModel
 from wisp_gym.serving.testbed.link import Link, open_channel
 from wisp_gym.serving.testbed.security import AccessTokens
@@ -114,7 +119,7 @@ class World:
         return self.channels[-1]
 
     def device(
-        self, controller: SpeculationController | None = None, connect: Callable[[], Link] | None = None,
+        self, controller: Controller | None = None, connect: Callable[[], Link] | None = None,
         draft: Any = None, **more: Any,
     ) -> Device:  # fmt: skip
         channel = self.channel() if connect is None else None
@@ -166,5 +171,45 @@ def answer_all(devices: Sequence[Device], requests: Sequence[Request]) -> list[A
     return answers  # type: ignore[return-value]
 
 
-def controllers() -> list[SpeculationController]:
+def controllers() -> list[Controller]:
     return [FixedLength(4), ConfidenceStop(0.4, 8), FixedLength(0), FixedLength(8)]
+
+
+def save_pair(folder: Path) -> None:
+    """The tiny pair as folders `target` and `draft`, with a tokenizer whose words are w0 … w63."""
+    words = Tokenizer(WordLevel({f"w{token}": token for token in range(VOCABULARY)}, unk_token="w0"))
+    words.pre_tokenizer = Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
+    for name, model in (("target", target_model()), ("draft", draft_model())):
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+
+
+def text_of(tokens: Sequence[int]) -> str:
+    return " ".join(f"w{token}" for token in tokens)
+
+
+def wait_for(condition: Any, seconds: float = 10.0) -> bool:
+    """Whether something comes true in time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+class SlowTarget:
+    """The target, each batch taking a while longer."""
+
+    def __init__(self, seconds: float) -> None:
+        self._target, self.seconds = Target(target_model()), seconds
+        self.vocabulary, self.max_tokens, self.end_tokens = (
+            self._target.vocabulary,
+            self._target.max_tokens,
+            self._target.end_tokens,
+        )
+
+    def verify(self, jobs: Any) -> list[list[int]]:
+        time.sleep(self.seconds)
+        return self._target.verify(jobs)

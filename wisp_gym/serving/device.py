@@ -38,8 +38,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--prompt", action="append", default=[], help="a prompt; may be given several times")
     add("--prompts", type=Path, metavar="FILE", help="prompts as JSON lines with the key 'prompt'")
     add("--requests", type=number(1, 1e9, int), metavar="N", help="at most so many of the prompts")
-    add("--controller", default="confidence:0.5", help="fixed:4, confidence:0.5, wisp, aligned, …: any speculation rule of "
-        "`python -m agents.evaluate --help`, a policy.json or its run folder (default %(default)s)")  # fmt: skip
+    add("--controller", default="confidence:0.5", help="fixed:K, confidence:C[,K], or a bundle: a file, or one that is shipped "
+        "(speculation-wisp.onnx) (default %(default)s)")  # fmt: skip
     add("--predictor", metavar="FILE", help="rejection predictor: a file, or one that is shipped")
     add("--max-draft-tokens", type=number(1, MAX_DRAFT_TOKENS, int), default=8, help="of a round (default %(default)s)")
     add("--max-new-tokens", type=number(1, 1e6, int), default=64, help="of an answer (default %(default)s)")
@@ -105,7 +105,7 @@ def build(given: argparse.Namespace) -> tuple[Device, Any]:
     if given.threads:
         torch.set_num_threads(given.threads)
     predictor = load_predictor(given.predictor) if given.predictor else None
-    controller = find_controller(given.controller, predictor)()
+    controller = find_controller(given.controller, given.slo_tokens_per_s, given.ttft_s)()
     token = read_token(given.token) if given.token else None
     tls = given.tls or given.tls_ca or given.tls_key
     credentials = channel_credentials(given.tls_ca, given.tls_certificate, given.tls_key) if tls else None

@@ -84,16 +84,19 @@ def build(given: argparse.Namespace) -> Server:
     import torch
 
     from wisp_gym.serving.testbed.models import default_pair, load_model, load_tokenizer, tokenizer_digest
+    from wisp_gym.serving.testbed.scheduling import LearnedTime
     from wisp_gym.serving.testbed.security import AccessTokens
     from wisp_gym.serving.testbed.service import Server
-    from wisp_gym.serving.testbed.target import Target
+    from wisp_gym.serving.testbed.target import Target, first_coefficients
 
     if given.threads:
         torch.set_num_threads(given.threads)
     tokens = AccessTokens.read(given.tokens) if given.tokens else None
     name = given.target or str(default_pair() / "target")
     digest = tokenizer_digest(load_tokenizer(name, "--target"))
-    return Server(Target(load_model(name, "--target", given.device, given.dtype)), digest, given.limits, tokens)
+    target = Target(load_model(name, "--target", given.device, given.dtype))
+    times = LearnedTime(first_coefficients(target))
+    return Server(target, digest, given.limits, tokens, verification_time=times)
 
 
 def credentials(given: argparse.Namespace) -> Any:

@@ -14,9 +14,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from wisp_gym.engine.averages import FRESH, KEEP
 from wisp_gym.predictor import Predictor
-from wisp_gym.serving.testbed.controlling import SpeculationController
-from wisp_gym.serving.testbed.device_view import DeviceView
+from wisp_gym.serving import Reply as Outcome
+from wisp_gym.serving import Token
+from wisp_gym.serving.testbed.controlling import FIRST_DRAFT_S, Controller
 from wisp_gym.serving.testbed.draft import Drafted
 from wisp_gym.serving.testbed.link import Link, LinkBroken
 from wisp_gym.serving.testbed.settings import PROTOCOL_VERSION
@@ -96,16 +98,15 @@ class Device:
     """
 
     def __init__(
-        self, connect: Callable[[], Link], draft: DraftModel, controller: SpeculationController, tokenizer: bytes,
+        self, connect: Callable[[], Link], draft: DraftModel, controller: Controller, tokenizer: bytes,
         max_draft_tokens: int = 8, predictor: Predictor | None = None, reply_timeout_s: float = 10.0, give_up_s: float = 120.0,
         clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep,
     ) -> None:  # fmt: skip
         self.connect, self.draft, self.controller, self.tokenizer = connect, draft, controller, tokenizer
         self.max_draft_tokens, self.predictor = max_draft_tokens, predictor
         self.reply_timeout_s, self.give_up_s, self.clock, self.sleep = reply_timeout_s, give_up_s, clock, sleep
-        self.view = DeviceView(max(max_draft_tokens, 1))
+        self.draft_token_s = FIRST_DRAFT_S
         self._link: Link | None = None
-        self._sent_s = 0.0
 
     def answer(self, request: Request, deliver: Callable[[list[int]], None] = lambda tokens: None) -> Answer:
         """Answer a request; `deliver` gets the tokens as they are committed.
@@ -114,7 +115,7 @@ class Device:
             GaveUp: refused for good, or no token for `give_up_s`. NotWelcome: a wrong access token.
         """
         answer, started_s = Answer(), self.clock()
-        self.view.begin_request(started_s, len(request.prompt), request.max_new_tokens, request.slo_tokens_per_s)
+        self.controller.begin_request(started_s, len(request.prompt), request.max_new_tokens)
         finished = False
         while not finished:
             message = self._round(request, answer)
@@ -134,25 +135,30 @@ class Device:
     def _round(self, request: Request, answer: Answer) -> Round:
         """Draft until the controller sends; the first round asks for the prompt to be prefilled."""
         position, begun_s = len(answer.tokens), self.clock()
-        self.view.begin_round(begun_s, position)
+        if position:  # the prompt is no round
+            self.controller.begin_round(begun_s, self.draft_token_s)
         message = Round(session=request.session, round=answer.rounds + 1, position=position)
         context = [*request.prompt, *answer.tokens]
         cap = min(self.max_draft_tokens, request.max_new_tokens - position - 1) if position else 0
-        while len(message.tokens) < cap and self.controller.wants_more(self.view, self.clock()):
+        while len(message.tokens) < cap and self.controller.wants_more(self.clock()):
             drafted = self.draft.draft(context, len(context) - len(request.prompt), request.temperature, request.seed)
             self._note(message, drafted)
             context.append(drafted.token)
-        message.expected_tokens, message.one_way_delay_s = self.view.expected_tokens, self.view.one_way_delay_s
+        message.expected_tokens = 1.0 + sum(message.survivals)
+        message.one_way_delay_s = self.controller.delay_mean_s
         message.draft_s = self.clock() - begun_s
         answer.draft_s += message.draft_s
-        message.survivals.extend(self.view.survivals)
+        if message.tokens:
+            self.draft_token_s = KEEP * self.draft_token_s + FRESH * message.draft_s / len(message.tokens)
         return message
 
     def _note(self, message: Round, drafted: Drafted) -> None:
-        """A drafted token enters the message and the view."""
-        chance = self.predictor.probability(drafted.statistics) if self.predictor else drafted.statistics[0]
-        self.view.drafted_token(self.clock(), drafted.statistics, float(chance))
+        """A drafted token enters the message; the controller hears of it."""
+        told = drafted.statistics
+        chance = float(self.predictor.probability(told)) if self.predictor else float(told[0])
+        self.controller.drafted(Token(chance, *(float(value) for value in told)), self.clock())
         message.tokens.append(drafted.token)
+        message.survivals.append(chance * (message.survivals[-1] if message.survivals else 1.0))
         if drafted.law is not None:
             message.laws.append(Law(tokens=drafted.law.tokens.tolist(), weights=drafted.law.weights.tolist()))
 
@@ -191,7 +197,7 @@ class Device:
     def _send(self, message: FromDevice) -> None:
         if self._link is None:
             self._link = self.connect()
-        self._sent_s = self.clock()
+        self.controller.sent(self.clock())
         self._link.send(message)
 
     def _receive(self, message: Round, answer: Answer, copies: int) -> Reply:
@@ -203,10 +209,9 @@ class Device:
             if got.WhichOneof("message") == "refusal":
                 self._refused(message, got.refusal)
             elif self._is_reply(got.reply, message):
-                now_s = self.clock()
-                self.view.received(got.reply, now_s, now_s - self._sent_s if copies == 1 else None)
-                begun_s = self._sent_s - message.round_age_s
-                self.controller.learn(self.view, got.reply.accepted, len(got.reply.tokens), now_s - begun_s)
+                # Of a round that was sent more than once nobody knows which copy was answered: nothing is learned of delays.
+                delay_s = self.controller.delay_mean_s if copies > 1 else None
+                self.controller.receive(outcome(got.reply), self.clock(), delay_s, delay_s)
                 return got.reply
             answer.ignored += 1
 
@@ -228,6 +233,16 @@ class Device:
         if self._link is not None:
             (self._link.finish if finish else self._link.close)()
         self._link = None
+
+
+def outcome(reply: Reply) -> Outcome:
+    """What a controller is told of a reply."""
+    state = reply.state
+    return Outcome(
+        accepted_tokens=reply.accepted, committed_tokens=len(reply.tokens), verified_tokens=reply.examined, busy=state.busy,
+        running_left_s=max(state.batch_ends_in_s, 0.0), mean_batch_s=state.mean_batch_s, queue_s=state.queue_work_s,
+        utilisation=state.utilisation, held_s=reply.held_s, price=state.price, suggested_tokens=state.suggested_tokens,
+    )  # fmt: skip
 
 
 class _Again(Exception):

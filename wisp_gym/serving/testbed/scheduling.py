@@ -5,10 +5,13 @@ Both are narrow protocols; here are the plainest that serve.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-KEEP, FRESH = 0.9, 0.1  # weights of running averages, as in the model (docs/model.md, §3)
+from wisp_gym.serving.verification_time import VerificationTimeEstimator
+
+# Where nothing was measured: a small model on a processor (assumption; the first batches correct it).
+FIRST_COEFFICIENTS = {"launch_s": 0.01, "new_token_s": 5e-4, "pair_s": 1e-7, "cached_token_s": 1e-6}
 
 
 class WaitingRound(NamedTuple):
@@ -82,31 +85,27 @@ class FirstComeFirstServed:
         return 0
 
 
-class RunningTime:
-    """Time in proportion to new tokens beyond a fixed part, both from running averages of the batches seen.
+class LearnedTime:
+    """Predicts by the four terms of WISP's estimator, refitted from every batch.
 
     Args:
-        first_s: prediction before any batch was seen.
+        coefficients: to begin with, as of `VerificationTimeEstimator`.
     """
 
-    def __init__(self, first_s: float = 0.05) -> None:
-        self.mean_s, self.mean_tokens, self.slope_sum, self.square_sum = first_s, 0.0, 0.0, 1e-9
-        self.seen = 0
+    def __init__(self, coefficients: Mapping[str, float]) -> None:
+        self.estimator = VerificationTimeEstimator(dict(coefficients))
 
     def predict_s(self, rounds: Sequence[WaitingRound]) -> float:
-        """The line through the mean batch with the slope seen; never under a tenth of the mean."""
-        tokens = sum(row.new_tokens for row in rounds)
-        slope = max(self.slope_sum / self.square_sum, 0.0) if self.seen > 1 else 0.0
-        return max(self.mean_s + slope * (tokens - self.mean_tokens), 0.1 * self.mean_s)
+        """Seconds of a batch of these rounds."""
+        return self.estimator.predict(*sums(rounds))
 
     def observe(self, rounds: Sequence[WaitingRound], seconds: float) -> None:
-        """Move the averages towards this batch."""
-        tokens = sum(row.new_tokens for row in rounds)
-        fresh = max(FRESH, 1.0 / (self.seen + 1))
-        apart_tokens, apart_s = tokens - self.mean_tokens, seconds - self.mean_s
-        if self.seen:
-            self.slope_sum = KEEP * self.slope_sum + apart_tokens * apart_s
-            self.square_sum = KEEP * self.square_sum + apart_tokens**2
-        self.mean_tokens += fresh * apart_tokens
-        self.mean_s += fresh * apart_s
-        self.seen += 1
+        """Refit."""
+        self.estimator.observe(*sums(rounds), seconds)
+
+
+def sums(rounds: Sequence[WaitingRound]) -> tuple[int, int, int]:
+    """New tokens, pairs of a new token with a token of its context, cached tokens (docs/model.md, §5)."""
+    new = sum(row.new_tokens for row in rounds)
+    pairs = sum(row.new_tokens * (row.new_tokens + row.cached_tokens) for row in rounds)
+    return new, pairs, sum(row.cached_tokens for row in rounds)

@@ -16,7 +16,13 @@ from prometheus_client import start_http_server
 from wisp_gym.serving.testbed.kv_cache import KvMemory
 from wisp_gym.serving.testbed.messages import Model, Refused, check_round
 from wisp_gym.serving.testbed.metrics import Metrics
-from wisp_gym.serving.testbed.scheduling import BatchScheduler, FirstComeFirstServed, RunningTime, VerificationTime
+from wisp_gym.serving.testbed.scheduling import (
+    FIRST_COEFFICIENTS,
+    BatchScheduler,
+    FirstComeFirstServed,
+    LearnedTime,
+    VerificationTime,
+)
 from wisp_gym.serving.testbed.security import ANYONE, AccessTokens, keepalive
 from wisp_gym.serving.testbed.sessions import SessionTable
 from wisp_gym.serving.testbed.settings import Limits
@@ -70,7 +76,7 @@ class Server(VerificationServicer):
         self.memory = KvMemory(self.limits.kv_capacity_tokens)
         self.table = SessionTable(self.limits, self.model, clock, self.memory.release)
         self.verifier = Verifier(target, self.memory, self.table, self.limits, self.metrics,
-                                 scheduler or FirstComeFirstServed(), verification_time or RunningTime(), clock)  # fmt: skip
+                                 scheduler or FirstComeFirstServed(), verification_time or LearnedTime(FIRST_COEFFICIENTS), clock)  # fmt: skip
         self.health = health.aio.HealthServicer()
         self.draining = False
         self._tasks: list[asyncio.Task[None]] = []

@@ -10,6 +10,7 @@ Slots of padding are masked, positions count without them. Rejected drafts are c
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -143,6 +144,31 @@ class Target:
             if not apart < (1e-2 if plain.dtype in (torch.float32, torch.float64) else 0.5):
                 raise ModelError("the model's batched results are not those of single rows; allowed are plain causal "
                                  "language models with keys and values of all tokens")  # fmt: skip
+
+
+def first_coefficients(target: Target, repeats: int = 3) -> dict[str, float]:
+    """What an estimator of verification times begins with: a batch of one token and one of many, timed on this machine.
+
+    Returns:
+        seconds by name, as of `wisp_gym.serving.verification_time`; attention's parts are left to the first batches.
+    """
+    many = min(64, target.max_tokens)
+    text = np.random.default_rng(0).integers(target.vocabulary, size=many).tolist()
+
+    def seconds(tokens: int) -> float:
+        begun_s = time.perf_counter()
+        target.verify([Job(SessionCache(), text[:tokens], [], [], 0.0, 0, 0)])
+        return time.perf_counter() - begun_s
+
+    seconds(many)  # the first pass is slower
+    one_s, many_s = (min(seconds(tokens) for _ in range(repeats)) for tokens in (1, many))
+    new_token_s = max(many_s - one_s, 0.0) / (many - 1)
+    return {
+        "launch_s": one_s,
+        "new_token_s": new_token_s,
+        "pair_s": 1e-3 * new_token_s,
+        "cached_token_s": 1e-2 * new_token_s,
+    }
 
 
 def groups(lengths: Sequence[int]) -> list[list[int]]:

@@ -13,17 +13,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
+from wisp_gym.engine.averages import FRESH, KEEP
 from wisp_gym.serving.testbed.kv_cache import KvMemory
 from wisp_gym.serving.testbed.messages import Refused
 from wisp_gym.serving.testbed.metrics import Metrics
-from wisp_gym.serving.testbed.scheduling import FRESH, KEEP, BatchScheduler, VerificationTime, WaitingRound
+from wisp_gym.serving.testbed.scheduling import BatchScheduler, VerificationTime, WaitingRound
 from wisp_gym.serving.testbed.sessions import RUNNING, WAITING, Session, SessionTable
 from wisp_gym.serving.testbed.settings import Limits
 from wisp_gym.serving.testbed.target import Job
 from wisp_gym.serving.testbed.wire_pb2 import FromServer, Refusal, Reply, ServerState
 
 log = logging.getLogger(__name__)
-SWEEP_S = 1.0  # pause between looks for silent sessions
+SWEEP_S = 0.25  # pause between looks for silent sessions
 ASK_AGAIN_S = 0.01
 
 
@@ -62,7 +63,7 @@ class Verifier:
         self.scheduler, self.time, self.clock = scheduler, time, clock
         self.queue: list[Session] = []
         self.running: Batch | None = None
-        self.mean_batch_s = time.predict_s([])
+        self.mean_batch_s = max(time.predict_s([]), 1e-4)
         self.utilisation, self.last_end_s = 0.0, clock()
         self.wake = asyncio.Event()
         self.thread = ThreadPoolExecutor(1, "verify")
