@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +180,24 @@ def test_a_server_that_shuts_down_ends_open_answers_and_takes_no_new_ones() -> N
         open_one.join(10)
         assert got[0].tokens == right(request)
         assert got[0].reconnects == 0
+
+
+def test_long_prompts_are_computed_in_chunks() -> None:
+    with World(limits=Limits(prefill_chunk_tokens=16)) as world:
+        largest: list[int] = []
+        launch = world.server.verifier.time.observe
+
+        def observe(rounds: Sequence[WaitingRound], seconds: float) -> None:
+            largest.append(sum(row.uncached_tokens + 1 for row in rounds if row.new_tokens > 9))
+            launch(rounds, seconds)
+
+        world.server.verifier.time.observe = observe  # type: ignore[method-assign]
+        requests = [Request(prompt(i, 90 + i), 12) for i in range(4)]
+        answers = answer_all([world.device(c) for c in controllers()], requests)
+        assert [a.tokens for a in answers] == [right(r) for r in requests]
+        assert max(largest) <= 16 + 4  # the chunk, and a last token for each
+        assert world.count("wisp_computed_tokens_total") >= sum(len(r.prompt) for r in requests)
+        assert world.count("wisp_rounds_total") == sum(a.rounds for a in answers)
 
 
 def test_a_full_queue_pushes_back() -> None:

@@ -30,6 +30,7 @@ LIMIT_RANGES: dict[str, tuple[float, float, str]] = {
     "max_sessions_per_connection": (1, 1e4, "open sessions of one connection"),
     "max_waiting": (1, 1e5, "rounds that may wait; beyond it devices must come again"),
     "max_batch_rounds": (1, 1e4, "rounds of a batch"),
+    "prefill_chunk_tokens": (0, 1e9, "uncached context that a batch computes; 0: any"),
     "max_prompt_tokens": (1, 1e6, "of a request"),
     "max_new_tokens": (1, 1e6, "of an answer"),
     "max_draft_tokens": (0, 256, "of a round"),

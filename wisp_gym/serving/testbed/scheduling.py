@@ -36,6 +36,11 @@ class WaitingRound(NamedTuple):
     slo_tokens_per_s: float
     survivals: Sequence[float]
 
+    @property
+    def uncached_tokens(self) -> int:
+        """Context to compute besides its last token, which is always run."""
+        return self.new_tokens - 1 - self.drafted_tokens
+
 
 class VerificationTime(Protocol):
     """Predicts how long a batch takes, and learns from those that ended."""
@@ -47,16 +52,31 @@ class VerificationTime(Protocol):
         """A batch of these rounds took so long."""
 
 
+class Member(NamedTuple):
+    """A round that joins a batch.
+
+    Attributes:
+        place: in the queue. new_tokens: to run for it; fewer than it has where its context is prefilled in chunks, and then it is
+            not complete: the rest of it waits on.
+    """
+
+    place: int
+    new_tokens: int
+
+
+Fits = Callable[[Sequence[Member]], bool]
+
+
 class BatchScheduler(Protocol):
     """Composes batches."""
 
-    def compose(self, queue: Sequence[WaitingRound], now_s: float, fits: Callable[[Sequence[int]], bool]) -> list[int]:
-        """Places in the queue of the rounds that the next batch takes; none: wait for more.
+    def compose(self, queue: Sequence[WaitingRound], now_s: float, fits: Fits) -> list[Member]:
+        """The members of the next batch; none: wait for more.
 
         Args:
             queue: waiting rounds in order of arrival, at least one.
             now_s: the server's clock.
-            fits: whether memory and the largest batch allow the rounds at these places together.
+            fits: whether memory and the largest batch allow these members together.
         """
 
     @property
@@ -68,17 +88,28 @@ class BatchScheduler(Protocol):
 
 
 class FirstComeFirstServed:
-    """Takes what waits in order of arrival and passes over what does not fit."""
+    """Takes what waits in order of arrival and passes over what does not fit.
+
+    Args:
+        prefill_chunk_tokens: uncached context that a batch computes (0: any).
+    """
 
     price = 0.0
 
-    def compose(self, queue: Sequence[WaitingRound], now_s: float, fits: Callable[[Sequence[int]], bool]) -> list[int]:
-        """All that fit, in order."""
-        taken: list[int] = []
-        for place in range(len(queue)):
-            if fits([*taken, place]):
-                taken.append(place)
-        return taken
+    def __init__(self, prefill_chunk_tokens: int = 0) -> None:
+        self.prefill_chunk_tokens = prefill_chunk_tokens
+
+    def compose(self, queue: Sequence[WaitingRound], now_s: float, fits: Fits) -> list[Member]:
+        """All that fit, in order; contexts share the chunk (docs/model.md, §5)."""
+        members: list[Member] = []
+        left = self.prefill_chunk_tokens or sum(row.new_tokens for row in queue)
+        for place, row in enumerate(queue):
+            whole = row.uncached_tokens <= left
+            member = Member(place, row.new_tokens if whole else left)
+            if member.new_tokens > 0 and fits([*members, member]):
+                members.append(member)
+                left -= row.uncached_tokens if whole else left
+        return members
 
     def suggested_tokens(self, device: str) -> int:
         """Suggests nothing."""

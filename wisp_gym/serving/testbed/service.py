@@ -75,8 +75,10 @@ class Server(VerificationServicer):
         self.model = Model(target.vocabulary, target.max_tokens, tokenizer, target.end_tokens)
         self.memory = KvMemory(self.limits.kv_capacity_tokens)
         self.table = SessionTable(self.limits, self.model, clock, self.memory.release)
-        self.verifier = Verifier(target, self.memory, self.table, self.limits, self.metrics,
-                                 scheduler or FirstComeFirstServed(), verification_time or LearnedTime(FIRST_COEFFICIENTS), clock)  # fmt: skip
+        scheduler = scheduler or FirstComeFirstServed(self.limits.prefill_chunk_tokens)
+        verification_time = verification_time or LearnedTime(FIRST_COEFFICIENTS)
+        parts = (self.memory, self.table, self.limits, self.metrics)
+        self.verifier = Verifier(target, *parts, scheduler, verification_time, clock)
         self.health = health.aio.HealthServicer()
         self.draining = False
         self._tasks: list[asyncio.Task[None]] = []

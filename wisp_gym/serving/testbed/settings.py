@@ -19,6 +19,8 @@ class Limits:
         max_sessions_per_connection: sessions that one connection may have open.
         max_waiting: rounds that wait for verification; beyond it devices are told to come again.
         max_batch_rounds: rounds of one batch.
+        prefill_chunk_tokens: uncached context that a batch computes besides the rounds' own tokens; longer prompts take several
+            batches (0: any).
         max_prompt_tokens, max_new_tokens, max_draft_tokens: of one request, answer and round.
         max_message_bytes: longest message that is read at all.
         orphan_s: how long a session outlives its connection. idle_s: how long one that sends nothing is kept.
@@ -31,6 +33,7 @@ class Limits:
     max_sessions_per_connection: int = 4
     max_waiting: int = 256
     max_batch_rounds: int = 64
+    prefill_chunk_tokens: int = 512
     max_prompt_tokens: int = 4096
     max_new_tokens: int = 2048
     max_draft_tokens: int = 16

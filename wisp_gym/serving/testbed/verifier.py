@@ -17,7 +17,7 @@ from wisp_gym.engine.averages import FRESH, KEEP
 from wisp_gym.serving.testbed.kv_cache import KvMemory
 from wisp_gym.serving.testbed.messages import Refused
 from wisp_gym.serving.testbed.metrics import Metrics
-from wisp_gym.serving.testbed.scheduling import BatchScheduler, VerificationTime, WaitingRound
+from wisp_gym.serving.testbed.scheduling import BatchScheduler, Member, VerificationTime, WaitingRound
 from wisp_gym.serving.testbed.sessions import RUNNING, WAITING, Session, SessionTable
 from wisp_gym.serving.testbed.settings import Limits
 from wisp_gym.serving.testbed.target import Job
@@ -37,10 +37,16 @@ class Model(Protocol):
 
 @dataclass
 class Batch:
-    """A batch that runs: its sessions, what the scheduler saw of them, and when it began and should end."""
+    """A batch that runs.
+
+    Attributes:
+        sessions: its members. rounds: what each runs. complete: whether that is all of its round, or a chunk of its context.
+        started_s, predicted_end_s: on the server's clock. result: the tokens that each member commits.
+    """
 
     sessions: list[Session]
     rounds: list[WaitingRound]
+    complete: list[bool]
     started_s: float
     predicted_end_s: float
     result: asyncio.Future[list[list[int]]]
@@ -112,19 +118,21 @@ class Verifier:
         if not self.queue:
             return None
         rounds = [self._seen(session) for session in self.queue]
-        places = self.scheduler.compose(rounds, self.clock(), lambda places: self._fits(rounds, places))
-        if not places:
+        members = self.scheduler.compose(rounds, self.clock(), lambda members: self._fits(rounds, members))
+        if not members:
             return None
-        sessions, taken = [self.queue[i] for i in places], [rounds[i] for i in places]
+        sessions = [self.queue[member.place] for member in members]
+        complete = [member.new_tokens == rounds[member.place].new_tokens for member in members]
+        taken = [rounds[member.place]._replace(new_tokens=member.new_tokens) for member in members]
         keys = {session.key for session in sessions}
         self.queue = [session for session in self.queue if session.key not in keys]
         evictions = self.memory.evictions
         self.memory.reserve(keys, [row.cached_tokens + row.new_tokens for row in taken])
         self.metrics.evictions.inc(self.memory.evictions - evictions)
-        jobs = [self._job(session) for session in sessions]
+        jobs = [self._job(*member) for member in zip(sessions, taken, complete, strict=True)]
         now_s = self.clock()
         result = asyncio.get_running_loop().run_in_executor(self.thread, self.model.verify, jobs)
-        self.running = Batch(sessions, taken, now_s, now_s + self.time.predict_s(taken), result)
+        self.running = Batch(sessions, taken, complete, now_s, now_s + self.time.predict_s(taken), result)
         return self.running
 
     def _seen(self, session: Session) -> WaitingRound:
@@ -136,18 +144,25 @@ class Verifier:
             not session.committed, pending.expected_tokens, session.slo_tokens_per_s, pending.survivals,
         )  # fmt: skip
 
-    def _fits(self, rounds: Sequence[WaitingRound], places: Sequence[int]) -> bool:
-        sizes = [rounds[i].cached_tokens + rounds[i].new_tokens for i in places]
-        return len(places) <= self.limits.max_batch_rounds and self.memory.fits(sizes)
+    def _fits(self, rounds: Sequence[WaitingRound], members: Sequence[Member]) -> bool:
+        sizes = [rounds[place].cached_tokens + new_tokens for place, new_tokens in members]
+        return len(members) <= self.limits.max_batch_rounds and self.memory.fits(sizes)
 
-    def _job(self, session: Session) -> Job:
-        pending = session.pending
+    def _job(self, session: Session, row: WaitingRound, complete: bool) -> Job:
+        pending, cache = session.pending, self.memory.cache(session.key)
         assert pending is not None
         pending.stage = RUNNING
+        if not complete:  # what it commits is not looked at
+            return Job(cache, session.context[: row.cached_tokens + row.new_tokens], [], [], 0.0, 0, 0)
         return Job(
-            self.memory.cache(session.key), session.context, pending.drafted, pending.laws,
-            session.temperature, session.seed, len(session.committed),
-        )  # fmt: skip
+            cache,
+            session.context,
+            pending.drafted,
+            pending.laws,
+            session.temperature,
+            session.seed,
+            len(session.committed),
+        )
 
     def _finish(self, batch: Batch) -> bool:
         """The batch has ended: tokens are committed, averages moved. Whether it succeeded."""
@@ -162,10 +177,25 @@ class Verifier:
             self._fail(batch)
             return False
         self.time.observe(batch.rounds, seconds)
-        for session, tokens in zip(batch.sessions, batch.result.result(), strict=True):
-            self._commit(session, tokens)
+        for session, tokens, complete in zip(batch.sessions, batch.result.result(), batch.complete, strict=True):
+            if complete:
+                self._commit(session, tokens)
+            else:
+                self._wait_on(session)
         self._count(batch, seconds)
         return True
+
+    def _wait_on(self, session: Session) -> None:
+        """A chunk of the context is computed; the round keeps its place in the queue, unless its device is gone."""
+        assert session.pending is not None
+        session.pending.stage = WAITING
+        if session.closed:
+            self.table.forget(session.key)
+        elif session.connection is None:
+            session.pending = None
+        else:
+            self.queue.append(session)
+            self.queue.sort(key=lambda s: s.pending.arrived_s if s.pending else 0.0)
 
     def _commit(self, session: Session, tokens: list[int]) -> None:
         before, pending = len(session.committed), session.pending
@@ -196,8 +226,8 @@ class Verifier:
     def _answer(self, batch: Batch, succeeded: bool) -> None:
         """Send what became of the batch's rounds."""
         state = self.state()
-        for session in batch.sessions:
-            if session.connection is None:
+        for session, complete in zip(batch.sessions, batch.complete, strict=True):
+            if session.connection is None or (succeeded and not complete):
                 continue
             number, position, _, _ = session.last
             if succeeded:
