@@ -31,14 +31,14 @@ from testbed_world import (  # noqa: E402
 )
 
 from wisp_gym.predictor import load_predictor  # noqa: E402
-from wisp_gym.serving import BundleError, SpeculationController  # noqa: E402
+from wisp_gym.serving import BundleError, SpeculationController, load_bundle  # noqa: E402
 from wisp_gym.serving import Reply as Outcome  # noqa: E402
 from wisp_gym.serving.speculation import reply_fault  # noqa: E402
 from wisp_gym.serving.testbed.client import Device, GaveUp, Request  # noqa: E402
 from wisp_gym.serving.testbed.command_line import InputError  # noqa: E402
 from wisp_gym.serving.testbed.controlling import FixedLength, find_controller  # noqa: E402
 from wisp_gym.serving.testbed.link import Link, NotWelcome  # noqa: E402
-from wisp_gym.serving.testbed.scheduling import LearnedTime, WaitingRound, sums  # noqa: E402
+from wisp_gym.serving.testbed.scheduling import FIRST_COEFFICIENTS, BundleScheduler, LearnedTime, WaitingRound, sums  # noqa: E402
 from wisp_gym.serving.testbed.security import (  # noqa: E402
     AccessTokens,
     SecurityError,
@@ -109,6 +109,20 @@ def test_rules_and_policies_run_from_bundles(world: World, name: str) -> None:
     assert isinstance(controller, SpeculationController)
     assert controller.decisions > 20
     assert not controller.fallbacks  # every input was there, in time and within its range
+
+
+@pytest.mark.parametrize("name", ["batching-wisp.onnx", "batching-edf-demoted.onnx"])
+def test_batching_rules_run_from_bundles(name: str) -> None:
+    limits = Limits(prefill_chunk_tokens=32, kv_tokens=512)
+    scheduler = BundleScheduler(load_bundle(name), FIRST_COEFFICIENTS, limits)
+    with World(limits=limits, scheduler=scheduler, verification_time=scheduler) as world:
+        devices = [world.device(c) for c in controllers()]
+        requests = [Request(prompt(i, 20 + 10 * i), 16, slo_tokens_per_s=4.0 * (i % 2), ttft_s=2.0) for i in range(6)]
+        assert [a.tokens for a in answer_all(devices, requests)] == [right(r) for r in requests]
+        assert scheduler.scheduler.decisions > 20
+        assert not scheduler.scheduler.fallbacks
+        assert scheduler.estimator.observed > 20
+        assert scheduler.estimator.ignored == 0
 
 
 def test_what_names_no_controller_is_refused() -> None:

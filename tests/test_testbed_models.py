@@ -144,7 +144,7 @@ def test_sampled_rounds_have_the_targets_law_whatever_the_draft_was_cut_to(suppo
     p, q = rng.dirichlet(np.ones(6), 3), rng.dirichlet(np.ones(6), 2)
     laws = [law_of(row, support) for row in q]
     first, second = np.zeros(6), np.zeros(6)
-    for seed in range(6000):
+    for seed in range(2500):
         drafted = [draw(law.row(6), uniform(seed, DRAFT, 10 + j)) for j, law in enumerate(laws)]
         committed = verify_sampled(p, laws, drafted, seed, 10)
         first[committed[0]] += 1
@@ -162,7 +162,7 @@ def test_answers_of_the_pair_are_drawn_from_the_target_alone() -> None:
     draft = DraftModel(small, support=4)
     forward = lru_cache(lambda context: DraftModel._next_logits(draft, context))
     draft._next_logits = lambda context: forward(tuple(context))  # type: ignore[method-assign]
-    answers = sampled_answers(target, draft, start, range(2400), temperature)
+    answers = sampled_answers(target, draft, start, range(1200), temperature)
     exact = exact_law(target.model, start, vocabulary, temperature)
     seen = np.zeros_like(exact)
     np.add.at(seen, tuple(np.array(answers).T), 1)

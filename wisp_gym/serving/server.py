@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # torch takes seconds to import: --help and wrong flags do wi
     from wisp_gym.serving.testbed.service import Server
 
 PROGRAM = "python -m wisp_gym.serving.server"
+FCFS = "fcfs"
 LIMIT_RANGES: dict[str, tuple[float, float, str]] = {
     "kv_tokens": (BLOCK_TOKENS, 1e9, "tokens whose keys and values stay in memory"),
     "max_sessions": (1, 1e5, "open sessions"),
@@ -57,6 +58,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--threads", type=number(0, 1024, int), default=0, help="of the CPU (default 0: torch's choice)"
     )
+    parser.add_argument("--scheduler", default=FCFS, help="fcfs, or a bundle: a file, or one that is shipped "
+                        "(batching-wisp.onnx) (default %(default)s)")  # fmt: skip
     parser.add_argument("--metrics", type=address, metavar="HOST:PORT", help="serve Prometheus metrics there")
     parser.add_argument("--tls-certificate", type=Path, metavar="FILE", help="PEM; with --tls-key turns TLS on")
     parser.add_argument("--tls-key", type=Path, metavar="FILE")
@@ -84,8 +87,9 @@ def build(given: argparse.Namespace) -> Server:
     """The server of the flags, its model loaded."""
     import torch
 
+    from wisp_gym.serving import load_bundle
     from wisp_gym.serving.testbed.models import default_pair, load_model, load_tokenizer, tokenizer_digest
-    from wisp_gym.serving.testbed.scheduling import LearnedTime
+    from wisp_gym.serving.testbed.scheduling import BundleScheduler, LearnedTime
     from wisp_gym.serving.testbed.security import AccessTokens
     from wisp_gym.serving.testbed.service import Server
     from wisp_gym.serving.testbed.target import Target, first_coefficients
@@ -93,11 +97,15 @@ def build(given: argparse.Namespace) -> Server:
     if given.threads:
         torch.set_num_threads(given.threads)
     tokens = AccessTokens.read(given.tokens) if given.tokens else None
+    bundle = load_bundle(given.scheduler) if given.scheduler != FCFS else None
     name = given.target or str(default_pair() / "target")
     digest = tokenizer_digest(load_tokenizer(name, "--target"))
     target = Target(load_model(name, "--target", given.device, given.dtype))
-    times = LearnedTime(first_coefficients(target))
-    return Server(target, digest, given.limits, tokens, verification_time=times)
+    first = first_coefficients(target)
+    if bundle is None:
+        return Server(target, digest, given.limits, tokens, verification_time=LearnedTime(first))
+    scheduler = BundleScheduler(bundle, first, given.limits)
+    return Server(target, digest, given.limits, tokens, scheduler, scheduler)
 
 
 def credentials(given: argparse.Namespace) -> Any:

@@ -14,8 +14,8 @@ from typing import Protocol
 from wisp_gym.engine.averages import FRESH, KEEP
 from wisp_gym.serving import DeviceProfile, Reply, SpeculationController, Token, load_bundle
 from wisp_gym.serving.testbed.command_line import InputError
+from wisp_gym.serving.testbed.settings import NO_SLO_TOKENS_PER_S
 
-NO_SLO_TOKENS_PER_S = 1e-3  # stands for a request without a service class: nothing is ever due
 # Believed before anything was measured (assumptions; running averages forget them within some rounds).
 FIRST_BATCH_S, FIRST_DRAFT_S, FIRST_DELAY_S, FIRST_ACCEPT_SHARE = 0.05, 0.02, 0.01, 0.7
 

@@ -1,6 +1,6 @@
 """What decides on the server: which waiting rounds a batch takes, and how long a batch is predicted to take.
 
-Both are narrow protocols; here are the plainest that serve.
+Both are narrow protocols; here are first come first served, and the policies and rules of bundles.
 """
 
 from __future__ import annotations
@@ -8,7 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from wisp_gym.serving.verification_time import VerificationTimeEstimator
+from wisp_gym import serving
+from wisp_gym.serving import Bundle, ServerLimits, VerificationTimeEstimator
+from wisp_gym.serving.testbed.settings import NO_SLO_TOKENS_PER_S, Limits
+
+NEVER_S = 1e6  # from now: the deadline of a round without a service class
 
 # Where nothing was measured: a small model on a processor (assumption; the first batches correct it).
 FIRST_COEFFICIENTS = {"launch_s": 0.01, "new_token_s": 5e-4, "pair_s": 1e-7, "cached_token_s": 1e-6}
@@ -133,6 +137,52 @@ class LearnedTime:
     def observe(self, rounds: Sequence[WaitingRound], seconds: float) -> None:
         """Refit."""
         self.estimator.observe(*sums(rounds), seconds)
+
+
+class BundleScheduler(LearnedTime):
+    """A batching policy or rule from a bundle, with the estimator that it asks and teaches.
+
+    Args:
+        bundle: that orders a queue, such as the shipped `batching-wisp.onnx`.
+        coefficients: of the estimator to begin with.
+        limits: of the server.
+
+    Raises:
+        BundleError: a bundle of another decision.
+    """
+
+    price = 0.0
+
+    def __init__(self, bundle: Bundle, coefficients: Mapping[str, float], limits: Limits) -> None:
+        super().__init__(coefficients)
+        kept = ServerLimits(limits.kv_capacity_tokens, limits.max_batch_rounds, limits.prefill_chunk_tokens)
+        self.scheduler = serving.BatchScheduler(bundle, self.estimator, kept)
+
+    def compose(self, queue: Sequence[WaitingRound], now_s: float, fits: Fits) -> list[Member]:
+        """The bundle's batch, its last members left out where memory, in whole blocks, is short of them."""
+        batch = self.scheduler.compose([request_of(place, row, now_s) for place, row in enumerate(queue)], now_s)
+        members = [Member(*member) for member in zip(batch.members, batch.new_tokens, strict=True)]
+        while members and not fits(members):
+            members.pop()
+        return members
+
+    def observe(self, rounds: Sequence[WaitingRound], seconds: float) -> None:
+        """Refit; the mean batch time moves too."""
+        new, pairs, cached = sums(rounds)
+        self.scheduler.finished(serving.Batch(new_tokens=[new], pairs=pairs, cached_tokens=cached), seconds)
+
+    def suggested_tokens(self, device: str) -> int:
+        """Suggests nothing."""
+        return 0
+
+
+def request_of(place: int, row: WaitingRound, now_s: float) -> serving.Request:
+    """A waiting round as bundles see it."""
+    context = row.cached_tokens + row.uncached_tokens + 1
+    return serving.Request(
+        place, row.arrived_s, min(row.deadline_s, now_s + NEVER_S), context, row.cached_tokens, row.drafted_tokens,
+        row.expected_tokens, row.slo_tokens_per_s or NO_SLO_TOKENS_PER_S,
+    )  # fmt: skip
 
 
 def sums(rounds: Sequence[WaitingRound]) -> tuple[int, int, int]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 PROTOCOL_VERSION = 1
 SESSION_ID_BYTES = 16
+NO_SLO_TOKENS_PER_S = 1e-3  # stands for a request without a service class: nothing is ever due
 BLOCK_TOKENS = 64  # caches of keys and values grow by this much: few copies, little memory unused
 
 
