@@ -41,6 +41,7 @@ from wisp_gym.serving.testbed.client import GaveUp, Request  # noqa: E402
 from wisp_gym.serving.testbed.controlling import FixedLength  # noqa: E402
 from wisp_gym.serving.testbed.draft import Drafted, DraftModel  # noqa: E402
 from wisp_gym.serving.testbed.link import Link, LinkBroken  # noqa: E402
+from wisp_gym.serving.testbed.scheduling import FirstComeFirstServed, Member  # noqa: E402
 from wisp_gym.serving.testbed.settings import Limits  # noqa: E402
 from wisp_gym.serving.testbed.target import Target  # noqa: E402
 from wisp_gym.serving.testbed.wire_pb2 import FromDevice, FromServer, Round, Start  # noqa: E402
@@ -311,6 +312,25 @@ def test_a_batch_that_fails_is_tried_again(caplog: pytest.LogCaptureFixture) -> 
         assert world.count("wisp_failed_batches_total") > 2
         assert world.count("wisp_committed_tokens_total") == 4 * 16
     assert "verification failed" in caplog.text
+
+
+def test_a_scheduler_that_fails_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
+    class Mad(FirstComeFirstServed):
+        calls = 0
+
+        def compose(self, queue: Any, now_s: float, fits: Any) -> list[Member]:
+            self.calls += 1
+            nonsense = [Member(len(queue), 1)], [Member(0, 0)], [Member(0, 10_000)], [Member(0, 1), Member(0, 1)], []
+            if self.calls % 6 == 5:
+                raise RuntimeError("no idea")
+            return nonsense[self.calls % 6]
+
+    with World(scheduler=Mad()) as world:
+        requests = [Request(prompt(i), 16) for i in range(4)]
+        answers = answer_all([world.device(c) for c in controllers()], requests)
+        assert [a.tokens for a in answers] == [right(r) for r in requests]
+    assert "impossible batch" in caplog.text
+    assert "no idea" in caplog.text
 
 
 def test_a_dead_connection_leaves_nothing_behind() -> None:

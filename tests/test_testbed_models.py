@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -31,6 +32,8 @@ from testbed_world import (  # noqa: E402
 from transformers import MistralConfig, MistralForCausalLM  # noqa: E402
 
 from traces import model_pair  # noqa: E402
+from wisp_gym.serving.testbed import models  # noqa: E402
+from wisp_gym.serving.testbed.command_line import InputError  # noqa: E402
 from wisp_gym.serving.testbed.draft import DraftModel, statistics  # noqa: E402
 from wisp_gym.serving.testbed.kv_cache import KvMemory, SessionCache, blocks  # noqa: E402
 from wisp_gym.serving.testbed.messages import Model, Refused, check_round, laws_of  # noqa: E402
@@ -333,6 +336,27 @@ def test_the_messages_are_generated_from_their_definition(tmp_path: Path) -> Non
     assert tools.main(["protoc", f"-I{ROOT}", *outputs, name]) == 0
     for made in (tmp_path / name).parent.iterdir():
         assert made.read_text() == (ROOT / name).with_name(made.name).read_text()
+
+
+def test_the_default_pair_is_trained_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+
+    def train(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
+        commands.append(command)
+        if len(commands) > 1:
+            (tmp_path / "pair").mkdir()
+            (tmp_path / "pair" / "recipe.json").write_text("{}")
+        return subprocess.CompletedProcess(command, 130 if len(commands) == 1 else 0)
+
+    monkeypatch.setenv("WISP_GYM_CACHE", str(tmp_path))
+    monkeypatch.setattr(models.subprocess, "run", train)
+    with pytest.raises(InputError, match="was not trained"):
+        models.default_pair()
+    assert models.default_pair() == models.default_pair() == tmp_path / "pair"
+    assert len(commands) == 2
+    assert commands[1][3:] == ["--out", str(tmp_path / "pair")]
+    assert commands[1][2].endswith("traces.train_pair")
+    assert importlib.util.find_spec(commands[1][2]) is not None
 
 
 @pytest.mark.parametrize("command", ["server", "device", "soak"])

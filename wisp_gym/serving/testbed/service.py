@@ -161,7 +161,7 @@ class Server(VerificationServicer):
                 elif not await self._round(connection, message.round):
                     break
         except Exception as error:  # a stream that broke, or bytes that are no message
-            log.info("a stream ended: %s", error)
+            log.warning("a stream ended: %s: %s", type(error).__name__, error)
         await connection.send_when_read(None)
 
     async def _round(self, connection: Connection, message: Round) -> bool:

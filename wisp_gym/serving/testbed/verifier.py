@@ -17,7 +17,13 @@ from wisp_gym.engine.averages import FRESH, KEEP
 from wisp_gym.serving.testbed.kv_cache import KvMemory
 from wisp_gym.serving.testbed.messages import Refused
 from wisp_gym.serving.testbed.metrics import Metrics
-from wisp_gym.serving.testbed.scheduling import BatchScheduler, Member, VerificationTime, WaitingRound
+from wisp_gym.serving.testbed.scheduling import (
+    BatchScheduler,
+    FirstComeFirstServed,
+    Member,
+    VerificationTime,
+    WaitingRound,
+)
 from wisp_gym.serving.testbed.sessions import RUNNING, WAITING, Session, SessionTable
 from wisp_gym.serving.testbed.settings import Limits
 from wisp_gym.serving.testbed.target import Job
@@ -118,7 +124,7 @@ class Verifier:
         if not self.queue:
             return None
         rounds = [self._seen(session) for session in self.queue]
-        members = self.scheduler.compose(rounds, self.clock(), lambda members: self._fits(rounds, members))
+        members = self._compose(rounds)
         if not members:
             return None
         sessions = [self.queue[member.place] for member in members]
@@ -134,6 +140,23 @@ class Verifier:
         result = asyncio.get_running_loop().run_in_executor(self.thread, self.model.verify, jobs)
         self.running = Batch(sessions, taken, complete, now_s, now_s + self.time.predict_s(taken), result)
         return self.running
+
+    def _compose(self, rounds: Sequence[WaitingRound]) -> list[Member]:
+        """The scheduler's batch; where it fails or asks for what cannot be, first come first served."""
+        try:
+            members = self.scheduler.compose(rounds, self.clock(), lambda members: self._fits(rounds, members))
+            if self._possible(rounds, members):
+                return members
+            log.error("the scheduler composed an impossible batch: %s", members)
+        except Exception:
+            log.exception("the scheduler failed")
+        plain = FirstComeFirstServed(self.limits.prefill_chunk_tokens)
+        return plain.compose(rounds, self.clock(), lambda members: self._fits(rounds, members))
+
+    def _possible(self, rounds: Sequence[WaitingRound], members: Sequence[Member]) -> bool:
+        places = [member.place for member in members]
+        waiting = len(set(places)) == len(places) and all(0 <= place < len(rounds) for place in places)
+        return waiting and all(1 <= n <= rounds[p].new_tokens for p, n in members) and self._fits(rounds, members)
 
     def _seen(self, session: Session) -> WaitingRound:
         pending = session.pending
