@@ -6,6 +6,7 @@ import asyncio
 import threading
 import urllib.request
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,27 @@ def test_sessions_are_limited_and_wait_their_turn() -> None:
         answers = answer_all(devices, requests)
         assert [a.tokens for a in answers] == [right(r) for r in requests]
         assert world.count("wisp_refusals_total", reason="TOO_MANY_SESSIONS") > 0
+
+
+def test_sessions_are_given_in_the_order_in_which_devices_asked() -> None:
+    """A device that goes on at once with its next request does not push in front of those that wait."""
+    finished: list[int] = []
+    with World(limits=Limits(max_sessions=1, retry_after_s=0.005)) as world:
+
+        def work(place: int) -> None:
+            device = world.device(FixedLength(2))
+            for n in range(4):
+                device.answer(Request(prompt(n), 8))
+                finished.append(place)
+
+        threads = [threading.Thread(target=work, args=(place,)) for place in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted(finished) == [0] * 4 + [1] * 4 + [2] * 4
+    middle = finished[2:-2]  # all three have asked, and all have more to ask
+    assert all(a != b for a, b in pairwise(middle))
 
 
 def test_a_connection_holds_so_many_sessions() -> None:

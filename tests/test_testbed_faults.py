@@ -160,12 +160,12 @@ class SlowDraft(DraftModel):
     """Sleeps before each token."""
 
     def draft(self, context: Any, position: int, temperature: float, seed: int) -> Drafted:
-        time.sleep(0.1)
+        time.sleep(0.06)
         return super().draft(context, position, temperature, seed)
 
 
 def test_a_slow_device_holds_up_nobody_and_is_forgotten_without_harm() -> None:
-    with World(limits=Limits(idle_s=0.2)) as world:
+    with World(limits=Limits(idle_s=0.1)) as world:
         slow = world.device(FixedLength(8), draft=SlowDraft(draft_model()))
         request, got = Request(prompt(9), 12), []
         waiting = threading.Thread(target=lambda: got.append(slow.answer(request)))
@@ -233,6 +233,15 @@ def test_hostile_messages_end_their_own_stream_alone() -> None:
         assert world.device().answer(Request(prompt(3), 8)).tokens == greedy(tuple(prompt(3)), 8)
 
 
+def refusal(world: World, message: Round) -> int:
+    """Why a round that comes on a connection of its own is refused."""
+    link = Link(world.channel())
+    link.send(FromDevice(round=message))
+    reason = link.receive(10).refusal.reason
+    link.close()
+    return int(reason)
+
+
 def test_a_stranger_who_guesses_a_session_cannot_change_its_answer() -> None:
     """Another start, other tokens, other positions for a session that is open."""
     with World(target=SlowTarget(0.02)) as world:
@@ -248,9 +257,10 @@ def test_a_stranger_who_guesses_a_session_cannot_change_its_answer() -> None:
                   prompt=request.prompt, committed=[(right(request)[0] + 1) % 64])),
             Round(session=request.session, round=9, position=29),
         ):  # fmt: skip
-            raw(world, FromDevice(round=forged).SerializeToString())
+            assert refusal(world, forged) in (Refusal.INVALID, Refusal.UNKNOWN_SESSION)
         serving.join(30)
         assert got[0].tokens == right(request)
+        assert got[0].reconnects == 0
 
 
 def test_more_sessions_than_memory_are_evicted_and_computed_again() -> None:

@@ -18,6 +18,7 @@ from wisp_gym.serving.testbed.wire_pb2 import Refusal, Reply, Round, Start
 
 Key = tuple[str, bytes]
 WAITING, RUNNING = range(2)
+STAND_IN_LINE_S = 2.0  # a connection that has not asked again for so long waits no more
 
 
 @dataclass
@@ -115,6 +116,7 @@ class SessionTable:
     ) -> None:
         self.limits, self.model, self.clock, self.forgotten = limits, model, clock, forgotten
         self.sessions: dict[Key, Session] = {}  # least recently heard first
+        self.line: dict[Any, float] = {}  # connections that wait for a session, and when each last asked
 
     def find(self, client: str, message: Round, connection: Any, draining: bool = False) -> Session:
         """The session of a checked round, made or made again from its start; its replies now go to `connection`."""
@@ -123,16 +125,20 @@ class SessionTable:
         if session is not None:
             self.sessions[key] = session  # the most recently heard
         if message.HasField("start"):
-            session = self._agree(session, message.start) if session else self._make(key, message.start, draining)
+            session = (
+                self._agree(session, message.start) if session else self._make(key, message.start, connection, draining)
+            )
+        elif session is not None and session.connection is not connection:
+            session = None  # only who knows all of a session's start may take it over
         if session is None:
             raise Refused(Refusal.UNKNOWN_SESSION, "unknown session: send the round with its start")
         session.connection, session.used_s, session.closed = connection, self.clock(), False
         return session
 
-    def _make(self, key: Key, start: Start, draining: bool) -> Session:
+    def _make(self, key: Key, start: Start, connection: Any, draining: bool) -> Session:
         if draining:
             raise Refused(Refusal.DRAINING, "the server shuts down", self.limits.retry_after_s)
-        self._make_room()
+        self._make_room(connection)
         made = Session(
             key, tuple(start.prompt), list(start.committed), start.max_new_tokens, start.temperature, start.seed,
             start.slo_tokens_per_s, start.ttft_s, self.clock(),
@@ -142,15 +148,19 @@ class SessionTable:
         self.sessions[key] = made
         return made
 
-    def _make_room(self) -> None:
-        """The longest silent session without a connection leaves when all places are taken."""
-        if len(self.sessions) < self.limits.max_sessions:
-            return
-        orphan = next((s for s in self.sessions.values() if s.connection is None and s.pending is None), None)
-        if orphan is None:
+    def _make_room(self, connection: Any) -> None:
+        """Places go to connections in the order in which they began to ask; sessions without a connection make room."""
+        now_s, patience_s = self.clock(), max(STAND_IN_LINE_S, 40 * self.limits.retry_after_s)
+        self.line = {other: asked_s for other, asked_s in self.line.items() if now_s - asked_s <= patience_s}
+        orphans = [s.key for s in self.sessions.values() if s.connection is None and s.pending is None]
+        ahead = list(self.line).index(connection) if connection in self.line else len(self.line)
+        if ahead >= self.limits.max_sessions - len(self.sessions) + len(orphans):
+            self.line[connection] = now_s
             text = f"{len(self.sessions)} sessions are open, allowed are {self.limits.max_sessions}"
             raise Refused(Refusal.TOO_MANY_SESSIONS, text, 10 * self.limits.retry_after_s)
-        self.forget(orphan.key)
+        self.line.pop(connection, None)
+        if len(self.sessions) >= self.limits.max_sessions:
+            self.forget(orphans[0])  # the longest silent
 
     def _agree(self, session: Session, start: Start) -> Session:
         """The session, checked against what the device says of it."""
@@ -209,6 +219,7 @@ class SessionTable:
 
     def detach(self, connection: Any) -> None:
         """A connection is gone. Its sessions stay for a while; their rounds that no batch has taken yet do not."""
+        self.line.pop(connection, None)
         for session in self.sessions.values():
             if session.connection is connection:
                 session.connection, session.used_s = None, self.clock()
