@@ -18,6 +18,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -218,27 +219,30 @@ def join(pieces: Tensor, pieces_lse: Tensor, piece_of: Tensor, fresh: Tensor, fr
 
 def pack(q: Tensor, rows: Tensor, group: int) -> Tensor:
     """Return (R·group, Hkv, D) packed rows of (T, H, D) queries: the heads of a group one below the other."""
-    tokens, heads, dim = q.shape
+    _, heads, dim = q.shape
     picked = q[rows].view(-1, heads // group, group, dim)
     return picked.transpose(1, 2).reshape(-1, heads // group, dim)
 
 
-def attend(q: Tensor, keys: Tensor, values: Tensor, layout: Layout, joined: Any = join) -> Tensor:
+PLAIN = SimpleNamespace(pack=pack, join=join)
+
+
+def attend(q: Tensor, keys: Tensor, values: Tensor, layout: Layout, do: Any = PLAIN) -> Tensor:
     """Return (T, H, D) attention of a whole batch; new keys and values stand in the cache already.
 
     Args:
         q: (T, H, D) queries in the layout's order.
         keys, values: (C, Hkv, D) cache of one layer.
         layout: of the batch.
-        joined: `join`, or a compiled form of it.
+        do: has `pack` and `join`, as they stand here or compiled.
     """
     group = q.shape[1] // keys.shape[1]
     parts = []
     if layout.fresh is not None and layout.pieces is not None:
         short = q[: layout.packed_tokens]
         fresh = ragged(short, keys, values, layout.fresh, causal=True)
-        pieces = ragged(pack(short, layout.piece_rows, group), keys, values, layout.pieces, causal=False)
-        parts.append(joined(*pieces, layout.piece_of, *fresh, group))
+        pieces = ragged(do.pack(short, layout.piece_rows, group), keys, values, layout.pieces, causal=False)
+        parts.append(do.join(*pieces, layout.piece_of, *fresh, group))
     if layout.whole is not None:
         parts.append(ragged(q[layout.packed_tokens :], keys, values, layout.whole, causal=True)[0])
     return parts[0] if len(parts) == 1 else torch.cat(parts)

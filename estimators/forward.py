@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from estimators.attention import Layout, attend, join
+from estimators.attention import Layout, attend, join, pack
 from estimators.shapes import Shape
 
 WEIGHT_STD = 0.02  # Qwen3's initializer_range; all that matters is that nothing overflows
@@ -43,13 +43,14 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def split_heads(
-    qkv: Tensor, q_norm: Tensor, k_norm: Tensor, cos: Tensor, sin: Tensor, shape: Shape
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return queries (T, H, D), keys and values (T, Hkv, D) of (T, qkv_width): normalised by head and rotated."""
+    qkv: Tensor, layer: Layer, cos: Tensor, sin: Tensor, slots: Tensor, keys: Tensor, values: Tensor, shape: Shape
+) -> Tensor:
+    """Return queries (T, H, D) of (T, qkv_width), normalised by head and rotated; write keys and values at `slots`."""
     sizes = [heads * shape.head_dim for heads in (shape.heads, shape.kv_heads, shape.kv_heads)]
     q, k, v = (part.unflatten(-1, (-1, shape.head_dim)) for part in qkv.split(sizes, -1))
-    q, k = (rotate(norm(x, w, shape.norm_eps), cos, sin) for x, w in ((q, q_norm), (k, k_norm)))
-    return q.contiguous(), k.contiguous(), v.contiguous()
+    keys.index_copy_(0, slots, rotate(norm(k, layer.k_norm, shape.norm_eps), cos, sin))
+    values.index_copy_(0, slots, v)
+    return rotate(norm(q, layer.q_norm, shape.norm_eps), cos, sin)
 
 
 def gate(gate_up: Tensor) -> Tensor:
@@ -108,12 +109,13 @@ class Model:
         ]
         self.final_norm = self._matrix(shape.hidden)
         self.output = self._matrix(shape.vocabulary, shape.hidden)
-        room = (2, cache_tokens, shape.kv_heads, shape.head_dim)
+        room = (cache_tokens, shape.kv_heads, shape.head_dim)
         # Written once: pages that nothing was written to may all be one page of memory.
-        self.cache = [self._matrix(*room) for _ in range(shape.layers)]
+        self.cache = [(self._matrix(*room), self._matrix(*room)) for _ in range(shape.layers)]
         self.cos, self.sin = rotations(shape, longest, self.device, dtype)
-        chosen = {"norm": norm, "add_and_norm": add_and_norm, "split_heads": split_heads, "gate": gate, "join": join}
+        chosen: dict[str, Any] = {f.__name__: f for f in (norm, add_and_norm, split_heads, gate, pack, join)}
         if compiled:
+            torch._dynamo.config.recompile_limit = 64  # a batch of one token, of one piece, ...: each is a case
             chosen = {name: torch.compile(function, dynamic=True) for name, function in chosen.items()}
         self._do = SimpleNamespace(**chosen)
 
@@ -149,10 +151,8 @@ class Model:
         hidden = do.norm(residual, self.layers[0].input_norm, eps)
         next_norms = [*(layer.input_norm for layer in self.layers[1:]), self.final_norm]
         for layer, (keys, values), next_norm in zip(self.layers, self.cache, next_norms, strict=True):
-            q, k, v = do.split_heads(F.linear(hidden, layer.qkv), layer.q_norm, layer.k_norm, cos, sin, self.shape)
-            keys.index_copy_(0, layout.slots, k)
-            values.index_copy_(0, layout.slots, v)
-            seen = attend(q, keys, values, layout, do.join).flatten(1)
+            q = do.split_heads(F.linear(hidden, layer.qkv), layer, cos, sin, layout.slots, keys, values, self.shape)
+            seen = attend(q, keys, values, layout, do).flatten(1)
             residual, hidden = do.add_and_norm(residual, F.linear(seen, layer.o), layer.post_norm, eps)
             change = F.linear(do.gate(F.linear(hidden, layer.gate_up)), layer.down)
             residual, hidden = do.add_and_norm(residual, change, next_norm, eps)
