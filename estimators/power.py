@@ -47,7 +47,8 @@ class PowerLog:
             query = f"--query-gpu={known[0]},clocks.sm,temperature.gpu"
             command = ["nvidia-smi", *form, query, "-lms", str(INTERVAL_MS)]
             self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-            threading.Thread(target=self._read, daemon=True).start()
+            self._reader = threading.Thread(target=self._read, daemon=True)
+            self._reader.start()
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -55,6 +56,9 @@ class PowerLog:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=5)
+            self._reader.join(timeout=5)
+            if self._process.stdout and not self._reader.is_alive():
+                self._process.stdout.close()
 
     def _read(self) -> None:
         assert self._process

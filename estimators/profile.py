@@ -161,6 +161,8 @@ def profile(given: Namespace) -> tuple[list[dict[str, Any]], int]:
     if given.device == "cuda":
         check_attention(shape, given)
     rates = ceilings(given.device, dtype)
+    if given.device == "cuda":
+        torch.cuda.empty_cache()  # what the ceilings took: the model needs it
     print(f"{machine['device']}: matrix products {rates.matrix_flop_s / 1e12:.4g} TFLOP/s, copy "
           f"{rates.copy_bytes_s / 1e9:.4g} GB/s, read {rates.read_bytes_s / 1e9:.4g} GB/s", flush=True)  # fmt: skip
     constant = {**fixed, **machine, **{name: f"{value:.5g}" for name, value in asdict(rates).items()}}

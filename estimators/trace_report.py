@@ -1,8 +1,9 @@
 """Put recorded speculation traces beside published figures: acceptance by position, correlation, AUC.
 
-    python -m estimators.trace_report python-150m-15m.npz --predictor python-150m-15m-predictor.json
+    python -m estimators.trace_report python-150m-15m.npz python-150m-15m-sampled.npz
 
-`--predictor` takes what `python -m estimators.predictor TRACE --json FILE` wrote, one file a trace in the same order.
+Where TRACE-predictor.json stands beside TRACE.npz, as `python -m estimators.predictor TRACE.npz --json` writes it, the
+AUC of the statistics and of the MLP, on held-out prompts, are in the table too.
 Published: `estimators.published` names each source; WISP's AUC is derived from its operating point.
 """
 
@@ -71,11 +72,8 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
     """Return the flags, checked."""
     parser = Parser(allow_abbrev=False, prog=PROGRAM, description=(__doc__ or "").splitlines()[0])
     parser.add_argument("trace", nargs="+", type=Path, metavar="TRACE", help="speculation traces (NPZ)")
-    parser.add_argument("--predictor", nargs="+", type=Path, default=[], metavar="JSON", help="one for each trace")
     parser.add_argument("--json", metavar="FILE", help="write the figures of the traces")
     given = parser.parse_args(arguments)
-    if given.predictor and len(given.predictor) != len(given.trace):
-        raise InputError(f"--predictor: {len(given.predictor)} files for {len(given.trace)} traces; one each is needed")
     if given.json:
         check_writable(given.json)
     return given
@@ -85,9 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table, and write the figures where asked."""
     given = parse(arguments)
     columns = {}
-    for i, path in enumerate(given.trace):
+    for path in given.trace:
+        beside_it = path.with_name(f"{path.stem}-predictor.json")
         try:
-            predictor = json.loads(given.predictor[i].read_text(encoding="utf-8")) if given.predictor else None
+            predictor = json.loads(beside_it.read_text(encoding="utf-8")) if beside_it.exists() else None
             columns[path.stem] = figures(read_speculation_trace(path), predictor)
         except (TraceError, OSError, ValueError) as error:
             raise InputError(f"{path}: {error}") from None
