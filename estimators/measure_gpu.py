@@ -26,6 +26,7 @@ from estimators.cli import OUT_OF_TIME, InputError, OutOfTime, Parser, run, tabl
 
 PROGRAM = "python -m estimators.measure_gpu"
 SHAPES = {"full": ("qwen3-32b", "qwen3-14b", "qwen3-8b"), "tiny": ("tiny",)}
+LEAST_S = 30  # with less time left nothing is begun: making a model of 65 GB takes as long
 GRACE_S = 120  # beyond its share, after which a step that does not stop by itself is ended
 # Text beside the standard library: packages of Python code under BSD, Apache-2.0 or PSF-like licences, where installed.
 PACKAGES = ("numpy", "scipy", "sympy", "networkx", "sklearn", "matplotlib", "torch")
@@ -162,7 +163,7 @@ def measure(given: Namespace) -> tuple[list[str], dict[str, int]]:
     failed: dict[str, int] = {}
     paused: set[str] = set()
     write_json(given.out / "steps.json", {"sizes": given.sizes, "done": done})
-    while time.monotonic() < ends:
+    while ends - time.monotonic() > LEAST_S:
         ready = [s for s in steps if s.name not in (*done, *failed) and set(s.after) <= set(done)]
         step = next((s for s in ready if s.name not in paused), None)
         if step is None and not paused:
@@ -205,8 +206,8 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
     parser.add_argument("--minutes", type=float, default=25, help="for all steps together (default %(default)s)")
     parser.add_argument("--dry", action="store_true", help="print the steps and do nothing")
     given = parser.parse_args(arguments)
-    if not 0 < given.minutes <= 1e5:
-        raise InputError(f"--minutes {given.minutes}: above 0 and at most 100000 is needed")
+    if not 1 <= given.minutes <= 1e5:
+        raise InputError(f"--minutes {given.minutes:g}: 1 to 100000 is needed")
     steps = given.out / "steps.json"
     if steps.exists() and (other := json.loads(steps.read_text(encoding="utf-8"))["sizes"]) != given.sizes:
         raise InputError(f"--out {given.out}: holds results of --sizes {other}; choose another folder")
