@@ -9,16 +9,21 @@ import json
 import os
 import sys
 import tempfile
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 BAD_INPUT = 2  # the exit code of every wrong flag, name or file
+OUT_OF_TIME = 75  # something is left that the same command would do (EX_TEMPFAIL of sysexits.h)
 
 
 class InputError(ValueError):
     """Something the user gave is wrong; the message is one line that says what, and what is allowed."""
+
+
+class OutOfTime(Exception):
+    """The time that was given is up and something is left; the message is one line that says what."""
 
 
 class Parser(ArgumentParser):
@@ -39,12 +44,15 @@ class Parser(ArgumentParser):
 
 
 def run(main: Callable[[Sequence[str] | None], None], program: str, arguments: Sequence[str] | None = None) -> int:
-    """Call `main` and return its exit code: 0, 2 after an `InputError`, 130 after Ctrl-C."""
+    """Call `main` and return its exit code: 0, 2 after an `InputError`, 75 after `OutOfTime`, 130 after Ctrl-C."""
     try:
         main(arguments)
     except InputError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return BAD_INPUT
+    except OutOfTime as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return OUT_OF_TIME
     except KeyboardInterrupt:
         print(f"{program}: interrupted, nothing written", file=sys.stderr)
         return 130
@@ -67,6 +75,21 @@ def choose(kind: str, given: str, allowed: Iterable[str]) -> str:
 def _hint(near: Sequence[str]) -> str:
     """Return "did you mean", or nothing."""
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def whole_numbers(least: int) -> Callable[[str], list[int]]:
+    """Return a parser of comma-separated whole numbers of at least `least`."""
+
+    def parse_list(text: str) -> list[int]:
+        try:
+            values = [int(part) for part in text.split(",")]
+        except ValueError:
+            raise ArgumentTypeError(f"{text!r}: whole numbers with commas between are needed, like 1,2,4") from None
+        if min(values) < least:
+            raise ArgumentTypeError(f"{min(values)} in {text!r}: at least {least} is needed")
+        return values
+
+    return parse_list
 
 
 def check_writable(path: str | Path) -> Path:

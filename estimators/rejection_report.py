@@ -49,7 +49,8 @@ def predictors(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         half = ", ".join(f"{value:.3f}" for value in row["at_half"])
         scores = [cell(row[name]) for name in ("auc", "false_acceptance", "recall")]
-        waste = f"{wasted_tokens(row['false_acceptance'][0]):.2f}"
+        passed = row["false_acceptance"][0]
+        waste = f"{wasted_tokens(passed):.2f}" if passed < 1 else "∞"
         lines.append(
             [row["predictor"], *scores, waste, half, cell(row["ece"]), cell(row["brier"]), f"{row['sklearn_us']:.0f}"]
         )

@@ -234,13 +234,13 @@ def test_profile_command_to_fit_and_json(tmp_path, capsys):
 def test_measuring_a_tiny_model(tmp_path):
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    from estimators import profile
+    from estimators import profile_llama
 
     out = tmp_path / "profile.csv"
     sizes = {"layers": 1, "hidden": 32, "heads": 2, "kv-heads": 1, "intermediate": 64, "vocab": 64, "repeats": 2}
     sizes |= {"batch": "1,2", "new": "1,3", "cached": "0,8", "cold": 16}
     flags = [f"--{name}={value}" for name, value in sizes.items()]
-    assert cli.run(profile.main, "program", ["--out", str(out), *flags]) == 0
+    assert cli.run(profile_llama.main, "program", ["--out", str(out), *flags]) == 0
     lines = [line for line in out.read_text().splitlines() if not line.startswith("#")]
     assert len(lines) == 1 + 8 + 2
     row = dict(zip(lines[0].split(","), lines[-1].split(","), strict=True))

@@ -18,7 +18,7 @@ pytest.importorskip("transformers")
 from traces import record, train_pair, training_text  # noqa: E402
 from traces.command_line import InputError, run  # noqa: E402
 from traces.lossless import Decoded, Rule, decode, verify  # noqa: E402
-from traces.model_pair import Pair, distribution, record_request, statistics  # noqa: E402
+from traces.model_pair import Pair, answers, distribution, record_request, statistics  # noqa: E402
 from wisp_gym.speculation_trace import read_speculation_trace, replay  # noqa: E402
 
 TEXT = Path(sysconfig.get_path("stdlib")) / "asyncio"
@@ -107,7 +107,7 @@ def test_training_that_is_cut_off_goes_on_to_the_same_weights(
 
 
 def test_prompts_are_cut_from_held_out_files_alone(folder: Path) -> None:
-    texts, held_out = training_text.split_text(TEXT)
+    texts, held_out = training_text.split_text([TEXT])
     for line in (folder / "prompts.jsonl").read_text().splitlines():
         prompt = json.loads(line)["prompt"]
         assert any(prompt in text for text in held_out)
@@ -298,8 +298,60 @@ def test_a_bad_prompt_is_named_by_its_line(tmp_path: Path, text: str, said: str)
 
 
 def test_models_of_two_tokenizers_are_refused(folder: Path, pair: Pair, tmp_path: Path) -> None:
-    texts, _ = training_text.split_text(TEXT)
+    texts, _ = training_text.split_text([TEXT])
     pair.draft.save_pretrained(tmp_path)
     training_text.train_tokenizer(texts[:3], 300).save_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"300 tokens.*400.*allowed: models of one tokenizer"):
         Pair.load(str(tmp_path), str(folder / "target"))
+
+
+# --- on a GPU: several answers at once, a limit of time, text of other folders ---
+
+
+def test_answers_at_once_are_those_one_by_one(pair: Pair, folder: Path) -> None:
+    """Prompts of unequal lengths, greedy and sampled: padding on the left changes nothing but rounding."""
+    from traces.model_pair import Draws, answer
+
+    ids = [pair.encode(text) for text in prompts(folder)]
+    assert len({len(one) for one in ids}) > 1
+    for temperature in (0.0, 1.0):
+        given = settings(temperature)
+        together = answers(pair, ids, list(range(len(ids))), given)
+        alone = [
+            answer(pair.target, one, Draws(3, i, N, K), temperature, pair.end_tokens, pair.vocabulary)
+            for i, one in enumerate(ids)
+        ]
+        assert together == alone
+
+
+def test_recording_with_answers_at_once_has_the_same_numbers(folder: Path, tmp_path: Path) -> None:
+    for name, more in (("one", ()), ("many", ("--answers", "4"))):
+        assert run(record.main, "record", flags(folder, tmp_path / f"{name}.npz", *more)) == 0
+    one, many = (read_speculation_trace(tmp_path / f"{name}.npz") for name in ("one", "many"))
+    assert many.header["settings"]["answers"] == 4
+    assert "answers" not in one.header["settings"]
+    np.testing.assert_array_equal(one.accepted_run, many.accepted_run)
+    np.testing.assert_array_equal(one.offsets, many.offsets)
+
+
+def test_a_limit_of_time_stops_and_the_same_command_goes_on(folder: Path, tmp_path: Path) -> None:
+    limited = [*flags(folder, tmp_path / "trace.npz"), "--minutes", "1e-9"]
+    assert run(record.main, "record", limited) == 75
+    assert run(record.main, "record", flags(folder, tmp_path / "trace.npz")) == 0
+    pair_flags = ["--out", str(tmp_path / "pair"), *SMALL]
+    for _ in range(3):  # a step at a time
+        assert run(train_pair.main, "train_pair", [*pair_flags, "--minutes", "1e-9"]) == 75
+    assert run(train_pair.main, "train_pair", pair_flags) == 0
+    again = json.loads((tmp_path / "pair" / "recipe.json").read_text())
+    assert again == json.loads((folder / "recipe.json").read_text())
+
+
+def test_text_of_several_folders_with_its_licence(tmp_path: Path) -> None:
+    more = TEXT.parent / "json"
+    texts, held_out = training_text.split_text([TEXT, more])
+    alone, held_out_alone = training_text.split_text([TEXT])
+    assert texts[: len(alone)] == alone
+    assert len(texts) + len(held_out) > len(alone) + len(held_out_alone)
+    given = train_pair.parse(["--out", str(tmp_path), "--text", str(TEXT), str(more), "--licence", "PSF-2.0"])
+    assert train_pair.about_text(given.text) == "asyncio, json"
+    assert given.licence == "PSF-2.0"

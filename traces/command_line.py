@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import sys
+import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -12,11 +13,16 @@ from typing import Any, NoReturn
 from wisp_gym.npz import write_whole
 
 BAD_INPUT = 2  # exit code of every wrong flag or file
+OUT_OF_TIME = 75  # something is left that the same command would do (EX_TEMPFAIL of sysexits.h)
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 
 
 class InputError(ValueError):
     """Something the user gave is wrong; the message is one line that says what, and what is allowed."""
+
+
+class OutOfTime(Exception):
+    """The time that was given is up and something is left; the message is one line that says what."""
 
 
 class Parser(ArgumentParser):
@@ -43,6 +49,11 @@ class Parser(ArgumentParser):
                 self.error(f"{flag} {getattr(given, name)}: allowed {least} to {most}")
 
 
+def deadline(minutes: float) -> float:
+    """When so many minutes from now are over, by `time.monotonic`; 0 is never."""
+    return time.monotonic() + 60 * minutes if minutes else float("inf")
+
+
 def nearest(given: str, choices: Iterable[str]) -> str:
     """A did-you-mean hint, or nothing."""
     near = difflib.get_close_matches(given, list(choices), 1)
@@ -50,12 +61,15 @@ def nearest(given: str, choices: Iterable[str]) -> str:
 
 
 def run(main: Callable[[Sequence[str] | None], None], program: str, arguments: Sequence[str] | None = None) -> int:
-    """Call `main`; its exit code: 0, 2 after an `InputError` (one line on stderr), 130 after Ctrl-C."""
+    """Call `main`; its exit code: 0, 2 after an `InputError` (one line on stderr), 75 after `OutOfTime`, 130 after Ctrl-C."""
     try:
         main(arguments)
     except InputError as error:
         print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
+    except OutOfTime as error:
+        print(f"{program}: {error}; the same command continues", file=sys.stderr)
+        return OUT_OF_TIME
     except KeyboardInterrupt:
         print(f"{program}: interrupted; the same command continues", file=sys.stderr)
         return INTERRUPTED

@@ -151,6 +151,39 @@ def answer(model: Any, ids: list[int], draws: Draws, temperature: float, ends: s
     return output
 
 
+@torch.inference_mode()
+def answers(pair: Pair, prompts: list[list[int]], requests: list[int], given: Namespace) -> list[list[int]]:
+    """The target's answers to several prompts at once, padded on the left; chance as in `answer`, request by request.
+
+    Batched products are rounded otherwise than single ones, so where two tokens are nearly as likely an answer may
+    differ from `answer`'s. It is the target's all the same, and what is recorded along it is computed from it.
+    """
+    model, ends = pair.target, pair.end_tokens
+    draws = [Draws(given.seed, r, given.max_new_tokens, given.draft_tokens).target for r in requests]
+    lengths = torch.tensor([len(ids) for ids in prompts], device=model.device)
+    longest = int(lengths.max())
+    fresh = torch.tensor([[0] * (longest - len(ids)) + ids for ids in prompts], device=model.device)
+    places = torch.arange(longest + given.max_new_tokens, device=model.device)[None]
+    mask = (places >= (longest - lengths)[:, None]).long()
+    positions = (places - (longest - lengths)[:, None]).clamp(min=0)
+    cache, chosen = DynamicCache(), []
+    for n in range(given.max_new_tokens):
+        seen = longest + n
+        logits = model(fresh, past_key_values=cache, attention_mask=mask[:, :seen], use_cache=True, logits_to_keep=1,
+                       position_ids=positions[:, seen - fresh.shape[1] : seen]).logits[:, -1, : pair.vocabulary]  # fmt: skip
+        uniform = np.array([draw[n] for draw in draws])
+        chosen.append(choose(distribution(logits, given.temperature), uniform, given.temperature))
+        fresh = chosen[-1][:, None]
+        if ends and all(ends & set(row) for row in torch.stack(chosen, 1).tolist()):
+            break
+    return [until(row, ends) for row in torch.stack(chosen, 1).tolist()]
+
+
+def until(tokens: list[int], ends: set[int]) -> list[int]:
+    """The tokens up to the first end token, itself the last."""
+    return tokens[: next((i + 1 for i, token in enumerate(tokens) if token in ends), len(tokens))]
+
+
 def branch(cache: Any, lengths: torch.Tensor) -> Any:
     """A cache of B rows from one of a single row: row b holds its first `lengths[b]` tokens, at the right end."""
     longest = int(lengths.max())
@@ -245,10 +278,12 @@ def drawn_runs(acceptance: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     return np.minimum(accepted, np.arange(len(acceptance), 0, -1))
 
 
-def record_request(pair: Pair, ids: list[int], request: int, given: Namespace) -> dict[str, np.ndarray]:
-    """The target's answer to one prompt and the draft's proposals along it, as arrays of a `SpeculationTrace`."""
+def record_request(
+    pair: Pair, ids: list[int], request: int, given: Namespace, output: list[int] | None = None
+) -> dict[str, np.ndarray]:
+    """The target's answer to one prompt (or the one given) and the draft's proposals along it, as arrays of a trace."""
     draws = Draws(given.seed, request, given.max_new_tokens, given.draft_tokens)
-    output = answer(pair.target, ids, draws, given.temperature, pair.end_tokens, pair.vocabulary)
+    output = output or answer(pair.target, ids, draws, given.temperature, pair.end_tokens, pair.vocabulary)
     found = {name: value.numpy() for name, value in propose(pair, ids, output, draws, given).items()}
     rows = {"statistics": found["statistics"].astype(np.float16)}
     if given.temperature == 0:

@@ -6,9 +6,9 @@ Any two causal language models of one tokenizer will do, by a name on the hub or
 prompt greedily; at every position of its answer the draft proposes K tokens greedily from the true prefix. With
 `--temperature T` both sample at T, and the target's probability of accepting each proposed token is recorded too.
 
-Requests are recorded one by one, and pieces of `PIECE_REQUESTS` are kept in `FILE.parts` until all are there: an
-interrupted run continues with the first missing piece, and its file has the bytes of an uninterrupted one (on the same
-machine, threads and libraries).
+Requests are recorded one by one (on a GPU the target had better answer several prompts at once: `--answers`), and
+pieces of `PIECE_REQUESTS` or more are kept in `FILE.parts` until all are there: an interrupted run continues with the
+first missing piece, and its file has the bytes of an uninterrupted one (on the same machine, threads and libraries).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ from wisp_gym.speculation_trace import (
     write_speculation_trace,
 )
 
-from .command_line import InputError, Parser, run
+from .command_line import InputError, OutOfTime, Parser, deadline, run
 
 if TYPE_CHECKING:  # torch and transformers take seconds to import: --help and wrong flags do without
     from .model_pair import Pair
@@ -84,21 +85,34 @@ def _prompt(path: Path, number: int, line: str) -> str:
 
 def record_piece(pair: Pair, prompts: Sequence[Prompt], header: dict[str, Any], given: Namespace) -> SpeculationTrace:
     """The trace of some prompts."""
-    from .model_pair import record_request
+    from .model_pair import answers, record_request
 
+    every = [tokens_of(pair, prompt, given) for prompt in prompts]
+    outputs: list[list[int] | None] = [None] * len(prompts)
+    if given.answers > 1:
+        outputs = [*answers(pair, every, [prompt.id for prompt in prompts], given)]
     one_by_one = []
-    for prompt in prompts:
-        ids = pair.encode(prompt.text)
-        if not ids:
-            raise InputError(f"{given.prompts}: prompt {prompt.id}: no token; allowed: at least one")
-        needed = len(ids) + given.max_new_tokens + given.draft_tokens
-        if needed > pair.max_tokens:
-            raise InputError(f"{given.prompts}: prompt {prompt.id}: {len(ids)} tokens, with answer and draft {needed}; "
-                             f"allowed: {pair.max_tokens}, the models' longest sequence")  # fmt: skip
-        rows = record_request(pair, ids, prompt.id, given)
+    for prompt, ids, output in zip(prompts, every, outputs, strict=True):
+        rows = record_request(pair, ids, prompt.id, given, output)
         about = (np.array([prompt.id]), np.array([len(ids)]), np.array([0, len(rows["accepted_run"])]))
         one_by_one.append(SpeculationTrace(*about, **rows, header=header))
     return concatenate(one_by_one)
+
+
+def tokens_of(pair: Pair, prompt: Prompt, given: Namespace) -> list[int]:
+    """The tokens of a prompt.
+
+    Raises:
+        InputError: it has none, or with answer and draft more than the models take.
+    """
+    ids = pair.encode(prompt.text)
+    if not ids:
+        raise InputError(f"{given.prompts}: prompt {prompt.id}: no token; allowed: at least one")
+    needed = len(ids) + given.max_new_tokens + given.draft_tokens
+    if needed > pair.max_tokens:
+        raise InputError(f"{given.prompts}: prompt {prompt.id}: {len(ids)} tokens, with answer and draft {needed}; "
+                         f"allowed: {pair.max_tokens}, the models' longest sequence")  # fmt: skip
+    return ids
 
 
 def pieces(pair: Pair, prompts: list[Prompt], header: dict[str, Any], given: Namespace) -> Iterator[SpeculationTrace]:
@@ -112,10 +126,13 @@ def pieces(pair: Pair, prompts: list[Prompt], header: dict[str, Any], given: Nam
     folder = _parts(given.out)
     folder.mkdir(exist_ok=True)
     with tqdm(total=len(prompts), unit="request", disable=None) as bar:
-        for start in range(0, len(prompts), PIECE_REQUESTS):
+        size = max(PIECE_REQUESTS, given.answers)
+        for start in range(0, len(prompts), size):
             path = folder / f"{start:07d}.npz"
             if not path.exists():
-                piece = record_piece(pair, prompts[start : start + PIECE_REQUESTS], header, given)
+                if time.monotonic() > given.ends:
+                    raise OutOfTime(f"{given.out}: {len(prompts) - start} of {len(prompts)} requests are left")
+                piece = record_piece(pair, prompts[start : start + size], header, given)
                 write_speculation_trace(piece, path)
             piece = read_speculation_trace(path)
             if piece.header.get("settings") != header["settings"]:
@@ -139,6 +156,7 @@ def header_of(pair: Pair, given: Namespace) -> dict[str, Any]:
         "prompts_sha256": hashlib.sha256(given.prompts.read_bytes()).hexdigest(),
         **{name: getattr(given, name) for name in ("draft_tokens", "max_new_tokens", "seed", "dtype")},
         "temperature": given.temperature,
+        **({"answers": given.answers} if given.answers > 1 else {}),
     }  # fmt: skip
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     return {"temperature": given.temperature, "settings": settings, "versions": versions, "recipe": recipe}
@@ -168,15 +186,22 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
     parser.add_argument("--max-new-tokens", type=int, default=100, help="of an answer (default %(default)s)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     parser.add_argument("--batch", type=int, default=32, help="positions drafted at once (default %(default)s)")
+    parser.add_argument("--answers", type=int, default=1, help="prompts answered at once (default %(default)s)")
+    parser.add_argument(
+        "--minutes", type=float, default=0, help="stop after so many, to go on later; 0: never (default)"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of the CPU (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the sampling (default %(default)s)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights")
     given = parser.parse_args(arguments)
     parser.whole_numbers(given, {"draft_tokens": (1, MAX_DRAFT_TOKENS), "max_new_tokens": (1, 10**6), "batch": (1, 65_536),
-                                 "threads": (1, 1024), "seed": (0, 2**63)})  # fmt: skip
+                                 "answers": (1, 65_536), "threads": (1, 1024), "seed": (0, 2**63)})  # fmt: skip
     if not (given.temperature == 0 or 0.01 <= given.temperature <= 100):
         parser.error(f"--temperature {given.temperature}: allowed 0, or 0.01 to 100")
+    if not 0 <= given.minutes <= 1e6:
+        parser.error(f"--minutes {given.minutes}: allowed 0 to 1e6")
+    given.ends = deadline(given.minutes)
     _check_files(parser, given)
     return given
 

@@ -18,6 +18,7 @@ import hashlib
 import json
 import platform
 import sysconfig
+import time
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -26,14 +27,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .command_line import InputError, Parser, run, write_bytes
+from .command_line import InputError, OutOfTime, Parser, deadline, run, write_bytes
 from .training_text import LICENCE, cut_prompts, split_text, tokens_of, train_tokenizer
 
 if TYPE_CHECKING:  # torch and transformers take seconds to import: --help and wrong flags do without
     import torch
     from transformers import LlamaForCausalLM
 
-LEARNING_RATE, BETAS, WEIGHT_DECAY, CLIP_NORM = 2e-3, (0.9, 0.95), 0.1, 1.0  # usual for models of 1–10 M parameters
+LEARNING_RATE = 2e-3  # usual for models of 1–10 M parameters; 6e-4 is for 100 M and more
+BETAS, WEIGHT_DECAY, CLIP_NORM = (0.9, 0.95), 0.1, 1.0
+LIBRARY = Path(sysconfig.get_path("stdlib"))
 WARM_UP_SHARE = 0.05
 VALIDATION_BATCHES = 16
 
@@ -79,10 +82,10 @@ def batch_at(tokens: np.ndarray, step: int, given: Namespace) -> torch.Tensor:
     return torch.from_numpy(np.stack([tokens[start : start + given.block] for start in starts]))
 
 
-def learning_rate(step: int, steps: int) -> float:
+def learning_rate(step: int, steps: int, highest: float = LEARNING_RATE) -> float:
     """Rises linearly over the first `WARM_UP_SHARE` of the steps, then falls linearly to 0."""
     warm_up = max(1, round(WARM_UP_SHARE * steps))
-    return LEARNING_RATE * min((step + 1) / warm_up, (steps - step) / max(1, steps - warm_up))
+    return highest * min((step + 1) / warm_up, (steps - step) / max(1, steps - warm_up))
 
 
 def loss_of(model: LlamaForCausalLM, ids: torch.Tensor, given: Namespace) -> torch.Tensor:
@@ -147,14 +150,13 @@ def train(name: str, shape: Shape, steps: int, data: dict[str, np.ndarray], give
     from transformers.utils.logging import disable_progress_bar
 
     model = build(shape, given.vocabulary, given.block, given.seed).to(given.device)
-    fused = given.device == "cpu"
-    optimiser = torch.optim.AdamW(model.parameters(), betas=BETAS, weight_decay=WEIGHT_DECAY, fused=fused)
+    optimiser = torch.optim.AdamW(model.parameters(), betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True)
     settings = json.dumps({**_settings(given), "shape": asdict(shape), "steps": steps, "text": _digest(data["train"])})
     checkpoint = Checkpoint(given.out / f"{name}.checkpoint.safetensors", settings)
     start, losses = checkpoint.load(model, optimiser)
     bar = tqdm(range(start, steps), name, steps, initial=start, unit="step", disable=None)
     for step in bar:
-        optimiser.param_groups[0]["lr"] = learning_rate(step, steps)
+        optimiser.param_groups[0]["lr"] = learning_rate(step, steps, given.learning_rate)
         loss = loss_of(model, batch_at(data["train"], step, given), given)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
@@ -162,8 +164,11 @@ def train(name: str, shape: Shape, steps: int, data: dict[str, np.ndarray], give
         optimiser.zero_grad()
         losses = [*losses[-49:], loss.item()]
         bar.set_postfix(loss=f"{np.mean(losses):.3f}", refresh=False)
-        if (step + 1) % given.save_every == 0 or step + 1 == steps:
+        out_of_time = time.monotonic() > given.ends
+        if (step + 1) % given.save_every == 0 or step + 1 == steps or out_of_time:
             checkpoint.save(model, optimiser, step + 1, losses)
+        if out_of_time and step + 1 < steps:
+            raise OutOfTime(f"{name}: {steps - step - 1} of {steps} steps are left")
     disable_progress_bar()  # ours is the only one
     model.eval().save_pretrained(given.out / name)
     return {
@@ -186,12 +191,18 @@ def validation_loss(model: LlamaForCausalLM, tokens: np.ndarray, given: Namespac
 
 
 def _settings(given: Namespace) -> dict[str, Any]:
-    names = ("vocabulary", "block", "batch", "seed", "dtype", "device", "threads")
+    names = ("vocabulary", "block", "batch", "seed", "dtype", "device", "threads", "learning_rate")
     return {name: getattr(given, name) for name in names}
 
 
 def _digest(tokens: np.ndarray) -> str:
     return hashlib.sha256(tokens.tobytes()).hexdigest()[:16]
+
+
+def about_text(folders: Sequence[Path]) -> str:
+    """The text in a few words; of a folder the last part of its name alone."""
+    library = f"the standard library of Python {platform.python_version()}"
+    return ", ".join(library if folder == LIBRARY else folder.name for folder in folders)
 
 
 def train_pair(given: Namespace) -> dict[str, Any]:
@@ -211,7 +222,7 @@ def train_pair(given: Namespace) -> dict[str, Any]:
     )
     write_bytes(given.out / "prompts.jsonl", "".join(f"{line}\n" for line in lines).encode())
     recipe = {
-        "text": f"the standard library of Python {platform.python_version()}", "licence": LICENCE,
+        "text": about_text(given.text), "licence": given.licence,
         "training_tokens": len(data["train"]), "held_out_tokens": len(data["held out"]), "settings": _settings(given),
         "target": train("target", given.target, given.target_steps, data, given),
         "draft": train("draft", given.draft, given.draft_steps, data, given),
@@ -225,8 +236,9 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
     """The flags, checked; `target` and `draft` are `Shape`s."""
     parser = Parser(prog="python -m traces.train_pair", description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="made if missing")
-    library = Path(sysconfig.get_path("stdlib"))
-    parser.add_argument("--text", type=Path, default=library, metavar="FOLDER", help="default: the standard library")
+    parser.add_argument("--text", type=Path, nargs="+", default=[LIBRARY], metavar="FOLDER",
+                        help="of Python files; default: the standard library")  # fmt: skip
+    parser.add_argument("--licence", default=LICENCE, help="of the text, for the recipe (default: Python's)")
     sizes = {"hidden": (320, 128), "layers": (6, 2), "heads": (4, 2), "kv-heads": (2, 1), "intermediate": (992, 384)}
     for side, model in enumerate(("target", "draft")):
         for name, defaults in sizes.items():
@@ -239,6 +251,10 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
     parser.add_argument("--prompts", type=int, default=200, help="held-out prompts to cut (default %(default)s)")
     parser.add_argument("--save-every", type=int, default=200, help="steps between checkpoints (default %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU (default %(default)s)")
+    parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="highest (default %(default)s)")
+    parser.add_argument(
+        "--minutes", type=float, default=0, help="stop after so many, to go on later; 0: never (default)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="(default %(default)s)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="of the products")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -249,8 +265,13 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
     parser.whole_numbers(given, {"vocabulary": (257, 1 << 20), "batch": (1, 65_536), "block": (2, 65_536),
                                  "prompts": (1, 10**6), "threads": (1, 1024), "seed": (0, 2**63)})  # fmt: skip
     given.target, given.draft = (_shape(parser, given, model) for model in ("target", "draft"))
-    if not given.text.is_dir():
-        parser.error(f"--text {given.text}: no such folder")
+    for folder in given.text:
+        if not folder.is_dir():
+            parser.error(f"--text {folder}: no such folder")
+    for name, least in (("learning_rate", 1e-6), ("minutes", 0.0)):
+        if not least <= getattr(given, name) <= 1e6:
+            parser.error(f"--{name.replace('_', '-')} {getattr(given, name)}: allowed {least:g} to 1e6")
+    given.ends = deadline(given.minutes)
     return given
 
 

@@ -1,13 +1,14 @@
 """The text that a small pair of models is trained on: the running Python's own standard library.
 
-Every machine has it, in source code and documentation strings; its licence is PSF-2.0. A tenth of its files, chosen by
+Every machine has it, in source code and documentation strings; its licence is PSF-2.0. A larger pair wants more text:
+other folders of Python files can be given, such as installed packages. A tenth of its files, chosen by
 a hash of their names, is held out of training, and prompts are cut from those alone.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,13 +41,14 @@ def is_held_out(path: Path, folder: Path) -> bool:
     return zlib.crc32(path.relative_to(folder).as_posix().encode()) % HELD_OUT_ONE_IN == 0
 
 
-def split_text(folder: Path) -> tuple[list[str], list[str]]:
-    """Texts to train on and texts held out, one a file."""
+def split_text(folders: Sequence[Path]) -> tuple[list[str], list[str]]:
+    """Texts to train on and texts held out, one a file, folder by folder."""
     texts: tuple[list[str], list[str]] = ([], [])
-    for path in library_files(folder):
-        texts[is_held_out(path, folder)].append(path.read_text(encoding="utf-8", errors="ignore"))
+    for folder in folders:
+        for path in library_files(folder):
+            texts[is_held_out(path, folder)].append(path.read_text(encoding="utf-8", errors="ignore"))
     if not all(texts):
-        raise InputError(f"--text {folder}: too few files to hold one in {HELD_OUT_ONE_IN} out")
+        raise InputError(f"--text {folders[0]}: too few files to hold one in {HELD_OUT_ONE_IN} out")
     return texts
 
 
