@@ -224,10 +224,14 @@ def chosen_controllers(given: Sequence[Any]) -> tuple[str, ...]:
 
 
 def every_rule() -> list[str]:
-    """Every speculation rule with a plain queue; with WISP's stop rule every batching rule, trim and chunk; every whole system."""
+    """Every speculation rule with a plain queue; with WISP's stop rule every batching rule and addition; the strongest together; every
+    whole system.
+    """
     plain = [f"{name}+fcfs" for name in SPECULATION]
     batched = [*(f"wisp+{name}" for name in BATCHING), *(f"wisp+fcfs+{name}" for name in ADDITIONS)]
-    return [*plain, *batched, *ALIASES, *CENTRALIZED, "centralized:0", "centralized:0+chunk"]
+    best = [f"{name}+aged+chunk+admit" for name in ("wisp", "aligned")]  # what helps most, together
+    alone = ["centralized:0", "centralized:0+chunk", "centralized:0+chunk+admit"]
+    return [*plain, *batched, "aligned+fcfs+chunk", *best, *ALIASES, *CENTRALIZED, *alone]
 
 
 # --- cells -----------------------------------------------------------------------------------------------------------

@@ -540,7 +540,9 @@ class Reference:
         """Put a request into the batch if chunk, memory, batch size and the rule allow it."""
         s, c = self.scenario.server, self.controller
         uncached = self.uncached(device)
-        chunk_left = self.chunk_tokens - sum(self.prefilled(m) for m in self.batch)
+        waiting = sum(self.uncached(d) for d in self.queue)
+        chunk = max(self.chunk_tokens, int(self.controller.chunk_share * waiting))
+        chunk_left = chunk - sum(self.prefilled(m) for m in self.batch)
         whole = uncached <= chunk_left or not self.chunk_tokens
         take = uncached + 1 + len(device.tokens) if whole else chunk_left
         members = [(m.take_tokens, self.cached.get(m.device.index, 0)) for m in self.batch]

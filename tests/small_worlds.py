@@ -26,7 +26,7 @@ BATCHINGS = (
     "control-limit:2,0.15", "marginal", "marginal:0.3", "pipelined", "pipelined", "pipelined:0.3", "pipelined:5", "aged:0.5", "aged:5",
 )  # fmt: skip
 TRIMS = ("", "", "+dspark", "+tetris:3", "+tetris:12", "+adaserve:2", "+adaserve:8")
-CHUNKS = ("", "", "+chunk:0", "+chunk:16")
+CHUNKS = ("", "", "+chunk:0", "+chunk:16", "+chunk:8,0.3")
 ADMISSIONS = ("", "", "+admit:0.5", "+admit:0.9")
 CENTRALIZED = (
     "centralized:0",

@@ -65,6 +65,7 @@ class Controller:
     trim: int = trimming.NONE
     trim_tokens: int = 0
     chunk_tokens: int | None = None  # None: the scenario's
+    chunk_share: float = 0.0  # of the prompt tokens that wait, where that is more
     admit_share: float = 0.0  # 0: whatever memory holds after evictions
     policy: np.ndarray = field(default_factory=lambda: NO_POLICY, compare=False)
     scorer: np.ndarray = field(default_factory=lambda: NO_POLICY, compare=False)  # learned batching policy
@@ -171,7 +172,7 @@ def with_additions(controller: Controller, texts: list[str]) -> Controller:
             raise ControllerError(f"controller '{controller.name}': unknown addition '{text}'; {hint}")
         rule, values = find_rule(text, ADDITIONS, "batching")
         if name in CHUNK and controller.chunk_tokens is None:
-            controller = replace(controller, chunk_tokens=int(values[0]))
+            controller = replace(controller, chunk_tokens=int(values[0]), chunk_share=values[1])
         elif name in ADMISSION and not controller.admit_share:
             controller = replace(controller, admit_share=values[0])
         elif name in TRIMMING and not controller.trim and not controller.centralized:

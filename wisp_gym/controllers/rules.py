@@ -210,8 +210,9 @@ TRIMMING = {
 }  # fmt: skip
 CHUNK = {
     "chunk": Rule(
-        trimming.NONE, "prefill at most so many prompt tokens in a batch (0: prompts whole; default: the scenario's)",
-        (Setting("tokens", 128, 0, 1e6, tune=(32, 256), log=True, whole=True),),
+        trimming.NONE, "prefill at most so many prompt tokens in a batch, or this share of those that wait where that is more (0 tokens: prompts "
+        "whole; default: the scenario's)",
+        (Setting("tokens", 128, 0, 1e6, tune=(32, 512), log=True, whole=True), Setting("share", 0, 0, 1, tune=(0, 0.5))),
     ),
 }  # fmt: skip
 ADMISSION = {

@@ -76,6 +76,8 @@ def begin_batch(c, s, devices, queue, features):
         s.prefill_waiting += uncached_tokens(d)
         s.kv_missing += uncached_tokens(d) if d.cached_tokens > 0 else 0
         s.n_starving += 1 if rules.starving(features[q], rules.PATIENCE_S) else 0
+    if c.chunk_tokens > 0:
+        s.chunk_left = max(c.chunk_tokens, int(c.chunk_share * s.prefill_waiting))
     s.step_starved_s += s.n_starving * (s.now_s - s.composed_s)
     s.composed_s = s.now_s
 

@@ -27,7 +27,7 @@ CONFIG = np.dtype(
         ("host_s", F), ("launch_s", F), ("weights_s", F), ("token_s", F), ("sharpness", F), ("cached_token_s", F), ("pair_s", F), ("noise", F),
         ("est_launch_s", F), ("est_new_token_s", F), ("est_pair_s", F), ("est_cached_token_s", F),
         ("kv_capacity_tokens", I), ("max_batch_requests", I), ("prefill_chunk_tokens", I), ("centralized", I),
-        ("chunk_tokens", I), ("trim", I), ("trim_tokens", I), ("admit_share", F),
+        ("chunk_tokens", I), ("chunk_share", F), ("trim", I), ("trim_tokens", I), ("admit_share", F),
         # acceptance
         ("logit_mean", F), ("request_std", F), ("drift_std", F), ("drift_keep", F), ("drift_fresh", F), ("after_rejection_logit", F),
         ("accept_prior", F),

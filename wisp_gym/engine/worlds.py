@@ -106,7 +106,8 @@ class Worlds:
         if controller.plan:
             follow_plan(self.arrays.device[index], controller.plan)
         chunk_tokens = c["prefill_chunk_tokens"] if controller.chunk_tokens is None else controller.chunk_tokens
-        c["chunk_tokens"], c["trim"], c["trim_tokens"] = chunk_tokens, controller.trim, controller.trim_tokens
+        c["chunk_tokens"], c["chunk_share"] = chunk_tokens, controller.chunk_share
+        c["trim"], c["trim_tokens"] = controller.trim, controller.trim_tokens
         c["admit_share"] = controller.admit_share
         self.arrays.speculation_parameters[index, : len(controller.speculation_parameters)] = (
             controller.speculation_parameters
