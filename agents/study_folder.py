@@ -18,6 +18,8 @@ import wisp_gym
 from agents.suite import file_digests
 from agents.tuning import pieces
 from estimators.cli import InputError, write_text
+from wisp_gym.controllers.catalogue import is_file, split
+from wisp_gym.controllers.shipped import policy_path
 
 STUDY, WORLDS, ROWS = "study.json", "worlds.jsonl", "rows.json"
 FORMAT = 1
@@ -38,8 +40,10 @@ def code_digest() -> str:
 
 def policy_digests(controllers: Sequence[str]) -> Told:
     """SHA-256 of the policy files among controllers."""
-    files = [Path(name.rpartition("+")[0] or name) for name in controllers if not pieces(name)]
-    found = [file / "policy.json" if file.is_dir() else file for file in files]
+    parts = {
+        part for name in controllers if not pieces(name) for whole in [split(name)] for part in (whole[0], *whole[1])
+    }
+    found = [policy_path(part) for part in sorted(parts) if is_file(part)]
     return file_digests(file for file in found if file.is_file())
 
 

@@ -28,7 +28,8 @@ COMPARED_BY_CLASS = ("arrived", "finished", "attained", "attained_tokens", "toke
 LOG_ROWS = 40_000
 DEFAULT_CONTROLLERS = (
     *(f"{name}+fcfs" for name in SPECULATION if name != "random"),
-    "wisp+wisp", "dipsd", "wisp+pipelined:2", "survival+edf", "oracle+static:2,0.1", "fixed:8+fcfs+dspark", "fixed:8+edf+tetris:9+chunk:64", "wisp+aged:2+chunk:8,0.4+admit:0.8",
+    "wisp+wisp", "dipsd", "wisp+pipelined:2", "survival+edf", "oracle+static:2,0.1", "fixed:8+fcfs+dspark", "fixed:8+edf+tetris:9+chunk:64",
+    "wisp+aged:2+chunk:8,0.4+admit:0.8",
     "survival+wisp+adaserve:12", "wisp+aged:2+admit:0.5", *CENTRALIZED,
 )  # fmt: skip
 

@@ -1,6 +1,6 @@
 """Controllers: rules and learned policies, for the engine, the environments and servers.
 
-loaded = load("aligned")                       # a rule, a run folder or policy.json
+loaded = load("speculation-v1")                # a shipped policy, a rule, a run folder or policy.json
 simulate(scenario, loaded.engine(scenario))    # wisp_gym.simulation
 loaded.environment(scenario).predict(observation)
 SpeculationController(loaded.bundle(), profile)  # wisp_gym.serving
@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from wisp_gym.controllers.shipped import FOLDER, shipped_names
 
 if TYPE_CHECKING:
     from wisp_gym.controllers.catalogue import Controller
@@ -39,13 +41,15 @@ class Loaded:
         return SpeculationPredictor(self.engine(scenario), scenario)
 
     def bundle(self) -> Bundle:
-        """For `wisp_gym.serving`: a shipped bundle, or the `policy.onnx` that was exported beside a policy.json.
+        """For `wisp_gym.serving`: a shipped policy's or rule's, or the `policy.onnx` that was exported beside a policy.json.
 
         Raises:
             BundleError: there is none.
         """
         from wisp_gym.serving.bundle import load_bundle
 
+        if self.name in shipped_names():
+            return load_bundle(FOLDER / f"{self.name}.onnx")
         path = Path(self.name)
         if path.suffix == ".json" or path.is_dir():
             return load_bundle((path if path.is_dir() else path.parent) / "policy.onnx")
@@ -53,5 +57,5 @@ class Loaded:
 
 
 def load(name: str) -> Loaded:
-    """A controller by name: a rule of docs/controllers.md, or a saved policy (run folder or policy.json)."""
+    """A controller by name: a shipped policy, a rule of docs/controllers.md, or a saved policy (run folder or policy.json)."""
     return Loaded(name)

@@ -33,6 +33,7 @@ from wisp_gym.controllers.rules import (
     Setting,
 )
 from wisp_gym.controllers.scorer_policy import load_scorer
+from wisp_gym.controllers.shipped import shipped_names
 from wisp_gym.scenario import Scenario
 
 NO_POLICY = np.zeros(0, dtype=np.float32)
@@ -91,6 +92,7 @@ def listing() -> str:
     lines.append("whole systems:")
     lines += [f"  {name:<24} {meaning}" for name, meaning in ALIASES.items()]
     lines.append("  FILE[+batching]          a saved policy: policy.json or its run folder (default +wisp)")
+    lines.append(f"  {', '.join(shipped_names()):<24} shipped policies, wherever a file may stand")
     lines.append("  speculation+FILE         a saved batching policy, beside any speculation rule or policy")
     return "\n".join(lines)
 
@@ -187,10 +189,10 @@ def with_additions(controller: Controller, texts: list[str]) -> Controller:
 
 
 def is_file(text: str) -> bool:
-    """Whether a name means a file rather than a rule."""
+    """Whether a name means a saved policy (a file, a run folder, a shipped one) rather than a rule."""
     if not text or text.partition(":")[0] in SPECULATION:
         return False
-    return text.endswith(FILE_ENDINGS) or "/" in text or Path(text).is_dir()
+    return text in shipped_names() or text.endswith(FILE_ENDINGS) or "/" in text or Path(text).is_dir()
 
 
 def split(full: str) -> tuple[str, list[str]]:
@@ -207,7 +209,7 @@ def take_piece(parts: list[str], rules: Mapping[str, object]) -> tuple[str, list
 
     shortest that ends as a file, else all up to the last part that looks like one.
     """
-    if parts[0].partition(":")[0] in rules or not any(map(is_file, parts)):
+    if parts[0].partition(":")[0] in rules or parts[0] in shipped_names() or not any(map(is_file, parts)):
         return parts[0], parts[1:]
     joined = ["+".join(parts[: k + 1]) for k in range(len(parts))]
     there = [k for k, path in enumerate(joined) if is_file(path) and Path(path).exists()]

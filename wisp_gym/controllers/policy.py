@@ -12,6 +12,7 @@ import numpy as np
 
 from wisp_gym.controllers import speculation
 from wisp_gym.controllers.mlp import pack
+from wisp_gym.controllers.shipped import policy_path
 from wisp_gym.controllers.weights_json import layers_as_json, parse_layers, read_document
 from wisp_gym.engine import observation
 
@@ -97,13 +98,12 @@ def check_schema(path: Path, document: dict[str, Any]) -> None:
 
 
 def load_policy(name: str | Path) -> Policy:
-    """Read a policy from its JSON file or from a run folder that holds `policy.json`.
+    """Read a policy from its JSON file, from a run folder that holds `policy.json`, or a shipped one by its name.
 
     Raises:
         PolicyError: missing or damaged file, other version, other observation; one line.
     """
-    path = Path(name)
-    path = path / "policy.json" if path.is_dir() else path
+    path = policy_path(name)
     if path.suffix != ".json":
         raise PolicyError(f"{path}: given a '{path.suffix}' file, allowed is a policy.json or its run folder")
     document = read_document(path, WHAT, VERSION, PolicyError)

@@ -13,6 +13,7 @@ import numpy as np
 from wisp_gym.controllers.batching import CHUNK_TOKENS, PRICES
 from wisp_gym.controllers.policy import VERSION, WHAT, PolicyError
 from wisp_gym.controllers.scorer import PARTS, Shape, pack
+from wisp_gym.controllers.shipped import policy_path
 from wisp_gym.controllers.weights_json import layers_as_json, parse_layers, read_document
 
 DECISIONS = {"batching": 1, "joint": len(PRICES)}  # launch actions of each
@@ -103,13 +104,12 @@ def check_schema(path: Path, document: dict[str, Any], decision: str) -> None:
 
 
 def load_scorer(name: str | Path) -> ScorerPolicy:
-    """Read a batching policy from its JSON file or from a run folder that holds `policy.json`.
+    """Read a batching policy from its JSON file, from a run folder that holds `policy.json`, or a shipped one by its name.
 
     Raises:
         PolicyError: missing or damaged file, another decision, version, observation or ladder; one line.
     """
-    path = Path(name)
-    path = path / "policy.json" if path.is_dir() else path
+    path = policy_path(name)
     if path.suffix != ".json":
         raise PolicyError(f"{path}: given a '{path.suffix}' file, allowed is a policy.json or its run folder")
     document = read_document(path, WHAT, VERSION, PolicyError)

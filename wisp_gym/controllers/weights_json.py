@@ -50,6 +50,13 @@ def parse_layers(path: Path, document: dict[str, Any], error: type[ValueError]) 
     return layers
 
 
+def shortest(values: np.ndarray) -> Any:
+    """Nested lists of the shortest decimal numbers that read back as the same float32."""
+    if values.ndim > 1:
+        return [shortest(row) for row in values]
+    return [float(str(value)) for value in values.astype(np.float32)]
+
+
 def layers_as_json(layers: list[tuple[np.ndarray, np.ndarray]]) -> list[dict[str, Any]]:
     """What `parse_layers` reads."""
-    return [{"weight": w.tolist(), "bias": b.tolist()} for w, b in layers]
+    return [{"weight": shortest(w), "bias": shortest(b)} for w, b in layers]

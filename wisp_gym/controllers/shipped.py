@@ -1,0 +1,22 @@
+"""The trained policies that come with the package: JSON weights, an ONNX bundle and a model card each, by name."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parents[1] / "data" / "policies"
+
+
+@cache
+def shipped_names() -> tuple[str, ...]:
+    """Names that stand for shipped policies, such as `speculation-v1`."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.json")))
+
+
+def policy_path(name: str | Path) -> Path:
+    """The JSON file that is meant: a shipped policy's, that of a run folder, or the file itself."""
+    if str(name) in shipped_names():
+        return FOLDER / f"{name}.json"
+    path = Path(name)
+    return path / "policy.json" if path.is_dir() else path
