@@ -67,7 +67,7 @@ INTERRUPTED = 130  # exit code after Ctrl-C
 # The shipped policies again.
 PRESETS: dict[str, dict[str, Any]] = {
     "speculation": {
-        "n_timesteps": 12_000_000, "eval_freq": 1_000_000,
+        "n_timesteps": 12_000_000,
         "fleet": {
             "scenarios": ["wisp-study", "wisp-a100-qwen3-32b", "h100-qwen3-32b", "wisp-a100-llama-70b"], "worlds": 4,
             "varied": {

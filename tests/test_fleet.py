@@ -7,6 +7,8 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from agents.fleet import Decisions, Fleet
+from agents.fleet_ppo import FleetPPO
+from agents.learners import default_settings, make_env, make_model, standardise
 from agents.networks import Standardise, engine_policy
 from wisp_gym.engine import observation, state
 
@@ -92,3 +94,23 @@ def test_the_reward_of_a_round_by_hand():
 def squad_weights() -> dict[str, float]:
     """Those of the case above."""
     return {"externality": 2.0, "on_time": 0.5}
+
+
+def test_the_learner_is_saved_and_loaded_as_any_of_sb3(tmp_path):
+    settings = default_settings(n_timesteps=1)
+    settings["hyperparameters"] = settings["hyperparameters"] | {"decisions": 2048, "batch_size": 512}
+    settings["fleet"] = settings["fleet"] | {"worlds": 2, "randomise": {"devices": [8, 8]}}
+    env = make_env(settings)
+    model = make_model(settings, env, "cpu")
+    standardise(model, env, 0)
+    model.learn(2048)
+    model.save(tmp_path / "model.zip")
+    loaded = FleetPPO.load(tmp_path / "model.zip", env=env)
+    seen = (
+        np.random.default_rng(0).uniform(observation.LOW, observation.HIGH, (200, observation.SIZE)).astype(np.float32)
+    )
+    assert np.array_equal(model.predict(seen, deterministic=True)[0], loaded.predict(seen, deterministic=True)[0])
+    with pytest.raises(ValueError, match="fleet: given none"):
+        loaded.learn(2048)
+    loaded.fleet = model.fleet
+    assert loaded.learn(2048, reset_num_timesteps=False).num_timesteps == 2048
