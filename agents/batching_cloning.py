@@ -27,13 +27,26 @@ class Teacher:
     """What the rule does in a state, for `wisp_gym/Batching-v0` and `Joint-v0`.
 
     Attributes:
-        rule: the batching rule. chunk_tokens: of the ladder. admit_share: of KV memory. price: of the ladder.
+        rule: the batching rule. chunk_tokens, chunk_share: prefill chunk, at least so many tokens, or this share of the prompt
+            tokens that wait; the nearest of the ladder. admit_share: of KV memory. price: of the ladder.
     """
 
     rule: str = "aged:30"
-    chunk_tokens: int = 512
+    chunk_tokens: int = 96
+    chunk_share: float = 0.2
     admit_share: float = 0.95
     price: float = 0.0
+
+    def name(self) -> str:
+        """The whole rule, as a controller's second half."""
+        return f"{self.rule}+chunk:{self.chunk_tokens},{self.chunk_share}+admit:{self.admit_share}"
+
+    def chunks(self, observations: np.ndarray) -> np.ndarray:
+        """(n,) level of the ladder that is nearest, in ratio, to the chunk that the rule would take."""
+        waiting = observations[:, seen.G_PREFILL_WAITING] * seen.PREFILL_UNIT
+        wanted = np.maximum(self.chunk_tokens, self.chunk_share * waiting)
+        ladder = np.log(np.array(rules.CHUNK_TOKENS[1:]))
+        return 1 + np.abs(np.log(wanted)[:, None] - ladder).argmin(1)
 
     def admitted(self, observations: np.ndarray) -> np.ndarray:
         """(n, Q) bool: requests that the limit of admission lets join."""
@@ -61,7 +74,7 @@ class Teacher:
         chosen[:, :visible] |= ready
         chunk_open = masks[:, -1] == 1
         chosen[chunk_open] = False
-        chosen[chunk_open, visible + launches + 1 + rules.CHUNK_TOKENS.index(self.chunk_tokens)] = True
+        chosen[chunk_open, visible + launches + 1 + self.chunks(observations)[chunk_open]] = True
         return chosen
 
 

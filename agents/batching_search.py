@@ -109,10 +109,10 @@ def shaped(policy: ScorerPolicy, values: np.ndarray) -> ScorerPolicy:
 
 
 def scales(policy: ScorerPolicy) -> np.ndarray:
-    """Size of a weight's perturbation: that of its layer's weights; the embeddings stay as they are."""
+    """Size of a weight's perturbation: that of its layer's weights; embeddings and context stay as they are."""
     parts = []
     for index, (w, b) in enumerate(policy.layers):
-        size = 0.0 if index < 2 else float(w.std())
+        size = 0.0 if index < 3 else float(w.std())
         parts += [np.full(w.size, size), np.full(b.size, size)]
     return np.concatenate(parts)
 

@@ -1,7 +1,7 @@
 """Train a batching policy: clone the strongest rule, refine it by MaskablePPO and by evolution strategies, keep the best.
 
-    python -m agents.batching_training                       # wisp_gym/Batching-v0, beside WISP's stop rule
-    python -m agents.batching_training --decision joint      # wisp_gym/Joint-v0: prices too, beside the aligned rule
+    python -m agents.batching_training                       # wisp_gym/Batching-v0, beside speculation-v1
+    python -m agents.batching_training --decision joint      # wisp_gym/Joint-v0: prices too
     python -m agents.batching_training --out runs/batching --seed 3
 
 Worlds differ in GPU, load, prompts and service classes. The candidates (clone, after PPO, after the search) are compared in
@@ -42,22 +42,23 @@ from wisp_gym.scenario import load, with_
 
 PROGRAM = "python -m agents.batching_training"
 ENVIRONMENTS = {"batching": "wisp_gym/Batching-v0", "joint": "wisp_gym/Joint-v0"}
-SPECULATION = {"batching": "wisp", "joint": "aligned:0"}
-TEACHERS = {"batching": Teacher(), "joint": Teacher(price=0.2)}  # .2: near the aligned rule's own constant
+SPECULATION = {"batching": "speculation-v1", "joint": "speculation-v1"}
+TEACHERS = {"batching": Teacher(), "joint": Teacher()}
 CLOSE_BEHIND = 0.3  # in scores: near enough for a search to change the price
 VALIDATION_SEEDS = range(2_000_000, 2_000_004)
 
 # Where to learn: uncached prompts, mixed service classes, from light load to overload. (scenario, what each episode draws)
 MIX: tuple[tuple[str, dict[str, tuple[float, float]]], ...] = (
-    ("wisp-study", {"devices": (60, 160), "slo_speed": (0.7, 1.4)}),
-    ("h100-qwen3-32b", {"devices": (64, 160)}),
+    ("wisp-study", {"devices": (16, 160), "slo_speed": (0.7, 1.4)}),
+    ("h100-qwen3-32b", {"devices": (32, 160)}),
     ("wisp-a100-qwen3-32b", {"devices": (30, 120), "prompt_tokens": (1.0, 4.0)}),
 )
 SEARCH_HORIZON = {"horizon.warmup_s": 15.0, "horizon.measure_s": 45.0, "horizon.drain_s": 0.0}
 LONG_PROMPTS = {"workload.prompt.median_tokens": 800.0}
 # (name, scenario, changes, devices): between the cells of the comparison
 CELLS: tuple[tuple[str, str, dict[str, Any], int], ...] = (
-    ("study, 110", "wisp-study", {}, 110), ("study, 150", "wisp-study", {}, 150), ("H100, 150", "h100-qwen3-32b", {}, 150),
+    ("study, 32", "wisp-study", {}, 32), ("study, 72", "wisp-study", {}, 72), ("study, 110", "wisp-study", {}, 110),
+    ("study, 150", "wisp-study", {}, 150), ("H100, 150", "h100-qwen3-32b", {}, 150),
     ("long prompts, 36", "wisp-a100-qwen3-32b", LONG_PROMPTS, 36),
 )  # fmt: skip
 
@@ -75,7 +76,7 @@ class Settings:
     """
 
     decision: str = "batching"
-    speculation: str = "wisp"
+    speculation: str = "speculation-v1"
     seed: int = 0
     start: str = ""
     visible: int = 160
@@ -117,14 +118,12 @@ def make_worlds(settings: Settings) -> list[DecisionVectorEnv]:
 def make_cells(settings: Settings, names: Sequence[str] | None = None) -> list[Cell]:
     """Cells of the search, measured by what the teacher's rule reaches in validation worlds."""
     t = settings.teacher
-    rule = f"{t.rule}+chunk:{t.chunk_tokens}+admit:{t.admit_share}"
-    # The joint policy replaces the aligned rule's constant: it is measured by that rule, not by one without cost.
-    speculation = "aligned" if settings.decision == "joint" else settings.speculation
+    rule = t.name()
     cells = [
         Cell(name, with_(load(scenario), **SEARCH_HORIZON, **changes), devices)
         for name, scenario, changes, devices in CELLS if names is None or name in names
     ]  # fmt: skip
-    return calibrated(cells, speculation, rule, list(VALIDATION_SEEDS), settings.allowed_starved)
+    return calibrated(cells, settings.speculation, rule, list(VALIDATION_SEEDS), settings.allowed_starved)
 
 
 def refine_by_ppo(settings: Settings, worlds: list[DecisionVectorEnv], scorer: Scorer) -> Scorer:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from agents.command_line import Parser, run, whole
+from agents.fleet_ppo import FleetPPO
 from agents.learners import default_settings, make_env, make_model, standardise
 from agents.networks import engine_policy
 from agents.tables import aligned
@@ -47,15 +48,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     env = make_env(settings)
     model = make_model(settings, env, "cpu")
     standardise(model, env, 0)
+    assert isinstance(model, FleetPPO)
+    assert model.fleet is not None
     fleet, policy, n = model.fleet, engine_policy(model.policy, "token"), settings["hyperparameters"]["decisions"]
     model.learn(n)  # compiles
-    rows = [
-        ["rollouts alone", rates(lambda: len(fleet.collect(policy).actions), given.repetitions)],
-        ["rollouts and training", rates(lambda: model.learn(n, reset_num_timesteps=False) and n, given.repetitions)],
-    ]
+
+    def trained() -> int:
+        model.learn(n, reset_num_timesteps=False)
+        return n
+
+    rows = {
+        "rollouts alone": rates(lambda: len(fleet.collect(policy).actions), given.repetitions),
+        "rollouts and training": rates(trained, given.repetitions),
+    }
     print("  ".join(f"{name} {value}" for name, value in machine().items()) + "\n")
     header = [["decisions a second", "median", "least", "most"]]
-    print(aligned(header, [[name, *(f"{f(each):,.0f}" for f in (np.median, min, max))] for name, each in rows]))
+    print(
+        aligned(
+            header,
+            [
+                [name, f"{np.median(each):,.0f}", f"{min(each):,.0f}", f"{max(each):,.0f}"]
+                for name, each in rows.items()
+            ],
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -81,7 +81,17 @@ REQUEST_ENTRIES = (
 GLOBALS = len(GLOBAL_ENTRIES)
 REQUEST = len(REQUEST_ENTRIES)
 
-G_REQUESTS, G_TIME, G_SLACK, G_QUEUE, G_MEMORY, G_MEAN_S, G_CHUNK_OPEN, G_SPOKEN_FOR = 0, 2, 3, 6, 7, 9, 11, 13
+G_REQUESTS, G_TIME, G_SLACK, G_QUEUE, G_MEMORY, G_MEAN_S, G_CHUNK_OPEN, G_PREFILL_WAITING, G_SPOKEN_FOR = (
+    0,
+    2,
+    3,
+    6,
+    7,
+    9,
+    11,
+    12,
+    13,
+)
 (
     R_WAITING, R_SLACK, R_NEW, R_UNCACHED, R_CACHED, R_EXPECTED, R_SLO, R_MARGINAL, R_SOLO, R_DRAFT, R_RUNNING, R_WITH, R_PRESENT, R_ADMISSIBLE,
     R_PICKED, R_DUE, R_AGE, R_COMMITTED, R_RATE, R_MEMORY, R_BEGUN, R_EVICTED, R_STARVING,
@@ -89,6 +99,7 @@ G_REQUESTS, G_TIME, G_SLACK, G_QUEUE, G_MEMORY, G_MEAN_S, G_CHUNK_OPEN, G_SPOKEN
 # What changes while a batch is composed, or says nothing of the request.
 DYNAMIC = (R_WITH, R_PRESENT, R_ADMISSIBLE, R_PICKED)
 FAR = 1000.0
+PREFILL_UNIT = 1024.0
 COUNT = 16.0  # unit of numbers of requests: one for every population and number of visible places
 
 
@@ -120,7 +131,7 @@ def observe_batch(c, s, o):
     o[G_MEAN_S] = min(t * 10.0, 100.0)
     o[10] = min(s.token_rate * 1e-3, 100.0)
     o[G_CHUNK_OPEN] = 1.0 if chunk_is_open(s) else 0.0
-    o[12] = min(s.prefill_waiting / 1024.0, FAR)
+    o[G_PREFILL_WAITING] = min(s.prefill_waiting / PREFILL_UNIT, FAR)
     o[G_SPOKEN_FOR] = min(spoken_for(s) / c.kv_capacity_tokens, FAR)
     o[14] = min(s.n_starving / COUNT, FAR)
     o[15] = min(s.price, 10.0)
