@@ -22,6 +22,7 @@ from typing import Any
 from agents import onnx_batching, onnx_rules
 from agents.command_line import DEFAULT_SCENARIO, Parser, output_file, run, whole
 from agents.onnx_graph import Graph, bundle_bytes
+from agents.onnx_scorer import scorer_graph
 from agents.parity import compare
 from estimators.cli import InputError
 from wisp_gym.controllers.catalogue import (
@@ -33,12 +34,15 @@ from wisp_gym.controllers.catalogue import (
     is_file,
     published_threshold,
 )
-from wisp_gym.controllers.policy import Policy, load_policy
+from wisp_gym.controllers.policy import VERSION, WHAT, Policy, PolicyError, load_policy
 from wisp_gym.controllers.predict import named
+from wisp_gym.controllers.scorer_policy import load_scorer
 from wisp_gym.controllers.speculation import POLICY_LENGTH
+from wisp_gym.controllers.weights_json import read_document
 from wisp_gym.npz import write_whole
 from wisp_gym.scenario import Scenario, dumps, load
 from wisp_gym.serving import schema
+from wisp_gym.serving.batch_features import TABLES
 from wisp_gym.serving.bundle import from_bytes
 from wisp_gym.serving.schema import Origin, Schema
 
@@ -61,6 +65,8 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     flags = parse(arguments)
+    if is_file(flags.policy) and decision_of(flags.policy) in schema.SCORERS:
+        return write(flags.output, scorer_bundle(flags.policy, scenario_of_run(flags.policy, flags.scenario)))
     policy = load_policy(flags.policy) if is_file(flags.policy) and not flags.batching else None
     if flags.batching:
         scenario = load(flags.scenario or DEFAULT_SCENARIO)
@@ -123,6 +129,31 @@ def origin_of_run(name: str, scenario: Scenario) -> Origin:
 def scenario_sha256(scenario: Scenario) -> str:
     """Hash of a whole scenario."""
     return hashlib.sha256(dumps(scenario).encode()).hexdigest()
+
+
+def decision_of(name: str) -> str:
+    """What a policy file decides; empty where it cannot be told."""
+    path = Path(name) / "policy.json" if Path(name).is_dir() else Path(name)
+    try:
+        return str(read_document(path, WHAT, VERSION, PolicyError).get("decision"))
+    except PolicyError:
+        return ""
+
+
+def scorer_bundle(name: str, scenario: Scenario) -> bytes:
+    """The bundle of a policy that batches request by request, and that sets prices where it is a joint one."""
+    policy = load_scorer(name)
+    inputs = {table: schema.features_of(table, list(TABLES[table])) for table in ("requests", "globals")}
+    cap = scenario.max_draft_tokens
+    actions = schema.actions_of(policy.decision, cap)
+    origin = origin_of_run(name, scenario)
+    described = Schema(policy.decision, True, inputs, actions, cap, server_fallback(), origin)
+    return bundle_bytes(scorer_graph(policy.layers, policy.decision), described)
+
+
+def server_fallback() -> dict[str, float]:
+    """Settings of WISP's scheduler."""
+    return {setting.name: setting.default for setting in BATCHING["wisp"].settings}
 
 
 def learned_bundle(policy: Policy, scenario: Scenario, origin: Origin) -> bytes:
@@ -188,8 +219,7 @@ def batching_bundle(name: str, scenario: Scenario) -> bytes:
     g = onnx_batching.queue_graph(rule.kind, parameters)
     inputs = {table: schema.features_of(table, names) for table, names in g.names.items() if names}
     origin = Origin(name, "", scenario.name, scenario_sha256(scenario))
-    fallback = {setting.name: setting.default for setting in BATCHING["wisp"].settings}
-    cap = scenario.max_draft_tokens
+    fallback, cap = server_fallback(), scenario.max_draft_tokens
     actions = schema.actions_of(schema.ORDER, cap)
     return bundle_bytes(g, Schema(schema.ORDER, False, inputs, actions, cap, fallback, origin))
 

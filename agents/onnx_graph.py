@@ -34,6 +34,12 @@ class Graph:
             self.constants[key] = numpy_helper.from_array(array, f"c{len(self.constants)}")
         return self.constants[key].name
 
+    def tensor(self, name: str, value: Any) -> str:
+        """A float32 constant with a name of its own."""
+        array = np.asarray(value, np.float32)
+        self.constants[name, b"", array.shape] = numpy_helper.from_array(array, name)
+        return name
+
     def op(self, operator: str, *inputs: str, output: str = "", **attributes: Any) -> str:
         """A node; returns its value's name. The same node is written once; one with a name of its own always."""
         key = (operator, inputs, tuple(sorted(attributes.items())))

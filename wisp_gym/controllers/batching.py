@@ -13,21 +13,18 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from wisp_gym.controllers.ladders import (  # noqa: F401 - where others look for them
+    CHUNK_TOKENS,
+    PATIENCE_S,
+    PRICES,
+    STARVED_TOKENS_PER_S,
+)
 from wisp_gym.engine.jit import jit
 
 (
     FCFS, STATIC, EDF, WISP, CONTINUOUS, EDF_DEMOTED, LEAST_LAXITY, CONTROL_LIMIT, MARGINAL, PACED, PIPELINED, AGED, LEARNED,
 ) = range(13)  # fmt: skip
 FIRST_S = 1e9  # taken off the keys of those that go before all others
-
-# A response starves that gets less than this for each second beyond the first few since its request (docs/model.md).
-STARVED_TOKENS_PER_S = 1.0
-PATIENCE_S = 20.0  # those first few, where what starves is counted (ours)
-
-# What a decision maker may choose for a batch: prompt tokens that it prefills at most, and, where it sets prices, the price
-# of a draft token that the replies carry, in expected accepted tokens. Both ladders are ours.
-CHUNK_TOKENS = (0, 64, 128, 256, 512, 1024)
-PRICES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
 
 # Features of a queued request, in physical units.
 (

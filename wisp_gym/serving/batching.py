@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +24,12 @@ from wisp_gym.engine.averages import FRESH, KEEP
 from wisp_gym.serving import wisp
 from wisp_gym.serving.batch_features import TABLES, Queue, Request, Server, describe, facts_of, matrix
 from wisp_gym.serving.bundle import Bundle
-from wisp_gym.serving.schema import ORDER, BundleError
+from wisp_gym.serving.device_facts import FAILED, MISSING, OUT_OF_RANGE
+from wisp_gym.serving.picking import Picking
+from wisp_gym.serving.schema import ORDER, SCORERS, BundleError
 from wisp_gym.serving.verification_time import VerificationTimeEstimator
 from wisp_gym.serving.wisp import Order
 
-FAILED, OUT_OF_RANGE = "failed", "out of range"
 MOST_REQUESTS = 4096  # of a queue that one call looks at
 
 
@@ -55,6 +56,8 @@ class Batch:
             request needs where its prompt is prefilled in chunks.
         predicted_s: predicted time. pairs, cached_tokens: sums that the estimator learns from.
         refused: places of requests whose facts cannot be used, which the server must answer itself.
+        price: of a draft token, which the replies are to carry; None where the policy sets none.
+        waits: the policy would rather wait for the next arrival than launch. composed_s: clock time.
     """
 
     members: list[int] = field(default_factory=list)
@@ -63,6 +66,9 @@ class Batch:
     pairs: float = 0.0
     cached_tokens: float = 0.0
     refused: list[int] = field(default_factory=list)
+    price: float | None = None
+    waits: bool = False
+    composed_s: float = 0.0
 
 
 class BatchScheduler:
@@ -80,48 +86,91 @@ class BatchScheduler:
     """
 
     def __init__(self, bundle: Bundle, estimator: VerificationTimeEstimator, limits: ServerLimits):
-        if bundle.schema.decision != ORDER:
-            raise BundleError(f"a server needs a policy of '{ORDER}', given one of '{bundle.schema.decision}'")
+        if bundle.schema.decision not in (ORDER, *SCORERS):
+            allowed = ", ".join((ORDER, *SCORERS))
+            raise BundleError(f"a server needs a policy of {allowed}, given one of '{bundle.schema.decision}'")
         if min(limits.kv_tokens, limits.requests) < 1 or limits.prefill_tokens < 0:
             raise ValueError(f"limits: given {limits}, allowed are at least 1 token and request, and 0 prefill tokens")
         self.bundle, self.estimator, self.limits = bundle, estimator, limits
         self.names = {name: [feature[0] for feature in features] for name, features in bundle.schema.inputs.items()}
         self.decisions, self.fallbacks = 0, Counter[str]()
         self.mean_batch_s = estimator.predict(1.0, 1.0, 0.0)
+        self.utilisation = self.tokens_per_s = self.price = self.last_end_s = 0.0
 
-    def compose(self, queue: Sequence[Request], now_s: float) -> Batch:
-        """The next batch of the waiting requests, which are given in order of arrival; empty where none can join."""
+    def compose(self, queue: Sequence[Request], now_s: float, kv_used_tokens: int = 0) -> Batch:
+        """The next batch of the waiting requests, which are given in order of arrival; empty where none can join.
+
+        Args:
+            kv_used_tokens: tokens whose keys and values are in memory, read by learned policies.
+        """
         self.decisions += 1
         try:
             facts, usable = facts_of(queue[:MOST_REQUESTS])
-            if not math.isfinite(now_s):
-                raise ValueError("the clock")
-            chunk = self.limits.prefill_tokens
-            seen = describe(facts, now_s, chunk, self.estimator.coefficients)
-            return self.admit(seen, usable, self.order(seen, usable))
+            if not (math.isfinite(now_s) and 0 <= kv_used_tokens < math.inf):
+                raise ValueError("the clock, or the memory in use")
+            seen = describe(facts, now_s, self.limits.prefill_tokens, self.estimator.coefficients)
+            batch = self.decide(seen, usable, float(kv_used_tokens))
+            return replace(batch, composed_s=now_s, refused=np.flatnonzero(~usable).tolist())
         except Exception:  # no clock, no queue: nothing can be composed, and the loop goes on
             self.fallbacks[FAILED] += 1
             return Batch()
 
-    def order(self, seen: Queue, usable: NDArray[np.bool_]) -> Order:
-        """The policy's order, or WISP's where an input or the policy's answer cannot be used."""
-        server = Server(self.mean_batch_s, self.bundle.schema.max_draft_tokens)
+    def decide(self, seen: Queue, usable: NDArray[np.bool_], kv_used: float) -> Batch:
+        """The policy's batch, or that of WISP's heuristic where an input or the policy's answer cannot be used."""
+        server = Server(
+            self.mean_batch_s, self.bundle.schema.max_draft_tokens, self.utilisation, self.tokens_per_s, self.price, kv_used,
+            float(self.limits.kv_tokens),
+        )  # fmt: skip
         reason = "" if usable.all() else OUT_OF_RANGE
-        if not reason:
+        if not reason and len(usable):
             try:
-                inputs = {
-                    name: matrix(names, TABLES[name], seen, server, len(usable) if name == "requests" else 1)
-                    for name, names in self.names.items()
-                }
-                key, leads, limit = self.bundle.decide(inputs)
-                if not np.isnan(key).any() and not np.isnan(limit).any():
-                    return Order(key, leads, limit)
+                return (
+                    self.pick(seen, usable, server)
+                    if self.bundle.scorer
+                    else self.admit(seen, usable, self.order(seen, server))
+                )
+            except LookupError:
+                reason = MISSING
             except Exception:
                 reason = FAILED
-        self.fallbacks[reason or FAILED] += 1
-        settings = self.bundle.schema.fallback
-        t = server.mean_batch_s
-        return wisp.order(seen.slack_s / t, seen.solo_s / t, seen.expected, settings["margin"], settings["window"])
+        if reason:
+            self.fallbacks[reason] += 1
+        settings, t = self.bundle.schema.fallback, server.mean_batch_s
+        heuristic = wisp.order(seen.slack_s / t, seen.solo_s / t, seen.expected, settings["margin"], settings["window"])
+        return self.admit(seen, usable, heuristic)
+
+    def order(self, seen: Queue, server: Server) -> Order:
+        """The policy's order of the queue."""
+        inputs = {
+            name: matrix(names, TABLES[name], seen, server, len(seen.new) if name == "requests" else 1)
+            for name, names in self.names.items()
+        }
+        if any(np.isnan(values).any() for values in inputs.values()):
+            raise LookupError("a fact that the policy reads is missing")
+        key, leads, limit = self.bundle.decide(inputs)
+        if np.isnan(key).any() or np.isnan(limit).any():
+            raise ValueError("the policy's order is not of numbers")
+        return Order(key, leads, limit)
+
+    def pick(self, seen: Queue, usable: NDArray[np.bool_], server: Server) -> Batch:
+        """The batch that a scorer picks request by request."""
+        assert self.bundle.scorer is not None
+        limits, coefficients = self.limits, self.estimator.coefficients
+        picked = Picking(
+            self.bundle.scorer, seen, server, usable, coefficients, limits.requests, limits.prefill_tokens
+        ).run()
+        if picked.price is not None:
+            self.price = picked.price
+        predicted_s = self.estimator.predict(picked.new, picked.pairs, picked.cached) if picked.members else 0.0
+        return Batch(
+            picked.members,
+            picked.taken,
+            predicted_s,
+            picked.pairs,
+            picked.cached,
+            price=picked.price,
+            waits=picked.ends == "wait",
+        )
 
     def admit(self, seen: Queue, usable: NDArray[np.bool_], order: Order) -> Batch:
         """Take requests in their order while memory, chunk, batch limit and the limits of those that joined allow (`compose`)."""
@@ -165,16 +214,23 @@ class BatchScheduler:
             members.append(q)
             taken.append(int(take))
         predicted_s = launch + new_token * new + pair * pairs + cached_token * old if members else 0.0
-        refused = [] if all(fine) else [q for q, good in enumerate(fine) if not good]
-        return Batch(members, taken, predicted_s, pairs, old, refused)
+        return Batch(members, taken, predicted_s, pairs, old)
 
-    def finished(self, batch: Batch, seconds: float) -> bool:
-        """A batch has run; returns whether the estimator raises its drift alarm."""
+    def finished(self, batch: Batch, seconds: float, committed_tokens: int = 0) -> bool:
+        """A batch has run; returns whether the estimator raises its drift alarm.
+
+        Args:
+            committed_tokens: of all its members, read by learned policies as a running rate.
+        """
         try:
             if not 0.0 < seconds < 60.0:
                 raise ValueError("no time of a batch")
             alarm = self.estimator.observe(sum(batch.new_tokens), batch.pairs, batch.cached_tokens, seconds)
+            idle_s = max(batch.composed_s - self.last_end_s, 0.0)
+            self.last_end_s = batch.composed_s + seconds
             self.mean_batch_s = KEEP * self.mean_batch_s + FRESH * seconds
+            self.utilisation = KEEP * self.utilisation + FRESH * seconds / (seconds + idle_s)
+            self.tokens_per_s = KEEP * self.tokens_per_s + FRESH * max(committed_tokens, 0) / seconds
             return alarm
         except Exception:
             self.estimator.ignored += 1

@@ -79,7 +79,8 @@ def queue_of(rng: np.random.Generator) -> list[Request]:
     """256 waiting rounds, some of them prompts."""
     return [
         Request(k, -float(rng.uniform(0, 0.3)), float(rng.uniform(-0.1, 0.8)), int(context), int(0 if cold else context - 1),
-                0 if cold else int(rng.integers(0, 9)), float(rng.uniform(1, 5)), float(rng.choice([2, 4, 8])))
+                0 if cold else int(rng.integers(0, 9)), float(rng.uniform(1, 5)), float(rng.choice([2, 4, 8])), -float(rng.uniform(1, 30)),
+                int(rng.integers(0, 200)), float(rng.uniform(0, 0.5)))
         for k, (context, cold) in enumerate(zip(rng.integers(100, 2000, QUEUE), rng.random(QUEUE) < 0.05, strict=True))
     ]  # fmt: skip
 

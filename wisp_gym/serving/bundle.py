@@ -8,7 +8,7 @@ The seal protects from damage, not from a forger: take bundles from whom you tru
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from wisp_gym.engine.entries import ENTRIES
 from wisp_gym.serving import onnx_file, schema
 from wisp_gym.serving.onnx_file import BOOL, FLOAT, INT64
+from wisp_gym.serving.picking import Scorer, check_scorer, launches_of
 from wisp_gym.serving.protobuf import WireError
 from wisp_gym.serving.schema import BundleError, Schema
 
@@ -28,10 +29,12 @@ Ends = dict[str, tuple[int, tuple[int | str, ...]]]  # element type and shape by
 
 def signature_of(described: Schema) -> tuple[Ends, Ends]:
     """Inputs and outputs that a graph of a schema has."""
-    if described.decision != schema.ORDER:
+    if described.decision in (schema.TOKEN, schema.LENGTH):
         return {"observation": (FLOAT, ("n", len(ENTRIES)))}, {"action": (INT64, ("n",))}
     rows: dict[str, int | str] = {"requests": "queue", "globals": 1}
     inputs: Ends = {name: (FLOAT, (rows[name], len(features))) for name, features in described.inputs.items()}
+    if described.decision in schema.SCORERS:
+        return inputs, {"pick": (INT64, (1,)), "takes": (BOOL, (1,)), "other": (INT64, (1,))}
     return inputs, {"key": (FLOAT, ("queue",)), "leads": (BOOL, ("queue",)), "limit": (FLOAT, ("queue",))}
 
 
@@ -41,11 +44,13 @@ class Bundle:
 
     Attributes:
         schema: what it says of itself. sha256: of the file. session: onnxruntime's, on one thread.
+        scorer: its tensors where it picks request by request.
     """
 
     schema: Schema
     sha256: str
     session: Any = field(repr=False)
+    scorer: Scorer | None = field(default=None, repr=False)
 
     def decide(self, inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """The graph's outputs for its inputs, (n, 30) float32 `observation` for speculation."""
@@ -85,7 +90,17 @@ def from_bytes(data: bytes) -> Bundle:
         raise BundleError(str(error)) from None
     bundle = Bundle(described, data[-SEAL_CHARACTERS:].decode(), open_session(data))
     try_out(bundle)
-    return bundle
+    return with_scorer(bundle, model["graph"]) if described.decision in schema.SCORERS else bundle
+
+
+def with_scorer(bundle: Bundle, graph: dict[str, Any]) -> Bundle:
+    """The bundle with the tensors of its scorer, by which its graph must decide."""
+    scorer = Scorer(onnx_file.tensors_of(graph), launches_of(bundle.schema.decision))
+    try:
+        check_scorer(scorer, bundle.decide)
+    except (ValueError, TypeError) as error:
+        raise BundleError(str(error)) from None
+    return replace(bundle, scorer=scorer)
 
 
 def seal(data: bytes) -> bytes:
@@ -148,7 +163,9 @@ def try_out(bundle: Bundle) -> None:
             raise BundleError(
                 f"the graph answers shapes {[output.shape for output in outputs]}, allowed is (1,) of each"
             )
-        if bundle.schema.decision != schema.ORDER and not 0 <= outputs[0][0] < len(bundle.schema.actions):
+        if bundle.schema.decision in (schema.TOKEN, schema.LENGTH) and not 0 <= outputs[0][0] < len(
+            bundle.schema.actions
+        ):
             raise BundleError(
                 f"the graph decides {outputs[0].tolist()}, allowed are actions below {len(bundle.schema.actions)}"
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MISSING, OUT_OF_RANGE = "missing", "out of range"
+MISSING, LATE, OUT_OF_RANGE, FAILED = "missing", "late", "out of range", "failed"  # why WISP's rule decides
 MOST_S = 1e6  # seconds beyond which a time is no time
 
 

@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wisp_gym.serving.protobuf import Field, Table, WireError, message
 
@@ -19,8 +20,9 @@ MAX_BYTES, MAX_NODES, MAX_TENSORS, MAX_DIMENSION = 4 * 2**20, 128, 128, 512
 
 # None of them raises the rank of a value or repeats it, so that no value is larger than MAX_DIMENSION in two axes.
 OPERATORS = frozenset(
-    ("Add", "And", "ArgMax", "Cast", "Ceil", "Div", "Floor", "Gather", "Gemm", "GreaterOrEqual", "Less", "LessOrEqual", "MatMul", "Max", "Min",
-     "Mul", "Neg", "Not", "Or", "Pow", "ReduceMax", "ReduceMean", "ReduceSum", "Relu", "Round", "Sqrt", "Squeeze", "Sub", "Tanh", "Where")
+    ("Abs", "Add", "And", "ArgMax", "Cast", "Ceil", "Div", "Floor", "Gather", "Gemm", "GreaterOrEqual", "Less", "LessOrEqual", "Log", "MatMul",
+     "Max", "Min", "Mul", "Neg", "Not", "Or", "Pow", "ReduceMax", "ReduceMean", "ReduceSum", "Relu", "Round", "Sign", "Sqrt", "Squeeze", "Sub",
+     "Tanh", "Where")
 )  # fmt: skip
 ATTRIBUTES = frozenset({"axis", "keepdims", "to", "transB"})
 
@@ -150,6 +152,14 @@ def check_tensor(tensor: dict[str, Any]) -> None:
         raise WireError(f"tensor {name!r}: flags must be 0 or 1")
     if kind != BOOL and not np.isfinite(np.frombuffer(raw, dtype)).all():
         raise WireError(f"tensor {name!r}: must be finite numbers")
+
+
+def tensors_of(graph: dict[str, Any]) -> dict[str, NDArray[Any]]:
+    """The graph's tensors by name."""
+    return {
+        tensor["name"]: np.frombuffer(tensor.get("raw_data", b""), DTYPES[tensor["data_type"]]).reshape(tensor["dims"])
+        for tensor in graph["initializer"]
+    }
 
 
 def signature(values: list[dict[str, Any]]) -> dict[str, tuple[int, tuple[int | str, ...]]]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from wisp_gym.controllers.ladders import CHUNK_TOKENS, PRICES
 from wisp_gym.engine.entries import ENTRIES
 from wisp_gym.serving.batch_features import TABLES
 
@@ -19,11 +20,15 @@ FORMAT, VERSION = "wisp-gym policy bundle", 1
 KEY, SEAL = "wisp_gym_schema", "sha256"  # keys of the file's metadata
 MAX_TEXT = 64 * 1024
 
-TOKEN, LENGTH, ORDER = "token", "length", "order"
+TOKEN, LENGTH, ORDER, BATCHING, JOINT = "token", "length", "order", "batching", "joint"
+SCORERS = (BATCHING, JOINT)
 MOST_DRAFT_TOKENS = 32  # as in the engine
 
 OBSERVATION = [[e.name, e.unit, float(e.low), float(e.high)] for e in ENTRIES]
-FALLBACK = {TOKEN: ("threshold",), LENGTH: ("threshold",), ORDER: ("margin", "window")}
+FALLBACK = {
+    **dict.fromkeys((TOKEN, LENGTH), ("threshold",)),
+    **dict.fromkeys((ORDER, BATCHING, JOINT), ("margin", "window")),
+}
 ORDER_OUTPUTS = [
     "key: smaller ones are asked first, among those that lead and then among the others",
     "leads: joins in any case; the others join while no limit is passed",
@@ -55,10 +60,11 @@ class Schema:
     """What a bundle says of itself.
 
     Attributes:
-        decision: "token" (after each drafted token), "length" (once a round) or "order" (of the requests of a batch).
+        decision: "token" (after each drafted token), "length" (once a round), "order" (of the requests of a batch), "batching"
+            (request by request) or "joint" (which sets the price of a draft token too).
         learned: a trained policy, else a rule.
         inputs: features of each input of the graph, as [name, unit, low, high].
-        actions: meaning of each action by its number; of an order, of its outputs.
+        actions: meaning of each action by its number; of an order, of its outputs; of a scorer, of all but the picks.
         max_draft_tokens: cap K in which the features count tokens, 1 to 32.
         fallback: numbers of WISP's heuristic, which takes over when an input cannot be used.
         origin: where it comes from.
@@ -157,13 +163,18 @@ def check(document: dict[str, Any]) -> None:
 def check_inputs(inputs: Any, decision: str) -> None:
     """Features that this runtime computes: all of the observation in its order, or some of the queue's."""
     names = set(inputs) if isinstance(inputs, dict) else set()
-    allowed = [{"requests"}, {"requests", "globals"}] if decision == ORDER else [{"observation"}]
+    queue = [{"requests", "globals"}] if decision in SCORERS else [{"requests"}, {"requests", "globals"}]
+    allowed = [{"observation"}] if decision in (TOKEN, LENGTH) else queue
     if names not in allowed:
         raise BundleError(
             f"schema: inputs given {sorted(names)}, allowed for '{decision}' are {[sorted(a) for a in allowed]}"
         )
     for name in sorted(names):
         check_features(name, inputs[name])
+        if decision in SCORERS and len(inputs[name]) != len(TABLES[name]):
+            raise BundleError(
+                f"schema: {name}: given {len(inputs[name])} features, allowed are all {len(TABLES[name])}"
+            )
 
 
 def check_features(table: str, given: Any) -> None:
@@ -202,4 +213,8 @@ def actions_of(decision: str, max_draft_tokens: int) -> list[str]:
         return ["send what is drafted", "draft one more token"]
     if decision == ORDER:
         return list(ORDER_OUTPUTS)
+    if decision in SCORERS:
+        launches = [f"launch at a price of {price:g}" for price in PRICES] if decision == JOINT else ["launch"]
+        chunks = [f"prefill at most {tokens} tokens in this batch" for tokens in CHUNK_TOKENS]
+        return [*launches, "wait for the next arrival", *chunks]
     return [f"draft {k} tokens, then send" for k in range(max_draft_tokens + 1)]

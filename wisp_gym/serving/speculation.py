@@ -25,6 +25,8 @@ from wisp_gym.engine import entries as e
 from wisp_gym.engine.averages import FRESH, KEEP, PRIOR_TOKENS
 from wisp_gym.serving.bundle import Bundle
 from wisp_gym.serving.device_facts import (
+    FAILED,
+    LATE,
     MISSING,
     MOST_S,
     OUT_OF_RANGE,
@@ -38,7 +40,6 @@ from wisp_gym.serving.device_facts import (
 from wisp_gym.serving.schema import LENGTH, TOKEN, BundleError
 from wisp_gym.serving.wisp import drafts_on
 
-LATE, FAILED = "late", "failed"
 LATE_S = 5.0  # a server state older than this is no state (assumption: no batch takes so long)
 
 
