@@ -44,7 +44,7 @@ from wisp_gym.serving.testbed.link import Link, LinkBroken  # noqa: E402
 from wisp_gym.serving.testbed.scheduling import FirstComeFirstServed, Member  # noqa: E402
 from wisp_gym.serving.testbed.settings import Limits  # noqa: E402
 from wisp_gym.serving.testbed.target import Target  # noqa: E402
-from wisp_gym.serving.testbed.wire_pb2 import FromDevice, FromServer, Round, Start  # noqa: E402
+from wisp_gym.serving.testbed.wire_pb2 import FromDevice, FromServer, Refusal, Round, Start  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 
