@@ -16,7 +16,7 @@ import socket
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +26,7 @@ import numpy as np
 from agents.command_line import Parser
 from agents.pool import Job
 from estimators.cli import InputError
-from wisp_gym.scenario import Scenario
+from wisp_gym.scenario import Scenario, with_
 from wisp_gym.speculation_trace import find
 
 FLAG = "--distributed"
@@ -143,10 +143,10 @@ def first_line(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class Carried:
-    """A scenario with the content of the files that its draft names, which another machine does not have.
+    """A scenario with the content of the files that it names, which another machine does not have.
 
     Attributes:
-        files: field of the draft → name and content.
+        files: what names a file, as `with_` spells it → name and content.
     """
 
     scenario: Scenario
@@ -155,9 +155,13 @@ class Carried:
 
 def carried(scenario: Scenario) -> Carried:
     """A scenario ready to be sent."""
-    trace, predictor = scenario.draft.trace, scenario.draft.predictor
-    paths = ({"trace": find(trace)} if trace else {}) | ({"predictor": Path(predictor)} if predictor else {})
-    return Carried(scenario, {field: (path.name, path.read_bytes()) for field, path in paths.items()})
+    draft, workload = scenario.draft, scenario.workload
+    paths = {
+        "draft.trace": find(draft.trace) if draft.trace else None,
+        "draft.predictor": Path(draft.predictor) if draft.predictor else None,
+        "workload.trace": Path(workload.trace) if workload.arrivals == "trace" else None,
+    }
+    return Carried(scenario, {field: (path.name, path.read_bytes()) for field, path in paths.items() if path})
 
 
 @cache
@@ -179,8 +183,7 @@ def written(name: str, content: bytes) -> str:
 def received(argument: Any) -> Any:
     """An argument as the function expects it. Ray's arrays lie in shared memory and are read-only; these are copies."""
     if isinstance(argument, Carried):
-        paths: dict[str, Any] = {field: written(*file) for field, file in argument.files.items()}
-        return replace(argument.scenario, draft=replace(argument.scenario.draft, **paths))
+        return with_(argument.scenario, **{field: written(*file) for field, file in argument.files.items()})
     return copy.deepcopy(argument)
 
 
@@ -216,13 +219,17 @@ class RayPool:
         """Begin a job; the reference, or so many, of what it will return."""
         return self.task.options(num_returns=returns).remote(function, *map(self.shared, job))
 
+    def put(self, value: Any) -> Any:
+        """The reference of a value that jobs will take."""
+        return self.ray.put(value)
+
     def shared(self, argument: Any) -> Any:
         """Scenarios and arrays are sent once, however many jobs they belong to."""
         if not isinstance(argument, (Scenario, np.ndarray)):
             return argument
         if id(argument) not in self.sent:
             value = carried(argument) if isinstance(argument, Scenario) else argument
-            self.sent[id(argument)] = argument, self.ray.put(value)
+            self.sent[id(argument)] = argument, self.put(value)
         return self.sent[id(argument)][1]
 
     def result(self, reference: Any) -> Any:
