@@ -193,11 +193,15 @@ def call(function: Callable[..., T], *arguments: Any) -> T:
 
 
 class RayPool:
-    """Jobs as stateless tasks, each on a core of its own."""
+    """Jobs as stateless tasks, each on a core of its own.
 
-    def __init__(self, ray: Any):
-        self.ray = ray
-        self.task = ray.remote(num_cpus=1, max_retries=RETRIES)(call)
+    Args:
+        ray: the module, connected. retries: how often a task is run again after its worker died.
+    """
+
+    def __init__(self, ray: Any, retries: int = RETRIES):
+        self.ray, self.retries = ray, retries
+        self.task = ray.remote(num_cpus=1, max_retries=retries)(call)
         self.sent: dict[int, tuple[Any, Any]] = {}  # id of what several jobs share → itself, and its reference
 
     def map(self, function: Callable[..., T], jobs: Iterable[Job]) -> Iterator[T]:
@@ -240,5 +244,5 @@ class RayPool:
             raise error.cause from None
         except (self.ray.exceptions.WorkerCrashedError, self.ray.exceptions.OutOfMemoryError) as error:
             raise InputError(
-                f"a task of the Ray cluster died {RETRIES + 1} times ({first_line(error)}); allowed are workers with more memory"
+                f"a task of the Ray cluster died {self.retries + 1} times ({first_line(error)}); allowed are workers with more memory"
             ) from None
