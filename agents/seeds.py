@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from agents import run_folder
@@ -114,6 +115,14 @@ def train_in_a_task(settings: dict[str, Any], scenario: Scenario, device: str) -
 # --- the spread ------------------------------------------------------------------------------------------------------
 
 
+def sample_std(values: list[float]) -> float:
+    """Standard deviation over seeds with n − 1; NaN for one seed, of which no spread can be told."""
+    return stdev(values) if len(values) > 1 else math.nan
+
+
+SUMMARIES: dict[str, Callable[[list[float]], float]] = {"mean": fmean, "std": sample_std, "least": min, "most": max}
+
+
 def learned_row(folder: Path) -> dict[str, float | None]:
     """What a run's policy reached: in the held-out worlds, or without a comparison in the validation worlds."""
     comparison = folder / "comparison.json"
@@ -137,18 +146,19 @@ def spread(seeds: Sequence[int], folders: Sequence[Path]) -> str:
         [str(seed), *cells(row["goodput"], row["against"], row["met"]), str(folder)]
         for seed, row, folder in zip(seeds, found, folders, strict=True)
     ]
-    for name, of in (("mean", np.mean), ("std", sample_std), ("least", np.min), ("most", np.max)):
-        rows.append([name, *cells(*(None if None in values else float(of(values)) for values in columns.values())), ""])
+    for name, of in SUMMARIES.items():
+        rows.append([name, *cells(*(summary(of, values) for values in columns.values())), ""])
     where = "validation worlds" if None in columns["against"] else "held-out worlds"
     header = [["seed", "goodput", "vs WISP", "SLO met", "run folder"], ["", "tokens/s", "tokens/s", "%", ""]]
     return f"{len(seeds)} seeds, {where}\n\n{aligned(header, rows)}"
 
 
+def summary(of: Callable[[list[float]], float], values: list[float | None]) -> float | None:
+    """A number of all seeds; None where one of them has none."""
+    known = [value for value in values if value is not None]
+    return of(known) if len(known) == len(values) else None
+
+
 def cells(goodput: float | None, against: float | None, met: float | None) -> list[str]:
     """The numbers of a row."""
     return [cell(goodput), cell(against), cell(met, factor=100.0)]
-
-
-def sample_std(values: Sequence[float]) -> float:
-    """Standard deviation over seeds with n − 1; NaN for one seed, of which no spread can be told."""
-    return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
