@@ -7,6 +7,8 @@
     python train.py --algo ppo              # PPO on wisp_gym/Speculation-v0, one learning device in each world
     python train.py -i runs/ppo-Speculation-v0_1                         # go on with an interrupted run
     python train.py -i runs/ppo-Speculation-v0_1 -n 1200000              # train a finished run for longer
+    python train.py --seeds 5                                            # seeds 0 to 4, and how far they spread
+    python train.py --seeds 5 --distributed 10.0.0.5:6379                # on a Ray cluster: docs/distributed.md
 
 A run folder holds config.json, command.txt, versions.json, scenario.toml, progress.csv (SB3's log), validation.csv, checkpoints/,
 policy.json (the policy that was best on validation worlds; use it wherever a controller's name is expected), comparison.json,
@@ -36,7 +38,10 @@ from agents import run_folder
 from agents.callbacks import Progress, StopRequest, Validate
 from agents.checkpoint import load_checkpoint, read_checkpoint
 from agents.command_line import InputError, Parser, run, whole, write_bytes
+from agents.distributed import RayPool, add_distributed
 from agents.evaluate import compare, run_all, show
+from agents.fleet_ppo import FleetPPO
+from agents.fleet_tasks import TaskFleet
 from agents.learners import (
     ACTIVATION,
     ALGORITHMS,
@@ -54,6 +59,8 @@ from agents.learners import (
     standardise,
 )
 from agents.learning_plot import draw
+from agents.pool import Pool, pool_at
+from agents.seeds import LAST_SEED, refuse_seeds, train_seeds
 from agents.vec_env import ARGUMENTS, check_argument, env_kwargs
 from estimators.cli import write_text
 from wisp_gym.controllers.catalogue import did_you_mean, resolve
@@ -63,6 +70,7 @@ from wisp_gym.simulation import simulate
 
 PROGRAM = "python train.py"
 INTERRUPTED = 130  # exit code after Ctrl-C
+Scores = list[tuple[int, float, float]]  # as of Validate
 
 # The shipped policies again.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -108,7 +116,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--env", metavar="ID", help=f"environment: {', '.join(ENVIRONMENTS)} (default the first)")
     add("-n", "--n-timesteps", type=whole(1, 10**9), metavar="N",
         help="decisions to train on, in all (default 2500000, with ppo and a2c 600000; with -i those of the run)")  # fmt: skip
-    add("--seed", type=whole(0, 2**31 - 1), help="seed of everything (default 0)")
+    add("--seed", type=whole(0, LAST_SEED), help="seed of everything (default 0)")
+    add(
+        "--seeds",
+        type=whole(1, 1000),
+        metavar="N",
+        help="train N times, from this seed on, each in a run folder of its own",
+    )
+    add_distributed(parser)
     add("-f", "--log-folder", type=Path, default=Path("runs"), metavar="DIR",
         help="where the run's folder is made, never over another (default runs)")  # fmt: skip
     add("--eval-freq", type=whole(0, 10**9), metavar="N",
@@ -218,7 +233,7 @@ def tuned_wisp(scenario: Scenario) -> str:
 
 
 def compare_with_rivals(
-    folder: Path, settings: dict[str, Any], scenario: Scenario, scores: list[tuple[int, float]], shown: bool
+    folder: Path, settings: dict[str, Any], scenario: Scenario, scores: Scores, shown: bool, pool: Pool
 ) -> str:
     """Run the learned policy and its rivals in the same held-out worlds; writes the results and returns the table."""
     learned = f"{folder / 'policy.json'}+{BATCHING}"
@@ -229,12 +244,12 @@ def compare_with_rivals(
     with tqdm(
         total=len(names) * len(seeds), unit=" worlds", desc="held-out worlds", disable=not shown, leave=False
     ) as bar:
-        outcomes = dict(zip(names, run_all(scenario, controllers, seeds, load_trace(scenario), bar), strict=True))
+        outcomes = dict(zip(names, run_all(scenario, controllers, seeds, load_trace(scenario), bar, pool), strict=True))
     given = argparse.Namespace(slo=settings["env_kwargs"].get("slo"), seeds=seeds, per_class=False)
     rows = compare(given, scenario, outcomes, "wisp")
     rows.sort(key=lambda row: -row["goodput_tokens_per_s"])
     run_folder.write_json(folder / "comparison.json", rows)
-    write_bytes(folder / "comparison.png", draw(scores, rows, learned))
+    write_bytes(folder / "comparison.png", draw([(n, goodput) for n, goodput, _ in scores], rows, learned))
     named = [{**row, "controller": "learned" if row["controller"] == learned else row["controller"]} for row in rows]
     text = f"{show(named, scenario)}\n\n{verdict(rows, learned, tuned)}"
     write_text(folder / "comparison.txt", text + "\n")
@@ -292,51 +307,77 @@ def open_folder(
         raise
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Settings, worlds, model, training, comparison."""
-    given = parse(arguments)
-    settings = chosen_settings(given)
-    torch.set_num_threads(1)
+def fit(
+    model: OnPolicyAlgorithm, record: dict[str, Any] | None, settings: dict[str, Any], held_out: Scenario, folder: Path, log: Logger,
+    stop: StopRequest, shown: bool,
+) -> tuple[bool, Scores]:  # fmt: skip
+    """Train in a run's folder; False when it was interrupted, and the scores."""
+    model.set_logger(log)
+    decision = ENVIRONMENTS[settings["env"]]
+    validate = Validate(folder, held_out, BATCHING, settings["validation_seeds"], settings["eval_freq"], decision, stop)
+    if record is not None:
+        validate.go_on(record)
+    finished = learn(model, settings["n_timesteps"], validate, Progress(settings["n_timesteps"], validate, shown))
+    log.close()
+    return finished, validate.scores
+
+
+def finish(
+    folder: Path, settings: dict[str, Any], held_out: Scenario, scores: Scores, shown: bool, pool: Pool, stopped: bool = False
+) -> None:  # fmt: skip
+    """Compare a trained policy with its rivals."""
+    policy = folder / "policy.json"
+    try:
+        if stopped:  # after the last rollout began
+            raise KeyboardInterrupt
+        print(f"\n{compare_with_rivals(folder, settings, held_out, scores, shown, pool)}")
+    except KeyboardInterrupt:
+        print(f"comparison interrupted, the training is complete; policy: {policy}")
+        raise SystemExit(INTERRUPTED) from None
+    print(f"picture: {folder / 'comparison.png'}   policy: {policy}")
+
+
+def train(given: argparse.Namespace, settings: dict[str, Any], pool: Pool, command: Sequence[str] | None) -> Path:
+    """One run: worlds, model, training, comparison; its folder."""
     scenario = load(settings["env_kwargs"]["scenario"])
     held_out = held_out_scenario(settings, scenario)
     model, record = prepare(settings, given)
+    if isinstance(model, FleetPPO) and model.fleet is not None and isinstance(pool, RayPool):
+        model.fleet = TaskFleet(model.fleet, pool)
     shown = given.progress or sys.stderr.isatty()
 
     with StopRequest() as stop:
-        folder, log = open_folder(settings, scenario, given, None if arguments is None else ["train.py", *arguments])
+        folder, log = open_folder(settings, scenario, given, command)
         print(
             f"training {settings['algo']} on {settings['env']}: {settings['n_timesteps']:,} decisions, seed {settings['seed']}; "
             f"run folder {folder}",
             flush=True,
         )
-        model.set_logger(log)
-        decision = ENVIRONMENTS[settings["env"]]
-        validate = Validate(
-            folder, held_out, BATCHING, settings["validation_seeds"], settings["eval_freq"], decision, stop
-        )
-        if record is not None:
-            validate.go_on(record)
-        bar = Progress(settings["n_timesteps"], validate, shown)
-        finished = learn(model, settings["n_timesteps"], validate, bar)
-        log.close()
+        finished, scores = fit(model, record, settings, held_out, folder, log, stop, shown)
 
-    policy = folder / "policy.json"
     if not finished:
         saved = any((folder / run_folder.CHECKPOINTS).glob("*.pt"))
         hint = f"go on with {PROGRAM} -i {folder}" if saved else "no checkpoint yet, so it cannot be gone on with"
+        policy = folder / "policy.json"
         print(f"interrupted after {model.num_timesteps:,} decisions; best policy so far: {policy}; {hint}")
         raise SystemExit(INTERRUPTED)
-    if given.no_comparison:
-        return
-    try:
-        if stop.asked:  # after the last rollout began
-            raise KeyboardInterrupt
-        curve = [(decisions, goodput) for decisions, goodput, _ in validate.scores]
-        print(f"\n{compare_with_rivals(folder, settings, held_out, curve, shown)}")
-    except KeyboardInterrupt:
-        print(f"comparison interrupted, the training is complete; policy: {policy}")
-        raise SystemExit(INTERRUPTED) from None
-    print(f"picture: {folder / 'comparison.png'}   policy: {policy}")
+    if not given.no_comparison:
+        finish(folder, settings, held_out, scores, shown, pool, stop.asked)
+    return folder
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Settings, and one run or several."""
+    given = parse(arguments)
+    settings = chosen_settings(given)
+    command = None if arguments is None else ["train.py", *arguments]
+    torch.set_num_threads(1)
+    refuse_seeds(given, settings)
+    with pool_at(given.distributed) as pool:
+        if given.seeds is None:
+            train(given, settings, pool, command)
+        else:
+            print(f"\n{train_seeds(given, settings, pool, command)}")
 
 
 if __name__ == "__main__":

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +35,7 @@ from agents.command_line import (
     write_rows,
 )
 from agents.comparison_plot import draw
+from agents.pool import Pool, Threads
 from agents.tables import aligned, bootstrap_interval, cell, interval_cell, mean
 from wisp_gym.controllers.catalogue import ALIASES, did_you_mean, listing
 from wisp_gym.engine.worlds import NO_TRACE, Worlds, load_trace
@@ -94,22 +93,19 @@ def run_world(scenario: Scenario, controller: Controller, seed: int, trace: np.n
 
 
 def run_all(
-    scenario: Scenario, controllers: Sequence[Controller], seeds: Sequence[int], trace: np.ndarray, bar: tqdm[Any]
+    scenario: Scenario,
+    controllers: Sequence[Controller],
+    seeds: Sequence[int],
+    trace: np.ndarray,
+    bar: tqdm[Any],
+    pool: Pool | None = None,
 ) -> list[list[Outcome]]:
-    """Outcomes of every controller (outer) in every world (inner), run on all cores; `bar` counts worlds."""
-    pool = ThreadPoolExecutor(os.cpu_count() or 1)  # the compiled loop holds no lock
-
-    def one(job: tuple[Controller, int]) -> Outcome:
-        return run_world(scenario, *job, trace)
-
-    jobs = [(controller, seed) for controller in controllers for seed in seeds]
+    """Outcomes of every controller (outer) in every world (inner), run on all cores or in a pool; `bar` counts worlds."""
+    jobs = [(scenario, controller, seed, trace) for controller in controllers for seed in seeds]
     outcomes = []
-    try:
-        for outcome in pool.map(one, jobs):
-            outcomes.append(outcome)
-            bar.update()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    for outcome in (pool or Threads()).map(run_world, jobs):
+        outcomes.append(outcome)
+        bar.update()
     return [outcomes[first : first + len(seeds)] for first in range(0, len(jobs), len(seeds))]
 
 

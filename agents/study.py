@@ -4,6 +4,7 @@
 
 A suite (agents/suites/*.toml) lists cells, controllers, seeds and the budget. The study's folder keeps every finished world;
 the same command, or `--resume FOLDER`, goes on after a kill and ends with the same bytes. docs/study.md is the protocol.
+With `--distributed` the worlds run on a Ray cluster: docs/distributed.md.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from agents.command_line import InputError, Parser, controller_names, output_file, run, write_rows
+from agents.distributed import add_distributed
 from agents.evaluate import EPILOG
+from agents.pool import pool_at
 from agents.study_capacity import capacities
 from agents.study_folder import ROWS, Told, default_folder, opened, policy_digests, read_study, refuse_other, told
 from agents.study_run import play
@@ -43,6 +46,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--also", type=controller_names, nargs="+", metavar="a,b,...", help="besides the suite's, such as policy files")
     add("--out", type=Path, metavar="FOLDER", help="the study's folder (default: one of its own below runs/)")
     add("--resume", type=Path, metavar="FOLDER", help="go on with the study in this folder")
+    add_distributed(parser)
     add(
         "--json",
         type=output_file(),
@@ -114,10 +118,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     refuse_contradictions(given)
     suite, folder, study = chosen_study(given)
     check(suite)
-    with opened(folder, study) as worlds:
+    with pool_at(given.distributed) as pool, opened(folder, study) as worlds:
         try:
-            tuned, rows = play(suite, worlds)
-            rows += capacities(suite, rows, worlds)
+            tuned, rows = play(suite, worlds, pool)
+            rows += capacities(suite, rows, worlds, pool)
         except KeyboardInterrupt:
             print(f"{PROGRAM}: interrupted; '--resume {folder}' goes on", file=sys.stderr)
             sys.exit(130)

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tqdm import tqdm
 
 from agents.capacity import Curve, capacity_row
+from agents.evaluate import Outcome
+from agents.pool import Pool
 from agents.study_folder import Key, Worlds
 from agents.study_results import BEST_RULE, CAPACITY, WISP_TUNED, Results
-from agents.study_run import TRAINING, TUNED, Row
+from agents.study_run import TRAINING, TUNED, Row, chunk
 from agents.suite import WISP, Suite
 from agents.tables import mean
 from wisp_gym.controllers.catalogue import resolve
+from wisp_gym.engine.worlds import NO_TRACE
 from wisp_gym.scenario import with_slo
 
 AS_THEY_ARE = {"SLED": "sled", "centralized": "centralized", "centralized:0": "centralized:0"}
@@ -29,19 +32,30 @@ CHOICES: dict[str, Callable[[Row], bool]] = {
 KEPT = ("slo_attainment", "starved_share", "goodput_tokens_per_s")
 
 
+def capacity_measures(world: Outcome) -> Row:
+    """What is kept of a world."""
+    return {name: world.metrics[name] for name in KEPT}
+
+
 @dataclass(kw_only=True)
 class StoredCurve(Curve):
-    """A curve whose worlds are kept in the study's folder and not run again; `key` names it there."""
+    """A curve whose worlds run in a pool, are kept in the study's folder and not run again; `key` names it there."""
 
     worlds: Worlds
     key: Key
+    pool: Pool
 
     def run(self, n_devices: int) -> list[Row]:
         """The measures of each world with `n_devices` devices."""
         key = (*self.key, str(n_devices))
         if key not in self.worlds.known:
-            found = super().run(n_devices)
-            self.worlds.add(key, [{name: world[name] for name in KEPT} for world in found])
+            scenario = replace(self.scenario, n_devices=n_devices)
+            jobs = [(scenario, self.controller, (seed,), NO_TRACE, capacity_measures) for seed in self.seeds]
+            found = []
+            for (world,) in self.pool.map(chunk, jobs):
+                found.append(world)
+                self.bar.update()
+            self.worlds.add(key, found)
         return list(self.worlds.known[key])
 
 
@@ -60,7 +74,7 @@ def entrants(results: Results) -> dict[str, str]:
     return AS_THEY_ARE | {title: setting for title, setting in chosen.items() if setting is not None}
 
 
-def capacities(suite: Suite, rows: Sequence[Row], worlds: Worlds) -> list[Row]:
+def capacities(suite: Suite, rows: Sequence[Row], worlds: Worlds, pool: Pool) -> list[Row]:
     """A row for each SLO speed and rung, as of `agents.capacity`; none where the suite asks for none."""
     asked = suite.capacity
     if asked is None:
@@ -73,6 +87,6 @@ def capacities(suite: Suite, rows: Sequence[Row], worlds: Worlds) -> list[Row]:
                                        max_devices=asked.max_devices)  # fmt: skip
             for title, setting in entrants(Results(rows)).items():
                 curve = StoredCurve(scenario, resolve(setting, scenario), asked.seeds, bar, worlds=worlds,
-                                    key=(CAPACITY, setting, f"{slo:g}"))  # fmt: skip
+                                    key=(CAPACITY, setting, f"{slo:g}"), pool=pool)  # fmt: skip
                 found.append({"table": CAPACITY, "rung": title} | capacity_row(given, setting, curve))
     return found

@@ -1,10 +1,8 @@
-"""Running a study: tuning in training worlds, testing in others, on all cores, chunk by chunk into its folder."""
+"""Running a study: tuning in training worlds, testing in others, chunk by chunk into its folder."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -14,10 +12,11 @@ from tqdm import tqdm
 
 from agents.bounds import BOUNDS, bounds_of
 from agents.evaluate import Outcome, run_world
+from agents.pool import Pool
 from agents.study_folder import Worlds
 from agents.suite import Cell, Suite
-from agents.tuning import Scores, Tuned, families, tune
-from wisp_gym.controllers.catalogue import resolve
+from agents.tuning import Scores, Tuned, families, pieces, tune
+from wisp_gym.controllers.catalogue import Controller, resolve
 from wisp_gym.controllers.speculation import ORACLE, PERFECT
 from wisp_gym.engine.worlds import load_trace
 from wisp_gym.scenario import Scenario
@@ -52,18 +51,39 @@ class Entrant:
 # --- worlds ----------------------------------------------------------------------------------------------------------
 
 
+def chunk(
+    scenario: Scenario,
+    player: str | Controller,
+    seeds: Sequence[int],
+    trace: np.ndarray,
+    keep: Callable[[Outcome], Any],
+) -> list[Any]:
+    """What to keep of every world of a controller, given by name or itself, in a scenario; a job of a `Pool`."""
+    controller = resolve(player, scenario) if isinstance(player, str) else player
+    return [keep(run_world(scenario, controller, seed, trace)) for seed in seeds]
+
+
+def player(name: str, scenario: Scenario) -> str | Controller:
+    """What is sent to where a chunk runs: the name, or a learned policy whole, as its file may not be there."""
+    return name if pieces(name) else resolve(name, scenario)
+
+
+def training_goodput(world: Outcome) -> float:
+    """What is kept of a training world, tokens/s."""
+    return float(world.metrics[GOODPUT])
+
+
+def testing_measures(world: Outcome) -> Row:
+    """What is kept of a test world."""
+    return {**{key: world.metrics[key] for key in METRICS}, "classes": world.classes}
+
+
 class Runner:
-    """Runs worlds on all cores; what the study's folder already holds is not run again."""
+    """Runs worlds in a pool; what the study's folder already holds is not run again."""
 
-    def __init__(self, suite: Suite, worlds: Worlds, bar: tqdm[Any]):
-        self.suite, self.worlds, self.bar = suite, worlds, bar
+    def __init__(self, suite: Suite, worlds: Worlds, bar: tqdm[Any], pool: Pool):
+        self.suite, self.worlds, self.bar, self.pool = suite, worlds, bar, pool
         self.load_trace = cache(load_trace)
-
-    def chunk(self, job: Job, seeds: Sequence[int], keep: Callable[[Outcome], Any]) -> list[Any]:
-        """What to keep of every world of a controller in a cell."""
-        name, cell = job
-        controller, trace = resolve(name, cell.scenario), self.load_trace(cell.scenario)
-        return [keep(run_world(cell.scenario, controller, seed, trace)) for seed in seeds]
 
     def run(
         self, kind: str, jobs: Iterable[Job], seeds: Sequence[int], keep: Callable[[Outcome], Any]
@@ -73,31 +93,22 @@ class Runner:
         missing = {}
         for name, cell in asked:
             if (key := (kind, name, cell.name)) not in self.worlds.known:
-                missing[key] = (name, cell)
+                missing[key] = (player(name, cell.scenario), cell)
         self.bar.update((len(asked) - len(missing)) * len(seeds))
-        pool = ThreadPoolExecutor(os.cpu_count() or 1)  # the compiled loop holds no lock
-        try:
-            for key, values in zip(
-                missing, pool.map(lambda job: self.chunk(job, seeds, keep), missing.values()), strict=True
-            ):
-                self.worlds.add(key, values)
-                self.bar.update(len(seeds))
-        finally:
-            pool.shutdown(cancel_futures=True)
+        chunks = [(c.scenario, who, seeds, self.load_trace(c.scenario), keep) for who, c in missing.values()]
+        for key, values in zip(missing, self.pool.map(chunk, chunks), strict=True):
+            self.worlds.add(key, values)
+            self.bar.update(len(seeds))
         return [self.worlds.known[kind, name, cell.name] for name, cell in asked]
 
     def train(self, jobs: Sequence[Job]) -> Scores:
         """Mean goodput over the training worlds of controllers in cells."""
-        goodput = self.run("train", jobs, self.suite.train_seeds, lambda world: world.metrics[GOODPUT])
+        goodput = self.run("train", jobs, self.suite.train_seeds, training_goodput)
         return {(name, cell.name): float(np.mean(values)) for (name, cell), values in zip(jobs, goodput, strict=True)}
 
     def test(self, jobs: Sequence[Job]) -> list[list[Row]]:
         """The measures of the test worlds of controllers in cells."""
-
-        def keep(world: Any) -> Row:
-            return {**{key: world.metrics[key] for key in METRICS}, "classes": world.classes}
-
-        return self.run("test", jobs, self.suite.test_seeds, keep)
+        return self.run("test", jobs, self.suite.test_seeds, testing_measures)
 
 
 # --- who enters ------------------------------------------------------------------------------------------------------
@@ -123,10 +134,10 @@ def world_count(suite: Suite) -> int:
     return settings * len(suite.train_seeds) + entering * len(suite.test_seeds)
 
 
-def play(suite: Suite, worlds: Worlds) -> tuple[dict[str, Tuned], list[Row]]:
+def play(suite: Suite, worlds: Worlds, pool: Pool) -> tuple[dict[str, Tuned], list[Row]]:
     """Settings that tuning found for each family, and a row for each entrant and test world."""
     with tqdm(total=world_count(suite), unit="world", disable=None, leave=False) as bar:
-        runner = Runner(suite, worlds, bar)
+        runner = Runner(suite, worlds, bar, pool)
         tuned = tune(families(suite.controllers), suite.training, suite.candidates, runner.train)
         entering = entrants(suite, tuned)
         settings = dict.fromkeys(one.setting for one in entering)
