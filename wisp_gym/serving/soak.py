@@ -208,7 +208,14 @@ def serve_one(
                 self._call.cancel()
 
     digest = tokenizer_digest(load_tokenizer(given.target, "--target"))
-    device = Device(lambda: Breaking(channel), draft, find_controller(given.controller)(), digest, reply_timeout_s=30.0)
+    device = Device(
+        lambda: Breaking(channel),
+        draft,
+        find_controller(given.controller)(),
+        digest,
+        reply_timeout_s=30.0,
+        give_up_s=900.0,
+    )
     while time.monotonic() < end_s:
         case = rng.choice(work)
         try:
@@ -278,7 +285,9 @@ def work_devices(
         threads[-1].start()
     samples = watch({"server": server.process.pid, "devices": os.getpid()}, seconds, tally)
     for thread in threads:
-        thread.join(150.0)
+        thread.join(1000.0)
+        if thread.is_alive():
+            tally.lost.append("a device did not end")
     return samples
 
 

@@ -18,7 +18,7 @@ from wisp_gym.serving.testbed.wire_pb2 import Refusal, Reply, Round, Start
 
 Key = tuple[str, bytes]
 WAITING, RUNNING = range(2)
-STAND_IN_LINE_S = 2.0  # a connection that has not asked again for so long waits no more
+STAND_IN_LINE_S = 5.0  # a connection that has not asked again for so long waits no more
 
 
 @dataclass
