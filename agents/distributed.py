@@ -129,8 +129,9 @@ def connect(ray: Any, address: str) -> None:
         where = {"address": address}
     try:
         ray.init(**where, runtime_env=worker_settings(address), log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise InputError(f"argument {FLAG}: no Ray cluster at '{address}': {first_line(error)}") from None
+    except Exception as error:  # Ray raises many kinds, bare ones among them
+        what = "Ray did not start on this machine" if address == LOCAL else f"no Ray cluster at {address}"
+        raise InputError(f"argument {FLAG}: {what}: {first_line(error)}") from None
 
 
 def first_line(error: BaseException) -> str:

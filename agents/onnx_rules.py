@@ -131,7 +131,8 @@ def price(g: RuleGraph) -> str:
 def aligned(g: RuleGraph) -> str:
     """The boundary-aligned price stop: what is paid and what is gained in each of its three cases."""
     g.below_most(4)
-    least_gain, factor, margin, guard = g.parameters[:4]
+    factor, margin, guard = g.parameters[1:4]
+    least_gain = g.add(g.parameters[0], g.see(seen.PRICE))
     gain, draft = g.next_survival(), g.see(seen.DRAFT_TIME)
     paid = g.times(factor, g.see(seen.OWN_RATE))
     room = g.minus(g.minus(g.see(seen.BOUNDARY_LEFT), g.times(margin, g.see(seen.JITTER))), guard)
@@ -139,13 +140,13 @@ def aligned(g: RuleGraph) -> str:
         room, g.op("Ceil", g.op("Max", g.op("Neg", room), g.number(0.0)))
     )  # the first boundary that can be made
     in_time, busy = g.is_("LessOrEqual", draft, room), g.is_("Less", 0.0, g.see(seen.SERVER_BUSY))
-    beyond_cost, beyond_gain = beyond_boundary(g, gain, draft, room, paid)
-    alone = g.add(g.times(paid, draft), least_gain / 2.0)
+    beyond_cost, beyond_gain = beyond_boundary(g, gain, draft, room, paid, least_gain)
+    alone = g.add(g.times(paid, draft), g.over(least_gain, 2.0))
     cost = g.which(busy, g.which(in_time, least_gain, beyond_cost), alone)
     return g.is_("Less", cost, g.which(g.op("And", busy, g.op("Not", in_time)), beyond_gain, gain))
 
 
-def beyond_boundary(g: RuleGraph, gain: str, draft: str, room: str, paid: str) -> tuple[str, str]:
+def beyond_boundary(g: RuleGraph, gain: str, draft: str, room: str, paid: str, least_gain: str) -> tuple[str, str]:
     """What the batches missed cost, and what the tokens that fit before the next boundary gain together."""
     alpha = g.see(seen.ACCEPTANCE_AVERAGE)
     batches = g.op("Ceil", g.minus(draft, room))
@@ -155,7 +156,7 @@ def beyond_boundary(g: RuleGraph, gain: str, draft: str, room: str, paid: str) -
     rest = g.minus(1.0, alpha)
     certain = g.is_("LessOrEqual", rest, 0.0)
     series = g.over(g.times(gain, g.minus(1.0, g.power(alpha, n))), g.which(certain, 1.0, rest))
-    cost = g.add(g.times(paid, batches), g.times(n, g.parameters[0] / 2.0))
+    cost = g.add(g.times(paid, batches), g.times(n, g.over(least_gain, 2.0)))
     return cost, g.which(certain, g.times(gain, n), series)
 
 

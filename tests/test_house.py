@@ -28,7 +28,7 @@ INSIDE_FUNCTIONS = {
     "onnxruntime": "runs an exported policy; the extra `serve` brings it",
 }
 # The testbed is its own extra: what it needs is imported in its folder, and inside functions of its commands.
-TESTBED = {"filelock", "google", "grpc", "grpc_health", "prometheus_client", "torch", "transformers"}
+TESTBED = {"filelock", "google", "grpc", "grpc_health", "prometheus_client", "torch", "tqdm", "transformers"}
 NEVER_IMPORTED = ("agents", "estimators", "traces", "torch", "sklearn", "stable_baselines3", "matplotlib", "grpc")
 PICKLES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 PICKLED_FILES = {".joblib", ".pickle", ".pkl", ".pt", ".pth", ".zip"}
