@@ -252,7 +252,8 @@ def test_seeds_are_runs_of_their_own_and_the_same_there(
     assert [line.split() for line in tables[0]] == [line.split() for line in tables[1]]
     of = {line.split()[0]: line.split()[1] for line in tables[0] if line[:1].isalnum()}
     goodput = [float(of[seed].replace(",", "")) for seed in ("3", "4")]
-    assert goodput[0] != goodput[1]
+    one, two = (tmp_path / "here" / f"fleet-Speculation-v0_{number}" / "progress.csv" for number in (1, 2))
+    assert one.read_bytes() != two.read_bytes()  # other seeds, other numbers (tiny worlds may end alike)
     assert abs(float(of["mean"]) - np.mean(goodput)) <= 0.1
     assert abs(float(of["std"]) - np.std(goodput, ddof=1)) <= 0.15
     assert [float(of["least"]), float(of["most"])] == sorted(goodput)
