@@ -19,7 +19,6 @@ from wisp_gym.engine import gather_batching as seen
 from wisp_gym.envs.shells import DecisionVectorEnv
 
 FORBIDDEN = -1e9
-LEARNING_RATE = 4e-3  # at the start; it falls to 0 in a straight line
 MARGIN = 1.0  # of scores
 
 
@@ -131,13 +130,12 @@ def clone(
     rng = np.random.default_rng(seed)
     for envs in worlds:
         envs.reset(seed=seed)
-    optimizer = torch.optim.Adam(scorer.parameters(), lr=LEARNING_RATE)
+    optimizer = torch.optim.Adam(scorer.parameters(), lr=2e-3)
     kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for index in range(rounds):
         kept += [demonstrate(envs, teacher, scorer if index else None, steps, rng, keep) for envs in worlds]
         columns = [torch.from_numpy(np.concatenate(column)) for column in zip(*kept, strict=True)]
-        for epoch in range(epochs):
-            optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1.0 - (index * epochs + epoch) / (rounds * epochs))
+        for _ in range(epochs):
             total, order = 0.0, torch.from_numpy(rng.permutation(len(columns[0])))
             for rows in order.split(512):
                 loss = loss_of(scorer, tuple(column[rows] for column in columns))

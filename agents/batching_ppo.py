@@ -19,7 +19,6 @@ from agents.scorer_network import Scorer, ScorerActorCritic
 from wisp_gym.envs.shells import DecisionVectorEnv
 
 HORIZON_S, TRACE_S = 20.0, 5.0  # how far the agent looks ahead; over how long it trusts rewards more than its critic
-REWARD_SCALE = 0.02  # of tokens: returns of a few units, as the critic's learning rate wants them
 HYPERPARAMETERS: dict[str, Any] = {"n_epochs": 3, "batch_size": 512, "ent_coef": 0.0, "clip_range": 0.1, "vf_coef": 0.5}
 
 
@@ -58,7 +57,7 @@ class MixedVecEnv(VecEnv):
                 each[first + index] = {"terminal_observation": last_observation, "TimeLimit.truncated": True}
             parts.append((observations, rewards, over))
         observations, rewards, over = (np.concatenate(column) for column in zip(*parts, strict=True))
-        return observations, (REWARD_SCALE * rewards).astype(np.float32), over, each
+        return observations, rewards.astype(np.float32), over, each
 
     def close(self) -> None:
         """Nothing to close."""
@@ -125,14 +124,3 @@ def make_ppo(envs: MixedVecEnv, scorer: Scorer, seed: int, n_steps: int, learnin
     assert isinstance(policy, ScorerActorCritic)
     policy.scorer.load_state_dict(scorer.state_dict())
     return model
-
-
-def learn(model: MaskablePPO, decisions: int, warmup: int) -> Scorer:
-    """The scorer after so many decisions, the first `warmup` of them the critic's alone, which knows nothing at first."""
-    policy = model.policy
-    assert isinstance(policy, ScorerActorCritic)
-    policy.scorer.requires_grad_(False)
-    model.learn(warmup)
-    policy.scorer.requires_grad_(True)
-    model.learn(decisions - warmup, reset_num_timesteps=False)
-    return policy.scorer
