@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import copy
+import hashlib
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+import wisp_gym
 from agents.command_line import Parser
 from agents.pool import Job
 from estimators.cli import InputError
@@ -188,8 +190,26 @@ def received(argument: Any) -> Any:
     return copy.deepcopy(argument)
 
 
-def call(function: Callable[..., T], *arguments: Any) -> T:
-    """What a task does."""
+@cache
+def sources_digest() -> str:
+    """SHA-256 over the sources that jobs run."""
+    digest = hashlib.sha256()
+    for folder in (Path(wisp_gym.__file__).parent, Path(__file__).parent):
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def call(digest: str, function: Callable[..., T], *arguments: Any) -> T:
+    """What a task does, if its sources are those of the command.
+
+    Raises:
+        InputError: others; Ray prefers a checkout at the command's own path to the copy that it was sent.
+    """
+    if digest != sources_digest():
+        raise InputError(
+            f"argument {FLAG}: {socket.gethostname()} has other sources in '{ROOT}'; allowed are the same, or none at that path"
+        )
     return function(*map(received, arguments))
 
 
@@ -222,7 +242,7 @@ class RayPool:
 
     def submit(self, function: Callable[..., Any], job: Job, returns: int = 1) -> Any:
         """Begin a job; the reference, or so many, of what it will return."""
-        return self.task.options(num_returns=returns).remote(function, *map(self.shared, job))
+        return self.task.options(num_returns=returns).remote(sources_digest(), function, *map(self.shared, job))
 
     def put(self, value: Any) -> Any:
         """The reference of a value that jobs will take."""

@@ -20,7 +20,7 @@ from test_train import TINY as SCENARIO
 from test_train import assert_same_end
 
 import train
-from agents import study
+from agents import distributed, study
 from agents.command_line import run
 from agents.distributed import LOCAL, RayPool, carried, cluster, received, worker_settings
 from agents.fleet_tasks import TaskFleet
@@ -171,6 +171,12 @@ def test_results_come_in_order_and_a_fault_is_that_of_the_job(pool: RayPool) -> 
     with pytest.raises(InputError) as fault:
         list(pool.map(read_study, [(Path("nowhere"),)]))
     assert str(fault.value).startswith("'nowhere' holds no study"), "without Ray's account of it"
+
+
+def test_other_sources_on_a_machine_are_refused(pool: RayPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "sources_digest", lambda: "another version")
+    with pytest.raises(InputError, match=r"has other sources in .*; allowed are the same, or none at that path"):
+        list(pool.map(divmod, [(7, 2)]))
 
 
 def test_a_job_that_kills_every_worker_ends_with_one_line(pool: RayPool) -> None:
