@@ -140,10 +140,10 @@ def play(suite: Suite, worlds: Worlds, pool: Pool) -> tuple[dict[str, Tuned], li
         runner = Runner(suite, worlds, bar, pool)
         tuned = tune(families(suite.controllers), suite.training, suite.candidates, runner.train)
         entering = entrants(suite, tuned)
-        settings = dict.fromkeys(one.setting for one in entering)
-        trained = runner.train([(name, cell) for name in settings for cell in suite.training])
+        asked = {(one.setting, cell.name): (one.setting, cell) for one in entering for cell in seen_by(one, suite)}
+        trained = runner.train(list(asked.values()))
         outcomes = runner.test([(one.setting, one.cell) for one in entering])
-    bounds = all_bounds(suite, worlds)
+    bounds = all_bounds(suite, worlds, pool)
     return tuned, [
         identity(one, suite, trained) | {"seed": seed} | bounds[one.cell.name] | outcome
         for one, own in zip(entering, outcomes, strict=True)
@@ -151,10 +151,14 @@ def play(suite: Suite, worlds: Worlds, pool: Pool) -> tuple[dict[str, Tuned], li
     ]
 
 
+def seen_by(entrant: Entrant, suite: Suite) -> Sequence[Cell]:
+    """The training cells that say how good an entrant promised to be: its own, or all where that is held out."""
+    return suite.training if entrant.cell.held_out else (entrant.cell,)
+
+
 def identity(entrant: Entrant, suite: Suite, trained: Scores) -> Row:
-    """The keys that say what a row is of, and its goodput in training: of its cell, or of all where that is held out."""
+    """The keys that say what a row is of, and its goodput in training."""
     cell = entrant.cell
-    seen = suite.training if cell.held_out else (cell,)
     return {
         "table": "worlds",
         "controller": entrant.controller,
@@ -166,7 +170,7 @@ def identity(entrant: Entrant, suite: Suite, trained: Scores) -> Row:
         "held_out": cell.held_out,
         "scenario": cell.scenario.name,
         "devices": cell.scenario.n_devices,
-        TRAINING: float(np.mean([trained[entrant.setting, one.name] for one in seen])),
+        TRAINING: float(np.mean([trained[entrant.setting, one.name] for one in seen_by(entrant, suite)])),
     }
 
 
@@ -180,11 +184,13 @@ def kind(entrant: Entrant) -> str:
     return "centralized" if controller.centralized else "rule"
 
 
-def all_bounds(suite: Suite, worlds: Worlds) -> dict[str, Row]:
+def all_bounds(suite: Suite, worlds: Worlds, pool: Pool) -> dict[str, Row]:
     """The bounds of every cell, stored as they are found: a linear programme takes seconds."""
-    for cell in tqdm(suite.cells, desc="bounds", unit="cell", disable=None, leave=False):
-        if ("bounds", cell.name) not in worlds.known:
-            worlds.add(("bounds", cell.name), [cell_bounds(cell.scenario)])
+    missing = [cell for cell in suite.cells if ("bounds", cell.name) not in worlds.known]
+    found = pool.map(cell_bounds, [(cell.scenario,) for cell in missing])
+    bar = tqdm(missing, desc="bounds", unit="cell", disable=None, leave=False)
+    for cell, bounds in zip(bar, found, strict=True):
+        worlds.add(("bounds", cell.name), [bounds])
     return {cell.name: worlds.known["bounds", cell.name][0] for cell in suite.cells}
 
 

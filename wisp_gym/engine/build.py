@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from statistics import NormalDist
 
 import numpy as np
@@ -34,14 +35,20 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return 1.0 / (1.0 + np.exp(-x))
 
 
+@cache
+def normal_nodes() -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights of a mean over a unit normal."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(61)
+    return nodes, weights / weights.sum()
+
+
 def mean_acceptance(a: Acceptance) -> float:
     """Long-run share of positions at which the draft's token is accepted.
 
     With p and q the mean probabilities after an accepted and after a rejected token, the share solves
     `m = m·p + (1 − m)·q` (Gauss–Hermite over request effect and drift).
     """
-    nodes, weights = np.polynomial.hermite_e.hermegauss(61)
-    weights = weights / weights.sum()
+    nodes, weights = normal_nodes()
     logit = a.logit_mean + math.hypot(a.request_std, a.drift_std) * nodes
     after_accepted = sigmoid(logit)
     after_rejected = sigmoid(logit - a.after_rejection_logit)
