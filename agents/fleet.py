@@ -6,10 +6,12 @@ recorded are kept for the next time, so that long rounds are not left out.
 
 Reward of a round, in tokens (docs/training.md):
 
-    committed − ρ·(time of the round) − (price of a draft token)·drafted − externality
+    (1 + pressure·urgency)·(committed − ρ·(time of the round)) − (price of a draft token)·drafted − externality
 
-ρ is the device's own rate in tokens/s over its last rounds: time costs what it would have earned. The externality is the verification time that the
-round's drafts add to their batch, times the tokens per second that the server commits: what the others lose.
+ρ is the device's own rate in tokens/s over its last rounds: time costs what it would have earned. The externality is the verification
+time that the round's drafts add to their batch, times the tokens per second that the server commits: what the others lose. The urgency is
+near 1 for a device that is behind its deadlines and near 0 for one that is far ahead: a round, a trajectory of its own, does not see
+that to be faster now keeps later tokens on time.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ import numpy as np
 from wisp_gym.controllers.policy import Policy
 from wisp_gym.engine import state
 from wisp_gym.engine.loop import DONE, record_worlds
+from wisp_gym.engine.observation import SLACK
 from wisp_gym.engine.state import World
 from wisp_gym.envs.episodes import Episodes
 
 MEMORY_S = 20.0  # time constant of a device's own rate
+SLACK_TOKENS = 4.0  # tokens ahead of its deadlines at which urgency has fallen from 1/2 to about 1/4
 
 
 class Decisions(NamedTuple):
@@ -92,7 +96,9 @@ class Squad:
         place = np.full(int(s["rounds"]) + 1, -1)  # of each round's outcome
         place[outcomes["round"]] = np.arange(m)
         closed = place[decisions["round"]] >= 0
-        values = self.reward(index, outcomes, weights)
+        slack = np.zeros(m)  # of each round, in tokens, at its last decision
+        slack[place[decisions["round"][closed]]] = arrays.seen[index, :n, SLACK][closed]
+        values = self.reward(index, outcomes, slack, weights)
         rounds = decisions["round"][closed]
         ends = np.append(rounds[1:] != rounds[:-1], True)[: len(rounds)]
         rewards = np.where(ends, values[place[rounds]], 0.0) if m else np.zeros(len(rounds))
@@ -106,8 +112,8 @@ class Squad:
         s["n_decisions"], s["n_outcomes"] = kept, 0
         return result
 
-    def reward(self, index: int, o: np.ndarray, weights: Mapping[str, float]) -> np.ndarray:
-        """(m,) reward of each outcome."""
+    def reward(self, index: int, o: np.ndarray, slack: np.ndarray, weights: Mapping[str, float]) -> np.ndarray:
+        """(m,) reward of each outcome of a round that was so many tokens ahead of its deadlines."""
         seconds = o["end_s"] - o["start_s"]
         tokens = (1.0 - weights["on_time"]) * o["committed"] + weights["on_time"] * o["on_time"]
         self.learn_rates(index, o, seconds)
@@ -116,7 +122,8 @@ class Squad:
             seconds.sum(), 1e-9
         )  # share of their time that the world's devices do not draft
         extern = o["work_s"] * o["token_rate"] * o["utilisation"] * waiting
-        return tokens - rate * seconds - o["price"] * o["drafted"] - weights["externality"] * extern
+        own = (1.0 + weights["pressure"] / (1.0 + np.exp(slack / SLACK_TOKENS))) * (tokens - rate * seconds)
+        return own - o["price"] * o["drafted"] - weights["externality"] * extern
 
     def learn_rates(self, index: int, o: np.ndarray, seconds: np.ndarray) -> None:
         """Running tokens and seconds of each device."""
@@ -130,7 +137,7 @@ class Squad:
         self.seconds[index] += np.bincount(o["device"], seconds, n)
 
 
-WEIGHTS = {"on_time": 0.0, "externality": 1.0}
+WEIGHTS = {"on_time": 0.0, "externality": 1.0, "pressure": 0.0}
 
 
 class Fleet:

@@ -1,5 +1,7 @@
 """Experience of whole fleets: what the engine records is what the policy did, whole rounds, and nothing is lost."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -61,7 +63,7 @@ def test_a_rounds_decisions_lie_side_by_side_and_end_with_its_last():
     assert (got.rewards[~got.ends] == 0).all()
 
 
-@pytest.mark.parametrize("weights", [None, {"externality": 0.0, "on_time": 1.0}])
+@pytest.mark.parametrize("weights", [None, {"externality": 0.0, "on_time": 1.0, "pressure": 1.0}])
 def test_small_pieces_hold_the_rounds_of_one_large_piece(weights):
     policy = engine_policy(actor(), "token")
     whole = fleet(6000, weights=weights).collect(policy)
@@ -88,12 +90,16 @@ def test_the_reward_of_a_round_by_hand():
     outcome["start_s"], outcome["end_s"], outcome["price"] = 1.0, 1.5, 0.05
     outcome["work_s"], outcome["token_rate"], outcome["utilisation"] = 0.001, 500.0, 0.8
     # rate (10 + 3)/(2 + 0.5) = 5.2; 0.5*3 + 0.5*1 - 5.2*0.5 - 4*0.05 - 2*0.001*500*0.8
-    assert squad.reward(0, outcome, squad_weights()) == pytest.approx([2.0 - 2.6 - 0.2 - 0.8])
+    slack = np.array([4.0])
+    assert squad.reward(0, outcome, slack, squad_weights(pressure=0.0)) == pytest.approx([2.0 - 2.6 - 0.2 - 0.8])
+    squad.tokens[0], squad.seconds[0] = 10.0, 2.0
+    urgent = 1.0 + 1.5 / (1.0 + math.e)  # 4 tokens ahead
+    assert squad.reward(0, outcome, slack, squad_weights(pressure=1.5)) == pytest.approx([urgent * -0.6 - 0.2 - 0.8])
 
 
-def squad_weights() -> dict[str, float]:
+def squad_weights(pressure: float) -> dict[str, float]:
     """Those of the case above."""
-    return {"externality": 2.0, "on_time": 0.5}
+    return {"externality": 2.0, "on_time": 0.5, "pressure": pressure}
 
 
 def test_the_learner_is_saved_and_loaded_as_any_of_sb3(tmp_path):
