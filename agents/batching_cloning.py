@@ -1,7 +1,7 @@
 """Behaviour cloning: a scorer learns to batch as the strongest rule does, before it is trained further.
 
-The teacher is `aged` with memory-aware admission and a fixed prefill chunk (and, where prices are set, a fixed price). It is
-asked in the states that the learner itself comes to (DAgger, arXiv 1011.0686), from the second round on.
+The teacher is `aged` with memory-aware admission and a prefill chunk that grows with the prompts that wait (and, where prices are
+set, a fixed price). It is asked in the states that the learner itself comes to (DAgger, arXiv 1011.0686), from the second round on.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from wisp_gym.engine import gather_batching as seen
 from wisp_gym.envs.shells import DecisionVectorEnv
 
 FORBIDDEN = -1e9
-MARGIN = 1.0  # of scores
 
 
 @dataclass(frozen=True)
@@ -27,8 +26,8 @@ class Teacher:
     """What the rule does in a state, for `wisp_gym/Batching-v0` and `Joint-v0`.
 
     Attributes:
-        rule: the batching rule. chunk_tokens, chunk_share: prefill chunk, at least so many tokens, or this share of the prompt
-            tokens that wait; the nearest of the ladder. admit_share: of KV memory. price: of the ladder.
+        rule: the batching rule. chunk_tokens, chunk_share: tokens that a batch prefills at least, and share of those that wait; of
+            the ladder the nearest. admit_share: of KV memory. price: of the ladder.
     """
 
     rule: str = "aged:30"
@@ -37,16 +36,17 @@ class Teacher:
     admit_share: float = 0.95
     price: float = 0.0
 
+    @property
     def name(self) -> str:
-        """The whole rule, as a controller's second half."""
+        """The rule with its additions, as controllers are named."""
         return f"{self.rule}+chunk:{self.chunk_tokens},{self.chunk_share}+admit:{self.admit_share}"
 
-    def chunks(self, observations: np.ndarray) -> np.ndarray:
-        """(n,) level of the ladder that is nearest, in ratio, to the chunk that the rule would take."""
+    def chunk_levels(self, observations: np.ndarray) -> np.ndarray:
+        """(n,) places in the ladder that are nearest, by ratio, to the chunk."""
         waiting = observations[:, seen.G_PREFILL_WAITING] * seen.PREFILL_UNIT
         wanted = np.maximum(self.chunk_tokens, self.chunk_share * waiting)
-        ladder = np.log(np.array(rules.CHUNK_TOKENS[1:]))
-        return 1 + np.abs(np.log(wanted)[:, None] - ladder).argmin(1)
+        ladder = np.log(np.maximum(rules.CHUNK_TOKENS, 1.0))
+        return np.abs(np.log(wanted)[:, None] - ladder).argmin(1)
 
     def admitted(self, observations: np.ndarray) -> np.ndarray:
         """(n, Q) bool: requests that the limit of admission lets join."""
@@ -56,26 +56,16 @@ class Teacher:
         begun = requests[:, :, seen.R_BEGUN] > 0.5
         return begun | (spoken_for == 0.0) | (spoken_for + own <= self.admit_share)
 
-    def targets(self, observations: np.ndarray, masks: np.ndarray, predictor: BatchingPredictor) -> np.ndarray:
-        """(n, actions) bool: what the rule would do; of requests whose context is in memory, and so join anyway, any one."""
-        _, requests = parts_of(observations)
-        n, visible = requests.shape[:2]
-        launches = predictor.launches
-        allowed = (masks[:, :visible] == 1) & self.admitted(observations)
-        ready = allowed & (requests[:, :, seen.R_UNCACHED] == 0.0)
+    def actions(self, observations: np.ndarray, masks: np.ndarray, predictor: BatchingPredictor) -> np.ndarray:
+        """(n,) int64: what the rule does."""
+        n, visible, launches = len(observations), parts_of(observations)[1].shape[1], predictor.launches
         shown = observations.copy()
+        allowed = (masks[:, :visible] == 1) & self.admitted(observations)
         shown[:, seen.GLOBALS :].reshape(n, visible, seen.REQUEST)[:, :, seen.R_ADMISSIBLE] = allowed
-        chosen = np.zeros(masks.shape, bool)
         actions, _ = predictor.predict(shown)
         launch = visible + rules.PRICES.index(self.price) if launches > 1 else visible
-        chosen[np.arange(n), np.where(actions == visible, launch, actions)] = True
-        any_ready = ready.any(1)
-        chosen[any_ready] = False
-        chosen[:, :visible] |= ready
-        chunk_open = masks[:, -1] == 1
-        chosen[chunk_open] = False
-        chosen[chunk_open, visible + launches + 1 + self.chunks(observations)[chunk_open]] = True
-        return chosen
+        actions = np.where(actions == visible, launch, actions)
+        return np.where(masks[:, -1] == 1, visible + launches + 1 + self.chunk_levels(observations), actions)
 
 
 def parts_of(observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -86,15 +76,18 @@ def parts_of(observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def demonstrate(
     envs: DecisionVectorEnv, teacher: Teacher, learner: Scorer | None, steps: int, rng: np.random.Generator, keep: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Observations, masks and targets of a share `keep` of the states met, by the teacher or, where given, the learner."""
+    """Observations, masks and the teacher's actions of a share `keep` of the states with a choice that are met, by the teacher or,
+
+    where given, the learner.
+    """
     predictor = BatchingPredictor(teacher.rule, envs.task.episodes.scenario, prices=envs.task.launches > 1)  # type: ignore[attr-defined]
     rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     observations, masks = envs.task.observations.copy(), envs.task.masks()
     for _ in range(steps):
-        targets = teacher.targets(observations, masks, predictor)
-        taken = rng.random(len(masks)) < keep
+        targets = teacher.actions(observations, masks, predictor)
+        taken = (rng.random(len(masks)) < keep) & (masks.sum(1) > 1)
         rows.append((observations[taken], masks[taken], targets[taken]))
-        actions = targets.argmax(1) if learner is None else greedy(learner, observations, masks)
+        actions = targets if learner is None else greedy(learner, observations, masks)
         observations, *_, infos = envs.step(actions)
         masks = infos["action_mask"]
     a, b, c = zip(*rows, strict=True)
@@ -109,21 +102,13 @@ def greedy(scorer: Scorer, observations: np.ndarray, masks: np.ndarray) -> np.nd
 
 
 def loss_of(scorer: Scorer, rows: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """−log of the probability that one of the teacher's actions is taken, of the valid ones; and of each that it stands above
-
-    the best of the others. Without the latter one good pick would do, and requests of low scores would be left for ever.
-    """
+    """Mean of −log of the probability of the teacher's action among the valid ones."""
     observations, masks, targets = rows
-    scores = scorer(observations)
-    valid = torch.logsumexp(scores.masked_fill(masks == 0, FORBIDDEN), 1)
-    one = valid - torch.logsumexp(scores.masked_fill(~targets, FORBIDDEN), 1)
-    others = scores.masked_fill((masks == 0) | targets, FORBIDDEN).max(1, keepdim=True).values
-    each = torch.nn.functional.softplus(MARGIN + others - scores).masked_fill(~targets, 0.0).sum(1) / targets.sum(1)
-    return (one + each).mean()
+    return torch.nn.functional.cross_entropy(scorer(observations).masked_fill(masks == 0, FORBIDDEN), targets)
 
 
 def clone(
-    scorer: Scorer, worlds: Sequence[DecisionVectorEnv], teacher: Teacher, seed: int, rounds: int = 4, steps: int = 1200, keep: float = 0.15,
+    scorer: Scorer, worlds: Sequence[DecisionVectorEnv], teacher: Teacher, seed: int, rounds: int = 4, steps: int = 1200, keep: float = 0.25,
     epochs: int = 6, say: Callable[[str], None] = lambda text: None,
 ) -> None:  # fmt: skip
     """Train the scorer on the teacher's decisions: `rounds` times collect and fit on all that was collected."""

@@ -36,15 +36,15 @@ class Trunk(nn.Module):
         self.context = nn.Linear(seen.GLOBALS + embedding, context)
 
     def forward(self, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, size) → (B, places in use, H) embeddings and (B, C) context."""
+        """(B, size) → (B, Q, H) embeddings, zero where no request lacks context in memory, and (B, C) context."""
         requests = observations[:, seen.GLOBALS :].reshape(len(observations), -1, seen.REQUEST)
-        used = int(requests[:, :, seen.R_PRESENT].sum(1).max())  # requests come first: the empty places need no work
-        requests = requests[:, : max(used, 1)]
-        present = requests[:, :, seen.R_PRESENT, None]
-        static = requests.clone()
-        static[:, :, list(seen.DYNAMIC)] = 0.0
-        embeddings = torch.tanh(self.embedding(torch.tanh(self.hidden(symlog(static)))))
-        pooled = (embeddings * present).sum(1) / present.sum(1).clamp(min=1.0)
+        scored = (requests[:, :, seen.R_PRESENT] > 0.5) & (requests[:, :, seen.R_UNCACHED] > 0.0)
+        static = requests[scored]  # few of many places: the others need no work
+        static[:, list(seen.DYNAMIC)] = 0.0
+        each = torch.tanh(self.embedding(torch.tanh(self.hidden(symlog(static)))))
+        embeddings = each.new_zeros((*scored.shape, each.shape[1]))
+        embeddings[scored] = each
+        pooled = embeddings.sum(1) / scored.sum(1, keepdim=True).clamp(min=1)
         inputs = torch.cat([symlog(observations[:, : seen.GLOBALS]), pooled], 1)
         return embeddings, torch.tanh(self.context(inputs))
 
@@ -65,8 +65,6 @@ class Scorer(nn.Module):
         embeddings, context = self.trunk(observations)
         query = self.query(context)
         picks = (embeddings @ query[:, :-1, None]).squeeze(2) + query[:, -1:]
-        places = (observations.shape[1] - seen.GLOBALS) // seen.REQUEST
-        picks = nn.functional.pad(picks, (0, places - picks.shape[1]))  # never valid
         return torch.cat([picks, self.heads(context)], 1)
 
     def layers(self) -> list[nn.Linear]:

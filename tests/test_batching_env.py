@@ -29,7 +29,12 @@ SERVERS = {"plain": SCENARIO, "chunked": CHUNKED, "scarce memory": SCARCE}
 
 def make(scenario: Scenario = SCENARIO, devices: int = 12, visible: int = 12, **arguments: object) -> BatchingEnv:
     """The environment itself, without wrappers."""
-    settings = {"horizon_s": 20.0, "controller": "fixed:4+fcfs", "reward_weights": {"starvation": 0.0}} | arguments
+    settings = {
+        "horizon_s": 20.0,
+        "controller": "fixed:4+fcfs",
+        "reward_weights": {"starvation": 0.0},
+        "responses_join": False,
+    } | arguments
     env = gym.make("wisp_gym/Batching-v0", scenario=scenario, devices=devices, visible=visible, **settings).unwrapped
     assert isinstance(env, BatchingEnv)
     return env
@@ -241,3 +246,55 @@ def test_predict_takes_one_or_many_and_refuses_other_shapes() -> None:
             model.predict(wrong)
     with pytest.raises(ValueError, match="did you mean 'static'"):
         BatchingPredictor("fixed:4+statc", SCENARIO)
+
+
+def members(env: BatchingEnv) -> list[int]:
+    """Devices in the batch so far."""
+    w = env.task.episodes.arrays
+    return w.batch[0, : w.server[0, 0]["n_batch"]].tolist()
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_responses_in_memory_join_by_themselves(server: str) -> None:
+    env = make(SERVERS[server], 24, visible=24, responses_join=True)
+    rng, joined, left_out = np.random.default_rng(0), 0, 0
+    seen, info = env.reset(seed=2)
+    w, over = env.task.episodes.arrays, False
+    limit = int(w.config[0, 0]["max_batch_requests"])
+    while not over:
+        places = seen[seen_as.GLOBALS :].reshape(24, seen_as.REQUEST)
+        queue = w.queue[0, : w.server[0, 0]["n_queue"]]
+        ready = [int(i) for place, i in zip(places, queue, strict=False) if place[seen_as.R_UNCACHED] == 0.0]
+        expected = ready[:limit]  # in order of arrival
+        assert [i for i in members(env) if i in ready] == expected
+        assert not info["action_mask"][[place for place, i in enumerate(queue) if i in ready]].any()
+        assert info["action_mask"][24:26].tolist() == [len(members(env)) > 0, not members(env)]
+        joined, left_out = joined + len(expected), left_out + len(ready) - len(expected)
+        seen, _, _, over, info = env.step(int(rng.choice(np.flatnonzero(info["action_mask"]))))
+    check_conservation(env)
+    assert joined > 100
+    assert (left_out > 0) == (server == "chunked")
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_rule_that_puts_responses_first_is_the_same_when_they_join(server: str) -> None:
+    env = make(SERVERS[server], 32, visible=32, responses_join=True)
+    pairs = [(follow(env, "aged", SERVERS[server], seed)[0], inside(env, "aged", SERVERS[server])) for seed in range(3)]
+    outside = sum(total for total, _ in pairs)
+    assert outside == pytest.approx(sum(engine["tokens_on_time"] for _, engine in pairs), rel=0.02)
+
+
+def test_a_chunk_may_be_chosen_beside_responses_and_before_a_prompt() -> None:
+    env = make(devices=24, visible=24, responses_join=True)
+    _, info = env.reset(seed=1)
+    beside, over = 0, False
+    while not over:
+        mask = info["action_mask"]
+        picks = np.flatnonzero(mask[:24])
+        if mask[26] and members(env) and len(picks):
+            beside += 1
+            _, _, _, over, info = env.step(int(picks[0]))
+            assert over or not info["action_mask"][26:].any()  # a prompt has used the chunk that was
+        else:
+            _, _, _, over, info = env.step(int(np.flatnonzero(mask)[0]))
+    assert beside > 10

@@ -18,7 +18,7 @@ from agents.batching_ppo import HORIZON_S, TRACE_S, MixedVecEnv, TimedRolloutBuf
 from agents.batching_search import Arena, Cell, evolve, flat, shaped  # noqa: E402
 from agents.batching_training import with_prices  # noqa: E402
 from agents.scorer_network import Scorer, ScorerActorCritic  # noqa: E402
-from wisp_gym.controllers.batching import PRICES  # noqa: E402
+from wisp_gym.controllers.batching import CHUNK_TOKENS, PRICES  # noqa: E402
 from wisp_gym.controllers.predict_batching import BatchingPredictor  # noqa: E402
 from wisp_gym.engine import gather_batching as seen  # noqa: E402
 from wisp_gym.envs.shells import DecisionVectorEnv  # noqa: E402
@@ -93,18 +93,26 @@ def test_ppo_starts_from_the_scorer_and_learns_with_masks(name: str) -> None:
 
 def test_the_teacher_does_valid_things_and_keeps_its_limit_of_admission() -> None:
     envs, teacher = make(n=4), Teacher(admit_share=0.02)
-    predictor, refused = BatchingPredictor(teacher.rule, SMALL), 0
+    predictor, refused, levels = BatchingPredictor(teacher.rule, SMALL), 0, set()
     o, masks = envs.task.observations.copy(), envs.task.masks()
     for _ in range(200):
-        targets = teacher.targets(o, masks, predictor)
-        assert targets.any(1).all()
-        assert not (targets & (masks == 0)).any()
+        actions = teacher.actions(o, masks, predictor)
+        assert masks[np.arange(4), actions].all()
         fresh = (parts_of(o)[1][:, :, seen.R_BEGUN] < 0.5) & (masks[:, :12] == 1) & ~teacher.admitted(o)
-        assert not (targets[:, :12] & fresh).any()
+        assert not any(action < 12 and fresh[k, action] for k, action in enumerate(actions))
         refused += int(fresh.sum())
-        o, *_, infos = envs.step(targets.argmax(1))
+        levels |= {int(action) - 14 for action in actions if action >= 14}
+        o, *_, infos = envs.step(actions)
         masks = infos["action_mask"]
     assert refused > 0
+    assert levels
+    assert (masks.shape[1], max(levels)) <= (14 + len(CHUNK_TOKENS), len(CHUNK_TOKENS) - 1)
+
+
+def test_the_teachers_chunk_is_the_nearest_of_the_ladder() -> None:
+    o = np.zeros((5, seen.GLOBALS), np.float32)
+    o[:, seen.G_PREFILL_WAITING] = np.array([1, 500, 2_000, 5_000, 60_000]) / 1024
+    assert [CHUNK_TOKENS[level] for level in Teacher().chunk_levels(o)] == [96, 96, 384, 1024, 4096]
 
 
 def cloned(seed: int) -> np.ndarray:

@@ -123,8 +123,8 @@ def test_the_order_of_requests_does_not_matter() -> None:
     moved = rows.copy()
     places(moved)[:] = np.take_along_axis(places(rows), order[:, :, None], 1)
     one, other = scores(policy, rows), scores(policy, moved)
-    there = np.take_along_axis(places(rows)[:, :, seen.R_PRESENT], order, 1) > 0.5
-    assert there.sum() > 500
+    there = np.take_along_axis(places(rows)[:, :, seen.R_UNCACHED], order, 1) > 0.0
+    assert there.sum() > 200
     np.testing.assert_allclose(
         np.take_along_axis(one[:, :VISIBLE], order, 1)[there], other[:, :VISIBLE][there], atol=1e-4
     )
@@ -134,7 +134,7 @@ def test_the_order_of_requests_does_not_matter() -> None:
 def test_the_number_of_equal_requests_and_of_places_does_not_matter() -> None:
     rows, _ = states("batching", 200)
     policy = scorer("batching", 3)
-    rows = rows[places(rows)[:, 0, seen.R_PRESENT] > 0.5]
+    rows = rows[places(rows)[:, 0, seen.R_UNCACHED] > 0.0]
     alone, many = (
         np.concatenate([rows[:, : seen.GLOBALS], np.zeros((len(rows), 40 * seen.REQUEST), np.float32)], 1)
         for _ in range(2)
@@ -226,7 +226,7 @@ def test_the_price_of_a_launch_reaches_the_devices_and_shortens_drafts() -> None
 
 
 def test_a_chosen_chunk_limits_the_prefill_of_one_batch() -> None:
-    env = make("batching", controller="fixed:4+fcfs")
+    env = make("batching", controller="fixed:4+fcfs", responses_join=False)
     o, info = env.reset(seed=0)
     chunks, over = VISIBLE + 2, False
     model, met = BatchingPredictor("fcfs", SCENARIO), 0

@@ -167,20 +167,23 @@ def choose(kind, parameters, max_draft_tokens, launches, observations, actions):
 
 
 @jit_allocating
-def embed_places(scorer, o, embeddings):
-    """Write the embeddings of the places that hold a request; returns how many do (they come first)."""
+def embed_places(scorer, o, places, embeddings):
+    """Write the places that hold a request without all of its context in memory, and their embeddings; returns how many."""
     row, symlogs = np.zeros(seen.REQUEST, np.float32), np.empty(seen.REQUEST, np.float32)
     hidden, embedding = np.empty(int(scorer[2]), np.float32), np.empty(embeddings.shape[0], np.float32)
-    for q in range(embeddings.shape[1]):
+    n = 0
+    for q in range(len(places)):
         start = seen.GLOBALS + q * seen.REQUEST
-        if o[start + seen.R_PRESENT] < 0.5:
-            return q
+        if o[start + seen.R_PRESENT] < 0.5 or o[start + seen.R_UNCACHED] == 0.0:
+            continue
         row[:] = o[start : start + seen.REQUEST]
         clear_dynamic(row)
         embed(scorer, row, symlogs, hidden, embedding)
         for k in range(len(embedding)):
-            embeddings[k, q] = embedding[k]
-    return embeddings.shape[1]
+            embeddings[k, n] = embedding[k]
+        places[n] = q
+        n += 1
+    return n
 
 
 @jit_allocating
@@ -192,15 +195,16 @@ def score_one(scorer, launches, o):
     inputs = np.empty(seen.GLOBALS + width, np.float32)
     context = np.empty(int(scorer[4]), np.float32)
     query, heads = np.empty(width + 1, np.float32), np.empty(own + 1 + int(scorer[6]), np.float32)
-    n = embed_places(scorer, o, embeddings)
+    places = np.empty(visible, np.int64)
+    n = embed_places(scorer, o, places, embeddings)
     pool(embeddings, n, inputs, seen.GLOBALS)
     score_context(scorer, o[: seen.GLOBALS], inputs, context, query, heads)
     other = best_head(heads, own, o[seen.G_REQUESTS] == 0.0, o[seen.G_CHUNK_OPEN] > 0.5)
     best, best_score = -1, np.float32(-np.inf)
     score_requests(query, embeddings, n, scores)
-    for q in range(n):
-        if o[seen.GLOBALS + q * seen.REQUEST + seen.R_ADMISSIBLE] > 0.5 and scores[q] > best_score:
-            best, best_score = q, scores[q]
+    for k in range(n):
+        if o[seen.GLOBALS + places[k] * seen.REQUEST + seen.R_ADMISSIBLE] > 0.5 and scores[k] > best_score:
+            best, best_score = places[k], scores[k]
     if best >= 0 and best_score >= heads[other]:
         return best
     return visible + (other if other < own else other - own + launches)

@@ -2,7 +2,7 @@
 
 With x a request's entries of the documented observation and g the global ones, both through `symlog(x) = sign(x)·log(1 + |x|)`:
 
-    embedding  e_q = tanh(W₂ tanh(W₁ x_q + b₁) + b₂)                of each waiting request, once a batch
+    embedding  e_q = tanh(W₂ tanh(W₁ x_q + b₁) + b₂)                of each request that lacks context in memory, once a batch
     context    c   = tanh(W₃ [g, mean of all e] + b₃)               before each decision
     scores     of picking q: e_q · (W₄ c + b₄)₁…H + (W₄ c + b₄)_{H+1}
                of launching (at each price), waiting and each prefill chunk: W₅ c + b₅

@@ -68,7 +68,7 @@ def begin_batch(c, s, devices, queue, features):
     s.sum_kv, s.sum_context = 0, 0
     s.chunk_left = c.chunk_tokens if c.chunk_tokens > 0 else 1 << 40
     s.earliest_deadline_s = math.inf
-    s.chunk_chosen = 0
+    s.chunk_settled = 0
     s.kv_missing, s.prefill_waiting, s.n_starving = 0, 0, 0
     for q in range(s.n_queue):
         d = devices[queue[q]]
@@ -84,14 +84,14 @@ def begin_batch(c, s, devices, queue, features):
 
 @jit
 def chunk_is_open(s):
-    """Whether a prefill chunk may be chosen: once, before the first member, where a waiting request lacks context."""
-    return s.n_batch == 0 and s.chunk_chosen == 0 and s.prefill_waiting > 0
+    """Whether a prefill chunk may be chosen: once, before a member has used it, where a waiting request lacks context."""
+    return s.chunk_settled == 0 and s.prefill_waiting > 0
 
 
 @jit
 def choose_chunk(s, level):
     """The batch prefills at most so many tokens, by the ladder, in place of the controller's or the scenario's chunk."""
-    s.chunk_chosen = 1
+    s.chunk_settled = 1
     s.chunk_left = rules.CHUNK_TOKENS[level]
 
 
@@ -137,6 +137,7 @@ def add(c, s, devices, i, batch, due_s):
     d.completes = 1 if uncached <= s.chunk_left else 0
     d.verified = d.drafted
     used = uncached if d.completes else take
+    s.chunk_settled = 1 if uncached > 0 else s.chunk_settled
     s.chunk_left -= used
     s.kv_missing += uncached - used if d.cached_tokens == 0 else -used
     d.in_batch = 1
@@ -151,6 +152,14 @@ def add(c, s, devices, i, batch, due_s):
     if c.centralized and d.running == 0:
         d.running = 1
         s.n_running += 1
+
+
+@jit
+def join_responses(c, s, devices, queue, batch, features):
+    """Responses whose context is in memory join in order of arrival, as far as memory and the batch limit allow."""
+    for q in range(s.n_queue):
+        if features[q, rules.UNCACHED_TOKENS] == 0.0 and fits(c, s, devices[queue[q]]):
+            add(c, s, devices, queue[q], batch, binding_deadline_s(rules.FCFS, s.now_s, features[q], 0.0))
 
 
 @jit

@@ -1,12 +1,15 @@
-"""Composing a batch by a learned scorer, decision by decision, exactly as an agent of `wisp_gym/Batching-v0` would."""
+"""Composing a batch by a learned scorer, decision by decision, exactly as an agent of `wisp_gym/Batching-v0` would.
+
+Responses in memory join by themselves; the scorer embeds and picks only requests that lack context in memory.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from wisp_gym.controllers.batching import FCFS, PRICES, binding_deadline_s
+from wisp_gym.controllers.batching import FCFS, PRICES, UNCACHED_TOKENS, binding_deadline_s
 from wisp_gym.controllers.scorer import best_head, embed, pool, score_context, score_requests
-from wisp_gym.engine.compose import add, choose_chunk, chunk_is_open, fits
+from wisp_gym.engine.compose import add, choose_chunk, chunk_is_open, fits, join_responses
 from wisp_gym.engine.gather_batching import (
     GLOBALS,
     R_ADMISSIBLE,
@@ -30,35 +33,51 @@ def clear_dynamic(row):
 
 
 @jit_allocating
-def embed_queue(c, s, devices, queue, features, scorer, embeddings):
-    """Write the embedding of every visible request, (H, Q)."""
-    row, seen = np.zeros(REQUEST, np.float32), np.empty(REQUEST, np.float32)
-    hidden, embedding = np.empty(int(scorer[2]), np.float32), np.empty(embeddings.shape[0], np.float32)
-    for q in range(embeddings.shape[1]):
-        observe_request(c, s, devices[queue[q]], features[q], row)
-        clear_dynamic(row)
-        embed(scorer, row, seen, hidden, embedding)
-        for k in range(len(embedding)):
-            embeddings[k, q] = embedding[k]
+def places_to_score(c, s, features):
+    """(n,) visible places in the queue whose request lacks context in memory."""
+    places = np.empty(min(s.n_queue, c.visible_requests), np.int64)
+    n = 0
+    for q in range(len(places)):
+        if features[q, UNCACHED_TOKENS] > 0.0:
+            places[n] = q
+            n += 1
+    return places[:n]
 
 
 @jit_allocating
-def best_pick(c, s, devices, queue, scores):
+def embed_queue(c, s, devices, queue, features, scorer, places, embeddings):
+    """Write the embedding of the request in each of the places, (H, n)."""
+    row, seen = np.zeros(REQUEST, np.float32), np.empty(REQUEST, np.float32)
+    hidden, embedding = np.empty(int(scorer[2]), np.float32), np.empty(embeddings.shape[0], np.float32)
+    for k in range(len(places)):
+        q = places[k]
+        observe_request(c, s, devices[queue[q]], features[q], row)
+        clear_dynamic(row)
+        embed(scorer, row, seen, hidden, embedding)
+        for h in range(len(embedding)):
+            embeddings[h, k] = embedding[h]
+
+
+@jit_allocating
+def best_pick(c, s, devices, queue, places, scores):
     """Place and score of the best request that fits; −1 where none does."""
     best, best_score = -1, np.float32(-np.inf)
-    for q in range(len(scores)):
-        if scores[q] > best_score and devices[queue[q]].in_batch == 0 and fits(c, s, devices[queue[q]]):
-            best, best_score = q, scores[q]
+    for k in range(len(scores)):
+        d = devices[queue[places[k]]]
+        if scores[k] > best_score and d.in_batch == 0 and fits(c, s, d):
+            best, best_score = places[k], scores[k]
     return best, best_score
 
 
 @jit_allocating
 def compose_learned(c, s, devices, queue, batch, features, scorer):
     """Take the best action until it is to launch, or to wait (then the batch is empty)."""
-    launches, chunks = int(scorer[5]), int(scorer[6])
-    n, width = min(s.n_queue, c.visible_requests), int(scorer[3])
+    join_responses(c, s, devices, queue, batch, features)
+    launches, chunks, width = int(scorer[5]), int(scorer[6]), int(scorer[3])
+    places = places_to_score(c, s, features)
+    n = len(places)
     embeddings, scores = np.empty((width, n), np.float32), np.empty(n, np.float32)
-    embed_queue(c, s, devices, queue, features, scorer, embeddings)
+    embed_queue(c, s, devices, queue, features, scorer, places, embeddings)
     row, inputs = np.empty(GLOBALS, np.float32), np.empty(GLOBALS + width, np.float32)
     context = np.empty(int(scorer[4]), np.float32)
     query, heads = np.empty(width + 1, np.float32), np.empty(launches + 1 + chunks, np.float32)
@@ -68,7 +87,7 @@ def compose_learned(c, s, devices, queue, batch, features, scorer):
         score_context(scorer, row, inputs, context, query, heads)
         other = best_head(heads, launches, s.n_batch == 0, chunk_is_open(s))
         score_requests(query, embeddings, n, scores)
-        q, score = best_pick(c, s, devices, queue, scores)
+        q, score = best_pick(c, s, devices, queue, places, scores)
         if q >= 0 and score >= heads[other]:
             add(c, s, devices, queue[q], batch, binding_deadline_s(FCFS, s.now_s, features[q], 0.0))
         elif other > launches:

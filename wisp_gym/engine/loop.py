@@ -17,7 +17,7 @@ import math
 
 from wisp_gym.controllers.batching import CHUNK_TOKENS, FCFS, LEARNED, PIPELINED, PRICES, binding_deadline_s, ready
 from wisp_gym.engine.batch import enqueue, finish_batch, launch
-from wisp_gym.engine.compose import add, begin_batch, choose_chunk, chunk_is_open, compose, fits
+from wisp_gym.engine.compose import add, begin_batch, choose_chunk, chunk_is_open, compose, fits, join_responses
 from wisp_gym.engine.compose_learned import compose_learned
 from wisp_gym.engine.heap import pop, push
 from wisp_gym.engine.jit import jit
@@ -235,6 +235,8 @@ def advance(w):
             if may_start(w):
                 if c.external_batching:
                     begin_batch(c, s, w.device, w.queue, w.features)
+                    if c.responses_join:
+                        join_responses(c, s, w.device, w.queue, w.batch, w.features)
                     s.stage = PICK
                     return BATCHING
                 compose_and_launch(w)

@@ -40,6 +40,7 @@ CONFIG = np.dtype(
         # controllers: kind ids; which decisions are taken outside (0 none, 1 each token, 2 length of a round)
         ("speculation", I), ("uses_predictor", I), ("sees_statistics", I), ("sees_observation", I), ("learns", I), ("suggests", I), ("batching", I),
         ("external_speculation", I), ("external_device", I), ("external_batching", I), ("visible_requests", I), ("sets_prices", I),
+        ("responses_join", I),  # those in memory, before an outside decision about a batch
         ("record_decisions", I),  # draw the policy's actions and keep this many decisions (0: take its best action, keep none)
     ]
 )  # fmt: skip
@@ -96,7 +97,7 @@ SERVER = np.dtype(
         ("n_events", I), ("n_open", I), ("n_queue", I), ("n_batch", I), ("n_replies", I), ("reply_next", I), ("mid_draft", I), ("batches", I),
         ("kv_tokens", I), ("lru_oldest", I), ("lru_newest", I), ("n_running", I), ("turn", I),
         ("sum_new", F), ("sum_pairs", F), ("sum_cached", F), ("sum_kv", I), ("sum_context", I), ("kv_missing", I), ("prefill_waiting", I),
-        ("n_starving", I), ("composed_s", F), ("chunk_chosen", I), ("chunk_left", I), ("earliest_deadline_s", F),
+        ("n_starving", I), ("composed_s", F), ("chunk_settled", I), ("chunk_left", I), ("earliest_deadline_s", F),
         ("mean_batch_s", F), ("utilisation", F), ("predicted_end_s", F), ("last_end_s", F), ("token_rate", F), ("price", F), ("queue_s", F),
         # rewards of the external decision maker since its last decision
         ("step_on_time", F), ("step_committed", F), ("step_wasted", F), ("step_work_s", F), ("step_round_s", F), ("step_starved_s", F),

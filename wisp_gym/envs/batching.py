@@ -27,7 +27,7 @@ class BatchingTask(Task):
     def __init__(
         self, n: int, scenario: Scenario | str, devices: int | None, controller: str, visible: int, horizon_s: float, average_reward: float,
         reward_weights: Mapping[str, float] | None, randomise: Mapping[str, Any] | None, slo: float | None,
-        log_rows: int = 0, threads: int | None = None, prices: bool = False,
+        log_rows: int = 0, threads: int | None = None, prices: bool = False, responses_join: bool = True,
     ):  # fmt: skip
         if not 1 <= visible <= 1024:
             raise ValueError(f"visible: given {visible}, allowed is 1 to 1024")
@@ -36,6 +36,7 @@ class BatchingTask(Task):
         episodes = Episodes(n, scenario, devices, controller, horizon_s, randomise, slo, log_rows, threads)
         config = episodes.template.arrays.config[0, 0]
         config["external_batching"], config["visible_requests"], config["sets_prices"] = 1, visible, prices
+        config["responses_join"] = responses_join
         self.visible, self.launches, self.average = visible, len(PRICES) if prices else 1, average_reward
         self.counted = np.zeros((n, 2))
         low, high = gather_batching.bounds(visible)
@@ -58,7 +59,7 @@ class BatchingTask(Task):
         }  # fmt: skip
 
     def masks(self) -> np.ndarray:
-        """Requests that may be picked; launching a batch, or waiting while it is empty; chunks before its first member."""
+        """Requests that may be picked; launching a batch, or waiting while it is empty; chunks before one has been used."""
         requests = self.observations[:, gather_batching.GLOBALS :].reshape(
             self.n, self.visible, gather_batching.REQUEST
         )
@@ -81,15 +82,17 @@ class BatchingEnv(DecisionEnv):
 
     ## Description
     One GPU server verifies the drafts of many devices in batches; a batch ends when its heaviest member ends. When the
-    server is free and requests wait, the agent picks one request after another into the next batch and then launches it.
-    The devices' drafting follows a given controller. The model: docs/model.md.
+    server is free and requests wait, responses whose context is in memory join the next batch by themselves, in order of
+    arrival, as far as memory and the batch limit allow. The agent decides about the others, prompts and evicted sessions: how
+    many of their tokens this batch computes, which of them begin or go on, and then it launches. The devices' drafting follows a
+    given controller. The model: docs/model.md.
 
     ## Action Space
-    `Discrete(Q + 8)`: 0 … Q − 1 pick the waiting request in that place (in order of arrival), Q launches the batch, Q + 1, with
-    an empty batch, waits for the next arrival, at most a quarter of a mean batch time. Q + 2 … Q + 7, before the first pick and
-    where a waiting request lacks context in memory, let this batch prefill at most 0, 64, 128, 256, 512 or 1,024 tokens; without
-    this choice the controller's or the scenario's chunk holds. A pick that memory, the prefill chunk or the batch limit forbid is
-    masked; what is masked, taken all the same, launches (or waits), and is counted.
+    `Discrete(Q + 14)`: 0 … Q − 1 pick the waiting request in that place (in order of arrival), Q launches the batch, Q + 1, with
+    an empty batch, waits for the next arrival, at most a quarter of a mean batch time. Q + 2 … Q + 13, before the first pick of a
+    request that lacks context in memory and while one waits, let this batch prefill at most 0, 64, 96, 128, 192, 256, 384, 512,
+    768, 1,024, 2,048 or 4,096 tokens; without this choice the controller's or the scenario's chunk holds. A pick that memory, the
+    prefill chunk or the batch limit forbid is masked; what is masked, taken all the same, launches (or waits), and is counted.
 
     ## Observation Space
     `Box((16 + 23·Q,), float32)`: global entries, then Q places of the same entries (zeros where nobody waits). T is the mean
@@ -118,12 +121,14 @@ class BatchingEnv(DecisionEnv):
     Never terminates; truncated at `horizon_s` of simulated time.
 
     ## Information
-    `dt`: seconds since the last decision (0 between the picks of one batch); `reward_terms`; `action_mask` (Q + 8,) int8;
+    `dt`: seconds since the last decision (0 between the picks of one batch); `reward_terms`; `action_mask` (Q + 14,) int8;
     `time_s`; `invalid_actions`. `action_masks()` returns the mask.
 
     ## Arguments
     `scenario` ("wisp-a100-qwen3-32b"), `devices`, `controller` ("wisp+wisp": the devices follow its first half), `visible` (32):
     Q, `horizon_s` (60), `average_reward` (0), `reward_weights`, `randomise`, `slo`: as for `wisp_gym/Speculation-v0`.
+    `responses_join` (True): False leaves responses in memory to be picked one by one too, as rules such as `wisp`, `marginal` and
+    `static` need; learned policies never pick them.
 
     ## Version History
     * v0: first version.
@@ -132,7 +137,7 @@ class BatchingEnv(DecisionEnv):
     def __init__(
         self, scenario: Scenario | str = DEFAULT_SCENARIO, devices: int | None = None, controller: str = "wisp+wisp", visible: int = 32,
         horizon_s: float = 60.0, average_reward: float = 0.0, reward_weights: Mapping[str, float] | None = None,
-        randomise: Mapping[str, Any] | None = None, slo: float | None = None, render_mode: str | None = None,
+        randomise: Mapping[str, Any] | None = None, slo: float | None = None, render_mode: str | None = None, responses_join: bool = True,
     ):  # fmt: skip
         recorder = Recorder(render_mode, self.metadata["render_modes"])
         task = BatchingTask(
@@ -148,6 +153,7 @@ class BatchingEnv(DecisionEnv):
             slo,
             recorder.log_rows,
             1,
+            responses_join=responses_join,
         )
         self.set_up(task, recorder)
 
@@ -163,6 +169,7 @@ class BatchingVectorEnv(DecisionVectorEnv):
         self, num_envs: int = 1, scenario: Scenario | str = DEFAULT_SCENARIO, devices: int | None = None, controller: str = "wisp+wisp",
         visible: int = 32, horizon_s: float = 60.0, average_reward: float = 0.0, reward_weights: Mapping[str, float] | None = None,
         randomise: Mapping[str, Any] | None = None, slo: float | None = None, threads: int | None = None, render_mode: str | None = None,
+        responses_join: bool = True,
     ):  # fmt: skip
         task = BatchingTask(
             num_envs,
@@ -176,6 +183,7 @@ class BatchingVectorEnv(DecisionVectorEnv):
             randomise,
             slo,
             threads=threads,
+            responses_join=responses_join,
         )
         self.set_up(task, render_mode)
 

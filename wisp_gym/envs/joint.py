@@ -24,8 +24,8 @@ class JointEnv(DecisionEnv):
     policy, see it and draft less the higher it is. One controller, on the server, steers both sides. The model: docs/model.md.
 
     ## Action Space
-    `Discrete(Q + 13)`: 0 … Q − 1 pick the waiting request in that place, Q … Q + 5 launch the batch at a price of 0, 0.02,
-    0.05, 0.1, 0.2 or 0.4, Q + 6 waits with an empty batch, Q + 7 … Q + 12 choose the prefill chunk, all as in
+    `Discrete(Q + 19)`: 0 … Q − 1 pick the waiting request in that place, Q … Q + 5 launch the batch at a price of 0, 0.02,
+    0.05, 0.1, 0.2 or 0.4, Q + 6 waits with an empty batch, Q + 7 … Q + 18 choose the prefill chunk, all as in
     `wisp_gym/Batching-v0`. A masked action, taken all the same, launches at price 0 (or waits), and is counted.
 
     ## Observation Space
@@ -51,7 +51,7 @@ class JointEnv(DecisionEnv):
     Never terminates; truncated at `horizon_s` of simulated time.
 
     ## Information
-    As in `wisp_gym/Batching-v0`; `action_mask` is (Q + 13,) int8.
+    As in `wisp_gym/Batching-v0`; `action_mask` is (Q + 19,) int8.
 
     ## Arguments
     As for `wisp_gym/Batching-v0`; `controller` ("aligned:0+fcfs"): the devices follow its first half, a rule or the file of a learned
@@ -64,12 +64,12 @@ class JointEnv(DecisionEnv):
     def __init__(
         self, scenario: Scenario | str = DEFAULT_SCENARIO, devices: int | None = None, controller: str = DEFAULT_CONTROLLER, visible: int = 32,
         horizon_s: float = 60.0, average_reward: float = 0.0, reward_weights: Mapping[str, float] | None = None,
-        randomise: Mapping[str, Any] | None = None, slo: float | None = None, render_mode: str | None = None,
+        randomise: Mapping[str, Any] | None = None, slo: float | None = None, render_mode: str | None = None, responses_join: bool = True,
     ):  # fmt: skip
         recorder = Recorder(render_mode, self.metadata["render_modes"])
         task = BatchingTask(
             1, scenario, devices, controller, visible, horizon_s, average_reward, reward_weights, randomise, slo, recorder.log_rows, 1,
-            prices=True,
+            prices=True, responses_join=responses_join,
         )  # fmt: skip
         self.set_up(task, recorder)
 
@@ -86,10 +86,11 @@ class JointVectorEnv(DecisionVectorEnv):
         controller: str = DEFAULT_CONTROLLER, visible: int = 32, horizon_s: float = 60.0, average_reward: float = 0.0,
         reward_weights: Mapping[str, float] | None = None, randomise: Mapping[str, Any] | None = None, slo: float | None = None,
         threads: int | None = None, render_mode: str | None = None,
+        responses_join: bool = True,
     ):  # fmt: skip
         task = BatchingTask(
             num_envs, scenario, devices, controller, visible, horizon_s, average_reward, reward_weights, randomise, slo, threads=threads,
-            prices=True,
+            prices=True, responses_join=responses_join,
         )  # fmt: skip
         self.set_up(task, render_mode)
 
