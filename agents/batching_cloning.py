@@ -108,8 +108,8 @@ def loss_of(scorer: Scorer, rows: tuple[torch.Tensor, ...]) -> torch.Tensor:
 
 
 def clone(
-    scorer: Scorer, worlds: Sequence[DecisionVectorEnv], teacher: Teacher, seed: int, rounds: int = 4, steps: int = 1200, keep: float = 0.25,
-    epochs: int = 6, say: Callable[[str], None] = lambda text: None,
+    scorer: Scorer, worlds: Sequence[DecisionVectorEnv], teacher: Teacher, seed: int, rounds: int = 4, steps: int = 1200, keep: float = 1.0,
+    epochs: int = 12, say: Callable[[str], None] = lambda text: None,
 ) -> None:  # fmt: skip
     """Train the scorer on the teacher's decisions: `rounds` times collect and fit on all that was collected."""
     rng = np.random.default_rng(seed)
