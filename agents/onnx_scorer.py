@@ -1,17 +1,17 @@
 """A batching scorer as an ONNX graph: one decision, from the queue and the batch so far to the request that is picked or what else is done.
 
-The formulas of `wisp_gym.controllers.scorer`, with the masks of `wisp_gym/Batching-v0` inside: a pick must be admissible, a launch needs a
-member, waiting needs none, a chunk may be chosen only while `chunk_open`.
+The formulas of `wisp_gym.controllers.scorer`, with the masks of `wisp_gym/Batching-v0` inside: a pick must be admissible and lack
+context in memory (the others join by themselves), a launch needs a member, waiting needs none, a chunk may be chosen only while `chunk_open`.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from agents.onnx_graph import Graph, Layers
+from agents.onnx_graph import FLOAT, Graph, Layers
 from wisp_gym.controllers.ladders import CHUNK_TOKENS
 from wisp_gym.serving.batch_features import GLOBAL_FEATURES, REQUEST_FEATURES
-from wisp_gym.serving.picking import ADMISSIBLE, COUNT, NEVER, OPEN, STILL, launches_of
+from wisp_gym.serving.picking import ADMISSIBLE, COUNT, NEVER, OPEN, STILL, UNCACHED, launches_of
 
 
 def named(g: Graph, layers: Layers) -> None:
@@ -45,19 +45,26 @@ def embed(g: Graph, requests: str) -> str:
     return g.op("Tanh", linear(g, hidden, "embedding.weight", "embedding.bias"))
 
 
-def context_of(g: Graph, seen: str, embedded: str) -> str:
+def lacking(g: Graph, requests: str) -> str:
+    """(Q, 1) bool: requests that lack context in memory."""
+    return g.op("Less", g.constant([[0.0]], np.float32), g.column(requests, UNCACHED))
+
+
+def context_of(g: Graph, requests: str, seen: str, embedded: str) -> str:
     """(1, C) context of the decision."""
-    pooled = g.op("ReduceMean", embedded, g.constant([0], np.int64), keepdims=1)
+    pooling, rows = g.cast(lacking(g, requests), FLOAT), g.constant([0], np.int64)
+    number = g.op("Max", g.op("ReduceSum", pooling, rows, keepdims=1), g.constant([[1.0]], np.float32))
+    pooled = g.op("Div", g.op("ReduceSum", g.op("Mul", embedded, pooling), rows, keepdims=1), number)
     globals_part = linear(g, symlog(g, seen), "context.globals", "context.bias")
     return g.op("Tanh", g.op("Add", globals_part, g.op("Gemm", pooled, "context.pooled", transB=1)))
 
 
 def picks(g: Graph, requests: str, embedded: str, context: str) -> str:
-    """(Q, 1) scores of picking each request; NEVER where it is not admissible."""
+    """(Q, 1) scores of picking each request; NEVER where it may not be picked."""
     query = linear(g, context, "query.weight", "query.bias")
     scores = g.op("Add", g.op("Gemm", embedded, query, transB=1), linear(g, context, "offset.weight", "offset.bias"))
     admissible = g.op("Less", g.constant([[0.5]], np.float32), g.column(requests, ADMISSIBLE))
-    return g.op("Where", admissible, scores, g.constant([[NEVER]], np.float32))
+    return g.op("Where", g.op("And", admissible, lacking(g, requests)), scores, g.constant([[NEVER]], np.float32))
 
 
 def others(g: Graph, seen: str, context: str, launches: int) -> str:
@@ -81,7 +88,7 @@ def scorer_graph(layers: Layers, decision: str) -> Graph:
         for name, table in (("requests", REQUEST_FEATURES), ("globals", GLOBAL_FEATURES))
     )
     embedded = embed(g, requests)
-    context = context_of(g, seen, embedded)
+    context = context_of(g, requests, seen, embedded)
     scores, heads = picks(g, requests, embedded, context), others(g, seen, context, launches_of(decision))
     g.op("ArgMax", scores, axis=0, keepdims=0, output="pick")
     g.op("ArgMax", heads, axis=1, keepdims=0, output="other")

@@ -77,7 +77,10 @@ def filled(seed: int, now_s: float):  # type: ignore[no-untyped-def]
     d["arrived_s"], d["deadline_s"] = np.sort(now_s - rng.uniform(0, 0.5, n)), now_s + rng.uniform(-0.2, 0.8, n)
     d["prompt_tokens"], d["committed"] = rng.integers(50, 1000, n), rng.integers(0, 300, n)
     context = d["prompt_tokens"] + d["committed"]
-    d["cached_tokens"] = np.where(rng.random(n) < 0.15, 0, context - 1 - rng.integers(0, 40, n) * (rng.random(n) < 0.2))
+    alone = rng.random() < 0.3  # no response in memory waits: the batch is empty until a prompt is picked
+    d["cached_tokens"] = np.where(
+        (rng.random(n) < 0.15) | alone, 0, context - 1 - rng.integers(0, 40, n) * (rng.random(n) < 0.2)
+    )
     d["drafted"] = np.where(d["cached_tokens"] > 0, rng.integers(0, 9, n), 0)
     d["expected_tokens"] = 1.0 + d["drafted"] * rng.uniform(0.2, 1.0, n)
     d["arrival_s"], d["first_token_s"] = now_s - rng.uniform(0.5, 60.0, n), now_s - rng.uniform(0.0, 40.0, n)
@@ -131,7 +134,7 @@ def test_batches_are_those_of_the_engine(tmp_path: Path, decision: str) -> None:
             assert scheduler.price == pytest.approx(float(s["price"]))
             sizes.add(len(members))
             waits += batch.waits
-            chunks += int(s["chunk_chosen"])
+            chunks += int(s["chunk_settled"])
             prices.add(scheduler.price)
     assert same >= 149
     assert len(sizes) > 8

@@ -1,4 +1,4 @@
-"""Learned batching: request after request is picked by a scorer, until it launches, waits or chooses a prefill chunk.
+"""Learned batching: responses in memory join; then a scorer picks among the others until it launches, waits or chooses a chunk.
 
 The scorer is that of `wisp_gym.controllers.scorer`: embeddings of the requests once a batch, then before each decision a context, from
 which the scores of all actions follow linearly. So one product of a matrix, made once a batch, with the context decides. The
@@ -30,7 +30,12 @@ MOVING = [
         "batch_requests", "batch_tokens", "batch_time", "batch_slack", "batch_memory", "chunk_left", "chunk_open", "memory_spoken_for",
     )
 ]  # fmt: skip
-ADMISSIBLE, COUNT, OPEN = REQUESTS.index("admissible"), GLOBALS.index("batch_requests"), GLOBALS.index("chunk_open")
+ADMISSIBLE, UNCACHED, COUNT, OPEN = (
+    REQUESTS.index("admissible"),
+    REQUESTS.index("uncached_tokens"),
+    GLOBALS.index("batch_requests"),
+    GLOBALS.index("chunk_open"),
+)
 NEVER = np.float32(-1e30)
 
 
@@ -52,7 +57,7 @@ class Composition:
     cached: float = 0.0
     kv: float = 0.0
     chunk: float = math.inf
-    chosen: bool = False
+    settled: bool = False  # the prefill chunk: chosen, or used
     due_s: float = math.inf
     missing: float = 0.0
     price: float | None = None
@@ -79,7 +84,9 @@ def prepare(
     embedded = np.tanh(embedded @ t["embedding.weight"].T + t["embedding.bias"])
     still = symlog(seen)
     still[MOVING] = 0.0
-    base = t["context.globals"] @ still + t["context.pooled"] @ embedded.mean(axis=0) + t["context.bias"]
+    lacking = requests[:, UNCACHED] > 0.0  # these alone are pooled, and picked
+    pooled = embedded[lacking].sum(axis=0) / np.float32(max(lacking.sum(), 1))
+    base = t["context.globals"] @ still + t["context.pooled"] @ pooled + t["context.bias"]
     rows = np.concatenate([embedded @ t["query.weight"] + t["offset.weight"], t["heads.weight"]])
     offsets = np.concatenate([embedded @ t["query.bias"] + t["offset.bias"], t["heads.bias"]])
     return np.ascontiguousarray(rows), offsets, base, np.ascontiguousarray(t["context.globals"][:, MOVING])
@@ -115,6 +122,7 @@ class Picking:
         missing = float(queue.uncached[queue.cached > 0].sum())
         self.batch = Composition([], [], chunk=float(chunk) if chunk > 0 else math.inf, missing=missing)
         self.fit()
+        self.join()
 
     def fit(self) -> None:
         """What each request would run with the chunk as it stands, and which may join as far as that goes."""
@@ -123,6 +131,14 @@ class Picking:
         self.held = self.cached + self.take
         self.largest = float(self.held.max(initial=0.0))
         self.matrix[: self.n, -1] = np.where(self.free & (self.take > 0.0), self.offsets[: self.n], NEVER)
+
+    def join(self) -> None:
+        """Responses in memory join in order of arrival, as far as memory and the batch limit allow (`compose.join_responses`)."""
+        for q in np.flatnonzero(self.free & (self.uncached == 0.0)).tolist():
+            if len(self.batch.members) < self.most and self.batch.kv + self.held[q] <= self.server.kv_capacity:
+                self.add(q)
+        self.free &= self.uncached > 0.0
+        self.fit()
 
     def run(self) -> Composition:
         """Decide until the batch is launched, or not to launch one."""
@@ -154,8 +170,8 @@ class Picking:
         )  # fmt: skip
 
     def chunk_is_open(self) -> bool:
-        """Whether a prefill chunk may be chosen: once, before the first member, where a waiting request lacks context."""
-        return not self.batch.members and not self.batch.chosen and self.prefill > 0.0
+        """Whether a prefill chunk may be chosen: once, before a member has used it, where a waiting request lacks context."""
+        return not self.batch.settled and self.prefill > 0.0
 
     def best_pick(self, scores: NDArray[np.float32]) -> tuple[int, float]:
         """Place and score of the best request that fits; −1 where none does."""
@@ -170,10 +186,10 @@ class Picking:
     def best_other(self, heads: list[float]) -> tuple[int, float]:
         """The valid action other than a pick with the highest score."""
         empty, launches = not self.batch.members, self.launches
-        first, last = (launches, launches + 1) if empty else (0, launches)
+        valid = [launches] if empty else list(range(launches))
         if self.chunk_is_open():
-            last = len(heads)
-        best = max(range(first, last), key=heads.__getitem__)
+            valid += range(launches + 1, len(heads))
+        best = max(valid, key=heads.__getitem__)
         return best, heads[best]
 
     def add(self, q: int) -> None:
@@ -181,6 +197,7 @@ class Picking:
         b, take, uncached, cached = self.batch, float(self.take[q]), float(self.uncached[q]), float(self.cached[q])
         used = uncached if uncached <= b.chunk else take
         b.chunk -= used
+        b.settled = b.settled or uncached > 0.0
         b.missing += uncached - used if cached == 0.0 else -used
         b.members.append(q)
         b.taken.append(int(take))
@@ -199,7 +216,7 @@ class Picking:
     def act(self, other: int) -> None:
         """Launch at a price, wait, or choose a chunk."""
         if other > self.launches:
-            self.batch.chosen, self.batch.chunk = True, float(CHUNK_TOKENS[other - self.launches - 1])
+            self.batch.settled, self.batch.chunk = True, float(CHUNK_TOKENS[other - self.launches - 1])
             self.fit()
         elif other == self.launches:
             self.batch.ends = "wait"
@@ -232,6 +249,7 @@ def check_scorer(scorer: Scorer, decide: Any) -> None:
             )
             for table, n in ((REQUEST_FEATURES, 5), (GLOBAL_FEATURES, 1))
         )
+        requests[: trial % 6, UNCACHED] = 0.0
         requests[:, ADMISSIBLE], seen[0, COUNT], seen[0, OPEN] = 1.0, trial % 2, (trial // 2) % 2
         check_decision(scorer, decide, requests.astype(np.float32), seen.astype(np.float32))
 
@@ -240,6 +258,7 @@ def check_decision(scorer: Scorer, decide: Any, requests: NDArray[np.float32], s
     """One decision of the graph against the tensors'."""
     rows, offsets, base, moving = prepare(scorer, requests, seen[0])
     scores = rows @ np.tanh(base + moving @ symlog(seen[0])[MOVING]) + offsets
+    picks = np.where(requests[:, UNCACHED] > 0.0, scores[: len(requests)], NEVER)
     pick, takes, other = decide({"requests": requests, "globals": seen})
     empty, heads = seen[0, COUNT] == 0.0, scores[len(requests) :]
     places = np.arange(len(heads))
@@ -248,6 +267,6 @@ def check_decision(scorer: Scorer, decide: Any, requests: NDArray[np.float32], s
     )
     best = int(np.where(valid, heads, NEVER).argmax())
     given = (int(pick[0]), bool(takes[0]), int(other[0]))
-    wanted = int(scores[: len(requests)].argmax())
-    if given != (wanted, bool(scores[wanted] >= heads[best]), best):
+    wanted = int(picks.argmax())
+    if given != (wanted, bool(picks[wanted] >= heads[best]), best):
         raise ValueError("the graph decides otherwise than its tensors")
