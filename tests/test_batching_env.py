@@ -53,11 +53,11 @@ def follow(env: BatchingEnv, rule: str, scenario: Scenario, seed: int) -> tuple[
     return total, env.task.episodes.arrays.totals[0, 0]
 
 
-def inside(env: BatchingEnv, rule: str, scenario: Scenario) -> np.void:
+def inside(env: BatchingEnv, rule: str, scenario: Scenario, speculation: str = "fixed:4") -> np.void:
     """Totals when the engine's own rule drives the world that `env` is in, from its beginning."""
     c, n = env.task.episodes.arrays.config[0, 0], env.task.episodes.devices
     worlds = Worlds(1, n, threads=1)
-    worlds.fill(0, scenario, int(c["seed"]), resolve(f"fixed:4+{rule}", scenario), n)
+    worlds.fill(0, scenario, int(c["seed"]), resolve(f"{speculation}+{rule}", scenario), n)
     for name in ("warmup_s", "window_end_s", "end_s"):
         worlds.arrays.config[0, 0][name] = c[name]
     worlds.run()
@@ -200,6 +200,14 @@ def test_a_policy_that_always_waits_ends_with_nothing(devices: int) -> None:
     assert steps < 2_000
     assert env.task.episodes.arrays.server[0, 0]["batches"] == 0
     check_conservation(env)
+
+
+def test_devices_follow_a_learned_policy_as_inside_the_engine() -> None:
+    env = make(controller="speculation-v1+fcfs")
+    _, outside = follow(env, "fcfs", SCENARIO, 0)
+    engine = inside(env, "fcfs", SCENARIO, "speculation-v1")
+    assert all(outside[name] == engine[name] for name in engine.dtype.names if name != "decisions")
+    assert outside["drafted"] > 100
 
 
 def check_features(env: BatchingEnv, seen: np.ndarray) -> int:

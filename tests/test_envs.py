@@ -196,7 +196,7 @@ def test_the_speculation_space_is_its_table(name: str) -> None:
 
 
 @pytest.mark.parametrize("visible", [1, 5])
-@pytest.mark.parametrize(("name", "others"), [(BATCHING, 8), (JOINT, 13)])
+@pytest.mark.parametrize(("name", "others"), [(BATCHING, 14), (JOINT, 19)])
 def test_the_batching_space_is_its_table_repeated(name: str, others: int, visible: int) -> None:
     env = make(name, visible=visible)
     table = [*gather_batching.GLOBAL_ENTRIES, *(gather_batching.REQUEST_ENTRIES * visible)]

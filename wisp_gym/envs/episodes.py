@@ -103,6 +103,7 @@ class Episodes:
         self.worlds.read_files(self.scenario)
         self.controller = resolve(controller, self.scenario)
         self.template = self.make_template(trace, horizon_s)
+        self.set_controller(self.controller)  # learned weights are the worlds' own, which a restart does not copy
 
     @property
     def arrays(self) -> World:
