@@ -11,7 +11,8 @@ The valid action of the highest score is taken, the first among equals. The orde
 through the mean, so neither matters by itself. Entries that change while a batch is composed (DYNAMIC) are left out of x: what
 they tell is in g, and an embedding holds for the whole batch.
 
-Weights lie in one float32 vector: the seven numbers of HEADER, then W₁, b₁, … W₅, b₅, each W in row-major (out, in) order.
+Weights lie in one float32 vector: the seven numbers of HEADER, then W₁, b₁, … W₅, b₅, each W
+transposed, in row-major (in, out) order, as `wisp_gym.controllers.mlp` wants it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wisp_gym.controllers.mlp import TANH, activate, layer
 from wisp_gym.engine.jit import jit_allocating
 
 PARTS = ("hidden", "embedding", "context", "query", "heads")
@@ -63,7 +65,7 @@ def pack(shape: Shape, layers: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarra
             )
         if not (np.isfinite(w).all() and np.isfinite(b).all()):
             raise ValueError(f"{part}: weights must be finite numbers")
-        flat += [np.asarray(w, np.float32).ravel(), np.asarray(b, np.float32)]
+        flat += [np.asarray(w, np.float32).T.ravel(), np.asarray(b, np.float32)]
     return np.concatenate(flat)
 
 
@@ -76,13 +78,6 @@ def symlog(values, out):
 
 
 @jit_allocating
-def squash(values):
-    """tanh of each value, in place."""
-    for k in range(len(values)):
-        values[k] = np.float32(math.tanh(values[k]))
-
-
-@jit_allocating
 def offsets_of(scorer):
     """Places of the third, fourth and fifth layer's weights."""
     r, g, h, e, c = int(scorer[0]), int(scorer[1]), int(scorer[2]), int(scorer[3]), int(scorer[4])
@@ -92,32 +87,14 @@ def offsets_of(scorer):
 
 
 @jit_allocating
-def dense(scorer, offset, n_in, n_out, values, out):
-    """out = W·values + b, each row in four running sums; returns the offset behind the layer's weights."""
-    bias, fours = offset + n_in * n_out, n_in - n_in % 4
-    for row in range(n_out):
-        start = offset + row * n_in
-        a, b, c, d = scorer[bias + row], np.float32(0.0), np.float32(0.0), np.float32(0.0)
-        for column in range(0, fours, 4):
-            a += scorer[start + column] * values[column]
-            b += scorer[start + column + 1] * values[column + 1]
-            c += scorer[start + column + 2] * values[column + 2]
-            d += scorer[start + column + 3] * values[column + 3]
-        for column in range(fours, n_in):
-            a += scorer[start + column] * values[column]
-        out[row] = (a + b) + (c + d)
-    return bias + n_out
-
-
-@jit_allocating
 def embed(scorer, row, seen, hidden, embedding):
     """Write the embedding of one request. row: (requests,) float32 with DYNAMIC entries 0; seen, hidden: working memory."""
     symlog(row, seen)
     n_in, h = int(scorer[0]), int(scorer[2])
-    offset = dense(scorer, HEADER, n_in, h, seen, hidden)
-    squash(hidden)
-    dense(scorer, offset, h, int(scorer[3]), hidden, embedding)
-    squash(embedding)
+    offset = layer(scorer, HEADER, n_in, h, seen, hidden)
+    activate(TANH, hidden)
+    layer(scorer, offset, h, int(scorer[3]), hidden, embedding)
+    activate(TANH, embedding)
 
 
 @jit_allocating
@@ -140,10 +117,10 @@ def score_context(scorer, row, inputs, context, query, heads):
     """
     symlog(row, inputs)
     third, fourth, fifth = offsets_of(scorer)
-    dense(scorer, third, len(inputs), len(context), inputs, context)
-    squash(context)
-    dense(scorer, fourth, len(context), len(query), context, query)
-    dense(scorer, fifth, len(context), len(heads), context, heads)
+    layer(scorer, third, len(inputs), len(context), inputs, context)
+    activate(TANH, context)
+    layer(scorer, fourth, len(context), len(query), context, query)
+    layer(scorer, fifth, len(context), len(heads), context, heads)
 
 
 @jit_allocating
