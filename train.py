@@ -3,6 +3,7 @@
     python train.py                         # the default: PPO over whole fleets of devices, under three minutes on two cores
     python train.py -n 1000000 --seed 3     # shorter, another seed
     python train.py --preset speculation    # the shipped policy again: many GPUs, loads, links, predictors and pairs of models
+    python train.py --preset batching       # the shipped policy of the server (joint: the one that sets prices too)
     python train.py --env-kwargs scenario:mine.toml devices:32           # on a scenario of one's own
     python train.py --algo ppo              # PPO on wisp_gym/Speculation-v0, one learning device in each world
     python train.py -i runs/ppo-Speculation-v0_1                         # go on with an interrupted run
@@ -86,6 +87,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
+SCORERS = ("batching", "joint")  # presets of agents/batching_training.py
+
 # Worlds are told apart by their seeds: training draws its own, validation and test use these and no other.
 VALIDATION_SEED = 2_000_000  # the first of them
 TEST_SEEDS = range(1_000_000, 1_000_000 + 20)
@@ -111,7 +114,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The flags (the names are those of RL Baselines3 Zoo); those of DEFAULTS are None where they are not given."""
     parser = Parser(prog=PROGRAM, description=__doc__)
     add = parser.add_argument
-    add("--preset", help=f"train a shipped policy again: {', '.join(PRESETS)}")
+    add("--preset", help=f"train a shipped policy again: {', '.join([*PRESETS, *SCORERS])}")
     add("--algo", help=f"algorithm: {', '.join(ALGORITHMS)} (default fleet)")
     add("--env", metavar="ID", help=f"environment: {', '.join(ENVIRONMENTS)} (default the first)")
     add("-n", "--n-timesteps", type=whole(1, 10**9), metavar="N",
@@ -149,7 +152,7 @@ def one_of(place: str, given: str, allowed: list[str]) -> str:
 
 def settings_from(flags: dict[str, Any]) -> dict[str, Any]:
     """All that decides the run's numbers, from the flags of DEFAULTS."""
-    preset = PRESETS[one_of("argument --preset", flags["preset"], list(PRESETS))] if flags["preset"] else {}
+    preset = PRESETS[one_of("argument --preset", flags["preset"], [*PRESETS, *SCORERS])] if flags["preset"] else {}
     algo = one_of("argument --algo", flags["algo"], list(ALGORITHMS))
     given = env_kwargs(flags["env_kwargs"])
     total = flags["n_timesteps"] or preset.get("n_timesteps", DECISIONS[algo])
@@ -366,9 +369,23 @@ def train(given: argparse.Namespace, settings: dict[str, Any], pool: Pool, comma
     return folder
 
 
+def train_scorer(given: argparse.Namespace, command: Sequence[str] | None) -> None:
+    """Train a policy of the server, which has a trainer of its own."""
+    from agents import batching_training
+
+    for name in (*DEFAULTS, "trained_agent", "seeds"):
+        if name not in ("preset", "seed") and getattr(given, name) is not None:
+            flag = name.replace("_", "-")
+            raise InputError(f"argument --{flag}: not allowed with --preset {given.preset}; allowed are --seed and -f")
+    settings = batching_training.preset(given.preset, seed=given.seed or 0)
+    print(f"policy: {batching_training.train_anew(settings, given.log_folder, command)}")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Settings, and one run or several."""
     given = parse(arguments)
+    if given.preset in SCORERS:
+        return train_scorer(given, None if arguments is None else ["train.py", *arguments])
     settings = chosen_settings(given)
     command = None if arguments is None else ["train.py", *arguments]
     torch.set_num_threads(1)

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from agents.scorer_network import Scorer
+from agents.scorer_network import FORBIDDEN, Scorer
 from wisp_gym.controllers import batching as rules
 from wisp_gym.controllers.predict_batching import BatchingPredictor
 from wisp_gym.engine import gather_batching as seen
 from wisp_gym.envs.shells import DecisionVectorEnv
 
-FORBIDDEN = -1e9
+LEARNING_RATE = 3e-3  # in the last round it falls to 0
 
 
 @dataclass(frozen=True)
@@ -107,25 +107,36 @@ def loss_of(scorer: Scorer, rows: tuple[torch.Tensor, ...]) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(scorer(observations).masked_fill(masks == 0, FORBIDDEN), targets)
 
 
+def fit(
+    scorer: Scorer, optimizer: torch.optim.Optimizer, columns: list[torch.Tensor], epochs: int, falling: bool, rng: np.random.Generator
+) -> float:  # fmt: skip
+    """So many passes over all decisions, with a learning rate that falls to 0 if asked; the loss of the last pass."""
+    total = 0.0
+    for epoch in range(epochs):
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1.0 - epoch / epochs if falling else 1.0)
+        total, order = 0.0, torch.from_numpy(rng.permutation(len(columns[0])))
+        for rows in order.split(512):
+            loss = loss_of(scorer, tuple(column[rows] for column in columns))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += float(loss.detach()) * len(rows)
+    return total / len(columns[0])
+
+
 def clone(
     scorer: Scorer, worlds: Sequence[DecisionVectorEnv], teacher: Teacher, seed: int, rounds: int = 4, steps: int = 1200, keep: float = 1.0,
-    epochs: int = 12, say: Callable[[str], None] = lambda text: None,
+    epochs: int = 8, last_epochs: int = 40, say: Callable[[str], None] = lambda text: None,
 ) -> None:  # fmt: skip
-    """Train the scorer on the teacher's decisions: `rounds` times collect and fit on all that was collected."""
+    """Train the scorer on the teacher's decisions: `rounds` times collect and fit on all that was collected, the last time for longer."""
     rng = np.random.default_rng(seed)
     for envs in worlds:
         envs.reset(seed=seed)
-    optimizer = torch.optim.Adam(scorer.parameters(), lr=2e-3)
+    optimizer = torch.optim.Adam(scorer.parameters(), lr=LEARNING_RATE)
     kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for index in range(rounds):
         kept += [demonstrate(envs, teacher, scorer if index else None, steps, rng, keep) for envs in worlds]
         columns = [torch.from_numpy(np.concatenate(column)) for column in zip(*kept, strict=True)]
-        for _ in range(epochs):
-            total, order = 0.0, torch.from_numpy(rng.permutation(len(columns[0])))
-            for rows in order.split(512):
-                loss = loss_of(scorer, tuple(column[rows] for column in columns))
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                total += float(loss.detach()) * len(rows)
-        say(f"round {index + 1}: {len(order)} decisions, loss {total / len(order):.4f}")
+        last = index == rounds - 1
+        loss = fit(scorer, optimizer, columns, last_epochs if last else epochs, last, rng)
+        say(f"round {index + 1}: {len(columns[0])} decisions, loss {loss:.4f}")

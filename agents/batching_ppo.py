@@ -1,12 +1,15 @@
 """MaskablePPO for batching: worlds of several scenarios side by side, and discounting by time instead of by step.
 
-A batch takes dozens of decisions in no time, and then a tenth of a second passes: per step, a discount would punish large
+A batch takes several decisions in no time, and then a tenth of a second passes: per step, a discount would punish large
 batches. Here a step that lasts dt seconds is discounted by exp(−dt/horizon) and its advantage traced by exp(−dt/trace).
+
+The policy starts from a good one, the critic from nothing: at first the critic learns alone. In place of the entropy stands
+−KL(start ‖ policy), so that `ent_coef` is the price of leaving the policy that it started from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +22,10 @@ from agents.scorer_network import Scorer, ScorerActorCritic
 from wisp_gym.envs.shells import DecisionVectorEnv
 
 HORIZON_S, TRACE_S = 20.0, 5.0  # how far the agent looks ahead; over how long it trusts rewards more than its critic
-HYPERPARAMETERS: dict[str, Any] = {"n_epochs": 3, "batch_size": 512, "ent_coef": 0.0, "clip_range": 0.1, "vf_coef": 0.5}
+REWARD_UNIT = 10_000.0  # tokens: returns, a few hundred tokens/s over 20 s, are then about 1
+HYPERPARAMETERS: dict[str, Any] = {
+    "n_epochs": 3, "batch_size": 1024, "ent_coef": 0.2, "clip_range": 0.1, "vf_coef": 0.5, "target_kl": 0.01,
+}  # fmt: skip
 
 
 class MixedVecEnv(VecEnv):
@@ -57,7 +63,7 @@ class MixedVecEnv(VecEnv):
                 each[first + index] = {"terminal_observation": last_observation, "TimeLimit.truncated": True}
             parts.append((observations, rewards, over))
         observations, rewards, over = (np.concatenate(column) for column in zip(*parts, strict=True))
-        return observations, rewards.astype(np.float32), over, each
+        return observations, (rewards / REWARD_UNIT).astype(np.float32), over, each
 
     def close(self) -> None:
         """Nothing to close."""
@@ -114,13 +120,34 @@ class TimedRolloutBuffer(MaskableRolloutBuffer):
         self.returns = self.advantages + self.values
 
 
-def make_ppo(envs: MixedVecEnv, scorer: Scorer, seed: int, n_steps: int, learning_rate: float) -> MaskablePPO:
-    """MaskablePPO that starts from a scorer (its critic from nothing)."""
-    model = MaskablePPO(
+class BatchingPPO(MaskablePPO):
+    """MaskablePPO whose policy and critic each keep the learning rate of `ScorerActorCritic`."""
+
+    policy: ScorerActorCritic
+
+    def _update_learning_rate(self, optimizers: Any) -> None:
+        """Nothing: stable-baselines3 would give both the same."""
+
+
+def make_ppo(envs: MixedVecEnv, scorer: Scorer, seed: int, n_steps: int, learning_rate: float) -> BatchingPPO:
+    """MaskablePPO that starts from a scorer (its critic from nothing) and is held to it."""
+    model = BatchingPPO(
         ScorerActorCritic, envs, n_steps=n_steps, learning_rate=learning_rate, seed=seed, device="cpu", gamma=1.0,
         rollout_buffer_class=TimedRolloutBuffer, rollout_buffer_kwargs={"envs": envs}, **HYPERPARAMETERS,
     )  # fmt: skip
-    policy = model.policy
-    assert isinstance(policy, ScorerActorCritic)
-    policy.scorer.load_state_dict(scorer.state_dict())
+    model.policy.start_from(scorer)
     return model
+
+
+def refine(
+    model: BatchingPPO, warmup: int, decisions: int, rounds: int, consider: Callable[[int, Scorer], None]
+) -> None:
+    """Let the critic learn for `warmup` decisions with the policy as it is, then both; `consider` each of `rounds` policies."""
+    policy = model.policy
+    if warmup:
+        policy.scorer.requires_grad_(False)
+        model.learn(warmup)
+        policy.scorer.requires_grad_(True)
+    for index in range(rounds):
+        model.learn(decisions // rounds, reset_num_timesteps=False)
+        consider(index + 1, policy.scorer)

@@ -6,17 +6,19 @@ and the engine runs them at full speed. OpenAI-ES (arXiv 1703.03864): antithetic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from wisp_gym.controllers.batching import PRICES
 from wisp_gym.controllers.catalogue import Controller, resolve
 from wisp_gym.controllers.scorer_policy import ScorerPolicy, make_scorer
 from wisp_gym.engine.worlds import Worlds
 from wisp_gym.metrics import Metrics, measure
 from wisp_gym.scenario import Scenario
 
+PRICE_SHARPNESS = 0.2  # of prices' scores: the next one in the ladder comes so far behind
 STARVED_WEIGHT = 5.0  # a share of starved devices above what is allowed costs five times as much of the goodput
 
 
@@ -108,34 +110,44 @@ def shaped(policy: ScorerPolicy, values: np.ndarray) -> ScorerPolicy:
     return make_scorer(layers, policy.decision, **policy.about)
 
 
-def scales(policy: ScorerPolicy) -> np.ndarray:
-    """Size of a weight's perturbation: that of its layer's weights; embeddings and context stay as they are."""
-    parts = []
-    for index, (w, b) in enumerate(policy.layers):
-        size = 0.0 if index < 3 else float(w.std())
-        parts += [np.full(w.size, size), np.full(b.size, size)]
-    return np.concatenate(parts)
+def perturbation(policy: ScorerPolicy, rng: np.random.Generator) -> np.ndarray:
+    """(weights,) one direction to try; embeddings and context stay as they are.
+
+    Of a batching policy each weight of the last layers moves for itself, by the size of its layer's weights. Of a joint one the price
+    alone: with scores `−s·(j − t)²` of price j, the wanted price t moves, in steps of the ladder, linearly with the context.
+    """
+    parts = [np.zeros(part.shape) for layer in policy.layers for part in layer]
+    if policy.decision == "joint":
+        levels = (
+            np.linspace(-1.0, 1.0, len(PRICES)) * (len(PRICES) - 1) * PRICE_SHARPNESS
+        )  # about 0: launching itself hardly gains
+        w, b = parts[-2], parts[-1]
+        w[: len(PRICES)] = levels[:, None] * rng.normal(size=w.shape[1]) / np.sqrt(w.shape[1])
+        b[: len(PRICES)] = levels * rng.normal()
+    else:
+        for k in range(-4, 0):
+            size = policy.layers[-2 if k < -2 else -1][0].std()
+            parts[k] = size * rng.normal(size=parts[k].shape)
+    return np.concatenate([part.ravel() for part in parts])
 
 
 def evolve(
     start: ScorerPolicy, arena: Arena, seed: int, generations: int = 30, pairs: int = 6, sigma: float = 0.1, step: float = 0.3,
     say: Callable[[str], None] = lambda text: None,
-) -> ScorerPolicy:  # fmt: skip
-    """The policy after so many steps of evolution strategies.
+) -> Iterator[ScorerPolicy]:  # fmt: skip
+    """The policy after each of so many steps of evolution strategies.
 
     Args:
-        pairs: antithetic pairs in a generation, in the same worlds. sigma: perturbation, in scales of each layer.
-        step: length of a step along the estimated gradient, in the same scales.
+        pairs: antithetic pairs in a generation, in the same worlds. sigma: size of a perturbation.
+        step: length of a step along the estimated gradient, in perturbations.
     """
     rng = np.random.default_rng(seed)
-    theta, scale = flat(start), scales(start)
+    theta = flat(start)
     for generation in range(generations):
         seeds = [int(s) for s in rng.integers(10**9, 2 * 10**9, arena.each)]
-        noise = rng.normal(size=(pairs, len(theta)))
-        found = [
-            [arena.score(shaped(start, theta + sign * sigma * scale * n), seeds) for sign in (1, -1)] for n in noise
-        ]
+        noise = np.stack([sigma * perturbation(start, rng) for _ in range(pairs)])
+        found = [[arena.score(shaped(start, theta + sign * n), seeds) for sign in (1, -1)] for n in noise]
         ranks = np.argsort(np.argsort(np.ravel(found))).reshape(pairs, 2) / (2 * pairs - 1) - 0.5
-        theta = theta + step * sigma * scale * ((ranks[:, 0] - ranks[:, 1]) @ noise)
+        theta = theta + step * ((ranks[:, 0] - ranks[:, 1]) @ noise)
         say(f"generation {generation + 1}: mean {np.mean(found):.4f}, best {np.max(found):.4f}")
-    return shaped(start, theta)
+        yield shaped(start, theta)

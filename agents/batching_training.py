@@ -2,17 +2,17 @@
 
     python -m agents.batching_training                       # wisp_gym/Batching-v0, beside the learned speculation policy
     python -m agents.batching_training --decision joint      # wisp_gym/Joint-v0: prices too, from batching-v1
-    python -m agents.batching_training --out runs/batching --seed 3
+    python -m agents.batching_training --log-folder runs --seed 3
 
-Worlds differ in GPU, load, prompts and service classes. The candidates (clone, after PPO, after the search) are compared in
-validation worlds; policy.json is the best of them, and scores.json holds all scores. Use the file in place of a batching rule:
-`speculation-v1+runs/batching_1/policy.json+admit`, with the limit of admission that it was trained under. More: docs/training.md.
+`python train.py --preset batching` and `--preset joint` do the same. Worlds differ in GPU, load, prompts and service classes. The
+candidates (clone, during PPO, during the search) are compared in validation worlds; policy.json is the best of them, policy.onnx
+the same for servers, and scores.json holds all scores. Use the run folder in place of a batching rule:
+`speculation-v1+runs/batching_1+admit`, with the limit of admission that it was trained under. More: docs/training.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -29,23 +29,26 @@ from tqdm import tqdm
 
 import wisp_gym  # noqa: F401  (registers the environments)
 from agents.batching_cloning import Teacher, clone
-from agents.batching_ppo import MixedVecEnv, make_ppo
-from agents.batching_search import Arena, Cell, calibrated, evolve
+from agents.batching_ppo import MixedVecEnv, make_ppo, refine
+from agents.batching_search import PRICE_SHARPNESS, Arena, Cell, calibrated, evolve
 from agents.command_line import Parser, run, whole
-from agents.scorer_network import Scorer, ScorerActorCritic
-from estimators.cli import InputError, write_text
+from agents.export import scorer_bundle
+from agents.run_folder import describe_run, new_folder, write_json
+from agents.scorer_network import Scorer
+from estimators.cli import InputError
 from wisp_gym.controllers.batching import PRICES
 from wisp_gym.controllers.catalogue import did_you_mean
 from wisp_gym.controllers.scorer_policy import DECISIONS, ScorerPolicy, load_scorer, make_scorer, save_scorer
 from wisp_gym.envs.shells import DecisionVectorEnv
+from wisp_gym.npz import write_whole
 from wisp_gym.scenario import load, with_
 
 PROGRAM = "python -m agents.batching_training"
 ENVIRONMENTS = {"batching": "wisp_gym/Batching-v0", "joint": "wisp_gym/Joint-v0"}
 SPECULATION = "speculation-v1"  # it sees the price, and was trained with prices up to .2
 START = {"batching": "", "joint": "batching-v1"}
-CLOSE_BEHIND = 1.0  # in scores: near enough for exploration to change the price
 VALIDATION_SEEDS = range(2_000_000, 2_000_004)
+SEARCH_STEP = 5  # generations between two validations
 
 # Where to learn: uncached prompts, mixed service classes, from light load to overload. (scenario, what each episode draws)
 MIX: tuple[tuple[str, dict[str, tuple[float, float]]], ...] = (
@@ -72,7 +75,8 @@ class Settings:
         decision: "batching" or "joint". speculation: what devices follow. start: a saved policy in place of cloning.
         visible: places of the environments.
         worlds: of each scenario side by side. clone_rounds, clone_steps: of `clone`.
-        ppo_decisions, n_steps, learning_rate: of MaskablePPO (0 decisions: none).
+        ppo_warmup, ppo_decisions: of MaskablePPO, the critic's alone and both's (0 decisions: none). ppo_rounds: policies to validate.
+        n_steps, learning_rate: of MaskablePPO. starvation_tokens_per_s: what a starving device costs.
         generations, pairs: of the evolution strategies (0 generations: none). allowed_starved: share of devices.
     """
 
@@ -85,10 +89,13 @@ class Settings:
     episode_s: float = 90.0
     clone_rounds: int = 5
     clone_steps: int = 800
+    ppo_warmup: int = 100_000
     ppo_decisions: int = 300_000
+    ppo_rounds: int = 6
     n_steps: int = 512
     learning_rate: float = 1e-4
-    generations: int = 0
+    starvation_tokens_per_s: float = 20.0
+    generations: int = 30
     pairs: int = 6
     allowed_starved: float = 0.007  # what WISP's own rules leave in overload (wisp-study, 160 devices)
     teacher: Teacher = field(default_factory=Teacher)
@@ -109,6 +116,7 @@ def make_worlds(settings: Settings) -> list[DecisionVectorEnv]:
             ENVIRONMENTS[settings.decision], num_envs=settings.worlds, vectorization_mode="vector_entry_point",
             scenario=scenario, controller=f"{settings.speculation}+fcfs+admit:{settings.teacher.admit_share}",
             visible=settings.visible, devices=settings.visible, horizon_s=settings.episode_s, randomise=ranges,
+            reward_weights={"starvation": settings.starvation_tokens_per_s},
         )  # fmt: skip
         assert isinstance(envs, DecisionVectorEnv)
         groups.append(envs)
@@ -126,23 +134,21 @@ def make_cells(settings: Settings, names: Sequence[str] | None = None) -> list[C
     )
 
 
-def refine_by_ppo(settings: Settings, worlds: list[DecisionVectorEnv], scorer: Scorer) -> Scorer:
-    """The scorer after MaskablePPO; rewards are tokens on time against the mean rate, and starvation."""
+def refine_by_ppo(
+    settings: Settings, worlds: list[DecisionVectorEnv], scorer: Scorer, consider: Callable[[int, Scorer], None]
+) -> None:
+    """MaskablePPO from a scorer on; rewards are tokens on time and starvation."""
     envs = MixedVecEnv(worlds, settings.seed + 1)
     model = make_ppo(envs, scorer, settings.seed, settings.n_steps, settings.learning_rate)
-    model.learn(settings.ppo_decisions)
-    assert isinstance(model.policy, ScorerActorCritic)
-    return model.policy.scorer
+    refine(model, settings.ppo_warmup, settings.ppo_decisions, settings.ppo_rounds, consider)
 
 
 def train(
     settings: Settings, folder: Path, say: Callable[[str], None] = print, threads: int | None = None
 ) -> ScorerPolicy:
-    """Train into a new folder; returns the policy that was best in validation worlds."""
+    """Train into a run's folder; returns the policy that was best in validation worlds."""
     torch.set_num_threads(1)
     torch.manual_seed(settings.seed)
-    folder.mkdir(parents=True)
-    write_text(folder / "config.json", json.dumps(asdict(settings), indent=2) + "\n")
     cells = make_cells(settings)
     limit = settings.teacher.admit_share
     arena = Arena(cells, settings.speculation, len(VALIDATION_SEEDS), threads, limit)
@@ -164,32 +170,35 @@ def train(
         clone(scorer, worlds, settings.teacher, settings.seed, settings.clone_rounds, settings.clone_steps, say=say)
         consider("clone", scorer.engine_policy(**about, stage="clone"))
     if settings.ppo_decisions:
-        refined = refine_by_ppo(settings, worlds, scorer)
-        consider("ppo", refined.engine_policy(**about, stage="ppo"))
+        refine_by_ppo(
+            settings,
+            worlds,
+            scorer,
+            lambda k, found: consider(f"ppo-{k}", found.engine_policy(**about, stage=f"ppo-{k}")),
+        )
     if settings.generations:
         best = max(scores, key=lambda name: scores[name])
         search = Arena(cells, settings.speculation, 1, threads, limit)
-        found = evolve(candidates[best], search, settings.seed, settings.generations, settings.pairs, say=say)
-        consider("search", replace(found, about={**about, "stage": f"{best}, search"}))
+        steps = evolve(candidates[best], search, settings.seed, settings.generations, settings.pairs, say=say)
+        for k, found in enumerate(steps, 1):
+            if k % SEARCH_STEP == 0:
+                consider(f"search-{k}", replace(found, about={**about, "stage": f"{best}, search-{k}"}))
     best = max(scores, key=lambda name: scores[name])
     save_scorer(candidates[best], folder / "policy.json")
-    write_text(folder / "scores.json", json.dumps(scores, indent=2) + "\n")
+    write_json(folder / "scores.json", scores)
+    write_whole(folder / "policy.onnx", scorer_bundle(str(folder), load(MIX[0][0])))
     return candidates[best]
 
 
 def with_prices(policy: ScorerPolicy, price: float) -> ScorerPolicy:
-    """A policy that batches as `policy` does and launches at one price of the ladder; the other prices come close behind."""
+    """A policy that batches as `policy` does and launches at one price of the ladder; others come behind by `−sharpness·(steps)²`."""
     if policy.decision == "joint":
         return policy
     *trunk, (w, b) = policy.layers
-    behind = np.where(np.array(PRICES) == price, 0.0, -CLOSE_BEHIND).astype(np.float32)
+    steps = np.arange(len(PRICES)) - PRICES.index(price)
+    behind = (-PRICE_SHARPNESS * steps**2).astype(np.float32)
     heads = np.concatenate([np.repeat(w[:1], len(PRICES), 0), w[1:]]), np.concatenate([b[0] + behind, b[1:]])
     return make_scorer([*trunk, heads], "joint", **policy.about)
-
-
-def new_folder(path: Path) -> Path:
-    """The first of path_1, path_2, … that is not there."""
-    return next(p for k in range(1, 10**6) if not (p := path.with_name(f"{path.name}_{k}")).exists())
 
 
 def command(arguments: Sequence[str] | None) -> None:
@@ -199,7 +208,14 @@ def command(arguments: Sequence[str] | None) -> None:
     add("--decision", default="batching", help="batching (default) or joint")
     add("--start", metavar="FILE", help="a saved policy to start from, in place of cloning (joint: batching-v1)")
     add("--seed", type=whole(0, 2**31 - 1), default=0, help="seed of everything (default 0)")
-    add("--out", type=Path, help="run folder, made new with a number behind it (default runs/DECISION)")
+    add(
+        "-f",
+        "--log-folder",
+        type=Path,
+        default=Path("runs"),
+        metavar="DIR",
+        help="where the run's folder is made (default runs)",
+    )
     add(
         "--clone-steps",
         type=whole(1, 10**6),
@@ -227,9 +243,15 @@ def command(arguments: Sequence[str] | None) -> None:
         ppo_decisions=given.ppo_decisions,
         generations=given.generations,
     )
-    folder = new_folder(given.out or Path("runs") / given.decision)
+    print(train_anew(settings, given.log_folder))
+
+
+def train_anew(settings: Settings, parent: Path, command: Sequence[str] | None = None) -> Path:
+    """Train in a new run folder; returns its policy.json."""
+    folder = new_folder(parent, settings.decision)
+    describe_run(folder, asdict(settings), load(MIX[0][0]), command)
     train(settings, folder, tqdm.write if sys.stderr.isatty() else print)
-    print(folder / "policy.json")
+    return folder / "policy.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

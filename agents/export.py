@@ -34,11 +34,10 @@ from wisp_gym.controllers.catalogue import (
     is_file,
     published_threshold,
 )
-from wisp_gym.controllers.policy import VERSION, WHAT, Policy, PolicyError, load_policy
+from wisp_gym.controllers.policy import Policy, load_policy, saved_decision
 from wisp_gym.controllers.predict import named
 from wisp_gym.controllers.scorer_policy import load_scorer
 from wisp_gym.controllers.speculation import POLICY_LENGTH
-from wisp_gym.controllers.weights_json import read_document
 from wisp_gym.npz import write_whole
 from wisp_gym.scenario import Scenario, dumps, load
 from wisp_gym.serving import schema
@@ -65,7 +64,7 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     flags = parse(arguments)
-    if is_file(flags.policy) and decision_of(flags.policy) in schema.SCORERS:
+    if is_file(flags.policy) and saved_decision(flags.policy) in schema.SCORERS:
         return write(flags.output, scorer_bundle(flags.policy, scenario_of_run(flags.policy, flags.scenario)))
     policy = load_policy(flags.policy) if is_file(flags.policy) and not flags.batching else None
     if flags.batching:
@@ -129,15 +128,6 @@ def origin_of_run(name: str, scenario: Scenario) -> Origin:
 def scenario_sha256(scenario: Scenario) -> str:
     """Hash of a whole scenario."""
     return hashlib.sha256(dumps(scenario).encode()).hexdigest()
-
-
-def decision_of(name: str) -> str:
-    """What a policy file decides; empty where it cannot be told."""
-    path = Path(name) / "policy.json" if Path(name).is_dir() else Path(name)
-    try:
-        return str(read_document(path, WHAT, VERSION, PolicyError).get("decision"))
-    except PolicyError:
-        return ""
 
 
 def scorer_bundle(name: str, scenario: Scenario) -> bytes:

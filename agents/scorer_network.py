@@ -5,6 +5,7 @@ The formulas are those of `wisp_gym.controllers.scorer`. The critic has the same
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,8 @@ from torch import nn
 from wisp_gym.controllers.scorer_policy import DECISIONS, ScorerPolicy, make_scorer, shape_for
 from wisp_gym.engine import gather_batching as seen
 
+CRITIC_LEARNING_RATE = 1e-3
+FORBIDDEN = -1e9
 WIDTHS = (32, 24, 32)  # hidden, embedding, context: an engine that scores stays within five times of a plain queue
 
 
@@ -100,11 +103,19 @@ class Critic(nn.Module):
         return self.value(self.trunk(observations)[1])
 
 
+def divergence(anchor: torch.Tensor, scores: torch.Tensor, masks: torch.Tensor | None) -> torch.Tensor:
+    """(B,) KL divergence of the anchor's actions from the policy's, over the valid ones; both scores are (B, actions)."""
+    invalid = torch.zeros_like(scores, dtype=torch.bool) if masks is None else masks == 0
+    p, q = (s.masked_fill(invalid, FORBIDDEN).log_softmax(1) for s in (anchor, scores))
+    return (p.exp() * (p - q)).sum(1)
+
+
 class ScorerActorCritic(MaskableActorCriticPolicy):
     """MaskablePPO's policy whose logits are the scorer's scores; order and number of waiting requests do not matter."""
 
     scorer: Scorer
     critic: Critic
+    anchor: Scorer | None  # where the policy started from
 
     def __init__(
         self, observation_space: gym.spaces.Box, action_space: gym.spaces.Discrete, lr_schedule: Callable[[float], float], **kwargs: Any
@@ -117,8 +128,17 @@ class ScorerActorCritic(MaskableActorCriticPolicy):
         visible = (self.observation_space.shape[0] - seen.GLOBALS) // seen.REQUEST  # type: ignore[index]
         launches = int(self.action_space.n) - visible - 1 - shape_for("batching", *WIDTHS).chunks  # type: ignore[attr-defined]
         self.scorer = Scorer(next(name for name, n in DECISIONS.items() if n == launches))
-        self.critic = Critic()
-        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+        self.critic, self.anchor = Critic(), None
+        groups = [
+            {"params": list(self.scorer.parameters()), "lr": lr_schedule(1)},
+            {"params": list(self.critic.parameters()), "lr": CRITIC_LEARNING_RATE},
+        ]
+        self.optimizer = self.optimizer_class(groups, **self.optimizer_kwargs)
+
+    def start_from(self, scorer: Scorer) -> None:
+        """Take a scorer's weights, and measure from now on how far the policy has come from them."""
+        self.scorer.load_state_dict(scorer.state_dict())
+        self.anchor = copy.deepcopy(self.scorer).requires_grad_(False)
 
     def distribution(self, observations: torch.Tensor, masks: np.ndarray | torch.Tensor | None) -> Any:
         """Distribution over the valid actions."""
@@ -138,9 +158,12 @@ class ScorerActorCritic(MaskableActorCriticPolicy):
     def evaluate_actions(
         self, obs: torch.Tensor, actions: torch.Tensor, action_masks: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Values, log probabilities and entropy."""
+        """Values, log probabilities and, in place of the entropy, −KL(anchor ‖ policy): a price on leaving the anchor."""
         distribution = self.distribution(obs, action_masks)
-        return self.critic(obs), distribution.log_prob(actions), distribution.entropy()
+        values, log_probabilities = self.critic(obs), distribution.log_prob(actions)
+        if self.anchor is None:
+            return values, log_probabilities, distribution.entropy()
+        return values, log_probabilities, -divergence(self.anchor(obs), self.scorer(obs), action_masks)
 
     def get_distribution(self, obs: Any, action_masks: np.ndarray | None = None) -> Any:
         """Distribution over the valid actions."""

@@ -14,7 +14,7 @@ pytest.importorskip("sb3_contrib")
 
 import wisp_gym  # noqa: E402, F401  registers the environments
 from agents.batching_cloning import Teacher, clone, parts_of  # noqa: E402
-from agents.batching_ppo import HORIZON_S, TRACE_S, MixedVecEnv, TimedRolloutBuffer, make_ppo  # noqa: E402
+from agents.batching_ppo import HORIZON_S, TRACE_S, MixedVecEnv, TimedRolloutBuffer, make_ppo, refine  # noqa: E402
 from agents.batching_search import Arena, Cell, evolve, flat, shaped  # noqa: E402
 from agents.batching_training import with_prices  # noqa: E402
 from agents.scorer_network import Scorer, ScorerActorCritic  # noqa: E402
@@ -86,7 +86,7 @@ def test_ppo_starts_from_the_scorer_and_learns_with_masks(name: str) -> None:
     given = np.where(masks, scorer(torch.from_numpy(o)).detach().numpy(), -np.inf).argmax(1)
     assert np.array_equal(model.predict(o, action_masks=masks, deterministic=True)[0], given)
     before = [p.clone() for p in policy.scorer.parameters()]
-    model.learn(128)
+    refine(model, 64, 128, 1, lambda index, scorer: None)
     assert any(not torch.equal(p, q) for p, q in zip(before, policy.scorer.parameters(), strict=True))
     assert all(g.task.outcomes[:, 10].sum() == 0 for g in envs.groups)  # no masked action was ever taken
 
@@ -137,7 +137,7 @@ def test_the_search_is_reproducible_and_keeps_the_form(tmp_path: Path) -> None:
     assert np.array_equal(shaped(start, flat(start)).weights, start.weights)
     arena = Arena([Cell("small", SMALL, 8, 100.0, 0.01)], "wisp", 1, 1)
     assert arena.score("fcfs", [3]) == arena.score("fcfs", [3])
-    one, other = (evolve(start, arena, 4, generations=2, pairs=2) for _ in range(2))
+    one, other = (list(evolve(start, arena, 4, generations=2, pairs=2))[-1] for _ in range(2))
     assert np.array_equal(one.weights, other.weights)
     assert not np.array_equal(one.weights, start.weights)
     assert np.array_equal(one.layers[0][0], start.layers[0][0])  # embeddings stay

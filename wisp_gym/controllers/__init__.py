@@ -4,6 +4,9 @@ loaded = load("speculation-v1")                # a shipped policy, a rule, a run
 simulate(scenario, loaded.engine(scenario))    # wisp_gym.simulation
 loaded.environment(scenario).predict(observation)
 SpeculationController(loaded.bundle(), profile)  # wisp_gym.serving
+
+loaded = load("batching-v1")                   # the same for policies of the server, batching and joint
+BatchScheduler(loaded.bundle(), limits)
 """
 
 from __future__ import annotations
@@ -17,28 +20,47 @@ from wisp_gym.controllers.shipped import FOLDER, shipped_names
 if TYPE_CHECKING:
     from wisp_gym.controllers.catalogue import Controller
     from wisp_gym.controllers.predict import SpeculationPredictor
+    from wisp_gym.controllers.predict_batching import BatchingPredictor
     from wisp_gym.scenario import Scenario
     from wisp_gym.serving.bundle import Bundle
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A speculation controller by name, in the form that each of its users runs. What is not used is not imported."""
+    """A controller by name, in the form that each of its users runs. What is not used is not imported."""
 
     name: str
 
     def engine(self, scenario: Scenario | str) -> Controller:
-        """For `wisp_gym.simulation.simulate`; with first come first served where the name has no batching rule."""
+        """For `wisp_gym.simulation.simulate`.
+
+        Where the name has no batching rule it is with first come first served; a batching policy alone is as it was trained,
+        beside `speculation-v1` and with `admit`.
+        """
         from wisp_gym.controllers.predict import named
         from wisp_gym.scenario import load as load_scenario
 
-        return named(self.name, load_scenario(scenario) if isinstance(scenario, str) else scenario)
+        name = f"speculation-v1+{self.name}+admit" if self.decides_batches() else self.name
+        return named(name, load_scenario(scenario) if isinstance(scenario, str) else scenario)
 
-    def environment(self, scenario: Scenario | str) -> SpeculationPredictor:
-        """For `wisp_gym/Speculation-v0`, with the `predict` of stable-baselines3."""
+    def environment(self, scenario: Scenario | str) -> SpeculationPredictor | BatchingPredictor:
+        """For `wisp_gym/Speculation-v0`, or `Batching-v0` or `Joint-v0`, with the `predict` of stable-baselines3."""
         from wisp_gym.controllers.predict import SpeculationPredictor
+        from wisp_gym.controllers.predict_batching import BatchingPredictor
 
+        if self.decides_batches():
+            return BatchingPredictor(self.name, scenario, prices=self.decision() == "joint")
         return SpeculationPredictor(self.engine(scenario), scenario)
+
+    def decision(self) -> str:
+        """What a saved policy decides ("token", "length", "batching", "joint"); empty for a rule."""
+        from wisp_gym.controllers.policy import saved_decision
+
+        return saved_decision(self.name)
+
+    def decides_batches(self) -> bool:
+        """Whether it is a policy of the server."""
+        return self.decision() in ("batching", "joint")
 
     def bundle(self) -> Bundle:
         """For `wisp_gym.serving`: a shipped policy's or rule's, or the `policy.onnx` that was exported beside a policy.json.

@@ -97,6 +97,14 @@ def check_schema(path: Path, document: dict[str, Any]) -> None:
         raise PolicyError(f"{path}: observation differs from the documented one: {other}")
 
 
+def saved_decision(name: str | Path) -> str:
+    """What a saved policy decides ("token", "length", "batching", "joint"); empty where it cannot be told."""
+    try:
+        return str(read_document(policy_path(name), WHAT, VERSION, PolicyError).get("decision"))
+    except PolicyError:
+        return ""
+
+
 def load_policy(name: str | Path) -> Policy:
     """Read a policy from its JSON file, from a run folder that holds `policy.json`, or a shipped one by its name.
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wisp_gym.controllers import batching as rules
 from wisp_gym.controllers.catalogue import BATCHING, Controller, ControllerError, find_batching, resolve
 from wisp_gym.controllers.scorer import best_head, embed, pool, score_context, score_requests
+from wisp_gym.controllers.shipped import policy_path
 from wisp_gym.engine import gather_batching as seen
 from wisp_gym.engine.compose_learned import clear_dynamic
 from wisp_gym.engine.jit import jit_allocating
@@ -29,8 +28,8 @@ class BatchingPredictor:
     a rule that waits (`static`) is asked again at the next arrival or after a quarter of a mean batch time.
 
     Args:
-        controller: a controller, or the name of a batching rule (`wisp`, `static:4,0.1`), of a pair (`fixed:4+edf`) or of the file
-            of a batching policy.
+        controller: a controller, or the name of a batching rule (`wisp`, `static:4,0.1`), of a pair (`fixed:4+edf`) or of a
+            batching policy (a file, a run folder, a shipped one).
         scenario: the scenario of the environment.
         prices: whether the environment sets prices (`wisp_gym/Joint-v0`).
 
@@ -84,7 +83,7 @@ class BatchingPredictor:
 def rule_of(controller: Controller | str, scenario: Scenario) -> tuple[int, tuple[float, ...], np.ndarray]:
     """Kind, parameters and scorer of the batching half of a controller."""
     name = controller if isinstance(controller, str) else controller.name
-    if isinstance(controller, str) and (controller.partition(":")[0] in BATCHING or Path(controller).is_file()):
+    if isinstance(controller, str) and (controller.partition(":")[0] in BATCHING or policy_path(controller).is_file()):
         kind, parameters, scorer = find_batching(controller, scenario)
     else:
         whole = resolve(controller, scenario) if isinstance(controller, str) else controller
