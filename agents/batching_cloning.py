@@ -1,7 +1,8 @@
 """Behaviour cloning: a scorer learns to batch as the strongest rule does, before it is trained further.
 
-The teacher is `aged` with memory-aware admission and a prefill chunk that grows with the prompts that wait (and, where prices are
-set, a fixed price). It is asked in the states that the learner itself comes to (DAgger, arXiv 1011.0686), from the second round on.
+The teacher is `aged` with memory-aware admission and a prefill chunk that grows with the prompts that wait, as fast as is best in
+each kind of world: the learner has to tell them apart by what it sees. The teacher is asked in the states that the learner itself
+comes to (DAgger, arXiv 1011.0686), from the second round on.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from wisp_gym.controllers.predict_batching import BatchingPredictor
 from wisp_gym.engine import gather_batching as seen
 from wisp_gym.envs.shells import DecisionVectorEnv
 
+PLACES = 64  # for requests that lack context: more hardly ever wait
 LEARNING_RATE = 3e-3  # in the last round it falls to 0
 
 
@@ -70,7 +72,8 @@ class Teacher:
 
 def parts_of(observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(n, GLOBALS) and (n, Q, REQUEST) of observations."""
-    return observations[:, : seen.GLOBALS], observations[:, seen.GLOBALS :].reshape(len(observations), -1, seen.REQUEST)
+    shape = len(observations), (observations.shape[1] - seen.GLOBALS) // seen.REQUEST, seen.REQUEST
+    return observations[:, : seen.GLOBALS], observations[:, seen.GLOBALS :].reshape(shape)
 
 
 def demonstrate(
@@ -86,12 +89,36 @@ def demonstrate(
     for _ in range(steps):
         targets = teacher.actions(observations, masks, predictor)
         taken = (rng.random(len(masks)) < keep) & (masks.sum(1) > 1)
-        rows.append((observations[taken], masks[taken], targets[taken]))
+        rows.append(compact(observations[taken], masks[taken], targets[taken]))
         actions = targets if learner is None else greedy(learner, observations, masks)
         observations, *_, infos = envs.step(actions)
         masks = infos["action_mask"]
     a, b, c = zip(*rows, strict=True)
     return np.concatenate(a), np.concatenate(b), np.concatenate(c)
+
+
+def compact(
+    observations: np.ndarray, masks: np.ndarray, actions: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same decisions with PLACES places: those that hold a request which lacks context first, the others being no matter.
+
+    Decisions with more of them are left out.
+    """
+    g, requests = parts_of(observations)
+    n, visible = requests.shape[:2]
+    lacking = requests[:, :, seen.R_UNCACHED] > 0.0
+    order = np.argsort(~lacking, axis=1, kind="stable")[:, : min(PLACES, visible)]
+    width = order.shape[1]
+    kept = np.take_along_axis(requests, order[:, :, None], 1).reshape(n, width * seen.REQUEST)
+    picks = np.take_along_axis(masks[:, :visible], order, 1)
+    places = (order == actions[:, None]).argmax(1)
+    moved = np.where(actions < visible, places, actions - visible + width)
+    few = lacking.sum(1) <= width
+    return (
+        np.concatenate([g, kept], 1)[few],
+        np.concatenate([picks, masks[:, visible:]], 1)[few],
+        moved[few],
+    )
 
 
 @torch.no_grad()
@@ -125,17 +152,18 @@ def fit(
 
 
 def clone(
-    scorer: Scorer, worlds: Sequence[DecisionVectorEnv], teacher: Teacher, seed: int, rounds: int = 4, steps: int = 1200, keep: float = 1.0,
-    epochs: int = 8, last_epochs: int = 40, say: Callable[[str], None] = lambda text: None,
+    scorer: Scorer, worlds: Sequence[DecisionVectorEnv], teachers: Sequence[Teacher], seed: int, rounds: int = 4, steps: int = 1200,
+    keep: float = 1.0, epochs: int = 8, last_epochs: int = 20, say: Callable[[str], None] = lambda text: None,
 ) -> None:  # fmt: skip
-    """Train the scorer on the teacher's decisions: `rounds` times collect and fit on all that was collected, the last time for longer."""
+    """Train the scorer on each world's teacher: `rounds` times collect and fit on all that was collected, the last time for longer."""
     rng = np.random.default_rng(seed)
     for envs in worlds:
         envs.reset(seed=seed)
     optimizer = torch.optim.Adam(scorer.parameters(), lr=LEARNING_RATE)
     kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for index in range(rounds):
-        kept += [demonstrate(envs, teacher, scorer if index else None, steps, rng, keep) for envs in worlds]
+        learner = scorer if index else None
+        kept += [demonstrate(*pair, learner, steps, rng, keep) for pair in zip(worlds, teachers, strict=True)]
         columns = [torch.from_numpy(np.concatenate(column)) for column in zip(*kept, strict=True)]
         last = index == rounds - 1
         loss = fit(scorer, optimizer, columns, last_epochs if last else epochs, last, rng)

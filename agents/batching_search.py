@@ -19,6 +19,7 @@ from wisp_gym.metrics import Metrics, measure
 from wisp_gym.scenario import Scenario
 
 PRICE_SHARPNESS = 0.2  # of prices' scores: the next one in the ladder comes so far behind
+STEPS = 10.0  # of the ladder of prices, that a perturbation of size 1 moves the wanted price
 STARVED_WEIGHT = 5.0  # a share of starved devices above what is allowed costs five times as much of the goodput
 
 
@@ -118,12 +119,12 @@ def perturbation(policy: ScorerPolicy, rng: np.random.Generator) -> np.ndarray:
     """
     parts = [np.zeros(part.shape) for layer in policy.layers for part in layer]
     if policy.decision == "joint":
+        n, width = len(PRICES), policy.layers[-1][0].shape[1]
         levels = (
-            np.linspace(-1.0, 1.0, len(PRICES)) * (len(PRICES) - 1) * PRICE_SHARPNESS
-        )  # about 0: launching itself hardly gains
-        w, b = parts[-2], parts[-1]
-        w[: len(PRICES)] = levels[:, None] * rng.normal(size=w.shape[1]) / np.sqrt(w.shape[1])
-        b[: len(PRICES)] = levels * rng.normal()
+            STEPS * PRICE_SHARPNESS * (2.0 * np.arange(n) - (n - 1))
+        )  # about 0, so that launching itself hardly gains
+        parts[-2][:n] = np.outer(levels, rng.normal(size=width) / np.sqrt(width))
+        parts[-1][:n] = levels * rng.normal()
     else:
         for k in range(-4, 0):
             size = policy.layers[-2 if k < -2 else -1][0].std()

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small batches: a second thread costs more than it brings
 
@@ -41,29 +41,58 @@ from wisp_gym.controllers.catalogue import did_you_mean
 from wisp_gym.controllers.scorer_policy import DECISIONS, ScorerPolicy, load_scorer, make_scorer, save_scorer
 from wisp_gym.envs.shells import DecisionVectorEnv
 from wisp_gym.npz import write_whole
-from wisp_gym.scenario import load, with_
+from wisp_gym.scenario import load, with_, with_slo
 
 PROGRAM = "python -m agents.batching_training"
 ENVIRONMENTS = {"batching": "wisp_gym/Batching-v0", "joint": "wisp_gym/Joint-v0"}
 SPECULATION = "speculation-v1"  # it sees the price, and was trained with prices up to .2
-START = {"batching": "", "joint": "batching-v1"}
+PRESETS: dict[str, dict[str, Any]] = {"batching": {}, "joint": {"start": "batching-v1"}}
 VALIDATION_SEEDS = range(2_000_000, 2_000_004)
 SEARCH_STEP = 5  # generations between two validations
 
-# Where to learn: uncached prompts, mixed service classes, from light load to overload. (scenario, what each episode draws)
-MIX: tuple[tuple[str, dict[str, tuple[float, float]]], ...] = (
-    ("wisp-study", {"devices": (20, 160), "slo_speed": (0.8, 1.3)}),
-    ("wisp-study", {"devices": (90, 160)}),
-    ("h100-qwen3-32b", {"devices": (64, 160)}),
-    ("wisp-a100-qwen3-32b", {"devices": (30, 120), "prompt_tokens": (1.0, 4.0)}),
+
+class Place(NamedTuple):
+    """Where to learn: a scenario, what each episode draws, and the teacher's settings that are best there.
+
+    Those were found by trying chunk shares of .05, .1, .15 and .2, and every price, in 8 to 12 worlds.
+    """
+
+    scenario: str
+    ranges: dict[str, tuple[float, float]]
+    chunk_share: float
+    price: float = 0.0
+
+
+# Uncached prompts, mixed service classes, from light load to overload.
+ELSEWHERE = (
+    Place("h100-qwen3-32b", {"devices": (64, 130)}, 0.2),
+    Place("h100-qwen3-32b", {"devices": (145, 160)}, 0.05),
+    Place("wisp-a100-qwen3-32b", {"devices": (30, 110), "prompt_tokens": (1.0, 2.0)}, 0.2),
+    Place("wisp-a100-qwen3-32b", {"devices": (30, 65), "prompt_tokens": (3.0, 6.0)}, 0.05),
 )
+MIX: dict[str, tuple[Place, ...]] = {
+    "batching": (
+        Place("wisp-study", {"devices": (20, 160), "slo_speed": (0.8, 1.3)}, 0.2),
+        Place("wisp-study", {"devices": (90, 160)}, 0.2),
+        *ELSEWHERE,
+    ),
+    "joint": (
+        Place("wisp-study", {"devices": (20, 100), "slo_speed": (0.4, 1.3)}, 0.2),
+        Place("wisp-study", {"devices": (112, 160), "slo_speed": (0.4, 1.1)}, 0.2, 0.1),
+        *ELSEWHERE,
+    ),
+}
+SCENARIO = "wisp-study"  # that of the run's folder and bundle
 SEARCH_HORIZON = {"horizon.warmup_s": 15.0, "horizon.measure_s": 45.0, "horizon.drain_s": 0.0}
 LONG_PROMPTS = {"workload.prompt.median_tokens": 800.0}
-# (name, scenario, changes, devices)
-CELLS: tuple[tuple[str, str, dict[str, Any], int], ...] = (
-    ("study, 24", "wisp-study", {}, 24), ("study, 64", "wisp-study", {}, 64), ("study, 100", "wisp-study", {}, 100),
-    ("study, 130", "wisp-study", {}, 130), ("study, 160", "wisp-study", {}, 160), ("H100, 150", "h100-qwen3-32b", {}, 150),
-    ("long prompts, 36", "wisp-a100-qwen3-32b", LONG_PROMPTS, 36),
+# (name, scenario, changes, devices, promised tokens/s where all are promised the same)
+CELLS: tuple[tuple[str, str, dict[str, Any], int, float | None], ...] = (
+    ("study, 24", "wisp-study", {}, 24, None), ("study, 64", "wisp-study", {}, 64, None), ("study, 100", "wisp-study", {}, 100, None),
+    ("study, 130", "wisp-study", {}, 130, None), ("study, 160", "wisp-study", {}, 160, None), ("H100, 150", "h100-qwen3-32b", {}, 150, None),
+    ("long prompts, 36", "wisp-a100-qwen3-32b", LONG_PROMPTS, 36, None),
+)  # fmt: skip
+PROMISED: tuple[tuple[str, str, dict[str, Any], int, float | None], ...] = (  # where one speed is promised to all: for prices
+    ("2 tokens/s, 140", "wisp-study", {}, 140, 2.0), ("2 tokens/s, 180", "wisp-study", {}, 180, 2.0), ("8 tokens/s, 70", "wisp-study", {}, 70, 8.0),
 )  # fmt: skip
 
 
@@ -72,9 +101,9 @@ class Settings:
     """All that decides a policy's numbers.
 
     Attributes:
-        decision: "batching" or "joint". speculation: what devices follow. start: a saved policy in place of cloning.
+        decision: "batching" or "joint". speculation: what devices follow. start: a saved policy to begin with.
         visible: places of the environments.
-        worlds: of each scenario side by side. clone_rounds, clone_steps: of `clone`.
+        worlds: of each scenario side by side. clone_rounds, clone_steps: of `clone` (0 rounds: none).
         ppo_warmup, ppo_decisions: of MaskablePPO, the critic's alone and both's (0 decisions: none). ppo_rounds: policies to validate.
         n_steps, learning_rate: of MaskablePPO. starvation_tokens_per_s: what a starving device costs.
         generations, pairs: of the evolution strategies (0 generations: none). allowed_starved: share of devices.
@@ -85,17 +114,17 @@ class Settings:
     seed: int = 0
     start: str = ""
     visible: int = 160
-    worlds: int = 5
+    worlds: int = 4
     episode_s: float = 90.0
     clone_rounds: int = 5
     clone_steps: int = 800
-    ppo_warmup: int = 100_000
-    ppo_decisions: int = 300_000
-    ppo_rounds: int = 6
+    ppo_warmup: int = 49_152
+    ppo_decisions: int = 98_304
+    ppo_rounds: int = 4
     n_steps: int = 512
     learning_rate: float = 1e-4
     starvation_tokens_per_s: float = 20.0
-    generations: int = 30
+    generations: int = 0
     pairs: int = 6
     allowed_starved: float = 0.007  # what WISP's own rules leave in overload (wisp-study, 160 devices)
     teacher: Teacher = field(default_factory=Teacher)
@@ -105,17 +134,17 @@ def preset(decision: str, **changes: Any) -> Settings:
     """Settings of a decision."""
     if decision not in DECISIONS:
         raise InputError(f"argument --decision: given '{decision}'; {did_you_mean(decision, list(DECISIONS))}")
-    return replace(Settings(decision, start=START[decision]), **changes)
+    return Settings(decision, **(PRESETS[decision] | changes))
 
 
 def make_worlds(settings: Settings) -> list[DecisionVectorEnv]:
     """The worlds to learn in, one vector environment for each scenario of MIX."""
     groups = []
-    for scenario, ranges in MIX:
+    for place in MIX[settings.decision]:
         envs = gym.make_vec(
             ENVIRONMENTS[settings.decision], num_envs=settings.worlds, vectorization_mode="vector_entry_point",
-            scenario=scenario, controller=f"{settings.speculation}+fcfs+admit:{settings.teacher.admit_share}",
-            visible=settings.visible, devices=settings.visible, horizon_s=settings.episode_s, randomise=ranges,
+            scenario=place.scenario, controller=f"{settings.speculation}+fcfs+admit:{settings.teacher.admit_share}",
+            visible=settings.visible, devices=settings.visible, horizon_s=settings.episode_s, randomise=place.ranges,
             reward_weights={"starvation": settings.starvation_tokens_per_s},
         )  # fmt: skip
         assert isinstance(envs, DecisionVectorEnv)
@@ -125,10 +154,11 @@ def make_worlds(settings: Settings) -> list[DecisionVectorEnv]:
 
 def make_cells(settings: Settings, names: Sequence[str] | None = None) -> list[Cell]:
     """Cells of the search, measured by what the teacher's rule reaches in validation worlds."""
-    cells = [
-        Cell(name, with_(load(scenario), **SEARCH_HORIZON, **changes), devices)
-        for name, scenario, changes, devices in CELLS if names is None or name in names
-    ]  # fmt: skip
+    cells = []
+    for name, base, changes, devices, slo in (*CELLS, *(PROMISED if settings.decision == "joint" else ())):
+        scenario = with_(load(base), **SEARCH_HORIZON, **changes)
+        if names is None or name in names:
+            cells.append(Cell(name, with_slo(scenario, slo) if slo else scenario, devices))
     return calibrated(
         cells, settings.speculation, settings.teacher.name, list(VALIDATION_SEEDS), settings.allowed_starved
     )
@@ -166,8 +196,10 @@ def train(
         start = load_scorer(settings.start)
         scorer.load(with_prices(start, settings.teacher.price) if settings.decision == "joint" else start)
         consider("start", scorer.engine_policy(**about, stage="start"))
-    else:
-        clone(scorer, worlds, settings.teacher, settings.seed, settings.clone_rounds, settings.clone_steps, say=say)
+    if settings.clone_rounds:
+        places = MIX[settings.decision]
+        teachers = [replace(settings.teacher, chunk_share=p.chunk_share, price=p.price) for p in places]
+        clone(scorer, worlds, teachers, settings.seed, settings.clone_rounds, settings.clone_steps, say=say)
         consider("clone", scorer.engine_policy(**about, stage="clone"))
     if settings.ppo_decisions:
         refine_by_ppo(
@@ -186,7 +218,7 @@ def train(
     best = max(scores, key=lambda name: scores[name])
     save_scorer(candidates[best], folder / "policy.json")
     write_json(folder / "scores.json", scores)
-    write_whole(folder / "policy.onnx", scorer_bundle(str(folder), load(MIX[0][0])))
+    write_whole(folder / "policy.onnx", scorer_bundle(str(folder), load(SCENARIO)))
     return candidates[best]
 
 
@@ -206,7 +238,7 @@ def command(arguments: Sequence[str] | None) -> None:
     parser = Parser(prog=PROGRAM, description=__doc__)
     add = parser.add_argument
     add("--decision", default="batching", help="batching (default) or joint")
-    add("--start", metavar="FILE", help="a saved policy to start from, in place of cloning (joint: batching-v1)")
+    add("--start", metavar="FILE", help="a saved policy to start from (joint: batching-v1)")
     add("--seed", type=whole(0, 2**31 - 1), default=0, help="seed of everything (default 0)")
     add(
         "-f",
@@ -231,8 +263,7 @@ def command(arguments: Sequence[str] | None) -> None:
     add(
         "--generations",
         type=whole(0, 10**6),
-        default=Settings.generations,
-        help="of the evolution strategies (0: none)",
+        help="of the evolution strategies (default 0: none)",
     )
     given: argparse.Namespace = parser.parse_args(arguments)
     settings = preset(
@@ -241,7 +272,7 @@ def command(arguments: Sequence[str] | None) -> None:
         **({} if given.start is None else {"start": given.start}),
         clone_steps=given.clone_steps,
         ppo_decisions=given.ppo_decisions,
-        generations=given.generations,
+        **({} if given.generations is None else {"generations": given.generations}),
     )
     print(train_anew(settings, given.log_folder))
 
@@ -249,7 +280,7 @@ def command(arguments: Sequence[str] | None) -> None:
 def train_anew(settings: Settings, parent: Path, command: Sequence[str] | None = None) -> Path:
     """Train in a new run folder; returns its policy.json."""
     folder = new_folder(parent, settings.decision)
-    describe_run(folder, asdict(settings), load(MIX[0][0]), command)
+    describe_run(folder, asdict(settings), load(SCENARIO), command)
     train(settings, folder, tqdm.write if sys.stderr.isatty() else print)
     return folder / "policy.json"
 

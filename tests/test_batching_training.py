@@ -13,7 +13,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("sb3_contrib")
 
 import wisp_gym  # noqa: E402, F401  registers the environments
-from agents.batching_cloning import Teacher, clone, parts_of  # noqa: E402
+from agents import batching_cloning  # noqa: E402
+from agents.batching_cloning import Teacher, clone, compact, loss_of, parts_of  # noqa: E402
 from agents.batching_ppo import HORIZON_S, TRACE_S, MixedVecEnv, TimedRolloutBuffer, make_ppo, refine  # noqa: E402
 from agents.batching_search import Arena, Cell, evolve, flat, shaped  # noqa: E402
 from agents.batching_training import with_prices  # noqa: E402
@@ -115,12 +116,31 @@ def test_the_teachers_chunk_is_the_nearest_of_the_ladder() -> None:
     assert [CHUNK_TOKENS[level] for level in Teacher().chunk_levels(o)] == [96, 96, 384, 1024, 4096]
 
 
+def test_compact_decisions_are_the_same_decisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching_cloning, "PLACES", 6)
+    torch.manual_seed(0)
+    scorer, envs, rng, met = Scorer("batching"), make(n=4), np.random.default_rng(0), 0
+    o, masks = envs.task.observations.copy(), envs.task.masks()
+    for _ in range(150):
+        actions = np.array([rng.choice(np.flatnonzero(row)) for row in masks])
+        few = (parts_of(o)[1][:, :, seen.R_UNCACHED] > 0).sum(1) <= 6
+        losses = [
+            float(loss_of(scorer, tuple(map(torch.from_numpy, rows))).detach())
+            for rows in ((o[few], masks[few], actions[few]), compact(o, masks, actions))
+        ]
+        assert not few.any() or losses[0] == pytest.approx(losses[1], rel=1e-4, abs=1e-6)
+        met += int((actions[few] < 12).sum())
+        o, *_, infos = envs.step(actions)
+        masks = infos["action_mask"]
+    assert met > 20
+
+
 def cloned(seed: int) -> np.ndarray:
     """Weights of a short cloning."""
     torch.manual_seed(seed)
     scorer = Scorer("batching")
     said: list[str] = []
-    clone(scorer, [make()], Teacher(), seed, rounds=2, steps=120, keep=0.5, epochs=4, say=said.append)
+    clone(scorer, [make()], [Teacher()], seed, rounds=2, steps=120, keep=0.5, epochs=4, say=said.append)
     losses = [float(text.rsplit(" ", 1)[1]) for text in said]
     assert losses[1] < losses[0]
     return flat(scorer.engine_policy())
