@@ -46,7 +46,10 @@ from wisp_gym.scenario import load, with_, with_slo
 PROGRAM = "python -m agents.batching_training"
 ENVIRONMENTS = {"batching": "wisp_gym/Batching-v0", "joint": "wisp_gym/Joint-v0"}
 SPECULATION = "speculation-v1"  # it sees the price, and was trained with prices up to .2
-PRESETS: dict[str, dict[str, Any]] = {"batching": {}, "joint": {"start": "batching-v1"}}
+PRESETS: dict[str, dict[str, Any]] = {
+    "batching": {},
+    "joint": {"start": "batching-v1", "ppo_warmup": 24_576, "ppo_decisions": 49_152, "ppo_rounds": 2},
+}
 VALIDATION_SEEDS = range(2_000_000, 2_000_004)
 SEARCH_STEP = 5  # generations between two validations
 
@@ -257,8 +260,7 @@ def command(arguments: Sequence[str] | None) -> None:
     add(
         "--ppo-decisions",
         type=whole(0, 10**9),
-        default=Settings.ppo_decisions,
-        help="decisions of MaskablePPO (0: none)",
+        help="decisions of MaskablePPO (0: none; default 98304, joint 49152)",
     )
     add(
         "--generations",
@@ -266,15 +268,9 @@ def command(arguments: Sequence[str] | None) -> None:
         help="of the evolution strategies (default 0: none)",
     )
     given: argparse.Namespace = parser.parse_args(arguments)
-    settings = preset(
-        given.decision,
-        seed=given.seed,
-        **({} if given.start is None else {"start": given.start}),
-        clone_steps=given.clone_steps,
-        ppo_decisions=given.ppo_decisions,
-        **({} if given.generations is None else {"generations": given.generations}),
-    )
-    print(train_anew(settings, given.log_folder))
+    flags = ("seed", "start", "clone_steps", "ppo_decisions", "generations")
+    changes = {name: getattr(given, name) for name in flags if getattr(given, name) is not None}
+    print(train_anew(preset(given.decision, **changes), given.log_folder))
 
 
 def train_anew(settings: Settings, parent: Path, command: Sequence[str] | None = None) -> Path:
