@@ -48,7 +48,7 @@ ENVIRONMENTS = {"batching": "wisp_gym/Batching-v0", "joint": "wisp_gym/Joint-v0"
 SPECULATION = "speculation-v1"  # it sees the price, and was trained with prices up to .2
 PRESETS: dict[str, dict[str, Any]] = {
     "batching": {},
-    "joint": {"start": "batching-v1", "ppo_warmup": 24_576, "ppo_decisions": 49_152, "ppo_rounds": 2},
+    "joint": {"start": "batching-v1", "clone_epochs": 20},
 }
 VALIDATION_SEEDS = range(2_000_000, 2_000_004)
 SEARCH_STEP = 5  # generations between two validations
@@ -106,7 +106,7 @@ class Settings:
     Attributes:
         decision: "batching" or "joint". speculation: what devices follow. start: a saved policy to begin with.
         visible: places of the environments.
-        worlds: of each scenario side by side. clone_rounds, clone_steps: of `clone` (0 rounds: none).
+        worlds: of each scenario side by side. clone_rounds, clone_steps, clone_epochs: of `clone` (0 rounds: none; epochs of the last).
         ppo_warmup, ppo_decisions: of MaskablePPO, the critic's alone and both's (0 decisions: none). ppo_rounds: policies to validate.
         n_steps, learning_rate: of MaskablePPO. starvation_tokens_per_s: what a starving device costs.
         generations, pairs: of the evolution strategies (0 generations: none). allowed_starved: share of devices.
@@ -121,9 +121,10 @@ class Settings:
     episode_s: float = 90.0
     clone_rounds: int = 5
     clone_steps: int = 800
-    ppo_warmup: int = 49_152
-    ppo_decisions: int = 98_304
-    ppo_rounds: int = 4
+    clone_epochs: int = 60
+    ppo_warmup: int = 24_576
+    ppo_decisions: int = 49_152
+    ppo_rounds: int = 2
     n_steps: int = 512
     learning_rate: float = 1e-4
     starvation_tokens_per_s: float = 20.0
@@ -202,7 +203,16 @@ def train(
     if settings.clone_rounds:
         places = MIX[settings.decision]
         teachers = [replace(settings.teacher, chunk_share=p.chunk_share, price=p.price) for p in places]
-        clone(scorer, worlds, teachers, settings.seed, settings.clone_rounds, settings.clone_steps, say=say)
+        clone(
+            scorer,
+            worlds,
+            teachers,
+            settings.seed,
+            settings.clone_rounds,
+            settings.clone_steps,
+            last_epochs=settings.clone_epochs,
+            say=say,
+        )
         consider("clone", scorer.engine_policy(**about, stage="clone"))
     if settings.ppo_decisions:
         refine_by_ppo(
@@ -260,7 +270,7 @@ def command(arguments: Sequence[str] | None) -> None:
     add(
         "--ppo-decisions",
         type=whole(0, 10**9),
-        help="decisions of MaskablePPO (0: none; default 98304, joint 49152)",
+        help="decisions of MaskablePPO (0: none; default 49152)",
     )
     add(
         "--generations",
