@@ -12,12 +12,14 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("sb3_contrib")
 
+import train  # noqa: E402
 import wisp_gym  # noqa: E402, F401  registers the environments
 from agents import batching_cloning  # noqa: E402
 from agents.batching_cloning import Teacher, clone, compact, loss_of, parts_of  # noqa: E402
 from agents.batching_ppo import HORIZON_S, TRACE_S, MixedVecEnv, TimedRolloutBuffer, make_ppo, refine  # noqa: E402
 from agents.batching_search import Arena, Cell, evolve, flat, shaped  # noqa: E402
-from agents.batching_training import with_prices  # noqa: E402
+from agents.batching_training import preset, with_prices  # noqa: E402
+from agents.command_line import run  # noqa: E402
 from agents.scorer_network import Scorer, ScorerActorCritic  # noqa: E402
 from wisp_gym.controllers.batching import CHUNK_TOKENS, PRICES  # noqa: E402
 from wisp_gym.controllers.predict_batching import BatchingPredictor  # noqa: E402
@@ -174,3 +176,11 @@ def test_prices_are_added_to_a_policy_without_changing_how_it_batches() -> None:
     np.testing.assert_allclose(one[:, 12], other[:, 12 + PRICES.index(0.2)], rtol=1e-6)
     np.testing.assert_allclose(one[:, 13:], other[:, 12 + len(PRICES) :], rtol=1e-6)
     assert other[:, 12 : 12 + len(PRICES)].argmax(1).tolist() == [PRICES.index(0.2)] * len(o)
+
+
+def test_presets_of_the_server_take_a_seed_and_a_folder_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(train.main, train.PROGRAM, ["--preset", "batching", "-n", "5"]) == 2
+    assert "--n-timesteps: not allowed with --preset batching; allowed are --seed and -f" in capsys.readouterr().err
+    assert run(train.main, train.PROGRAM, ["--preset", "joiny"]) == 2
+    assert "did you mean 'joint'" in capsys.readouterr().err
+    assert (preset("joint").start, preset("batching").start, preset("joint", seed=3).seed) == ("batching-v1", "", 3)
