@@ -70,7 +70,7 @@ def explained(results: Sequence[Result]) -> list[list[str]]:
 
 
 def ranking(ranked: Sequence[Order]) -> list[list[str]]:
-    """Header and rows of the pairs that the engine separates."""
+    """Header and rows of the pairs that the engine separates; of none where there are none."""
     head = ["devices", "better", "worse", "engine, tokens/s", "deployed, tokens/s", "same"]
     rows = [
         [str(o.load), o.better, o.worse, f"{o.engine:+.2f}", f"{o.deployed:+.2f}", "yes" if o.same else "**no**"]
