@@ -185,8 +185,9 @@ class ServerProcess:
 
     def stop(self) -> list[BatchRow]:
         """End it; its batches."""
-        self.process.terminate()
-        self.process.wait(START_S)
+        with self.process:  # closes its output
+            self.process.terminate()
+            self.process.wait(START_S)
         return read_batches(Path(self.served.batches))
 
 
