@@ -88,16 +88,33 @@ def measure(runs: Iterable[Deployed]) -> Measured:
     profile = profile_of(batches)
     token_s, overhead_s = drafting(rounds)
     one_way_s, jitter = network(rounds)
-    true, four = roofline(profile), WispRegressor().fit(profile.X, profile.seconds)
-    clean = batch_time_s.py_func(
-        0.0, **true, new_tokens=profile.X[:, 0], pairs=profile.X[:, 1], cached_tokens=profile.X[:, 2]
-    )
-    errors = np.log(profile.seconds / clean)
+    true, noise = verification(profile)
+    four = WispRegressor().fit(profile.X, profile.seconds)
+    fits = {"roofline": clean_s(profile, true), "four terms": four.predict(profile.X)}
     return Measured(
-        token_s, overhead_s, one_way_s, jitter, true, four.coefficients(), spread(errors), host(runs),
-        {"roofline": scores(profile.seconds, clean), "four terms": scores(profile.seconds, four.predict(profile.X))},
+        token_s, overhead_s, one_way_s, jitter, true, four.coefficients(), noise, host(runs),
+        {name: scores(profile.seconds, predicted) for name, predicted in fits.items()},
         sum(row.pass_s for row in batches) / sum(row.seconds for row in batches), len(rounds), len(batches),
     )  # fmt: skip
+
+
+def verification(profile: Profile) -> tuple[dict[str, float], float]:
+    """Coefficients of the roofline, and the log-normal noise around it.
+
+    Relative least squares fit the shape; the level is then such that the roofline with its noise, whose mean is `exp(noise²/2)`, takes
+    as long as all measured batches together.
+    """
+    true = roofline(profile)
+    noise = spread(np.log(profile.seconds / clean_s(profile, true)))
+    level = float(profile.seconds.sum() / clean_s(profile, true).sum()) / float(np.exp(noise**2 / 2.0))
+    return {name: value * (1.0 if name == "sharpness" else level) for name, value in true.items()}, noise
+
+
+def clean_s(profile: Profile, true: dict[str, float]) -> NDArray[np.float64]:
+    """(rows,) seconds of the roofline, without noise."""
+    new, pairs, cached = profile.X.T
+    # The same formula on arrays; compiled it takes one batch at a time.
+    return np.asarray(batch_time_s.py_func(0.0, **true, new_tokens=new, pairs=pairs, cached_tokens=cached))
 
 
 def profile_of(batches: Sequence[BatchRow]) -> Profile:
