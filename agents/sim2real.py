@@ -20,20 +20,25 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agents.command_line import InputError, Parser, controller_names, number, run, seeds, whole
 from agents.run_folder import versions
 from estimators.cli import write_json, write_text
+from wisp_gym.scenario import Scenario, load, save
+
+if TYPE_CHECKING:  # torch takes seconds to import: --help and wrong flags do without
+    from agents.sim2real_compare import Result
+    from agents.sim2real_devices import Deployed
+    from agents.sim2real_profile import Measured
 
 PROGRAM = "python -m agents.sim2real"
 CONTROLLERS = ("wisp+wisp", "fixed:4+fcfs", "aligned+fcfs", "speculation-v1+fcfs")
 SETTINGS = "settings.json"
-PROFILED = "profile"
 # What the folder's figures depend on; a run that goes on must be given the same.
 FIXED = (
     "draft", "target", "prompts", "n_prompts", "target_layers", "target_intermediate", "device", "dtype", "loads", "seconds", "warmup_seconds",
-    "profile_seconds", "draft_token_ms", "one_way_ms", "jitter", "slo", "max_draft_tokens", "max_new_tokens", "seed",
+    "profile_seconds", "draft_token_ms", "one_way_ms", "jitter", "slo", "max_draft_tokens", "max_new_tokens", "first_seeds", "repeats",
 )  # fmt: skip
 
 
@@ -75,14 +80,18 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
         metavar="a,b,...",
         help=f"(default {','.join(CONTROLLERS)})",
     )
-    add("--seconds", type=whole(2, 36_000), default=60, metavar="S", help="measured in each run (default %(default)s)")
+    add("--seconds", type=whole(2, 36_000), default=40, metavar="S", help="measured in each run (default %(default)s)")
+    add(
+        "--repeats", type=whole(1, 1000), default=2, metavar="R",
+        help="cycles of profiling and running all, with other prompts (default %(default)s): a machine's speed drifts",
+    )  # fmt: skip
     add("--warmup-seconds", type=whole(0, 3600), default=10, metavar="S", help="before that (default %(default)s)")
     add(
         "--profile-seconds",
         type=whole(1, 3600),
-        default=30,
+        default=20,
         metavar="S",
-        help="of profiling at each load (default %(default)s)",
+        help="of profiling at each load, in each cycle (default %(default)s)",
     )
     add(
         "--draft-token-ms",
@@ -108,11 +117,15 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
         type=seeds,
         default=tuple(range(20)),
         metavar="S",
-        help="of the engine's worlds; the first is deployed (default 20)",
+        help="of the engine's worlds; the first ones are deployed (default 20)",
     )
     add("--json", type=Path, metavar="FILE", help="also write the cells there")
     given = parser.parse_args(arguments)
-    given.seed = given.seeds[0]
+    if given.repeats > len(given.seeds):
+        parser.error(
+            f"--repeats {given.repeats}: a seed of --seeds is deployed in each, allowed are {len(given.seeds)} at most"
+        )
+    given.first_seeds = given.seeds[: given.repeats]
     if bool(given.draft) != bool(given.target):
         parser.error("--draft and --target belong together")
     if given.target and given.prompts is None:
@@ -161,30 +174,42 @@ def plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
 
 
+def written(scenario: Scenario, folder: Path) -> Scenario:
+    """The scenario in the run's folder, read again: its trace lies beside it."""
+    save(scenario, folder / "scenario.toml")
+    return load(folder / "scenario.toml")
+
+
+def compared(
+    scenario: Scenario, measured: Measured, name: str, n: int, runs: Sequence[Deployed], seeds: Sequence[int]
+) -> Result:
+    """A controller's runs beside the engine's worlds, the first of which have the runs' prompts."""
+    from agents.sim2real_compare import Result, measures
+    from agents.sim2real_profile import at_level, level
+    from wisp_gym.simulation import simulate
+
+    times = level(measured, [batch for done in runs for batch in done.batches])
+    worlds = [row.row() for row in simulate(scenario, name, seeds, n)]
+    own = [row.row() for row in simulate(at_level(scenario, times), name, seeds[: len(runs)], n)]
+    return Result(n, name, [measures(done, scenario, n) for done in runs], worlds, own, times)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Record, profile, build, deploy, simulate, report."""
     given = parse(arguments)
-    from agents.sim2real_compare import Result, cells
+    from agents.sim2real_compare import cells
     from agents.sim2real_deploy import Bench
     from agents.sim2real_report import write_report
-    from wisp_gym.scenario import load, save
-    from wisp_gym.simulation import simulate
 
     folder = open_folder(given)
     bench = Bench(given, folder)
-    measured = bench.profile()
-    save(bench.scenario(measured), folder / "scenario.toml")
-    scenario = load(folder / "scenario.toml")
-    print(
-        f"{folder / 'scenario.toml'}: built from {measured.rounds} rounds and {measured.batches} batches",
-        file=sys.stderr,
-    )
-    results = []
-    for load_ in given.loads:
-        for name in given.controllers:
-            deployed = bench.deploy(scenario, name, load_)
-            worlds = [row.row() for row in simulate(scenario, name, given.seeds, load_)]
-            results.append(Result(load_, name, deployed, worlds))
+    runs: dict[tuple[int, str], list[Deployed]] = {(n, name): [] for n in given.loads for name in given.controllers}
+    for cycle in range(given.repeats):
+        measured = bench.profile(cycle)
+        scenario = written(bench.scenario(measured), folder)
+        for (n, name), done in runs.items():
+            done.append(bench.deploy(scenario, name, n, cycle))
+    results = [compared(scenario, measured, name, n, done, given.seeds) for (n, name), done in runs.items()]
     write_report(folder, given, measured, results, bench.notes)
     if given.json:
         write_json(

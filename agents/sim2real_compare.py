@@ -74,7 +74,8 @@ class Cell:
     """One measure of one controller at one load, deployed and in the engine.
 
     Attributes:
-        deployed: of the run. engine: of the world with the same prompts. low, high: between which 95 % of the engine's worlds lie.
+        deployed: mean of the runs. engine: mean of the worlds with the same prompts. low, high: between which 95 % of all worlds lie.
+        own: as `engine`, with verification at the speed that the machine had in these runs.
     """
 
     load: int
@@ -84,11 +85,17 @@ class Cell:
     engine: float
     low: float
     high: float
+    own: float
 
     @property
     def difference(self) -> float:
         """Of the engine from the deployment, as a share of the deployment."""
         return (self.engine - self.deployed) / self.deployed if self.deployed else float(self.engine != 0.0)
+
+    @property
+    def own_difference(self) -> float:
+        """The same at the machine's own speed."""
+        return (self.own - self.deployed) / self.deployed if self.deployed else float(self.own != 0.0)
 
     @property
     def within(self) -> bool:
@@ -101,21 +108,36 @@ class Result:
     """A controller at a load.
 
     Attributes:
-        deployed: measures of the run. engine: of each world; the first has the deployment's prompts.
+        deployed: measures of each run. engine: of each world; the first ones have the runs' prompts. own: of the worlds with those
+            prompts, verification being as fast as it was in these runs.
+        level: that speed: the runs' batches took so many times as long as the scenario has them take.
     """
 
     load: int
     controller: str
-    deployed: dict[str, float]
+    deployed: Sequence[dict[str, float]]
     engine: Sequence[dict[str, Any]]
+    own: Sequence[dict[str, Any]]
+    level: float
+
+    def run_mean(self, measure: str) -> float:
+        """Mean of the runs."""
+        return mean(self.deployed, measure)
+
+    def engine_mean(self, measure: str) -> float:
+        """Mean of the worlds with the same prompts."""
+        return mean(self.engine[: len(self.deployed)], measure)
 
     def cell(self, measure: str) -> Cell:
         """One measure, both ways."""
-        worlds = np.array([row[measure] for row in self.engine], dtype=np.float64)
-        low, high = np.quantile(worlds, INTERVAL)
-        return Cell(
-            self.load, self.controller, measure, self.deployed[measure], float(worlds[0]), float(low), float(high)
-        )
+        low, high = np.quantile([row[measure] for row in self.engine], INTERVAL)
+        found = (self.run_mean(measure), self.engine_mean(measure), float(low), float(high), mean(self.own, measure))
+        return Cell(self.load, self.controller, measure, *found)
+
+
+def mean(rows: Sequence[dict[str, Any]], measure: str) -> float:
+    """Mean of a measure."""
+    return sum(row[measure] for row in rows) / len(rows)
 
 
 @dataclass(frozen=True)
@@ -153,6 +175,6 @@ def orders(results: Sequence[Result], measure: str = "goodput_tokens_per_s") -> 
         low, high = np.quantile(paired, INTERVAL)
         if low > 0.0 or high < 0.0:
             better, worse = (a, b) if low > 0.0 else (b, a)
-            apart = better.deployed[measure] - worse.deployed[measure]
+            apart = better.run_mean(measure) - worse.run_mean(measure)
             found.append(Order(a.load, better.controller, worse.controller, abs(float(paired.mean())), apart))
     return found

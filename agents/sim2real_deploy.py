@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.export import batching_bundle, rule_bundle, rule_of
-from agents.sim2real_compare import classes, measures
+from agents.sim2real_compare import classes
 from agents.sim2real_devices import Deployed, Fleet, Running, ServerProcess, Shape, read_deployed, write_deployed
 from agents.sim2real_profile import Measured, RandomLength, Setting, build_scenario, measure
 from agents.sim2real_server import FCFS, Served
@@ -32,6 +32,7 @@ GRACE_S, TTFT_S = 0.5, 2.0  # as the presets' service classes (assumption)
 KV_TOKENS, MAX_BATCH_REQUESTS, PREFILL_CHUNK_TOKENS = 65_536, 64, 512  # the testbed's defaults
 PROFILE_DRAFT_TOKENS = 8  # drafts of 0 to so many tokens are profiled
 TRACE = "speculation.npz"
+OTHER_WORLDS = 1_000_000  # added to the seeds of profiles
 
 
 def cores() -> tuple[list[int], list[int]]:
@@ -55,7 +56,7 @@ class Bench:
         from wisp_gym.serving.testbed.models import default_pair, load_model, load_tokenizer, tokenizer_digest
 
         pair = None if given.target else default_pair()
-        self.given, self.folder, self.notes = given, folder, list[str]()
+        self.given, self.folder, self.notes, self.profiled = given, folder, list[str](), list[Deployed]()
         self.names = {side: getattr(given, side) or str(Path(str(pair)) / side) for side in ("draft", "target")}
         self.trace = self.recorded(given.prompts or Path(str(pair)) / "prompts.jsonl")
         self.device_cores, self.server_cores = cores()
@@ -78,17 +79,15 @@ class Bench:
 
     # --- profile ---------------------------------------------------------------------------------------------------------
 
-    def profile(self) -> Measured:
-        """Measure the running pair at each load, with drafts of random lengths."""
+    def profile(self, cycle: int) -> Measured:
+        """Measure the running pair at each load, with drafts of random lengths; what all cycles up to this one have measured."""
         most = min(PROFILE_DRAFT_TOKENS, self.given.max_draft_tokens)
-        runs = []
         for n in self.given.loads:
-            # Another world than those compared: what is predicted must not have been measured.
-            fleet = self.fleet(
-                n, self.given.profile_seconds, self.given.seed + 1_000_000, lambda place: RandomLength(most, place), ()
-            )
-            runs.append(self.run(f"profile-{n}", fleet, FCFS, {}))
-        return measure(runs)
+            # Other worlds than those compared: what is predicted must not have been measured.
+            seed = OTHER_WORLDS + self.given.seeds[cycle]
+            fleet = self.fleet(n, self.given.profile_seconds, seed, lambda place: RandomLength(most, place), ())
+            self.profiled.append(self.run(f"profile-{n}-{cycle}", fleet, FCFS, {}))
+        return measure(self.profiled)
 
     def scenario(self, measured: Measured) -> Scenario:
         """The scenario of the measurements, its trace beside it."""
@@ -115,17 +114,17 @@ class Bench:
 
     # --- deployment ------------------------------------------------------------------------------------------------------
 
-    def deploy(self, scenario: Scenario, name: str, n: int) -> dict[str, float]:
-        """Measures of a controller with `n` devices."""
+    def deploy(self, scenario: Scenario, name: str, n: int, cycle: int) -> Deployed:
+        """A controller with `n` devices."""
         speculation, batching = pieces(name)
         data = batching_bundle(batching, scenario) if batching != FCFS else None
         controllers = self.controllers(scenario, speculation, n)
         seconds = scenario.horizon.warmup_s + scenario.horizon.measure_s
         slo = [(kind.speed_tokens_per_s, kind.ttft_s) for kind in classes(scenario, n)]
-        fleet = self.fleet(n, seconds, self.given.seed, controllers, slo)
-        label = f"{n}-{re.sub('[^a-z0-9.]+', '-', name.lower())}"
+        fleet = self.fleet(n, seconds, self.given.seeds[cycle], controllers, slo)
+        label = f"{n}-{re.sub('[^a-z0-9.]+', '-', name.lower())}-{cycle}"
         coefficients = {key: float(value) for key, value in vars(scenario.estimator).items()}
-        return measures(self.run(label, fleet, self.written(label, data), coefficients), scenario, n)
+        return self.run(label, fleet, self.written(label, data), coefficients)
 
     def controllers(self, scenario: Scenario, name: str, n: int) -> Callable[[int], SpeculationController]:
         """A bundle's controllers, told what a device of the scenario knows at first."""

@@ -238,6 +238,19 @@ def _draft(setting: Setting) -> parts.Draft:
     return parts.Draft("measured", 1, unused, parts.Statistics(0.75, 0.0), setting.trace, "")
 
 
+def level(measured: Measured, batches: Sequence[BatchRow]) -> float:
+    """How many times as long as the roofline with its noise has it these batches took together."""
+    profile = profile_of(batches)
+    fitted_s = clean_s(profile, measured.roofline).sum() * np.exp(measured.noise**2 / 2.0)
+    return float(profile.seconds.sum() / fitted_s)
+
+
+def at_level(scenario: parts.Scenario, times: float) -> parts.Scenario:
+    """The scenario with batches that take so many times as long."""
+    seconds = {name: value for name, value in asdict(scenario.verification).items() if name != "sharpness"}
+    return parts.with_(scenario, **{f"verification.{name}": times * value for name, value in seconds.items()})
+
+
 def row_of(measured: Measured) -> dict[str, Any]:
     """Plain tables, for JSON."""
     return asdict(measured)

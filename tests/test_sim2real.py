@@ -24,7 +24,7 @@ from agents.command_line import InputError, run  # noqa: E402
 from agents.sim2real_compare import TOLERANCE, Result, cells, measures, orders  # noqa: E402
 from agents.sim2real_deploy import pieces  # noqa: E402
 from agents.sim2real_devices import Deployed, RoundRow, answer_of, read_deployed, start_of, write_deployed  # noqa: E402
-from agents.sim2real_profile import Measured, Setting, build_scenario, measure  # noqa: E402
+from agents.sim2real_profile import Measured, Setting, at_level, build_scenario, level, measure  # noqa: E402
 from agents.sim2real_report import number, side_by_side, verdict  # noqa: E402
 from agents.sim2real_server import BatchRow, MemberRow, deepened  # noqa: E402
 from wisp_gym.controllers.catalogue import resolve  # noqa: E402
@@ -103,6 +103,17 @@ def test_the_scenario_says_what_was_measured(tmp_path: Path) -> None:
     assert (scenario.workload.think_s, scenario.horizon.measure_s) == (0.0, 8.0)
 
 
+def test_a_machine_that_has_become_slower_is_seen(tmp_path: Path) -> None:
+    deployed = made_up()
+    measured = measure([deployed])
+    assert level(measured, deployed.batches) == pytest.approx(1.0)
+    slower = [row._replace(seconds=1.2 * row.seconds) for row in deployed.batches]
+    assert level(measured, slower) == pytest.approx(1.2)
+    changed = at_level(scenario_of(tmp_path, measured), 1.2)
+    assert changed.verification.launch_s == pytest.approx(1.2 * measured.roofline["launch_s"])
+    assert changed.verification.sharpness == measured.roofline["sharpness"]
+
+
 def test_the_deployment_is_given_the_engines_prompts(tmp_path: Path) -> None:
     scenario, seed, n = scenario_of(tmp_path), 5, 4
     worlds = Worlds(1, n, trace=load_trace(scenario), log_rows=5000)
@@ -155,7 +166,7 @@ def result(load_: int, name: str, deployed: float, engine: list[float]) -> Resul
         "server_use",
     )
     rows = [dict.fromkeys((*names, *beside), value) for value in engine]
-    return Result(load_, name, dict.fromkeys((*names, *beside), deployed), rows)
+    return Result(load_, name, [dict.fromkeys((*names, *beside), deployed)], rows, rows[:1], 1.0)
 
 
 def test_cells_and_orders_say_who_is_near_and_who_is_better() -> None:
@@ -180,8 +191,8 @@ def test_cells_and_orders_say_who_is_near_and_who_is_better() -> None:
     assert "same in 1 of 3 pairs" in said
     table = side_by_side(results)
     assert table[1][:5] == ["4", "a", "goodput, tokens/s", "10.0", "10.9"]
-    assert table[1][6:] == ["+9.0 %", "yes"]
-    assert {len(row) for row in table} == {8}
+    assert table[1][6:] == ["+9.0 %", "yes", "+9.0 %"]
+    assert {len(row) for row in table} == {9}
 
 
 def test_numbers_have_three_digits() -> None:
@@ -228,7 +239,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def flags(pair: Path, out: Path, *more: str) -> list[str]:
-    short = "--loads 2 --seconds 2 --warmup-seconds 1 --profile-seconds 3 --draft-token-ms 4 --one-way-ms 3 --max-new-tokens 12 --target-layers 0"
+    short = "--loads 2 --repeats 1 "
+    short += "--seconds 2 --warmup-seconds 1 --profile-seconds 3 --draft-token-ms 4 --one-way-ms 3 --max-new-tokens 12 --target-layers 0"
     models = [
         "--draft",
         str(pair / "draft"),
@@ -282,6 +294,7 @@ def sim2real_compared() -> tuple[str, ...]:
         (["--loads", "0"], "whole number from 1"),
         (["--slo", "2,-1"], "above 0"),
         (["--seconds", "x"], "whole number"),
+        (["--repeats", "3", "--seeds", "2"], "allowed are 2 at most"),
         (["--secnds", "3"], "unknown flag '--secnds'"),
     ],
 )
