@@ -18,6 +18,9 @@ from wisp_gym.controllers.lengths import ALPHA_HIGH, ALPHA_LOW
 from wisp_gym.controllers.stopping import TOKENS_LEFT_UNIT
 from wisp_gym.engine import observation as seen
 
+LEAST_DRAFT_TIME = 1e-9  # T: no division by zero
+MOST_CERTAIN = 1.0 - 1e-9  # of an acceptance probability: where it is 1, the sum of n powers is n to seven digits
+
 
 class RuleGraph(Graph):
     """A graph in double precision over columns of the observation (n, 30).
@@ -29,9 +32,30 @@ class RuleGraph(Graph):
     def __init__(self, cap: int, parameters: Sequence[float]):
         super().__init__()
         self.cap, self.parameters, self.most = cap, parameters, float(cap)
-        self.observation = self.within("observation", seen.LOW.tolist(), seen.HIGH.tolist())
-        self.drafted = self.times(self.see(seen.DRAFTED), float(cap))  # a whole number but for float32's rounding
-        self.left = self.times(self.see(seen.TOKENS_LEFT), TOKENS_LEFT_UNIT)
+        low = seen.LOW.copy()
+        low[seen.DRAFT_TIME] = max(low[seen.DRAFT_TIME], LEAST_DRAFT_TIME)
+        self.observation = self.within("observation", low.tolist(), seen.HIGH.tolist())
+        self.may = ""  # whether the round holds one more token, where the rule has computed it already
+
+    @property
+    def drafted(self) -> str:
+        """(n, 1) drafted tokens, whole numbers but for float32's rounding."""
+        return self.times(self.see(seen.DRAFTED), float(self.cap))
+
+    @property
+    def left(self) -> str:
+        """(n, 1) tokens still wanted."""
+        return self.times(self.see(seen.TOKENS_LEFT), TOKENS_LEFT_UNIT)
+
+    def scaled(self, terms: dict[int, tuple[float, float]]) -> str:
+        """(n, 30) the observation with some entries times a factor and plus an offset."""
+        rows = np.stack([np.ones(seen.SIZE), np.zeros(seen.SIZE)])
+        for entry, both in terms.items():
+            rows[:, entry] = both
+        every = self.cast(self.observation, DOUBLE)
+        for operator, row in zip(("Mul", "Add"), rows, strict=True):
+            every = self.op(operator, every, self.constant([row], np.float64))
+        return every
 
     def number(self, value: float) -> str:
         """A constant."""
@@ -129,35 +153,39 @@ def price(g: RuleGraph) -> str:
 
 
 def aligned(g: RuleGraph) -> str:
-    """The boundary-aligned price stop: what is paid and what is gained in each of its three cases."""
+    """The boundary-aligned price stop: what is paid and what is gained in each of its three cases.
+
+    Each node costs a third of a microsecond, so factors and offsets of the entries are applied to all of them at once.
+    """
     g.below_most(4)
-    factor, margin, guard = g.parameters[1:4]
-    least_gain = g.add(g.parameters[0], g.see(seen.PRICE))
-    gain, draft = g.next_survival(), g.see(seen.DRAFT_TIME)
-    paid = g.times(factor, g.see(seen.OWN_RATE))
-    room = g.minus(g.minus(g.see(seen.BOUNDARY_LEFT), g.times(margin, g.see(seen.JITTER))), guard)
-    room = g.add(
-        room, g.op("Ceil", g.op("Max", g.op("Neg", room), g.number(0.0)))
-    )  # the first boundary that can be made
-    in_time, busy = g.is_("LessOrEqual", draft, room), g.is_("Less", 0.0, g.see(seen.SERVER_BUSY))
-    beyond_cost, beyond_gain = beyond_boundary(g, gain, draft, room, paid, least_gain)
-    alone = g.add(g.times(paid, draft), g.over(least_gain, 2.0))
-    cost = g.which(busy, g.which(in_time, least_gain, beyond_cost), alone)
-    return g.is_("Less", cost, g.which(g.op("And", busy, g.op("Not", in_time)), beyond_gain, gain))
+    least, factor, margin, guard = g.parameters[:4]
+    every = g.scaled({
+        seen.DRAFTED: (float(g.cap), 0.5), seen.TOKENS_LEFT: (TOKENS_LEFT_UNIT, -1.0), seen.PRICE: (1.0, least), seen.OWN_RATE: (factor, 0.0),
+        seen.BOUNDARY_LEFT: (1.0, -guard),
+    })  # fmt: skip
+    drafted, wanted, least_gain, paid, draft, busy, alpha = (g.column(every, entry) for entry in (
+        seen.DRAFTED, seen.TOKENS_LEFT, seen.PRICE, seen.OWN_RATE, seen.DRAFT_TIME, seen.SERVER_BUSY, seen.ACCEPTANCE_AVERAGE))  # fmt: skip
+    g.may = g.is_("Less", drafted, g.least(wanted, g.most))
+    room = g.op("MatMul", every, g.constant(spare_weights(margin), np.float64))
+    room = g.minus(room, g.op("Floor", g.least(room, 0.0)))  # the first boundary that can be made
+    beyond = g.op("And", g.is_("Less", 0.0, busy), g.is_("Less", room, draft))
+    gain, half = g.next_survival(), g.over(least_gain, 2.0)
+    missed = g.op("Ceil", g.minus(draft, room))
+    more = g.minus(g.least(wanted, float(g.cap)), g.op("Floor", drafted))
+    n = g.least(g.op("Floor", g.over(g.add(room, missed), draft)), more)
+    uncertain = g.least(alpha, MOST_CERTAIN)
+    series = g.over(g.times(gain, g.minus(1.0, g.power(uncertain, n))), g.minus(1.0, uncertain))
+    beyond_cost = g.add(g.times(paid, missed), g.times(n, half))
+    alone = g.add(g.times(paid, draft), half)
+    cost = g.which(beyond, beyond_cost, g.which(g.is_("Less", 0.0, busy), least_gain, alone))
+    return g.is_("Less", cost, g.which(beyond, series, gain))
 
 
-def beyond_boundary(g: RuleGraph, gain: str, draft: str, room: str, paid: str, least_gain: str) -> tuple[str, str]:
-    """What the batches missed cost, and what the tokens that fit before the next boundary gain together."""
-    alpha = g.see(seen.ACCEPTANCE_AVERAGE)
-    batches = g.op("Ceil", g.minus(draft, room))
-    drafted = g.op("Floor", g.add(g.drafted, 0.5))
-    wanted = g.minus(g.least(g.minus(g.left, 1.0), float(g.cap)), drafted)
-    n = g.least(g.op("Floor", g.over(g.add(room, batches), g.op("Max", draft, g.number(1e-9)))), wanted)
-    rest = g.minus(1.0, alpha)
-    certain = g.is_("LessOrEqual", rest, 0.0)
-    series = g.over(g.times(gain, g.minus(1.0, g.power(alpha, n))), g.which(certain, 1.0, rest))
-    cost = g.add(g.times(paid, batches), g.times(n, g.over(least_gain, 2.0)))
-    return cost, g.which(certain, g.times(gain, n), series)
+def spare_weights(margin: float) -> list[list[float]]:
+    """(entries, 1) weights of the time to the boundary less `margin` jitters."""
+    weights = np.zeros((seen.SIZE, 1))
+    weights[seen.BOUNDARY_LEFT], weights[seen.JITTER] = 1.0, -margin
+    return weights.tolist()
 
 
 def lengths(g: RuleGraph) -> str:
@@ -222,8 +250,17 @@ def decode_token(g: Graph, more: str, drafted: str, left: str, most: float, dtyp
 
     A round holds at most `most` tokens, and one less than those still wanted.
     """
+    decode_flag(g, more, may_hold(g, drafted, left, most, dtype))
+
+
+def may_hold(g: Graph, drafted: str, left: str, most: float, dtype: Any) -> str:
+    """(n, 1) whether a round of so many tokens may hold one more."""
     held = g.op("Min", left, g.constant([[most + 1.0]], dtype))
-    may = g.op("Less", g.op("Add", drafted, g.constant([[1.5]], dtype)), held)
+    return g.op("Less", g.op("Add", drafted, g.constant([[1.5]], dtype)), held)
+
+
+def decode_flag(g: Graph, more: str, may: str) -> None:
+    """`action` (n,): 1 where both (n, 1) conditions hold."""
     g.op("Squeeze", g.cast(g.op("And", more, may), INT64), g.constant([1], np.int64), output="action")
 
 
@@ -238,7 +275,8 @@ def rule_graph(kind: int, parameters: Sequence[float], cap: int) -> RuleGraph:
     g = RuleGraph(cap, parameters)
     if kind in STOPPING:
         more = STOPPING[kind](g)
-        decode_token(g, more, g.drafted, g.left, g.most, np.float64)
+        may = g.may or may_hold(g, g.drafted, g.left, g.most, np.float64)
+        decode_flag(g, more, may)
     else:
         decode_length(g, LENGTHS[kind](g), g.left)
     return g

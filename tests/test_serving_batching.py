@@ -64,7 +64,9 @@ def waiting(rng: np.random.Generator, n: int, now_s: float) -> list[Request]:
     return requests
 
 
-def composed_by_the_engine(name: str, requests: list[Request], now_s: float) -> tuple[list[int], list[int]]:
+def composed_by_the_engine(
+    name: str, requests: list[Request], now_s: float, admit_share: float = 0.0, used: int = 0
+) -> tuple[list[int], list[int]]:
     """Members and their new tokens."""
     rule, parameters = find_rule(name, BATCHING, "batching")
     n = len(requests)
@@ -72,7 +74,7 @@ def composed_by_the_engine(name: str, requests: list[Request], now_s: float) -> 
     fill_world(w, 0, SCENARIO, 0, n)
     c, s, d = w.config[0, 0], w.server[0, 0], w.device[0]
     c["batching"], c["max_batch_requests"], c["kv_capacity_tokens"] = rule.kind, LIMITS.requests, LIMITS.kv_tokens
-    c["chunk_tokens"] = LIMITS.prefill_tokens
+    c["chunk_tokens"], c["admit_share"], s["kv_tokens"] = LIMITS.prefill_tokens, admit_share, used
     s["now_s"], s["mean_batch_s"], s["n_queue"] = now_s, MEAN_S, n
     for k, r in enumerate(requests):
         d[k]["arrived_s"], d[k]["deadline_s"], d[k]["prompt_tokens"] = r.arrived_s, r.deadline_s, r.context_tokens
@@ -103,6 +105,21 @@ def test_batches_are_those_of_the_engine(name: str) -> None:
         sizes.add(len(members))
     assert not scheduler.fallbacks
     assert len(sizes) > 5
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_admission_is_that_of_the_engine(name: str) -> None:
+    limits, kept_out = replace(LIMITS, admit_share=0.6), 0
+    scheduler = scheduler_of(name, limits)
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        requests, used = waiting(rng, int(rng.integers(1, 60)), 7.0), int(rng.choice([0, 15_000, 36_000]))
+        batch = scheduler.compose(requests, 7.0, used)
+        assert (batch.members, batch.new_tokens) == composed_by_the_engine(name, requests, 7.0, 0.6, used)
+        kept_out += batch.members != scheduler_of(name).compose(requests, 7.0, used).members
+    assert kept_out > 5
+    with pytest.raises(ValueError, match="allowed is 0 to 1"):
+        scheduler_of(name, replace(LIMITS, admit_share=1.5))
 
 
 @pytest.mark.parametrize("name", ["wisp", "wisp:0.2,0.5"])

@@ -209,3 +209,23 @@ def test_the_same_bytes_again(tmp_path: Path) -> None:
     assert exported(policy_of("joint", 1), tmp_path).sha256 == bundle.sha256
     assert bundle.schema.actions[:2] == ["launch at a price of 0", "launch at a price of 0.02"]
     assert bundle.schema.decision == "joint"
+
+
+def test_admission_is_that_of_the_engine(tmp_path: Path) -> None:
+    same = kept_out = 0
+    for number, reluctance in enumerate((1.0, 4.0, 8.0)):
+        policy = policy_of("batching", number, reluctance)
+        bundle = exported(policy, tmp_path)
+        for seed in range(20):
+            w, n = filled(seed, 70.0)
+            c, s, d = w.config[0, 0], w.server[0, 0], w.device[0]
+            free, kept = scheduler_of(bundle, s), scheduler_of(bundle, s)
+            c["admit_share"], kept.limits = 0.3, replace(LIMITS, admit_share=0.3)
+            requests, used = requests_of(w, n, 70.0), int(s["kv_tokens"])
+            batch = kept.compose(requests, 70.0, used)
+            compose_learned(c, s, d, np.arange(n), w.batch[0], w.features[0], policy.weights)
+            same += batch.members == w.batch[0, : int(s["n_batch"])].tolist()
+            kept_out += batch.members != free.compose(requests, 70.0, used).members
+            assert not kept.fallbacks
+    assert same >= 59  # as above
+    assert kept_out > 5

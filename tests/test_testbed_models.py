@@ -68,9 +68,10 @@ def plain_logits(model: Any, ids: list[int], last: int) -> torch.Tensor:
     return model(torch.tensor([ids]), use_cache=False).logits[0, -last:]
 
 
+@pytest.mark.parametrize("packs", [True, False], ids=["packed", "padded"])
 @pytest.mark.parametrize("model", [target_model(), gpt2()], ids=["llama", "gpt2"])
-def test_ragged_batches_are_those_of_single_rows(model: Any) -> None:
-    rng, target = np.random.default_rng(0), Target(model)
+def test_ragged_batches_are_those_of_single_rows(model: Any, packs: bool) -> None:
+    rng, target = np.random.default_rng(0), Target(model, packs)
     contexts = [rng.integers(VOCABULARY, size=n).tolist() for n in (1, 40, 7, 90, 3, 65)]
     caches = [SessionCache() for _ in contexts]
     for turn in range(6):
@@ -95,6 +96,12 @@ def test_a_model_that_forgets_is_refused() -> None:
     )  # fmt: skip
     with pytest.raises(ModelError, match="not those of single rows"):
         Target(MistralForCausalLM(config).eval())
+
+
+def test_models_are_packed_where_all_their_layers_see_the_whole_context() -> None:
+    assert Target(target_model()).packs
+    assert Target(gpt2()).packs
+    assert target_model().config._attn_implementation == "sdpa"  # as it was before the pass
 
 
 def test_a_prompt_does_not_stretch_short_rounds() -> None:

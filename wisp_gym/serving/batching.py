@@ -40,11 +40,14 @@ class ServerLimits:
     Attributes:
         kv_tokens: tokens whose keys and values fit in memory, ≥ 1. requests: members of a batch at most, ≥ 1.
         prefill_tokens: context that a batch may compute besides the rounds' own tokens (0: any).
+        admit_share: a prompt, or an evicted session again, begins only if with all of its context at most this share of memory is
+            spoken for, 0 to 1 (0: whatever memory holds after evictions; docs/batching.md). `compose` must then be told the memory in use.
     """
 
     kv_tokens: int
     requests: int = 256
     prefill_tokens: int = 512
+    admit_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,26 @@ class Batch:
     composed_s: float = 0.0
 
 
+@dataclass
+class Room:
+    """Memory that is spoken for: in use, added by the batch so far, or lacking to prompts begun (`compose.may_begin`).
+
+    Attributes:
+        most: tokens up to which sessions may begin (0: any). spoken_for: tokens now.
+    """
+
+    most: float
+    spoken_for: float
+
+    def lets_begin(self, tokens: float) -> bool:
+        """Whether a session that will hold so many tokens may begin; in an empty memory anything does."""
+        return self.most <= 0.0 or self.spoken_for == 0.0 or self.spoken_for + tokens <= self.most
+
+    def take(self, prefilled: float, new: float, begun: float) -> None:
+        """A request joins: context that it computes, all new tokens, and all context that it lacks where it begins."""
+        self.spoken_for += new + begun - prefilled
+
+
 class BatchScheduler:
     """Composes the batches of one server.
 
@@ -91,6 +114,8 @@ class BatchScheduler:
             raise BundleError(f"a server needs a policy of {allowed}, given one of '{bundle.schema.decision}'")
         if min(limits.kv_tokens, limits.requests) < 1 or limits.prefill_tokens < 0:
             raise ValueError(f"limits: given {limits}, allowed are at least 1 token and request, and 0 prefill tokens")
+        if not 0.0 <= limits.admit_share <= 1.0:
+            raise ValueError(f"admit_share: given {limits.admit_share}, allowed is 0 to 1")
         self.bundle, self.estimator, self.limits = bundle, estimator, limits
         self.names = {name: [feature[0] for feature in features] for name, features in bundle.schema.inputs.items()}
         self.decisions, self.fallbacks = 0, Counter[str]()
@@ -101,7 +126,7 @@ class BatchScheduler:
         """The next batch of the waiting requests, which are given in order of arrival; empty where none can join.
 
         Args:
-            kv_used_tokens: tokens whose keys and values are in memory, read by learned policies.
+            kv_used_tokens: tokens whose keys and values are in memory, read by learned policies and for `admit_share`.
         """
         self.decisions += 1
         try:
@@ -127,7 +152,7 @@ class BatchScheduler:
                 return (
                     self.pick(seen, usable, server)
                     if self.bundle.scorer
-                    else self.admit(seen, usable, self.order(seen, server))
+                    else self.admit(seen, usable, self.order(seen, server), kv_used)
                 )
             except LookupError:
                 reason = MISSING
@@ -137,7 +162,7 @@ class BatchScheduler:
             self.fallbacks[reason] += 1
         settings, t = self.bundle.schema.fallback, server.mean_batch_s
         heuristic = wisp.order(seen.slack_s / t, seen.solo_s / t, seen.expected, settings["margin"], settings["window"])
-        return self.admit(seen, usable, heuristic)
+        return self.admit(seen, usable, heuristic, kv_used)
 
     def order(self, seen: Queue, server: Server) -> Order:
         """The policy's order of the queue."""
@@ -157,7 +182,14 @@ class BatchScheduler:
         assert self.bundle.scorer is not None
         limits, coefficients = self.limits, self.estimator.coefficients
         picked = Picking(
-            self.bundle.scorer, seen, server, usable, coefficients, limits.requests, limits.prefill_tokens
+            self.bundle.scorer,
+            seen,
+            server,
+            usable,
+            coefficients,
+            limits.requests,
+            limits.prefill_tokens,
+            limits.admit_share,
         ).run()
         if picked.price is not None:
             self.price = picked.price
@@ -172,7 +204,7 @@ class BatchScheduler:
             waits=picked.ends == "wait",
         )
 
-    def admit(self, seen: Queue, usable: NDArray[np.bool_], order: Order) -> Batch:
+    def admit(self, seen: Queue, usable: NDArray[np.bool_], order: Order, kv_used: float = 0.0) -> Batch:
         """Take requests in their order while memory, chunk, batch limit and the limits of those that joined allow (`compose`)."""
         limits, (launch, new_token, pair, cached_token) = self.limits, self.estimator.coefficients.tolist()
         places = np.lexsort((order.key, ~order.leads)).tolist()
@@ -187,6 +219,7 @@ class BatchScheduler:
         members: list[int] = []
         taken: list[int] = []
         new = pairs = old = kv = 0.0
+        room = Room(limits.admit_share * limits.kv_tokens, kv_used + float(seen.uncached[seen.cached > 0].sum()))
         due_s, checked = math.inf, False
         for q in places:
             if len(members) >= limits.requests:
@@ -202,6 +235,8 @@ class BatchScheduler:
             held = cached[q] + take
             if take <= 0.0 or kv + held > limits.kv_tokens or not fine[q]:
                 continue
+            if cached[q] == 0.0 and not room.lets_begin(uncached[q] + 1.0 + draft[q]):
+                continue
             if checked and members:
                 with_s = (
                     launch + new_token * (new + take) + pair * (pairs + take * held) + cached_token * (old + cached[q])
@@ -209,6 +244,7 @@ class BatchScheduler:
                 if with_s > due_s or with_s > limit_s[q]:
                     continue
             chunk -= uncached[q] if whole else take
+            room.take(uncached[q] if whole else take, take, uncached[q] if cached[q] == 0.0 else 0.0)
             new, pairs, old, kv = new + take, pairs + take * held, old + cached[q], kv + held
             due_s = min(due_s, limit_s[q])
             members.append(q)

@@ -1,11 +1,11 @@
 """How fast this machine takes the decisions of `wisp_gym.serving`.
 
-    python -m wisp_gym.serving.benchmark [--policy FILE ...] [--decisions N] [--json FILE]
+    python -m wisp_gym.serving.benchmark [--policy FILE ...] [--decisions N] [--members N] [--json FILE]
 
 Each figure is the time from handing over the facts to the action, in microseconds: median and 99th percentile over N decisions
 (a tenth of them for batches), one by one, on one thread. `device`: a token's statistics in, continue or send out (`drafted` and
-`wants_more`); `batch`: 256 queued requests in, a batch out (`compose`); `estimator`: one batch observed. Default policies: those
-that come with wisp-gym.
+`wants_more`); `batch`: 256 queued requests in, a batch of at most N members out (`compose`); `estimator`: one batch observed. Default
+policies: those that come with wisp-gym.
 """
 
 from __future__ import annotations
@@ -85,11 +85,10 @@ def queue_of(rng: np.random.Generator) -> list[Request]:
     ]  # fmt: skip
 
 
-def batch_us(bundle: Bundle, n: int) -> tuple[float, float]:
-    """A server's decision over 256 queued requests, all of which fit."""
-    scheduler = BatchScheduler(
-        bundle, VerificationTimeEstimator.load(ESTIMATOR), ServerLimits(10_000_000, QUEUE, 100_000)
-    )
+def batch_us(bundle: Bundle, n: int, members: int = QUEUE) -> tuple[float, float]:
+    """A server's decision over 256 queued requests, for all of which there is memory."""
+    limits = ServerLimits(10_000_000, members, 100_000)
+    scheduler = BatchScheduler(bundle, VerificationTimeEstimator.load(ESTIMATOR), limits)
     rng = np.random.default_rng(0)
     queues = [queue_of(rng) for _ in range(16)]
     figures = timed(lambda k: None, lambda k: scheduler.compose(queues[k % 16], 0.0), max(n // 10, 100))
@@ -108,14 +107,14 @@ def estimator_us(n: int) -> tuple[float, float]:
     return timed(lambda k: None, lambda k: estimator.observe(*rows[k % 1024], times[k % 1024]), n)
 
 
-def figures_of(bundles: dict[str, Bundle], n: int) -> dict[str, tuple[str, float, float]]:
+def figures_of(bundles: dict[str, Bundle], n: int, members: int = QUEUE) -> dict[str, tuple[str, float, float]]:
     """(kind, median, 99th percentile) of each policy by name, and of the estimator."""
     found = {}
     for name, bundle in bundles.items():
         if bundle.schema.decision in (TOKEN, LENGTH):
             found[name] = ("device", *device_us(bundle, n))
         else:
-            found[name] = ("batch", *batch_us(bundle, n))
+            found[name] = ("batch", *batch_us(bundle, n, members))
     found["verification time"] = ("estimator", *estimator_us(n))
     return found
 
@@ -147,16 +146,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--policy", nargs="+", default=list(shipped()), metavar="FILE", help="bundles (default: the shipped ones)"
     )
     parser.add_argument("--decisions", type=int, default=20_000, metavar="N", help="of each kind (default 20000)")
+    parser.add_argument(
+        "--members", type=int, default=QUEUE, metavar="N", help=f"of a batch at most (default {QUEUE}: all that wait)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to a file")
     given = parser.parse_args(arguments)
     if not 100 <= given.decisions <= 10_000_000:
         parser.error(f"--decisions: given {given.decisions}, allowed is 100 to 10000000")
+    if not 1 <= given.members <= QUEUE:
+        parser.error(f"--members: given {given.members}, allowed is 1 to {QUEUE}")
     try:
         bundles = {Path(name).name: load_bundle(name) for name in given.policy}
     except BundleError as error:
         parser.error(str(error))
     print("  ".join(f"{name} {value}" for name, value in machine().items()), flush=True)
-    figures = figures_of(bundles, given.decisions)
+    figures = figures_of(bundles, given.decisions, given.members)
     print(table(figures))
     if given.json:
         rows = {

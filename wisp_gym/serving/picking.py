@@ -97,12 +97,12 @@ class Picking:
 
     Args:
         scorer: the policy. queue, server: what waits, and what the server knows of itself. usable: (Q,) which requests may join.
-        coefficients: (4,) of the estimator. requests, chunk: limits of the batch (chunk 0: none).
+        coefficients: (4,) of the estimator. requests, chunk: limits of the batch (chunk 0: none). admit_share: of `ServerLimits`.
     """
 
     def __init__(
         self, scorer: Scorer, queue: Queue, server: Server, usable: NDArray[np.bool_], coefficients: NDArray[np.float64],
-        requests: int, chunk: int,
+        requests: int, chunk: int, admit_share: float = 0.0,
     ):  # fmt: skip
         rows = matrix(REQUESTS, TABLES["requests"], queue, server, len(usable))
         seen = matrix(GLOBALS, TABLES["globals"], queue, server, 1)[0]
@@ -114,7 +114,7 @@ class Picking:
         )  # the last column meets a 1; NEVER there keeps a request out
         self.context = np.ones(len(self.base) + 1, np.float32)
         self.n, self.launches, self.most, self.server = len(usable), scorer.launches, requests, server
-        self.coefficients = coefficients.tolist()
+        self.coefficients, self.begin_below = coefficients.tolist(), admit_share * server.kv_capacity
         self.prefill, self.deepest = float(queue.uncached.sum()), float(queue.uncached.max())
         self.uncached, self.cached, self.own = queue.uncached, queue.cached, queue.draft + 1.0
         self.deadline_s = np.where(queue.solo_s > queue.slack_s, math.inf, queue.slack_s).tolist()
@@ -179,6 +179,10 @@ class Picking:
             return -1, -math.inf
         if self.batch.kv + self.largest > self.server.kv_capacity:  # only then may memory keep one out
             scores = np.where(self.batch.kv + self.held <= self.server.kv_capacity, scores, NEVER)
+        spoken_for = self.server.kv_used + self.batch.new + self.batch.missing
+        if self.begin_below > 0.0 and spoken_for > 0.0:
+            begins = (self.cached > 0.0) | (spoken_for + self.uncached + self.own <= self.begin_below)
+            scores = np.where(begins, scores, NEVER)
         q = int(scores.argmax())
         score = float(scores[q])
         return (q, score) if score > NEVER / 10 else (-1, -math.inf)

@@ -1,6 +1,7 @@
 """The target model: one forward pass over sessions whose cached prefixes and new tokens have different lengths.
 
-A batch is laid out with padding on the left of both parts, so that all rows end together:
+On a processor a batch is packed (`packed`): nothing is padded. Elsewhere, and for models whose attention cannot be replaced, it
+is laid out with padding on the left of both parts, so that all rows end together:
 
     slots     0 … C − 1               C … C + N − 1
     row b     ···· cached (c_b)       ·· new (n_b)          C = max c, N = max n
@@ -19,6 +20,7 @@ import torch
 from transformers import DynamicCache
 
 from wisp_gym.serving.testbed.kv_cache import SessionCache
+from wisp_gym.serving.testbed.packed import packed_logits, takes_packed_rows
 from wisp_gym.serving.testbed.sampling import Law, softmax, verify_greedy, verify_sampled
 
 MOST_PADDING = 2.0  # longest over shortest run of new tokens in one pass: a prompt does not stretch short rounds
@@ -57,14 +59,16 @@ class Target:
 
     Args:
         model: in evaluation mode, with keys and values of all tokens (no sliding windows, no recurrent states).
+        packs: whether batches are packed rather than padded; None: on a processor, where the model allows it.
 
     Raises:
         ModelError: a model whose batched results are not those of a single row.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, packs: bool | None = None) -> None:
         self.model = model
         self.device = model.device
+        self.packs = model.device.type == "cpu" and takes_packed_rows(model) if packs is None else packs
         self.check()
 
     @property
@@ -86,7 +90,8 @@ class Target:
     def verify(self, jobs: Sequence[Job]) -> list[list[int]]:
         """The tokens that each round commits; each cache then holds the context and the accepted tokens."""
         committed: list[list[int]] = [[]] * len(jobs)
-        for group in groups([len(job.new_tokens) for job in jobs]):
+        lengths = [len(job.new_tokens) for job in jobs]
+        for group in [list(range(len(jobs)))] if self.packs else groups(lengths):
             rows = self.logits([jobs[b] for b in group])
             for b, logits in zip(group, rows, strict=True):
                 committed[b] = self.commit(jobs[b], logits)
@@ -105,6 +110,12 @@ class Target:
     @torch.inference_mode()
     def logits(self, jobs: Sequence[Job]) -> list[torch.Tensor]:
         """(k + 1, V) logits of each round, in one forward pass; the caches grow by all new tokens."""
+        if not self.packs:
+            return self._padded_logits(jobs)
+        caches, new = [job.cache for job in jobs], [job.new_tokens for job in jobs]
+        return packed_logits(self.model, caches, new, [len(job.drafted) + 1 for job in jobs])
+
+    def _padded_logits(self, jobs: Sequence[Job]) -> list[torch.Tensor]:
         new = [job.new_tokens for job in jobs]
         cached, lengths = [job.cache.length for job in jobs], [len(tokens) for tokens in new]
         before, run = max(cached), max(lengths)
