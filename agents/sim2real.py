@@ -72,7 +72,7 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
         default="float32",
         help="of the target's weights",
     )
-    add("--loads", type=loads, default=(4, 8, 16), metavar="a,b,...", help="devices (default 4,8,16)")
+    add("--loads", type=loads, default=(2, 6, 16), metavar="a,b,...", help="devices (default 2,6,16)")
     add(
         "--controllers",
         type=controller_names,
