@@ -45,8 +45,34 @@ FIXED = (
 def parse(arguments: Sequence[str] | None) -> Namespace:
     """The flags, checked."""
     parser = Parser(prog=PROGRAM, description=__doc__)
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="new, or of a run that was broken off"
+    )
+    add_pair(parser)
+    add_runs(parser)
+    add_devices(parser)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the cells there")
+    given = parser.parse_args(arguments)
+    check(parser, given)
+    given.first_seeds = given.seeds[: given.repeats]
+    return given
+
+
+def check(parser: Parser, given: Namespace) -> None:
+    """Refuse flags that do not go together."""
+    if given.repeats > len(given.seeds):
+        parser.error(
+            f"--repeats {given.repeats}: a seed of --seeds is deployed in each, allowed are {len(given.seeds)} at most"
+        )
+    if bool(given.draft) != bool(given.target):
+        parser.error("--draft and --target belong together")
+    if given.target and given.prompts is None:
+        parser.error("--prompts: needed with a pair of your own")
+
+
+def add_pair(parser: Parser) -> None:
+    """The models, their prompts and where they run."""
     add = parser.add_argument
-    add("--out", type=Path, required=True, metavar="FOLDER", help="new, or of a run that was broken off")
     add(
         "--draft",
         default="",
@@ -72,6 +98,11 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
         default="float32",
         help="of the target's weights",
     )
+
+
+def add_runs(parser: Parser) -> None:
+    """What runs, how often and how long."""
+    add = parser.add_argument
     add("--loads", type=loads, default=(2, 6, 16), metavar="a,b,...", help="devices (default 2,6,16)")
     add(
         "--controllers",
@@ -81,18 +112,18 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
         help=f"(default {','.join(CONTROLLERS)})",
     )
     add("--seconds", type=whole(2, 36_000), default=40, metavar="S", help="measured in each run (default %(default)s)")
-    add(
-        "--repeats", type=whole(1, 1000), default=2, metavar="R",
-        help="cycles of profiling and running all, with other prompts (default %(default)s): a machine's speed drifts",
-    )  # fmt: skip
+    add("--repeats", type=whole(1, 1000), default=2, metavar="R",
+        help="cycles of profiling and running all, with other prompts (default %(default)s): a machine's speed drifts")  # fmt: skip
     add("--warmup-seconds", type=whole(0, 3600), default=10, metavar="S", help="before that (default %(default)s)")
-    add(
-        "--profile-seconds",
-        type=whole(1, 3600),
-        default=20,
-        metavar="S",
-        help="of profiling at each load, in each cycle (default %(default)s)",
-    )
+    add("--profile-seconds", type=whole(1, 3600), default=20, metavar="S",
+        help="of profiling at each load, in each cycle (default %(default)s)")  # fmt: skip
+    add("--seeds", type=seeds, default=tuple(range(20)), metavar="S",
+        help="of the engine's worlds; the first ones are deployed (default 20)")  # fmt: skip
+
+
+def add_devices(parser: Parser) -> None:
+    """What is shaped: drafting, network, promises and lengths."""
+    add = parser.add_argument
     add(
         "--draft-token-ms",
         type=positive(10_000),
@@ -112,25 +143,6 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
         help="tokens/s promised, in turn over the devices (default 2,4,6,8, WISP's)")  # fmt: skip
     add("--max-draft-tokens", type=whole(1, 16), default=12, metavar="K", help="of a round (default %(default)s)")
     add("--max-new-tokens", type=whole(2, 2048), default=64, metavar="N", help="of an answer (default %(default)s)")
-    add(
-        "--seeds",
-        type=seeds,
-        default=tuple(range(20)),
-        metavar="S",
-        help="of the engine's worlds; the first ones are deployed (default 20)",
-    )
-    add("--json", type=Path, metavar="FILE", help="also write the cells there")
-    given = parser.parse_args(arguments)
-    if given.repeats > len(given.seeds):
-        parser.error(
-            f"--repeats {given.repeats}: a seed of --seeds is deployed in each, allowed are {len(given.seeds)} at most"
-        )
-    given.first_seeds = given.seeds[: given.repeats]
-    if bool(given.draft) != bool(given.target):
-        parser.error("--draft and --target belong together")
-    if given.target and given.prompts is None:
-        parser.error("--prompts: needed with a pair of your own")
-    return given
 
 
 def positive(high: float) -> Callable[[str], float]:

@@ -86,7 +86,7 @@ def takes_packed_rows(model: Any) -> bool:
 
 @contextlib.contextmanager
 def attending_by_session(model: Any) -> Iterator[None]:
-    """While it lasts, the model's attention is `attend`."""
+    """While it lasts, the model's attention is `attend`, for whoever runs it: no other thread may."""
     configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
     before = {key: config._attn_implementation for key, config in configs.items()}
     for config in configs.values():
