@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast  # noqa: E402
 
 from agents import sim2real  # noqa: E402
 from agents.command_line import InputError, run  # noqa: E402
-from agents.sim2real_compare import TOLERANCE, Result, cells, measures, orders  # noqa: E402
+from agents.sim2real_compare import BESIDE, COMPARED, TOLERANCE, Result, cells, classes, measures, orders  # noqa: E402
 from agents.sim2real_deploy import pieces  # noqa: E402
 from agents.sim2real_devices import Deployed, RoundRow, answer_of, read_deployed, start_of, write_deployed  # noqa: E402
 from agents.sim2real_profile import Measured, Setting, at_level, build_scenario, level, measure  # noqa: E402
@@ -150,23 +150,13 @@ def test_measures_are_counted_as_in_the_engine(tmp_path: Path) -> None:
 
 
 def sim2real_classes(scenario: Scenario) -> list[Any]:
-    from agents.sim2real_compare import classes
 
     return classes(scenario, 1)
 
 
 def result(load_: int, name: str, deployed: float, engine: list[float]) -> Result:
-    names = ("goodput_tokens_per_s", "round_latency_p50_s", "round_latency_p95_s", "acceptance")
-    beside = (
-        "throughput_tokens_per_s",
-        "drafted_per_round",
-        "committed_per_round",
-        "batch_requests",
-        "batch_s",
-        "server_use",
-    )
-    rows = [dict.fromkeys((*names, *beside), value) for value in engine]
-    return Result(load_, name, [dict.fromkeys((*names, *beside), deployed)], rows, rows[:1], 1.0)
+    rows = [dict.fromkeys((*COMPARED, *BESIDE), value) for value in engine]
+    return Result(load_, name, [dict.fromkeys((*COMPARED, *BESIDE), deployed)], rows, rows[:1], 1.0)
 
 
 def test_cells_and_orders_say_who_is_near_and_who_is_better() -> None:
@@ -282,7 +272,6 @@ def test_a_tiny_pair_is_profiled_simulated_and_compared(
 
 
 def sim2real_compared() -> tuple[str, ...]:
-    from agents.sim2real_compare import COMPARED
 
     return tuple(COMPARED)
 
