@@ -6,6 +6,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,27 @@ def test_a_model_that_forgets_is_refused() -> None:
 def test_models_are_packed_where_all_their_layers_see_the_whole_context() -> None:
     assert Target(target_model()).packs
     assert Target(gpt2()).packs
-    assert target_model().config._attn_implementation == "sdpa"  # as it was before the pass
+
+
+@pytest.mark.parametrize("model", [target_model(), gpt2()], ids=["llama", "gpt2"])
+def test_a_packing_model_stays_what_it_was_for_everyone_else(model: Any) -> None:
+    rng = np.random.default_rng(3)
+    ids = torch.tensor(rng.integers(VOCABULARY, size=(2, 9)))
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1, 1, 1], [1] * 9])
+    model.set_attn_implementation("eager")
+    want = model(ids, attention_mask=mask).logits[:, 2:]
+    target = Target(model, packs=True)
+    torch.testing.assert_close(model(ids, attention_mask=mask).logits[:, 2:], want, rtol=1e-4, atol=1e-4)
+
+    contexts = [rng.integers(VOCABULARY, size=n).tolist() for n in (30, 4, 17)]
+    alone = [plain_logits(model, context, 1) for context in contexts]
+    with ThreadPoolExecutor(1) as pool:  # another thread generates with the model while it verifies
+        others = [pool.submit(plain_logits, model, contexts[turn % 3], 1) for turn in range(60)]
+        while not all(other.done() for other in others):
+            for logits, plain in zip(target.logits([job(SessionCache(), c) for c in contexts]), alone, strict=True):
+                torch.testing.assert_close(logits, plain, rtol=1e-4, atol=1e-4)
+    for turn, other in enumerate(others):
+        torch.testing.assert_close(other.result(), alone[turn % 3], rtol=1e-4, atol=1e-4)
 
 
 def test_a_prompt_does_not_stretch_short_rounds() -> None:

@@ -3,17 +3,20 @@
 Everything but attention treats each token by itself, so its cost is that of the tokens there are, however their numbers differ
 between the sessions; a prompt joins the short rounds of others in the same pass. Attention is computed for each session on its own
 cache, without a copy of it. For a processor; on a GPU a pass over padded rows starts fewer kernels (`target`).
+
+A model that packs (`let_pack`) stays what it was for everyone else: whoever calls it without pieces gets plain attention.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from wisp_gym.serving.testbed.kv_cache import SessionCache
 
@@ -46,19 +49,21 @@ def pieces(caches: Sequence[SessionCache], lengths: Sequence[int], device: Any) 
 
 def attend(
     module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any = None,
-    scaling: float | None = None, packed: Sequence[Piece] = (), sliding_window: int | None = None, **unused: Any,
+    scaling: float | None = None, packed: Sequence[Piece] = (), sliding_window: int | None = None, **rest: Any,
 ) -> tuple[torch.Tensor, None]:  # fmt: skip
-    """Attention of a packed row, in the signature of transformers' `AttentionInterface`.
+    """Attention in the signature of transformers' `AttentionInterface`: of a packed row by session, without pieces the plain one.
 
     Args:
-        query: (1, H, T, D). key, value: (1, H', T, D) of the new tokens, H a multiple of H'. packed: its pieces.
+        query: (B, H, T, D). key, value: (B, H', T, D) of the new tokens, H a multiple of H'. packed: a single row's pieces.
 
     Returns:
-        (1, T, H, D), and no weights.
+        (B, T, H, D), and no weights.
 
     Raises:
-        ValueError: a layer that sees a window alone.
+        ValueError: a packed row in a layer that sees a window alone.
     """
+    if not packed:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **rest)
     if sliding_window is not None:
         raise ValueError("a layer with a sliding window")
     out = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
@@ -75,6 +80,7 @@ def attend(
 
 
 AttentionInterface.register(NAME, attend)
+AttentionMaskInterface.register(NAME, sdpa_mask)  # for those who call the model without pieces
 
 
 def takes_packed_rows(model: Any) -> bool:
@@ -84,32 +90,24 @@ def takes_packed_rows(model: Any) -> bool:
     return bool(getattr(model, "_supports_attention_backend", False)) and whole
 
 
-@contextlib.contextmanager
-def attending_by_session(model: Any) -> Iterator[None]:
-    """While it lasts, the model's attention is `attend`, for whoever runs it: no other thread may."""
-    configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
-    before = {key: config._attn_implementation for key, config in configs.items()}
-    for config in configs.values():
-        config._attn_implementation = NAME
-    try:
-        yield
-    finally:
-        for key, config in configs.items():
-            config._attn_implementation = before[key]
+def let_pack(model: Any) -> None:
+    """From now on the model's attention is `attend`."""
+    model.set_attn_implementation(NAME)
 
 
 def packed_logits(
     model: Any, caches: Sequence[SessionCache], new: Sequence[Sequence[int]], kept: Sequence[int]
 ) -> list[torch.Tensor]:
-    """(kept, V) logits of each session's last new tokens; the caches grow by all new ones."""
+    """(kept, V) logits of each session's last new tokens, of a model that may pack; the caches grow by all new ones."""
     parts = pieces(caches, [len(tokens) for tokens in new], model.device)
     ids = torch.tensor([[token for tokens in new for token in tokens]], device=model.device)
     positions = torch.cat([torch.arange(p.cache.length, p.cache.length + p.end - p.start) for p in parts])
     places = torch.cat([torch.arange(p.end - k, p.end) for p, k in zip(parts, kept, strict=True)])
-    with attending_by_session(model):
-        logits = model(
-            ids, position_ids=positions[None].to(model.device), use_cache=False, logits_to_keep=places.to(model.device), packed=parts,
-        ).logits[0]  # fmt: skip
+    no_mask = ids.new_zeros(1, 1, 1, 1)  # four dimensions: transformers builds none of its own, and the pieces have theirs
+    logits = model(
+        ids, attention_mask=no_mask, position_ids=positions[None].to(model.device), use_cache=False,
+        logits_to_keep=places.to(model.device), packed=parts,
+    ).logits[0]  # fmt: skip
     for part in parts:
         part.cache.grown(part.end - part.start)
     return list(logits.split(list(kept)))

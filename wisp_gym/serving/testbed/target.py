@@ -20,7 +20,7 @@ import torch
 from transformers import DynamicCache
 
 from wisp_gym.serving.testbed.kv_cache import SessionCache
-from wisp_gym.serving.testbed.packed import packed_logits, takes_packed_rows
+from wisp_gym.serving.testbed.packed import let_pack, packed_logits, takes_packed_rows
 from wisp_gym.serving.testbed.sampling import Law, softmax, verify_greedy, verify_sampled
 
 MOST_PADDING = 2.0  # longest over shortest run of new tokens in one pass: a prompt does not stretch short rounds
@@ -69,6 +69,8 @@ class Target:
         self.model = model
         self.device = model.device
         self.packs = model.device.type == "cpu" and takes_packed_rows(model) if packs is None else packs
+        if self.packs:
+            let_pack(model)
         self.check()
 
     @property
