@@ -56,6 +56,12 @@ class Graph:
         """(n, 1) of one column of (n, m)."""
         return self.op("Gather", value, self.constant([index], np.int64), axis=1)
 
+    def columns(self, value: str, count: int) -> list[str]:
+        """All (n, 1) columns of (n, count), by one node."""
+        names = [f"v{len(self.nodes)}_{index}" for index in range(count)]
+        self.nodes.append(helper.make_node("Split", [value, self.constant([1] * count, np.int64)], names, axis=1))
+        return names
+
     def within(self, value: str, low: Sequence[float], high: Sequence[float]) -> str:
         """(n, m) float32 clipped to the range of each column."""
         raised = self.op("Max", value, self.constant([low], np.float32))

@@ -47,15 +47,14 @@ class RuleGraph(Graph):
         """(n, 1) tokens still wanted."""
         return self.times(self.see(seen.TOKENS_LEFT), TOKENS_LEFT_UNIT)
 
-    def scaled(self, terms: dict[int, tuple[float, float]]) -> str:
-        """(n, 30) the observation with some entries times a factor and plus an offset."""
-        rows = np.stack([np.ones(seen.SIZE), np.zeros(seen.SIZE)])
-        for entry, both in terms.items():
-            rows[:, entry] = both
-        every = self.cast(self.observation, DOUBLE)
-        for operator, row in zip(("Mul", "Add"), rows, strict=True):
-            every = self.op(operator, every, self.constant([row], np.float64))
-        return every
+    def weighted(self, terms: Sequence[tuple[dict[int, float], float]]) -> list[str]:
+        """(n, 1) doubles, each a sum of the observation's entries by weights, plus an offset: three nodes for all of them."""
+        weights, offsets = np.zeros((seen.SIZE, len(terms))), np.array([[offset for _, offset in terms]])
+        for place, (factors, _) in enumerate(terms):
+            for entry, factor in factors.items():
+                weights[entry, place] = factor
+        sums = self.op("MatMul", self.cast(self.observation, DOUBLE), self.constant(weights, np.float64))
+        return self.columns(self.op("Add", sums, self.constant(offsets, np.float64)), len(terms))
 
     def number(self, value: float) -> str:
         """A constant."""
@@ -109,10 +108,13 @@ class RuleGraph(Graph):
         """The condition, which does not bind before the first token."""
         return self.op("Or", self.is_("Less", self.drafted, 0.5), condition)
 
+    def single(self, value: str) -> str:
+        """A double rounded to single precision, as numba has a product of two float32 (which doubles hold exactly)."""
+        return self.cast(self.cast(value, FLOAT), DOUBLE)
+
     def next_survival(self) -> str:
-        """`S_j · α`, a product in single precision."""
-        columns = (self.column(self.observation, entry) for entry in (seen.SURVIVAL, seen.ACCEPTANCE_AVERAGE))
-        return self.cast(self.op("Mul", *columns), DOUBLE)
+        """`S_j · α`."""
+        return self.single(self.times(self.see(seen.SURVIVAL), self.see(seen.ACCEPTANCE_AVERAGE)))
 
 
 def fixed(g: RuleGraph) -> str:
@@ -155,21 +157,19 @@ def price(g: RuleGraph) -> str:
 def aligned(g: RuleGraph) -> str:
     """The boundary-aligned price stop: what is paid and what is gained in each of its three cases.
 
-    Each node costs a third of a microsecond, so factors and offsets of the entries are applied to all of them at once.
+    Each node costs a third of a microsecond, so all entries are taken, with their factors and offsets, at once.
     """
     g.below_most(4)
     least, factor, margin, guard = g.parameters[:4]
-    every = g.scaled({
-        seen.DRAFTED: (float(g.cap), 0.5), seen.TOKENS_LEFT: (TOKENS_LEFT_UNIT, -1.0), seen.PRICE: (1.0, least), seen.OWN_RATE: (factor, 0.0),
-        seen.BOUNDARY_LEFT: (1.0, -guard),
-    })  # fmt: skip
-    drafted, wanted, least_gain, paid, draft, busy, alpha = (g.column(every, entry) for entry in (
-        seen.DRAFTED, seen.TOKENS_LEFT, seen.PRICE, seen.OWN_RATE, seen.DRAFT_TIME, seen.SERVER_BUSY, seen.ACCEPTANCE_AVERAGE))  # fmt: skip
+    drafted, wanted, least_gain, paid, draft, busy, alpha, survived, room = g.weighted([
+        ({seen.DRAFTED: float(g.cap)}, 0.5), ({seen.TOKENS_LEFT: TOKENS_LEFT_UNIT}, -1.0), ({seen.PRICE: 1.0}, least),
+        ({seen.OWN_RATE: factor}, 0.0), ({seen.DRAFT_TIME: 1.0}, 0.0), ({seen.SERVER_BUSY: 1.0}, 0.0), ({seen.ACCEPTANCE_AVERAGE: 1.0}, 0.0),
+        ({seen.SURVIVAL: 1.0}, 0.0), ({seen.BOUNDARY_LEFT: 1.0, seen.JITTER: -margin}, -guard),
+    ])  # fmt: skip
     g.may = g.is_("Less", drafted, g.least(wanted, g.most))
-    room = g.op("MatMul", every, g.constant(spare_weights(margin), np.float64))
     room = g.minus(room, g.op("Floor", g.least(room, 0.0)))  # the first boundary that can be made
     beyond = g.op("And", g.is_("Less", 0.0, busy), g.is_("Less", room, draft))
-    gain, half = g.next_survival(), g.over(least_gain, 2.0)
+    gain, half = g.single(g.times(survived, alpha)), g.over(least_gain, 2.0)
     missed = g.op("Ceil", g.minus(draft, room))
     more = g.minus(g.least(wanted, float(g.cap)), g.op("Floor", drafted))
     n = g.least(g.op("Floor", g.over(g.add(room, missed), draft)), more)
@@ -179,13 +179,6 @@ def aligned(g: RuleGraph) -> str:
     alone = g.add(g.times(paid, draft), half)
     cost = g.which(beyond, beyond_cost, g.which(g.is_("Less", 0.0, busy), least_gain, alone))
     return g.is_("Less", cost, g.which(beyond, series, gain))
-
-
-def spare_weights(margin: float) -> list[list[float]]:
-    """(entries, 1) weights of the time to the boundary less `margin` jitters."""
-    weights = np.zeros((seen.SIZE, 1))
-    weights[seen.BOUNDARY_LEFT], weights[seen.JITTER] = 1.0, -margin
-    return weights.tolist()
 
 
 def lengths(g: RuleGraph) -> str:

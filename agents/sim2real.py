@@ -5,7 +5,8 @@
 1. A speculation trace of the draft and the target is recorded on the prompts.
 2. The pair runs on this machine, server and devices in processes of their own, with drafts of random lengths: drafting, network and
    verification are measured. A scenario is built from that and nothing else.
-3. Each controller runs at each load, in the deployment and in the engine, on the same prompts.
+3. Each controller runs at each load, in the deployment and in the engine, on the same prompts. How fast the machine is meanwhile, a
+   yardstick says that is the same whatever the controller does; the engine's batches take as much longer or shorter.
 4. The report shows both side by side.
 
 A folder whose run was broken off is gone on with by the same command. docs/sim2real.md says what is real and what is shaped.
@@ -197,13 +198,22 @@ def compared(
 ) -> Result:
     """A controller's runs beside the engine's worlds, the first of which have the runs' prompts."""
     from agents.sim2real_compare import Result, measures
-    from agents.sim2real_profile import at_level, level
+    from agents.sim2real_profile import at_level, batch_level, machine_level
     from wisp_gym.simulation import simulate
 
-    times = level(measured, [batch for done in runs for batch in done.batches])
+    machine = [machine_level(measured, done.batches) for done in runs]
+    predicted = [
+        simulate(at_level(scenario, times), name, [seed], n)[0].row()
+        for times, seed in zip(machine, seeds, strict=False)
+    ]
     worlds = [row.row() for row in simulate(scenario, name, seeds, n)]
-    own = [row.row() for row in simulate(at_level(scenario, times), name, seeds[: len(runs)], n)]
-    return Result(n, name, [measures(done, scenario, n) for done in runs], worlds, own, times)
+    level = batch_level(measured, [done.batches for done in runs])
+    return Result(n, name, [measures(done, scenario, n) for done in runs], predicted, worlds, machine, level)
+
+
+def in_turn(cases: Sequence[tuple[int, str]], cycle: int) -> Sequence[tuple[int, str]]:
+    """The cases of a cycle, every second time the other way round: what drifts steadily hits all alike."""
+    return cases[::-1] if cycle % 2 else cases
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -219,8 +229,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for cycle in range(given.repeats):
         measured = bench.profile(cycle)
         scenario = written(bench.scenario(measured), folder)
-        for (n, name), done in runs.items():
-            done.append(bench.deploy(scenario, name, n, cycle))
+        for n, name in in_turn(list(runs), cycle):
+            runs[n, name].append(bench.deploy(scenario, name, n, cycle))
     results = [compared(scenario, measured, name, n, done, given.seeds) for (n, name), done in runs.items()]
     write_report(folder, given, measured, results, bench.notes)
     if given.json:

@@ -74,8 +74,9 @@ class Cell:
     """One measure of one controller at one load, deployed and in the engine.
 
     Attributes:
-        deployed: mean of the runs. engine: mean of the worlds with the same prompts. low, high: between which 95 % of all worlds lie.
-        own: as `engine`, with verification at the speed that the machine had in these runs.
+        deployed: mean of the runs. engine: mean of the worlds with the same prompts, on a machine as fast as the yardstick says it was
+            in each run. low, high: between which 95 % of all worlds lie, at the profile's speed. unadjusted: as `engine`, but at the
+            profile's speed.
     """
 
     load: int
@@ -85,17 +86,17 @@ class Cell:
     engine: float
     low: float
     high: float
-    own: float
+    unadjusted: float
 
     @property
     def difference(self) -> float:
         """Of the engine from the deployment, as a share of the deployment."""
-        return (self.engine - self.deployed) / self.deployed if self.deployed else float(self.engine != 0.0)
+        return apart(self.engine, self.deployed)
 
     @property
-    def own_difference(self) -> float:
-        """The same at the machine's own speed."""
-        return (self.own - self.deployed) / self.deployed if self.deployed else float(self.own != 0.0)
+    def unadjusted_difference(self) -> float:
+        """The same at the profile's speed."""
+        return apart(self.unadjusted, self.deployed)
 
     @property
     def within(self) -> bool:
@@ -103,21 +104,28 @@ class Cell:
         return abs(self.difference) <= TOLERANCE
 
 
+def apart(engine: float, deployed: float) -> float:
+    """The difference as a share of what was deployed."""
+    return (engine - deployed) / deployed if deployed else float(engine != 0.0)
+
+
 @dataclass(frozen=True)
 class Result:
     """A controller at a load.
 
     Attributes:
-        deployed: measures of each run. engine: of each world; the first ones have the runs' prompts. own: of the worlds with those
-            prompts, verification being as fast as it was in these runs.
-        level: that speed: the runs' batches took so many times as long as the scenario has them take.
+        deployed: measures of each run. predicted: of the world with each run's prompts, on a machine as fast as it was in that run.
+        engine: of all worlds, on a machine as fast as in the profile; the first ones have the runs' prompts.
+        machine: of each run, how many times as long as in the profile the yardstick took. level: so many times as long as predicted, at
+            those speeds, the runs' batches took.
     """
 
     load: int
     controller: str
     deployed: Sequence[dict[str, float]]
+    predicted: Sequence[dict[str, Any]]
     engine: Sequence[dict[str, Any]]
-    own: Sequence[dict[str, Any]]
+    machine: Sequence[float]
     level: float
 
     def run_mean(self, measure: str) -> float:
@@ -125,13 +133,14 @@ class Result:
         return mean(self.deployed, measure)
 
     def engine_mean(self, measure: str) -> float:
-        """Mean of the worlds with the same prompts."""
-        return mean(self.engine[: len(self.deployed)], measure)
+        """Mean of the worlds with the same prompts, at the machine's speed in the runs."""
+        return mean(self.predicted, measure)
 
     def cell(self, measure: str) -> Cell:
         """One measure, both ways."""
         low, high = np.quantile([row[measure] for row in self.engine], INTERVAL)
-        found = (self.run_mean(measure), self.engine_mean(measure), float(low), float(high), mean(self.own, measure))
+        unadjusted = mean(self.engine[: len(self.deployed)], measure)
+        found = (self.run_mean(measure), self.engine_mean(measure), float(low), float(high), unadjusted)
         return Cell(self.load, self.controller, measure, *found)
 
 
@@ -175,6 +184,6 @@ def orders(results: Sequence[Result], measure: str = "goodput_tokens_per_s") -> 
         low, high = np.quantile(paired, INTERVAL)
         if low > 0.0 or high < 0.0:
             better, worse = (a, b) if low > 0.0 else (b, a)
-            apart = better.run_mean(measure) - worse.run_mean(measure)
-            found.append(Order(a.load, better.controller, worse.controller, abs(float(paired.mean())), apart))
+            gained = better.run_mean(measure) - worse.run_mean(measure)
+            found.append(Order(a.load, better.controller, worse.controller, abs(float(paired.mean())), gained))
     return found

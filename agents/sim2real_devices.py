@@ -101,12 +101,20 @@ class PacedDraft:
         return drafted
 
 
-class ShapedLink(Link):
-    """A stream whose rounds and replies take a log-normal time longer."""
+@dataclass
+class Delays:
+    """The shaped delays of a device's last round and of the last reply."""
 
-    def __init__(self, channel: Any, shape: Shape, rng: random.Random) -> None:
+    up_s: float = 0.0
+    down_s: float = 0.0
+
+
+class ShapedLink(Link):
+    """A stream whose rounds and replies take a log-normal time longer; `delays` says how long the last ones took."""
+
+    def __init__(self, channel: Any, shape: Shape, rng: random.Random, delays: Delays) -> None:
         super().__init__(channel)
-        self.shape, self.rng = shape, rng
+        self.shape, self.rng, self.delays = shape, rng, delays
 
     def delay_s(self) -> float:
         """One message's."""
@@ -115,21 +123,23 @@ class ShapedLink(Link):
     def send(self, message: Any) -> None:
         """The device waits for the reply anyhow, so the delay may pass here; nothing waits for a session's end."""
         if message.WhichOneof("message") == "round":
-            time.sleep(self.delay_s())
+            self.delays.up_s = self.delay_s()
+            time.sleep(self.delays.up_s)
         super().send(message)
 
     def receive(self, timeout_s: float) -> Any:
         """The next message, later."""
         message = super().receive(timeout_s)
-        time.sleep(self.delay_s())
+        self.delays.down_s = self.delay_s()
+        time.sleep(self.delays.down_s)
         return message
 
 
 class Watched:
-    """A controller that notes the rounds."""
+    """A controller that notes the rounds, and is told the delay of each way as the engine's devices are: here clocks do agree."""
 
-    def __init__(self, inner: Controller, device: int, rows: list[RoundRow], end_s: float) -> None:
-        self.inner, self.device, self.rows, self.end_s = inner, device, rows, end_s
+    def __init__(self, inner: Controller, device: int, rows: list[RoundRow], end_s: float, delays: Delays) -> None:
+        self.inner, self.device, self.rows, self.end_s, self.delays = inner, device, rows, end_s, delays
         self.request, self.position, self.tokens = -1, 0, 0
         self.begun_s = self.sent_s = 0.0
         self.delay_mean_s = inner.delay_mean_s
@@ -166,7 +176,8 @@ class Watched:
         row = (self.device, self.request, self.position, self.begun_s, self.sent_s, now_s, reply.held_s, self.tokens)
         self.rows.append(RoundRow(*row, reply.accepted_tokens, reply.committed_tokens))
         self.begun_s, self.position = now_s, self.position + reply.committed_tokens
-        self.inner.receive(reply, now_s, uplink_s, downlink_s)
+        rest_s = max(now_s - self.sent_s - reply.held_s - self.delays.up_s - self.delays.down_s, 0.0) / 2.0
+        self.inner.receive(reply, now_s, self.delays.up_s + rest_s, self.delays.down_s + rest_s)
         self.delay_mean_s = self.inner.delay_mean_s
 
 
@@ -249,10 +260,10 @@ class Running:
         """One device, prompt after prompt, until the end."""
         fleet, out = self.fleet, self.out
         channel = open_channel(self.address, None, 16 << 20)
-        rng = random.Random(fleet.seed * 1_000_003 + place)
-        watched = Watched(self.inner[place], place, out.rounds, out.end_s)
+        rng, delays = random.Random(fleet.seed * 1_000_003 + place), Delays()
+        watched = Watched(self.inner[place], place, out.rounds, out.end_s, delays)
         device = Device(
-            lambda: ShapedLink(channel, fleet.shape, rng), self.drafts[place], watched, self.digest, fleet.max_draft_tokens,
+            lambda: ShapedLink(channel, fleet.shape, rng, delays), self.drafts[place], watched, self.digest, fleet.max_draft_tokens,
             reply_timeout_s=60.0,
         )  # fmt: skip
         speed, ttft_s = fleet.slo[place]

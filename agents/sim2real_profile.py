@@ -1,8 +1,9 @@
 """What `agents.sim2real` measures of a running pair, and the scenario that it builds from the measurements alone.
 
 The pair runs with drafts of random lengths, at each load that is compared. From the rounds come the time of a drafted token and of
-a message, from the batches the four terms, the roofline, their noise, and what the server's loop takes between two batches; from a
-speculation trace of the same pair on the same prompts come acceptance and statistics.
+a message, from the batches the four terms, the roofline, their noise, and what the server's loop takes between two batches, all at
+the machine's mean speed as the yardstick beside them tells it. Acceptance and statistics come from a speculation trace of the same
+pair on the same prompts.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from agents.sim2real_devices import Deployed, RoundRow
 from agents.sim2real_server import BatchRow
+from agents.sim2real_yardstick import pace_s
 from estimators.cli import InputError
 from estimators.fit_profile import roofline
 from estimators.regression import WispRegressor, scores
@@ -55,7 +57,8 @@ class Measured:
         roofline: coefficients of `VerificationTime`. four_terms: of `Estimator`. noise: log-normal spread of a batch's time.
         host_s: from a batch's end to the next one's launch where rounds wait.
         fit: scores of the roofline and the four terms on the batches that they were fitted to.
-        model_share: of the batch time that is spent inside the model. rounds, batches: how many were measured.
+        yardstick_s: mean time of the yardstick. model_share: of the batch time that is spent inside the model. rounds, batches: how many
+            were measured.
     """
 
     draft_token_s: float
@@ -67,6 +70,7 @@ class Measured:
     noise: float
     host_s: float
     fit: dict[str, dict[str, float]]
+    yardstick_s: float
     model_share: float
     rounds: int
     batches: int
@@ -85,7 +89,8 @@ def measure(runs: Iterable[Deployed]) -> Measured:
         raise InputError(
             f"--profile-seconds: {len(rounds)} rounds and {len(batches)} batches came; needed are {LEAST_ROUNDS} and {LEAST_BATCHES}"
         )
-    profile = profile_of(batches)
+    yardstick_s = pace_of(batches)
+    profile = profile_of([row for run in runs for row in at_pace(run.batches, yardstick_s)])
     token_s, overhead_s = drafting(rounds)
     one_way_s, jitter = network(rounds)
     true, noise = verification(profile)
@@ -94,8 +99,19 @@ def measure(runs: Iterable[Deployed]) -> Measured:
     return Measured(
         token_s, overhead_s, one_way_s, jitter, true, four.coefficients(), noise, host(runs),
         {name: scores(profile.seconds, predicted) for name, predicted in fits.items()},
-        sum(row.pass_s for row in batches) / sum(row.seconds for row in batches), len(rounds), len(batches),
+        yardstick_s, sum(row.pass_s for row in batches) / sum(row.seconds for row in batches), len(rounds), len(batches),
     )  # fmt: skip
+
+
+def pace_of(batches: Sequence[BatchRow]) -> float:
+    """Mean time of the yardstick while these batches ran."""
+    return pace_s([row.yardstick_s for row in batches])
+
+
+def at_pace(batches: Sequence[BatchRow], yardstick_s: float) -> list[BatchRow]:
+    """The batches of one run as a machine would have run them on which the yardstick takes so long."""
+    times = yardstick_s / pace_of(batches)
+    return [row._replace(seconds=times * row.seconds) for row in batches]
 
 
 def verification(profile: Profile) -> tuple[dict[str, float], float]:
@@ -238,8 +254,14 @@ def _draft(setting: Setting) -> parts.Draft:
     return parts.Draft("measured", 1, unused, parts.Statistics(0.75, 0.0), setting.trace, "")
 
 
-def level(measured: Measured, batches: Sequence[BatchRow]) -> float:
-    """How many times as long as the roofline with its noise has it these batches took together."""
+def machine_level(measured: Measured, batches: Sequence[BatchRow]) -> float:
+    """How many times as long as in the profile the machine took for the same work while these batches ran."""
+    return pace_of(batches) / measured.yardstick_s
+
+
+def batch_level(measured: Measured, runs: Iterable[Sequence[BatchRow]]) -> float:
+    """How many times as long as predicted, at the machine's speed in each run, the runs' batches took together."""
+    batches = [row for run in runs for row in at_pace(run, measured.yardstick_s)]
     profile = profile_of(batches)
     fitted_s = clean_s(profile, measured.roofline).sum() * np.exp(measured.noise**2 / 2.0)
     return float(profile.seconds.sum() / fitted_s)

@@ -31,12 +31,13 @@ def number(value: float) -> str:
 def verdict(found: Sequence[Cell], ranked: Sequence[Order]) -> str:
     """One line: how many cells are near enough, and how many orders are the same."""
     near, same = sum(cell.within for cell in found), sum(order.same for order in ranked)
-    own = sum(abs(cell.own_difference) <= TOLERANCE for cell in found)
+    unadjusted = sum(abs(cell.unadjusted_difference) <= TOLERANCE for cell in found)
     far = max(found, key=lambda cell: abs(cell.difference))
     return (
         f"{near} of {len(found)} cells are within {100 * TOLERANCE:.0f} % of the deployment (largest difference {100 * far.difference:+.1f} %: "
         f"{COMPARED[far.measure]}, {far.controller} at {far.load} devices); the ranking by goodput is the same in {same} of {len(ranked)} pairs "
-        f"that the engine separates. With verification at the speed that the machine had in each run, {own} cells are."
+        f"that the engine separates. The machine is as fast as a yardstick says it was in each run; at the speed of the profile, "
+        f"{unadjusted} cells are."
     )
 
 
@@ -51,11 +52,11 @@ def side_by_side(results: Sequence[Result]) -> list[list[str]]:
         "95 % of the worlds",
         "difference",
         f"within {100 * TOLERANCE:.0f} %",
-        "at the runs' own speed",
+        "at the profile's speed",
     ]
     rows = [
         [str(c.load), c.controller, COMPARED[c.measure], number(c.deployed), number(c.engine), f"{number(c.low)} – {number(c.high)}",
-         f"{100 * c.difference:+.1f} %", "yes" if c.within else "**no**", f"{100 * c.own_difference:+.1f} %"]
+         f"{100 * c.difference:+.1f} %", "yes" if c.within else "**no**", f"{100 * c.unadjusted_difference:+.1f} %"]
         for c in cells(results)
     ]  # fmt: skip
     return [head, *rows]
@@ -63,10 +64,13 @@ def side_by_side(results: Sequence[Result]) -> list[list[str]]:
 
 def explained(results: Sequence[Result]) -> list[list[str]]:
     """Header and rows of what stands behind the compared measures."""
-    rows = [["devices", "controller", *(name.replace("_", " ") for name in BESIDE), "batch time / fitted"]]
+    rows = [
+        ["devices", "controller", *(name.replace("_", " ") for name in BESIDE), "machine", "batch time / predicted"]
+    ]
     for result in results:
         pairs = [f"{number(result.run_mean(name))} / {number(result.engine_mean(name))}" for name in BESIDE]
-        rows.append([str(result.load), result.controller, *pairs, f"{result.level:.3f}"])
+        machine = ", ".join(f"{times:.2f}" for times in result.machine)
+        rows.append([str(result.load), result.controller, *pairs, machine, f"{result.level:.3f}"])
     return rows
 
 
@@ -104,6 +108,10 @@ def measurements(measured: Measured) -> list[list[str]]:
         ["verification", ", ".join(f"{name} {value:.3g}" for name, value in measured.roofline.items())],
         ["its noise", f"{measured.noise:.3f}, log-normal"],
         ["between two batches", f"{1e3 * measured.host_s:.2f} ms"],
+        [
+            "yardstick",
+            f"{1e3 * measured.yardstick_s:.3f} ms; 'machine' above says how many times as long it took in each run",
+        ],
         ["inside the model", f"{100 * measured.model_share:.1f} % of the batch time"],
         *(
             [f"fit of the {name}", f"R² {s['r2']:.3f}, MAPE {s['mape_percent']:.1f} %"]
@@ -176,8 +184,8 @@ def write_report(
 def as_json(measured: Measured, results: Sequence[Result]) -> dict[str, Any]:
     """Profile and every figure."""
     rows = [
-        {"load": r.load, "controller": r.controller, "batch_time_over_fitted": r.level, "deployed": list(r.deployed), "engine": list(r.engine),
-         "engine_at_own_speed": list(r.own)}
+        {"load": r.load, "controller": r.controller, "machine": list(r.machine), "batch_time_over_predicted": r.level,
+         "deployed": list(r.deployed), "predicted": list(r.predicted), "engine": list(r.engine)}
         for r in results
     ]  # fmt: skip
     return {"profile": row_of(measured), "results": rows}

@@ -3,7 +3,8 @@
     python -m agents.sim2real_server server.json
 
 The file says what to serve (`Served`). The process keeps to the cores that it is given, prints `listening on HOST:PORT`, and at its
-end writes a line for each batch: its end and duration on the server's clock, the time inside the model, and its members.
+end writes a line for each batch: its end and duration on the server's clock, the time inside the model, the yardstick's, and its
+members.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from agents.sim2real_yardstick import Yardstick
 from estimators.cli import InputError, write_text
 
 if TYPE_CHECKING:  # torch takes seconds to import
@@ -63,11 +65,12 @@ class MemberRow(NamedTuple):
 
 
 class BatchRow(NamedTuple):
-    """A batch that ran. seconds: from its launch to its end as the loop saw it; pass_s: inside the model."""
+    """A batch that ran. seconds: from its launch to its end as the loop saw it; pass_s: inside the model; yardstick_s: 0 if not taken."""
 
     end_s: float
     seconds: float
     pass_s: float
+    yardstick_s: float
     members: list[MemberRow]
 
 
@@ -78,14 +81,15 @@ def read_batches(path: Path) -> list[BatchRow]:
 
 def batch_row(row: Sequence[Any]) -> BatchRow:
     """A row as JSON has it."""
-    return BatchRow(row[0], row[1], row[2], [MemberRow(*member) for member in row[3]])
+    return BatchRow(row[0], row[1], row[2], row[3], [MemberRow(*member) for member in row[4]])
 
 
 class Timed:
-    """A target that notes how long its last pass took."""
+    """A target that notes how long its last pass took, and now and then the yardstick after it."""
 
     def __init__(self, target: Any) -> None:
-        self.target, self.pass_s = target, 0.0
+        self.target, self.yardstick = target, Yardstick(target.model)
+        self.pass_s = self.yardstick_s = 0.0
         self.vocabulary, self.max_tokens, self.end_tokens = target.vocabulary, target.max_tokens, target.end_tokens
 
     def verify(self, jobs: Sequence[Job]) -> list[list[int]]:
@@ -93,6 +97,7 @@ class Timed:
         begun_s = time.perf_counter()
         committed: list[list[int]] = self.target.verify(jobs)
         self.pass_s = time.perf_counter() - begun_s
+        self.yardstick_s = self.yardstick.seconds()
         return committed
 
 
@@ -110,7 +115,7 @@ class Noted:
     def observe(self, rounds: Sequence[WaitingRound], seconds: float) -> None:
         """A batch has ended just now."""
         members = [MemberRow(r.arrived_s, r.new_tokens, r.cached_tokens, r.drafted_tokens, r.prompt) for r in rounds]
-        self.rows.append(BatchRow(time.monotonic(), seconds, self.target.pass_s, members))
+        self.rows.append(BatchRow(time.monotonic(), seconds, self.target.pass_s, self.target.yardstick_s, members))
         self.inner.observe(rounds, seconds)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,28 @@ from agents import sim2real  # noqa: E402
 from agents.command_line import InputError, run  # noqa: E402
 from agents.sim2real_compare import BESIDE, COMPARED, TOLERANCE, Result, cells, classes, measures, orders  # noqa: E402
 from agents.sim2real_deploy import pieces  # noqa: E402
-from agents.sim2real_devices import Deployed, RoundRow, answer_of, read_deployed, start_of, write_deployed  # noqa: E402
-from agents.sim2real_profile import Measured, Setting, at_level, build_scenario, level, measure  # noqa: E402
+from agents.sim2real_devices import (  # noqa: E402
+    Delays,
+    Deployed,
+    RoundRow,
+    Watched,
+    answer_of,
+    read_deployed,
+    start_of,
+    write_deployed,
+)
+from agents.sim2real_profile import (  # noqa: E402
+    Measured,
+    Setting,
+    at_level,
+    batch_level,
+    build_scenario,
+    machine_level,
+    measure,
+)
 from agents.sim2real_report import number, side_by_side, verdict  # noqa: E402
 from agents.sim2real_server import BatchRow, MemberRow, deepened  # noqa: E402
+from agents.sim2real_yardstick import SHARE, Yardstick, first_matrices, pace_s  # noqa: E402
 from wisp_gym.controllers.catalogue import resolve  # noqa: E402
 from wisp_gym.engine.worlds import Worlds, load_trace  # noqa: E402
 from wisp_gym.scenario import Scenario, load, save  # noqa: E402
@@ -35,8 +54,11 @@ from wisp_gym.speculation_trace import read_speculation_trace, sample_path  # no
 TRACE = "python-10m-1m.npz"
 
 
-def made_up(seed: int = 0) -> Deployed:
-    """A deployment of known numbers: 40 ms a token and 3 ms a round, 20 ms a message, 10 ms + 1 ms a token a batch, 2 ms between two."""
+def made_up(seed: int = 0, slower: float = 1.0) -> Deployed:
+    """A deployment of known numbers: 40 ms a token and 3 ms a round, 20 ms a message, 10 ms + 1 ms a token a batch, 2 ms between two.
+
+    slower: times that batches, and a yardstick of 1 ms in every third, take as long.
+    """
     rng, deployed, now_s = np.random.default_rng(seed), Deployed(0.0, 100.0), 0.0
     for k in range(1500):
         drafted, held_s = int(rng.integers(0, 9)), float(rng.uniform(0.01, 0.1))
@@ -48,12 +70,12 @@ def made_up(seed: int = 0) -> Deployed:
         )
         now_s = received_s
     end_s = 0.0
-    for _ in range(400):
+    for k in range(400):
         members = [MemberRow(end_s - 0.001, int(rng.integers(1, 10)), int(rng.integers(40, 90)), 0, False)
                    for _ in range(rng.integers(1, 9))]  # fmt: skip
-        seconds = (0.010 + 0.001 * sum(m.new_tokens for m in members)) * float(np.exp(0.03 * rng.normal()))
+        seconds = slower * (0.010 + 0.001 * sum(m.new_tokens for m in members)) * float(np.exp(0.03 * rng.normal()))
         end_s += 0.002 + seconds
-        deployed.batches.append(BatchRow(end_s, seconds, 0.9 * seconds, members))
+        deployed.batches.append(BatchRow(end_s, seconds, 0.9 * seconds, 0.0 if k % 3 else 0.001 * slower, members))
     return deployed
 
 
@@ -81,6 +103,7 @@ def test_measurements_are_those_of_the_deployment() -> None:
     assert found.host_s == pytest.approx(0.002, rel=1e-6)
     assert found.noise == pytest.approx(0.03, rel=0.15)
     assert found.model_share == pytest.approx(0.9)
+    assert found.yardstick_s == pytest.approx(0.001)
     assert found.fit["roofline"]["mape_percent"] < 4.0
 
 
@@ -103,15 +126,61 @@ def test_the_scenario_says_what_was_measured(tmp_path: Path) -> None:
     assert (scenario.workload.think_s, scenario.horizon.measure_s) == (0.0, 8.0)
 
 
-def test_a_machine_that_has_become_slower_is_seen(tmp_path: Path) -> None:
-    deployed = made_up()
+def test_a_machine_that_has_become_slower_is_told_from_slower_batches(tmp_path: Path) -> None:
+    deployed, slower = made_up(), made_up(slower=1.2)
     measured = measure([deployed])
-    assert level(measured, deployed.batches) == pytest.approx(1.0)
-    slower = [row._replace(seconds=1.2 * row.seconds) for row in deployed.batches]
-    assert level(measured, slower) == pytest.approx(1.2)
+    assert machine_level(measured, slower.batches) == pytest.approx(1.2)
+    assert batch_level(measured, [deployed.batches, slower.batches]) == pytest.approx(1.0)
+    heavier = [row._replace(seconds=1.3 * row.seconds) for row in slower.batches]
+    assert machine_level(measured, heavier) == pytest.approx(1.2)
+    assert batch_level(measured, [heavier]) == pytest.approx(1.3)
     changed = at_level(scenario_of(tmp_path, measured), 1.2)
     assert changed.verification.launch_s == pytest.approx(1.2 * measured.roofline["launch_s"])
     assert changed.verification.sharpness == measured.roofline["sharpness"]
+
+
+def test_a_profile_on_a_drifting_machine_is_that_of_its_mean_speed() -> None:
+    steady, drifting = measure([made_up(slower=1.2)]), measure([made_up(), made_up(slower=1.4)])
+    assert drifting.noise == pytest.approx(steady.noise, rel=0.1)  # the drift is not taken for noise
+    for name, value in steady.roofline.items():
+        assert name == "sharpness" or drifting.roofline[name] == pytest.approx(value, rel=0.03)
+
+
+def test_the_yardstick_is_the_same_work_whenever_it_is_due() -> None:
+    model = target_model()
+    matrices = first_matrices(model, SHARE)
+    weights = sum(weight.numel() for weight in model.parameters() if weight.ndim == 2)
+    assert sum(matrix.numel() for matrix in matrices[:-1]) < SHARE * weights <= sum(m.numel() for m in matrices)
+    often, seldom = Yardstick(model, every_s=0.0), Yardstick(model, every_s=60.0)
+    assert all(often.seconds() > 0.0 for _ in range(5))
+    assert [seldom.seconds() > 0.0 for _ in range(3)] == [True, False, False]
+    assert pace_s([0.0, 0.002, 0.0, 0.004]) == pytest.approx(0.003)
+    with pytest.raises(ValueError, match="no batch ran"):
+        pace_s([0.0])
+
+
+class Told:
+    """A controller that keeps what it is told of delays."""
+
+    delay_mean_s = 0.0
+
+    def sent(self, now_s: float) -> None: ...
+
+    def receive(self, reply: Any, now_s: float, uplink_s: float | None = None, downlink_s: float | None = None) -> None:
+        self.delays_s = (uplink_s, downlink_s)
+
+
+def test_devices_are_told_the_delay_of_each_way() -> None:
+    inner, reply = Told(), SimpleNamespace(held_s=0.1, accepted_tokens=1, committed_tokens=2)
+    watched = Watched(inner, 0, [], 10.0, Delays(0.03, 0.02))  # type: ignore[arg-type]
+    watched.sent(1.0)
+    watched.receive(reply, 1.154)  # 54 ms on the way, of which 4 are gRPC's and the threads'
+    assert inner.delays_s == pytest.approx((0.032, 0.022))
+
+
+def test_every_second_cycle_runs_the_other_way_round() -> None:
+    cases = [(2, "a"), (2, "b"), (6, "a")]
+    assert [list(sim2real.in_turn(cases, cycle)) for cycle in range(3)] == [cases, cases[::-1], cases]
 
 
 def test_the_deployment_is_given_the_engines_prompts(tmp_path: Path) -> None:
@@ -137,7 +206,7 @@ def test_measures_are_counted_as_in_the_engine(tmp_path: Path) -> None:
         RoundRow(0, 0, 4, 1.4, 1.9, 5.0, 0.1, 4, 0, 1),  # late for either speed
         RoundRow(0, 0, 5, 5.0, 6.0, 9.5, 0.1, 4, 4, 5),  # after the window
     ]
-    batches = [BatchRow(1.3, 0.1, 0.1, [MemberRow(1.2, 5, 10, 4, False)]), BatchRow(0.9, 0.5, 0.5, [])]
+    batches = [BatchRow(1.3, 0.1, 0.1, 0.0, [MemberRow(1.2, 5, 10, 4, False)]), BatchRow(0.9, 0.5, 0.5, 0.0, [])]
     found = measures(Deployed(0.0, 9.0, rows, batches), scenario, 1)
     assert speeds[0] in (2.0, 8.0)
     on_time = 4 if 1.0 + 4 / speeds[0] + 0.5 < 5.0 else 5
@@ -156,7 +225,7 @@ def sim2real_classes(scenario: Scenario) -> list[Any]:
 
 def result(load_: int, name: str, deployed: float, engine: list[float]) -> Result:
     rows = [dict.fromkeys((*COMPARED, *BESIDE), value) for value in engine]
-    return Result(load_, name, [dict.fromkeys((*COMPARED, *BESIDE), deployed)], rows, rows[:1], 1.0)
+    return Result(load_, name, [dict.fromkeys((*COMPARED, *BESIDE), deployed)], rows[:1], rows, [1.0], 1.0)
 
 
 def test_cells_and_orders_say_who_is_near_and_who_is_better() -> None:

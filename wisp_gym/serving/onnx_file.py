@@ -21,8 +21,8 @@ MAX_BYTES, MAX_NODES, MAX_TENSORS, MAX_DIMENSION = 4 * 2**20, 128, 128, 512
 # None of them raises the rank of a value or repeats it, so that no value is larger than MAX_DIMENSION in two axes.
 OPERATORS = frozenset(
     ("Abs", "Add", "And", "ArgMax", "Cast", "Ceil", "Div", "Floor", "Gather", "Gemm", "GreaterOrEqual", "Less", "LessOrEqual", "Log", "MatMul",
-     "Max", "Min", "Mul", "Neg", "Not", "Or", "Pow", "ReduceMax", "ReduceMean", "ReduceSum", "Relu", "Round", "Sign", "Sqrt", "Squeeze", "Sub",
-     "Tanh", "Where")
+     "Max", "Min", "Mul", "Neg", "Not", "Or", "Pow", "ReduceMax", "ReduceMean", "ReduceSum", "Relu", "Round", "Sign", "Split", "Sqrt", "Squeeze",
+     "Sub", "Tanh", "Where")
 )  # fmt: skip
 ATTRIBUTES = frozenset({"axis", "keepdims", "to", "transB"})
 
