@@ -112,11 +112,11 @@ def add_runs(parser: Parser) -> None:
         metavar="a,b,...",
         help=f"(default {','.join(CONTROLLERS)})",
     )
-    add("--seconds", type=whole(2, 36_000), default=40, metavar="S", help="measured in each run (default %(default)s)")
-    add("--repeats", type=whole(1, 1000), default=2, metavar="R",
-        help="cycles of profiling and running all, with other prompts (default %(default)s): a machine's speed drifts")  # fmt: skip
-    add("--warmup-seconds", type=whole(0, 3600), default=10, metavar="S", help="before that (default %(default)s)")
-    add("--profile-seconds", type=whole(1, 3600), default=20, metavar="S",
+    add("--seconds", type=whole(2, 36_000), default=25, metavar="S", help="measured in each run (default %(default)s)")
+    add("--repeats", type=whole(1, 1000), default=3, metavar="R",
+        help="cycles of profiling and running all, with other prompts (default %(default)s)")  # fmt: skip
+    add("--warmup-seconds", type=whole(0, 3600), default=6, metavar="S", help="before that (default %(default)s)")
+    add("--profile-seconds", type=whole(1, 3600), default=15, metavar="S",
         help="of profiling at each load, in each cycle (default %(default)s)")  # fmt: skip
     add("--seeds", type=seeds, default=tuple(range(20)), metavar="S",
         help="of the engine's worlds; the first ones are deployed (default 20)")  # fmt: skip

@@ -229,3 +229,14 @@ def test_admission_is_that_of_the_engine(tmp_path: Path) -> None:
             assert not kept.fallbacks
     assert same >= 59  # as above
     assert kept_out > 5
+
+
+@pytest.mark.filterwarnings("error")
+def test_weights_far_too_large_are_refused(tmp_path: Path) -> None:
+    exported(policy_of("batching", 0), tmp_path)
+    model = onnx.load_from_string((tmp_path / "policy.onnx").read_bytes())
+    for name in ("context.globals", "context.bias"):
+        tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+        tensor.raw_data = np.full(len(tensor.raw_data) // 4, 3e38, np.float32).tobytes()
+    with pytest.raises(BundleError, match="no finite numbers"):
+        from_bytes(sealed(model.SerializeToString(deterministic=True)))

@@ -181,16 +181,17 @@ class BatchScheduler:
         """The batch that a scorer picks request by request."""
         assert self.bundle.scorer is not None
         limits, coefficients = self.limits, self.estimator.coefficients
-        picked = Picking(
-            self.bundle.scorer,
-            seen,
-            server,
-            usable,
-            coefficients,
-            limits.requests,
-            limits.prefill_tokens,
-            limits.admit_share,
-        ).run()
+        with np.errstate(all="ignore"):  # what overflows is told by its result
+            picked = Picking(
+                self.bundle.scorer,
+                seen,
+                server,
+                usable,
+                coefficients,
+                limits.requests,
+                limits.prefill_tokens,
+                limits.admit_share,
+            ).run()
         if picked.price is not None:
             self.price = picked.price
         predicted_s = self.estimator.predict(picked.new, picked.pairs, picked.cached) if picked.members else 0.0

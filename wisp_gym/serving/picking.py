@@ -78,7 +78,11 @@ def launches_of(decision: str) -> int:
 def prepare(
     scorer: Scorer, requests: NDArray[np.float32], seen: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], ...]:
-    """(scores' matrix (Q + a, C), their offsets (Q + a,), context (C,) without what moves, its (C, moving) weights)."""
+    """(scores' matrix (Q + a, C), their offsets (Q + a,), context (C,) without what moves, its (C, moving) weights).
+
+    Raises:
+        ValueError: weights so large that one of them is no finite number.
+    """
     t = scorer.tensors
     embedded = np.tanh(symlog(requests * STILL) @ t["hidden.weight"].T + t["hidden.bias"])
     embedded = np.tanh(embedded @ t["embedding.weight"].T + t["embedding.bias"])
@@ -89,6 +93,8 @@ def prepare(
     base = t["context.globals"] @ still + t["context.pooled"] @ pooled + t["context.bias"]
     rows = np.concatenate([embedded @ t["query.weight"] + t["offset.weight"], t["heads.weight"]])
     offsets = np.concatenate([embedded @ t["query.bias"] + t["offset.bias"], t["heads.bias"]])
+    if not all(np.isfinite(values).all() for values in (rows, offsets, base)):
+        raise ValueError("the policy's scores are no finite numbers")
     return np.ascontiguousarray(rows), offsets, base, np.ascontiguousarray(t["context.globals"][:, MOVING])
 
 
@@ -233,7 +239,7 @@ def check_scorer(scorer: Scorer, decide: Any) -> None:
     """The graph must decide as its tensors say.
 
     Raises:
-        ValueError: a tensor is missing, of another shape, or the graph decides otherwise.
+        ValueError: a tensor is missing, of another shape or far too large, or the graph decides otherwise.
     """
     sizes: dict[str, int] = {
         "r": len(REQUESTS),
@@ -255,7 +261,8 @@ def check_scorer(scorer: Scorer, decide: Any) -> None:
         )
         requests[: trial % 6, UNCACHED] = 0.0
         requests[:, ADMISSIBLE], seen[0, COUNT], seen[0, OPEN] = 1.0, trial % 2, (trial // 2) % 2
-        check_decision(scorer, decide, requests.astype(np.float32), seen.astype(np.float32))
+        with np.errstate(all="ignore"):  # what overflows is told by its result
+            check_decision(scorer, decide, requests.astype(np.float32), seen.astype(np.float32))
 
 
 def check_decision(scorer: Scorer, decide: Any, requests: NDArray[np.float32], seen: NDArray[np.float32]) -> None:
