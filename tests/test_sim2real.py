@@ -49,6 +49,7 @@ from agents.sim2real_yardstick import SHARE, Yardstick, first_matrices, pace_s  
 from wisp_gym.controllers.catalogue import resolve  # noqa: E402
 from wisp_gym.engine.worlds import Worlds, load_trace  # noqa: E402
 from wisp_gym.scenario import Scenario, load, save  # noqa: E402
+from wisp_gym.serving.testbed.target import Target  # noqa: E402
 from wisp_gym.speculation_trace import read_speculation_trace, sample_path  # noqa: E402
 
 TRACE = "python-10m-1m.npz"
@@ -271,6 +272,7 @@ def test_a_deepened_target_gives_the_same_tokens() -> None:
     assert len(large.model.layers) == 5
     assert large.model.layers[4].mlp.up_proj.weight.shape == (96, 32)
     torch.testing.assert_close(large(ids).logits, small(ids).logits, rtol=0, atol=0)
+    assert Target(deepened(llama(), 5, 96)).packs  # what it verifies in batches is compared with single rows
     with pytest.raises(InputError, match="the target has 2"):
         deepened(llama(), 1, 0)
 

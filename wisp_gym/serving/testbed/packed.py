@@ -91,8 +91,10 @@ def takes_packed_rows(model: Any) -> bool:
 
 
 def let_pack(model: Any) -> None:
-    """From now on the model's attention is `attend`."""
-    model.set_attn_implementation(NAME)
+    """From now on the model's attention is `attend`, in layers with a configuration of their own too."""
+    for module in model.modules():
+        if hasattr(getattr(module, "config", None), "_attn_implementation"):
+            module.config._attn_implementation = NAME
 
 
 def packed_logits(
