@@ -15,6 +15,7 @@ import numpy as np
 
 from agents.fluid_rows import TOLERANCE, Array, Programme
 from wisp_gym.scenario import Scenario
+from wisp_gym.scenario_fields import ScenarioError
 
 KINDS = ("predictor", "confidence", "perfect", "oracle", "centralized")
 ITERATIONS = 60  # at most; about ten are needed
@@ -54,10 +55,13 @@ def fluid_bound(scenario: Scenario, kind: str = "predictor", fairness_tokens_per
         fairness_tokens_per_s: every device class gets at least this a device (starvation is below 1 token/s).
 
     Raises:
-        ValueError: unknown kind. ArithmeticError: the solver failed.
+        ValueError: unknown kind. ScenarioError: a batch time that is concave in new tokens. ArithmeticError: the solver failed.
     """
     if kind not in KINDS:
         raise ValueError(f"kind: given '{kind}', allowed: {', '.join(KINDS)}")
+    sharpness = scenario.verification.sharpness
+    if sharpness < 1.0:
+        raise ScenarioError(f"given {sharpness:g}, bounds need >= 1, a convex batch time", "verification.sharpness")
     programme = Programme(scenario, kind, fairness_tokens_per_s)
     best, last = math.inf, math.inf
     for _ in range(ITERATIONS):

@@ -116,7 +116,7 @@ def add_runs(parser: Parser) -> None:
     add("--repeats", type=whole(1, 1000), default=3, metavar="R",
         help="cycles of profiling and running all, with other prompts (default %(default)s)")  # fmt: skip
     add("--warmup-seconds", type=whole(0, 3600), default=6, metavar="S", help="before that (default %(default)s)")
-    add("--profile-seconds", type=whole(1, 3600), default=15, metavar="S",
+    add("--profile-seconds", type=whole(1, 3600), default=18, metavar="S",
         help="of profiling at each load, in each cycle (default %(default)s)")  # fmt: skip
     add("--seeds", type=seeds, default=tuple(range(20)), metavar="S",
         help="of the engine's worlds; the first ones are deployed (default 20)")  # fmt: skip

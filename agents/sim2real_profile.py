@@ -28,6 +28,9 @@ from wisp_gym.engine.verification import batch_time_s
 from wisp_gym.serving.testbed.controlling import FixedLength
 
 LEAST_ROUNDS, LEAST_BATCHES = 50, 50
+LEAST_SHARPNESS = 0.25  # of the roofline: on a processor its batch time is concave in the new tokens
+SHORT_DRAFT_TOKENS = 1  # most of a short draft
+PHASE_S = 3.0  # in turn drafts are short and of any length, on all devices at once
 SPREAD_QUANTILES = (
     0.05,
     0.95,
@@ -36,7 +39,10 @@ NORMAL_WIDTH = 3.2897  # standard deviations between those quantiles of a normal
 
 
 class RandomLength(FixedLength):
-    """Drafts a number of tokens drawn anew for each round, 0 to `most`."""
+    """Drafts a number of tokens drawn anew for each round, in turn 0 to 1 and 0 to `most`, for three seconds each.
+
+    Batches of short drafts have many members, batches of long ones many tokens, so a profile can tell what each of both costs.
+    """
 
     def __init__(self, most: int, seed: int) -> None:
         super().__init__(most)
@@ -45,7 +51,8 @@ class RandomLength(FixedLength):
     def begin_round(self, now_s: float, draft_token_s: float | None = None) -> None:
         """Draw the round's length."""
         super().begin_round(now_s, draft_token_s)
-        self.k = self.rng.randint(0, self.most)
+        short = int(now_s / PHASE_S) % 2 == 0
+        self.k = self.rng.randint(0, min(SHORT_DRAFT_TOKENS, self.most) if short else self.most)
 
 
 @dataclass(frozen=True)
@@ -120,7 +127,7 @@ def verification(profile: Profile) -> tuple[dict[str, float], float]:
     Relative least squares fit the shape; the level is then such that the roofline with its noise, whose mean is `exp(noise²/2)`, takes
     as long as all measured batches together.
     """
-    true = roofline(profile)
+    true = roofline(profile, LEAST_SHARPNESS)
     noise = spread(np.log(profile.seconds / clean_s(profile, true)))
     level = float(profile.seconds.sum() / clean_s(profile, true).sum()) / float(np.exp(noise**2 / 2.0))
     return {name: value * (1.0 if name == "sharpness" else level) for name, value in true.items()}, noise

@@ -153,9 +153,9 @@ def study(measured: Measured, splits: int) -> tuple[dict[str, Any], dict[str, ND
     return found, {form: predicted for form, (_, predicted) in tried["all"].items()}
 
 
-def roofline(profile: Profile) -> dict[str, float]:
+def roofline(profile: Profile, least_sharpness: float = 1.0) -> dict[str, float]:
     """Return the coefficients of the soft roofline with attention, under the names of `VerificationTime`."""
-    model = SoftRooflineRegressor().fit(columns(PAIRS, profile.X), profile.seconds)
+    model = SoftRooflineRegressor(least_sharpness=least_sharpness).fit(columns(PAIRS, profile.X), profile.seconds)
     least = {"weights_s": 1e-9, "token_s": 1e-12}  # a scenario wants them above zero
     fitted = model.coefficients() | {"pair_s": float(model.linear_s_[1])}
     return {name: max(value, least.get(name, 0.0)) for name, value in fitted.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,22 +30,24 @@ class SoftRooflineRegressor(RegressorMixin, BaseEstimator):
 
     Args:
         relative: minimise relative errors rather than seconds.
+        least_sharpness: of p; below 1 the time may be concave in the new tokens, as on a processor.
 
     Attributes:
         launch_s_, weights_s_: seconds, >= 0.
         token_s_: seconds per new token, >= 0.
-        sharpness_: p, within `SHARPNESS`.
+        sharpness_: p, from `least_sharpness` to the upper end of `SHARPNESS`.
         linear_s_: seconds per unit of the third and later columns of X, shape (columns - 2,).
     """
 
-    def __init__(self, relative: bool = True) -> None:
+    def __init__(self, relative: bool = True, least_sharpness: float = SHARPNESS[0]) -> None:
         self.relative = relative
+        self.least_sharpness = least_sharpness
 
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Fit to batches X, shape (n, columns), and times y, shape (n,), seconds."""
         batches, seconds = checked(self, X, y)
         weights = row_weights(seconds, sample_weight, self.relative)
-        knee_tokens, self.sharpness_ = search(batches, seconds, weights)
+        knee_tokens, self.sharpness_ = search(batches, seconds, weights, self.least_sharpness)
         solved = solve(design(batches, knee_tokens, self.sharpness_), seconds, weights, "nnls")
         self.weights_s_, self.linear_s_, self.launch_s_ = float(solved[0]), solved[1:-1], float(solved[-1])
         self.token_s_ = self.weights_s_ / knee_tokens
@@ -85,20 +87,28 @@ def design(X: NDArray[np.float64], knee_tokens: float, sharpness: float) -> NDAr
     return np.column_stack([roofline, X[:, 2:], np.ones(len(X))])
 
 
-def search(X: NDArray[np.float64], y: NDArray[np.float64], weights: NDArray[np.float64]) -> tuple[float, float]:
+def search(
+    X: NDArray[np.float64], y: NDArray[np.float64], weights: NDArray[np.float64], least_sharpness: float
+) -> tuple[float, float]:
     """Return knee (tokens) and sharpness with the least weighted squares, by Nelder-Mead on their logarithms."""
     counted = np.maximum(X[weights > 0, 0] if weights.any() else X[:, 0], 1.0)
     ends = np.log([KNEES[0] * counted.min(), KNEES[1] * counted.max()])
-    bounds = [tuple(ends), tuple(np.log(SHARPNESS))]
+    bounds = [tuple(ends), tuple(np.log((least_sharpness, SHARPNESS[1])))]
     scale = max(float(weights @ y**2), 1e-300)
 
     def misfit(logs: NDArray[np.float64]) -> float:
         columns = design(X, *np.exp(logs))
         return float(weights @ (y - columns @ solve(columns, y, weights, "nnls")) ** 2) / scale
 
-    options = {"xatol": 1e-4, "fatol": 1e-10}
-    starts = [[ends[0] + share * (ends[1] - ends[0]), np.log(2.0)] for share in STARTS]
-    best = min(starts, key=lambda start: misfit(np.array(start)))
-    found = minimize(misfit, best, method="Nelder-Mead", bounds=bounds, options=options)
+    def descend(first_sharpness: float) -> Any:
+        starts = [[ends[0] + share * (ends[1] - ends[0]), np.log(first_sharpness)] for share in STARTS]
+        best = min(starts, key=lambda start: misfit(np.array(start)))
+        options = {"xatol": 1e-4, "fatol": 1e-10}
+        return minimize(misfit, best, method="Nelder-Mead", bounds=bounds, options=options)
+
+    sides = (
+        [2.0] if least_sharpness >= 1.0 else [2.0, least_sharpness**0.5]
+    )  # no way leads from one side of 1 to the other
+    found = min((descend(side) for side in sides), key=lambda result: float(result.fun))
     knee_tokens, sharpness = np.exp(found.x)
     return float(knee_tokens), float(sharpness)

@@ -32,6 +32,7 @@ from agents.identical import best_periodic, capacity_at_speed, periodic
 from wisp_gym.engine.build import separation
 from wisp_gym.engine.verification import batch_time_s
 from wisp_gym.scenario import Scenario, with_
+from wisp_gym.scenario_fields import ScenarioError
 from wisp_gym.simulation import simulate
 
 ENDLESS = {
@@ -192,6 +193,11 @@ def test_acceptance_of_positions_is_a_probability() -> None:
 
 
 # --- parts of the programme --------------------------------------------------------------------------------------------
+
+
+def test_a_concave_batch_time_has_no_bound() -> None:
+    with pytest.raises(ScenarioError, match="a convex batch time"):
+        fluid_bound(with_(BASE, **{"verification.sharpness": 0.5}))
 
 
 @pytest.mark.parametrize("sharpness", [1.0, 2.22, 40.0])

@@ -99,6 +99,13 @@ def test_the_engines_own_roofline_is_recovered(five):
     assert model.predict(X) == pytest.approx(roofline_s(X, model.coefficients()))  # the same formula as the engine's
 
 
+def test_a_concave_batch_time_is_found_where_it_is_allowed():
+    X, concave = grid(), A100 | {"weights_s": 5e-3, "sharpness": 0.5}
+    model = SoftRooflineRegressor(least_sharpness=0.25).fit(X, roofline_s(X, concave))
+    assert model.coefficients() == pytest.approx(concave, rel=2e-2, abs=1e-4)
+    assert SoftRooflineRegressor().fit(X, roofline_s(X, concave)).sharpness_ >= 1.0
+
+
 def test_drafting_columns_are_linear_terms():
     X, rng = grid(), np.random.default_rng(0)
     k = rng.integers(0, 7, len(X)).astype(float)

@@ -174,7 +174,7 @@ def test_predictor_costs_what_wisp_published(default):
         ("target.use = 'llama-70b'\ndraft.acceptance = 3", ["draft.acceptance", "'llama-70b'"]),
         ("target.use = 'llama-70b'\ndraft.use = 'llama-3.2-1b'", ["verification", "a100-80gb-x2 with llama-70b"]),
         ("verification.token = 3", ["verification: unknown key 'token'", "did you mean 'token_s'"]),
-        ("verification.sharpness = 0.5", ["verification.sharpness: given 0.5", ">= 1"]),
+        ("verification.sharpness = 0.1", ["verification.sharpness: given 0.1", ">= 0.2"]),
         ("estimator.launch = 1", ["estimator: unknown key 'launch'", "did you mean 'launch_s'"]),
         ("devices = []", ["devices: given an empty list", "at least one"]),
         ("slo = []", ["slo: given an empty list", "at least one"]),

@@ -35,7 +35,9 @@ from agents.sim2real_devices import (  # noqa: E402
     write_deployed,
 )
 from agents.sim2real_profile import (  # noqa: E402
+    PHASE_S,
     Measured,
+    RandomLength,
     Setting,
     at_level,
     batch_level,
@@ -177,6 +179,15 @@ def test_devices_are_told_the_delay_of_each_way() -> None:
     watched.sent(1.0)
     watched.receive(reply, 1.154)  # 54 ms on the way, of which 4 are gRPC's and the threads'
     assert inner.delays_s == pytest.approx((0.032, 0.022))
+
+
+def test_profiled_drafts_are_short_and_of_any_length_in_turn() -> None:
+    lengths: dict[bool, set[int]] = {True: set(), False: set()}
+    drafter = RandomLength(8, 0)
+    for k in range(600):
+        drafter.begin_round(0.01 * k * PHASE_S)
+        lengths[int(0.01 * k) % 2 == 0].add(drafter.k)
+    assert lengths == {True: {0, 1}, False: set(range(9))}
 
 
 def test_every_second_cycle_runs_the_other_way_round() -> None:

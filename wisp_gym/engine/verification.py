@@ -13,7 +13,8 @@ def batch_time_s(
 
     `t = host + launch + (weights^p + (token·new)^p)^(1/p) + cached_token·cached + pair·pairs`: reading the weights
     (memory bound) against arithmetic (compute bound), joined by a soft maximum of sharpness p, plus reading the cached
-    keys and values, plus attention arithmetic.
+    keys and values, plus attention arithmetic. Below p = 1 it is no maximum: the time grows fastest with the first tokens, as
+    on a processor, whose matrix products become more efficient with every row.
 
     Args:
         host_s, launch_s, weights_s, token_s, sharpness, cached_token_s, pair_s: coefficients of `VerificationTime`.
