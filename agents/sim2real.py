@@ -206,9 +206,13 @@ def compared(
         simulate(at_level(scenario, times), name, [seed], n)[0].row()
         for times, seed in zip(machine, seeds, strict=False)
     ]
-    worlds = [row.row() for row in simulate(scenario, name, seeds, n)]
+    at_mean = at_level(scenario, sum(machine) / len(machine))
+    worlds, profiled = (
+        [row.row() for row in simulate(where, name, chosen, n)]
+        for where, chosen in ((at_mean, seeds), (scenario, seeds[: len(runs)]))
+    )
     level = batch_level(measured, [done.batches for done in runs])
-    return Result(n, name, [measures(done, scenario, n) for done in runs], predicted, worlds, machine, level)
+    return Result(n, name, [measures(done, scenario, n) for done in runs], predicted, worlds, profiled, machine, level)
 
 
 def in_turn(cases: Sequence[tuple[int, str]], cycle: int) -> Sequence[tuple[int, str]]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
 
 from agents.sim2real_devices import Deployed, RoundRow
 from wisp_gym.engine.build import SLO_STEP, classes_of
@@ -75,8 +77,7 @@ class Cell:
 
     Attributes:
         deployed: mean of the runs. engine: mean of the worlds with the same prompts, on a machine as fast as the yardstick says it was
-            in each run. low, high: between which 95 % of all worlds lie, at the profile's speed. unadjusted: as `engine`, but at the
-            profile's speed.
+            in each run. low, high: between which 95 % of all worlds lie. unadjusted: as `engine`, but at the profile's speed.
     """
 
     load: int
@@ -115,7 +116,7 @@ class Result:
 
     Attributes:
         deployed: measures of each run. predicted: of the world with each run's prompts, on a machine as fast as it was in that run.
-        engine: of all worlds, on a machine as fast as in the profile; the first ones have the runs' prompts.
+        engine: of all worlds, at the mean of those speeds. unadjusted: of the worlds with the runs' prompts, at the profile's speed.
         machine: of each run, how many times as long as in the profile the yardstick took. level: so many times as long as predicted, at
             those speeds, the runs' batches took.
     """
@@ -125,6 +126,7 @@ class Result:
     deployed: Sequence[dict[str, float]]
     predicted: Sequence[dict[str, Any]]
     engine: Sequence[dict[str, Any]]
+    unadjusted: Sequence[dict[str, Any]]
     machine: Sequence[float]
     level: float
 
@@ -139,8 +141,13 @@ class Result:
     def cell(self, measure: str) -> Cell:
         """One measure, both ways."""
         low, high = np.quantile([row[measure] for row in self.engine], INTERVAL)
-        unadjusted = mean(self.engine[: len(self.deployed)], measure)
-        found = (self.run_mean(measure), self.engine_mean(measure), float(low), float(high), unadjusted)
+        found = (
+            self.run_mean(measure),
+            self.engine_mean(measure),
+            float(low),
+            float(high),
+            mean(self.unadjusted, measure),
+        )
         return Cell(self.load, self.controller, measure, *found)
 
 
@@ -155,6 +162,7 @@ class Order:
 
     Attributes:
         better, worse: as the engine has it. engine, deployed: difference of goodput, tokens/s.
+        half: half of the 95 % interval of the deployed one, by Student's t over the runs, paired by prompts; infinite for a single run.
     """
 
     load: int
@@ -162,11 +170,17 @@ class Order:
     worse: str
     engine: float
     deployed: float
+    half: float
 
     @property
     def same(self) -> bool:
         """Whether the deployment agrees."""
         return self.deployed > 0.0
+
+    @property
+    def separated(self) -> bool:
+        """Whether the deployment tells both apart."""
+        return abs(self.deployed) > self.half
 
 
 def cells(results: Sequence[Result]) -> list[Cell]:
@@ -184,6 +198,14 @@ def orders(results: Sequence[Result], measure: str = "goodput_tokens_per_s") -> 
         low, high = np.quantile(paired, INTERVAL)
         if low > 0.0 or high < 0.0:
             better, worse = (a, b) if low > 0.0 else (b, a)
-            gained = better.run_mean(measure) - worse.run_mean(measure)
-            found.append(Order(a.load, better.controller, worse.controller, abs(float(paired.mean())), gained))
+            gained = np.array([x[measure] - y[measure] for x, y in zip(better.deployed, worse.deployed, strict=True)])
+            means = (abs(float(paired.mean())), float(gained.mean()))
+            found.append(Order(a.load, better.controller, worse.controller, *means, half_interval(gained)))
     return found
+
+
+def half_interval(values: NDArray[np.float64]) -> float:
+    """Half of the 95 % interval of a mean."""
+    if len(values) < 2:
+        return float("inf")
+    return float(student.ppf(INTERVAL[1], len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))

@@ -237,7 +237,7 @@ def sim2real_classes(scenario: Scenario) -> list[Any]:
 
 def result(load_: int, name: str, deployed: float, engine: list[float]) -> Result:
     rows = [dict.fromkeys((*COMPARED, *BESIDE), value) for value in engine]
-    return Result(load_, name, [dict.fromkeys((*COMPARED, *BESIDE), deployed)], rows[:1], rows, [1.0], 1.0)
+    return Result(load_, name, [dict.fromkeys((*COMPARED, *BESIDE), deployed)], rows[:1], rows, rows[:1], [1.0], 1.0)
 
 
 def test_cells_and_orders_say_who_is_near_and_who_is_better() -> None:
@@ -259,11 +259,30 @@ def test_cells_and_orders_say_who_is_near_and_who_is_better() -> None:
     ]
     said = verdict(found, ranked)
     assert said.startswith("8 of 20 cells are within 10 %")
-    assert "same in 1 of 3 pairs" in said
+    assert (
+        "same in 1 of 3 pairs that the engine separates, and the other way round, beyond the deployment's own spread, in 0"
+        in said
+    )
     table = side_by_side(results)
     assert table[1][:5] == ["4", "a", "goodput, tokens/s", "10.0", "10.9"]
     assert table[1][6:] == ["+9.0 %", "yes", "+9.0 %"]
     assert {len(row) for row in table} == {9}
+
+
+def test_an_order_is_told_from_the_deployments_own_spread() -> None:
+    def runs(name: str, deployed: list[float], engine: float) -> Result:
+        rows = [dict.fromkeys((*COMPARED, *BESIDE), value) for value in deployed]
+        worlds = [dict.fromkeys((*COMPARED, *BESIDE), engine)] * 3
+        return Result(4, name, rows, worlds, worlds, worlds, [1.0] * 3, 1.0)
+
+    close, clear = runs("a", [9.0, 10.5, 10.0], 12.0), runs("b", [10.0, 10.0, 10.0], 11.0)
+    (order,) = orders([close, clear])
+    assert order.half == pytest.approx(4.3027 * np.std([-1.0, 0.5, 0.0], ddof=1) / 3**0.5, rel=1e-4)
+    assert not order.same
+    assert not order.separated
+    (order,) = orders([runs("a", [8.0, 8.1, 8.0], 12.0), clear])
+    assert order.separated
+    assert not order.same
 
 
 def test_numbers_have_three_digits() -> None:
