@@ -38,7 +38,7 @@ import wisp_gym  # noqa: F401  (registers the environments)
 from agents import run_folder
 from agents.callbacks import Progress, StopRequest, Validate
 from agents.checkpoint import load_checkpoint, read_checkpoint
-from agents.command_line import InputError, Parser, run, whole, write_bytes
+from agents.command_line import InputError, Parser, add_log_folder, run, whole, write_bytes
 from agents.distributed import RayPool, add_distributed
 from agents.evaluate import compare, run_all, show
 from agents.fleet_ppo import FleetPPO
@@ -127,8 +127,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="train N times, from this seed on, each in a run folder of its own",
     )
     add_distributed(parser)
-    add("-f", "--log-folder", type=Path, default=Path("runs"), metavar="DIR",
-        help="where the run's folder is made, never over another (default runs)")  # fmt: skip
+    add_log_folder(parser)
     add("--eval-freq", type=whole(0, 10**9), metavar="N",
         help="decisions between two validations, each with a checkpoint; 0: only at the end (default a twelfth of N)")  # fmt: skip
     add("--n-eval-envs", type=whole(1, 1000), metavar="N", help="validation worlds (default 8)")

@@ -31,7 +31,7 @@ import wisp_gym  # noqa: F401  (registers the environments)
 from agents.batching_cloning import Teacher, clone
 from agents.batching_ppo import MixedVecEnv, make_ppo, refine
 from agents.batching_search import PRICE_SHARPNESS, Arena, Cell, calibrated, evolve
-from agents.command_line import Parser, run, whole
+from agents.command_line import Parser, add_log_folder, run, whole
 from agents.export import scorer_bundle
 from agents.run_folder import describe_run, new_folder, write_json
 from agents.scorer_network import Scorer
@@ -253,14 +253,7 @@ def command(arguments: Sequence[str] | None) -> None:
     add("--decision", default="batching", help="batching (default) or joint")
     add("--start", metavar="FILE", help="a saved policy to start from (joint: batching-v1)")
     add("--seed", type=whole(0, 2**31 - 1), default=0, help="seed of everything (default 0)")
-    add(
-        "-f",
-        "--log-folder",
-        type=Path,
-        default=Path("runs"),
-        metavar="DIR",
-        help="where the run's folder is made (default runs)",
-    )
+    add_log_folder(parser)
     add(
         "--clone-steps",
         type=whole(1, 10**6),

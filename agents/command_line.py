@@ -60,6 +60,12 @@ class Parser(argparse.ArgumentParser):
         return super().parse_args(given, namespace)
 
 
+def add_log_folder(parser: argparse.ArgumentParser) -> None:
+    """The flag `--log-folder` of commands that make a run's folder."""
+    help_ = "where the run's folder is made, never over another (default runs)"
+    parser.add_argument("-f", "--log-folder", type=Path, default=Path("runs"), metavar="DIR", help=help_)
+
+
 def one_line(message: str) -> str:
     """The message with every run of white space as one blank."""
     return " ".join(message.split())

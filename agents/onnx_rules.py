@@ -7,7 +7,7 @@ graphs, and a test holds their decisions equal.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -20,15 +20,7 @@ from wisp_gym.engine import observation as seen
 
 LEAST_DRAFT_TIME = 1e-9  # T: no division by zero
 MOST_CERTAIN = 1.0 - 1e-9  # of an acceptance probability: where it is 1, the sum of n powers is n to seven digits
-UNBOUNDED = 1e300  # bundles hold finite numbers alone
-
-
-class Term(NamedTuple):
-    """A sum of entries by their factors, plus an offset, at most `most`."""
-
-    factors: dict[int, float]
-    offset: float = 0.0
-    most: float = UNBOUNDED
+Term = tuple[dict[int, float], float]  # factors of entries, and an offset
 
 
 class RuleGraph(Graph):
@@ -56,17 +48,14 @@ class RuleGraph(Graph):
         """(n, 1) tokens still wanted."""
         return self.times(self.see(seen.TOKENS_LEFT), TOKENS_LEFT_UNIT)
 
-    def weighted(self, *terms: Term) -> list[str]:
-        """(n, 1) doubles of several terms: four nodes for all of them."""
-        weights = np.zeros((seen.SIZE, len(terms)))
-        for place, term in enumerate(terms):
-            for entry, factor in term.factors.items():
+    def weighted(self, terms: Sequence[Term]) -> list[str]:
+        """(n, 1) doubles, each a sum of entries by their factors, plus an offset: three nodes for all of them."""
+        weights, offsets = np.zeros((seen.SIZE, len(terms))), [[offset for _, offset in terms]]
+        for place, (factors, _) in enumerate(terms):
+            for entry, factor in factors.items():
                 weights[entry, place] = factor
         sums = self.op("MatMul", self.cast(self.observation, DOUBLE), self.constant(weights, np.float64))
-        moved = self.op("Add", sums, self.constant([[term.offset for term in terms]], np.float64))
-        return self.columns(
-            self.op("Min", moved, self.constant([[term.most for term in terms]], np.float64)), len(terms)
-        )
+        return self.columns(self.op("Add", sums, self.constant(offsets, np.float64)), len(terms))
 
     def number(self, value: float) -> str:
         """A constant."""
@@ -173,23 +162,24 @@ def aligned(g: RuleGraph) -> str:
     """
     g.below_most(4)
     least, factor, margin, guard = g.parameters[:4]
-    spare = {seen.BOUNDARY_LEFT: 1.0, seen.JITTER: -margin}
-    drafted, held, wanted, least_gain, half, paid, draft, busy, room, below, survived, alpha, uncertain, less_one = g.weighted(
-        Term({seen.DRAFTED: float(g.cap)}, 0.5), Term({seen.TOKENS_LEFT: TOKENS_LEFT_UNIT}, -1.0, g.most),
-        Term({seen.TOKENS_LEFT: TOKENS_LEFT_UNIT}, -1.0, float(g.cap)), Term({seen.PRICE: 1.0}, least), Term({seen.PRICE: 0.5}, least / 2.0),
-        Term({seen.OWN_RATE: factor}), Term({seen.DRAFT_TIME: 1.0}), Term({seen.SERVER_BUSY: 1.0}), Term(spare, -guard),
-        Term(spare, -guard, 0.0), Term({seen.SURVIVAL: 1.0}), Term({seen.ACCEPTANCE_AVERAGE: 1.0}),
-        Term({seen.ACCEPTANCE_AVERAGE: 1.0}, 0.0, MOST_CERTAIN), Term({seen.ACCEPTANCE_AVERAGE: 1.0}, -1.0, MOST_CERTAIN - 1.0),
-    )  # fmt: skip
-    g.may = g.is_("Less", drafted, held)
-    room = g.minus(room, g.op("Floor", below))  # the first boundary that can be made
+    drafted, wanted, least_gain, paid, draft, busy, alpha, survived, room = g.weighted([
+        ({seen.DRAFTED: float(g.cap)}, 0.5), ({seen.TOKENS_LEFT: TOKENS_LEFT_UNIT}, -1.0), ({seen.PRICE: 1.0}, least),
+        ({seen.OWN_RATE: factor}, 0.0), ({seen.DRAFT_TIME: 1.0}, 0.0), ({seen.SERVER_BUSY: 1.0}, 0.0), ({seen.ACCEPTANCE_AVERAGE: 1.0}, 0.0),
+        ({seen.SURVIVAL: 1.0}, 0.0), ({seen.BOUNDARY_LEFT: 1.0, seen.JITTER: -margin}, -guard),
+    ])  # fmt: skip
+    g.may = g.is_("Less", drafted, g.least(wanted, g.most))
+    room = g.minus(room, g.op("Floor", g.least(room, 0.0)))  # the first boundary that can be made
     is_busy = g.is_("Less", 0.0, busy)
     beyond = g.op("And", is_busy, g.is_("Less", room, draft))
-    gain, missed = g.single(g.times(survived, alpha)), g.op("Ceil", g.minus(draft, room))
-    n = g.least(g.op("Floor", g.over(g.add(room, missed), draft)), g.minus(wanted, g.op("Floor", drafted)))
-    series = g.over(g.times(gain, g.minus(g.power(uncertain, n), 1.0)), less_one)
+    gain, half = g.single(g.times(survived, alpha)), g.over(least_gain, 2.0)
+    missed = g.op("Ceil", g.minus(draft, room))
+    more = g.minus(g.least(wanted, float(g.cap)), g.op("Floor", drafted))
+    n = g.least(g.op("Floor", g.over(g.add(room, missed), draft)), more)
+    uncertain = g.least(alpha, MOST_CERTAIN)
+    series = g.over(g.times(gain, g.minus(1.0, g.power(uncertain, n))), g.minus(1.0, uncertain))
     beyond_cost = g.add(g.times(paid, missed), g.times(n, half))
-    cost = g.which(beyond, beyond_cost, g.which(is_busy, least_gain, g.add(g.times(paid, draft), half)))
+    alone = g.add(g.times(paid, draft), half)
+    cost = g.which(beyond, beyond_cost, g.which(is_busy, least_gain, alone))
     return g.is_("Less", cost, g.which(beyond, series, gain))
 
 

@@ -37,7 +37,7 @@ from agents.calibration import (
     values,
 )
 from agents.capacity import capacity_interval, mean_attainment
-from agents.command_line import InputError, Parser, output_file, run, whole, write_bytes, write_rows
+from agents.command_line import InputError, Parser, add_log_folder, output_file, run, whole, write_bytes, write_rows
 from agents.reproduce_plot import draw
 from agents.run_folder import describe_run, new_folder
 from agents.tables import aligned, bootstrap_interval
@@ -277,14 +277,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"worlds for each figure (default {DEFAULT_SEEDS})",
     )
     add("--json", type=output_file(), metavar="FILE", help="write the rows as JSON there too")
-    add(
-        "-f",
-        "--log-folder",
-        type=Path,
-        default=Path("runs"),
-        metavar="DIR",
-        help="where the run's folder is made (default runs)",
-    )
+    add_log_folder(parser)
     given = parser.parse_args(arguments)
     if given.target not in TARGETS:
         raise InputError(f"argument --target: given '{given.target}'; {did_you_mean(given.target, list(TARGETS))}")

@@ -204,7 +204,7 @@ def compared(
     machine = [machine_level(measured, done.batches) for done in runs]
     predicted = [
         simulate(at_level(scenario, times), name, [seed], n)[0].row()
-        for times, seed in zip(machine, seeds, strict=False)
+        for times, seed in zip(machine, seeds[: len(runs)], strict=True)
     ]
     at_mean = at_level(scenario, sum(machine) / len(machine))
     worlds, profiled = (

@@ -106,9 +106,8 @@ def search(
         options = {"xatol": 1e-4, "fatol": 1e-10}
         return minimize(misfit, best, method="Nelder-Mead", bounds=bounds, options=options)
 
-    sides = (
-        [2.0] if least_sharpness >= 1.0 else [2.0, least_sharpness**0.5]
-    )  # no way leads from one side of 1 to the other
+    # No way leads from one side of 1 to the other.
+    sides = [2.0] if least_sharpness >= 1.0 else [2.0, least_sharpness**0.5]
     found = min((descend(side) for side in sides), key=lambda result: float(result.fun))
     knee_tokens, sharpness = np.exp(found.x)
     return float(knee_tokens), float(sharpness)

@@ -31,9 +31,7 @@ class VerificationTime(Part):
     launch_s: NonNegative  # per batch
     weights_s: Positive  # reading the weights once
     token_s: Positive  # arithmetic per new token
-    sharpness: Annotated[
-        float, Range(0.2)
-    ]  # 1 = sum of both, infinity = their maximum, below 1: more tokens are cheaper each
+    sharpness: Annotated[float, Range(0.2)]  # 1 = sum of both, infinity = their maximum; below 1: concave
     cached_token_s: NonNegative  # reading one cached token's keys and values
     pair_s: NonNegative  # attention arithmetic per new token × length
 

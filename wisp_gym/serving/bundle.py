@@ -141,9 +141,8 @@ def open_session(data: bytes) -> Any:
         raise BundleError("needs onnxruntime; install wisp-gym[serve]") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.enable_mem_reuse = options.enable_cpu_mem_arena = (
-        False  # graphs of a few numbers: planning memory takes longer than it saves
-    )
+    # Graphs of a few numbers: planning memory takes longer than it saves.
+    options.enable_mem_reuse = options.enable_cpu_mem_arena = False
     options.log_severity_level = 4  # what is wrong is raised, not printed
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])

@@ -105,9 +105,8 @@ def packed_logits(
     ids = torch.tensor([[token for tokens in new for token in tokens]], device=model.device)
     positions = torch.cat([torch.arange(p.cache.length, p.cache.length + p.end - p.start) for p in parts])
     places = torch.cat([torch.arange(p.end - k, p.end) for p, k in zip(parts, kept, strict=True)])
-    no_mask = ids.new_zeros(
-        1, 1, 1, 1
-    )  # four dimensions: transformers builds none of its own, and the pieces have theirs
+    # A mask of four dimensions: transformers builds none of its own. The pieces have theirs.
+    no_mask = ids.new_zeros(1, 1, 1, 1)
     logits = model(
         ids, attention_mask=no_mask, position_ids=positions[None].to(model.device), use_cache=False,
         logits_to_keep=places.to(model.device), packed=parts,

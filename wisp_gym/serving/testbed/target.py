@@ -59,6 +59,7 @@ class Target:
 
     Args:
         model: in evaluation mode, with keys and values of all tokens (no sliding windows, no recurrent states).
+            Where it packs, its attention is replaced for good, by one that computes the same for others.
         packs: whether batches are packed rather than padded; None: on a processor, where the model allows it.
 
     Raises:
