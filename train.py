@@ -9,11 +9,11 @@
     python train.py -i runs/ppo-Speculation-v0_1                         # go on with an interrupted run
     python train.py -i runs/ppo-Speculation-v0_1 -n 1200000              # train a finished run for longer
     python train.py --seeds 5                                            # seeds 0 to 4, and how far they spread
-    python train.py --seeds 5 --distributed 10.0.0.5:6379                # on a Ray cluster: docs/distributed.md
+    python train.py --seeds 5 --distributed 10.0.0.5:6379                # on a Ray cluster: docs/guide/distributed.md
 
 A run folder holds config.json, command.txt, versions.json, scenario.toml, progress.csv (SB3's log), validation.csv, checkpoints/,
 policy.json (the policy that was best on validation worlds; use it wherever a controller's name is expected), comparison.json,
-comparison.txt and comparison.png. Ctrl-C leaves a run that can be used and gone on with. More: docs/training.md.
+comparison.txt and comparison.png. Ctrl-C leaves a run that can be used and gone on with. More: docs/guide/training.md.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from wisp_gym.files import write_json
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small batches: a second thread costs more than it brings
 
 import numpy as np
@@ -34,16 +36,14 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from tqdm import tqdm
 
-import wisp_gym  # noqa: F401  (registers the environments)
-from agents import run_folder
-from agents.callbacks import Progress, StopRequest, Validate
-from agents.checkpoint import load_checkpoint, read_checkpoint
-from agents.command_line import InputError, Parser, add_log_folder, run, whole, write_bytes
 from agents.distributed import RayPool, add_distributed
-from agents.evaluate import compare, run_all, show
-from agents.fleet_ppo import FleetPPO
-from agents.fleet_tasks import TaskFleet
-from agents.learners import (
+from agents.pool import Pool, pool_at
+from agents.training import run_folder
+from agents.training.callbacks import Progress, StopRequest, Validate
+from agents.training.checkpoint import load_checkpoint, read_checkpoint
+from agents.training.fleet_ppo import FleetPPO
+from agents.training.fleet_tasks import TaskFleet
+from agents.training.learners import (
     ACTIVATION,
     ALGORITHMS,
     DECISIONS,
@@ -59,13 +59,15 @@ from agents.learners import (
     make_model,
     standardise,
 )
-from agents.learning_plot import draw
-from agents.pool import Pool, pool_at
-from agents.seeds import LAST_SEED, refuse_seeds, train_seeds
-from agents.vec_env import ARGUMENTS, check_argument, env_kwargs
-from estimators.cli import write_text
-from wisp_gym.controllers.catalogue import did_you_mean, resolve
+from agents.training.learning_plot import draw
+from agents.training.seeds import LAST_SEED, refuse_seeds, train_seeds
+from wisp_gym.cli import Parser, add_log_folder, run, whole
+from wisp_gym.controllers.resolve import resolve
 from wisp_gym.engine.worlds import load_trace
+from wisp_gym.envs.sb3 import ARGUMENTS, check_argument, env_kwargs
+from wisp_gym.errors import InputError, did_you_mean
+from wisp_gym.evaluation.evaluate import compare, run_all, show
+from wisp_gym.files import write_bytes, write_text
 from wisp_gym.scenario import Scenario, ScenarioError, load, with_, with_slo
 from wisp_gym.simulation import simulate
 
@@ -87,7 +89,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
-SCORERS = ("batching", "joint")  # presets of agents/batching_training.py
+SCORERS = ("batching", "joint")  # presets of agents/batching/__main__.py
 
 # Worlds are told apart by their seeds: training draws its own, validation and test use these and no other.
 VALIDATION_SEED = 2_000_000  # the first of them
@@ -250,7 +252,7 @@ def compare_with_rivals(
     given = argparse.Namespace(slo=settings["env_kwargs"].get("slo"), seeds=seeds, per_class=False)
     rows = compare(given, scenario, outcomes, "wisp")
     rows.sort(key=lambda row: -row["goodput_tokens_per_s"])
-    run_folder.write_json(folder / "comparison.json", rows)
+    write_json(folder / "comparison.json", rows)
     write_bytes(folder / "comparison.png", draw([(n, goodput) for n, goodput, _ in scores], rows, learned))
     named = [{**row, "controller": "learned" if row["controller"] == learned else row["controller"]} for row in rows]
     text = f"{show(named, scenario)}\n\n{verdict(rows, learned, tuned)}"
@@ -370,7 +372,7 @@ def train(given: argparse.Namespace, settings: dict[str, Any], pool: Pool, comma
 
 def train_scorer(given: argparse.Namespace, command: Sequence[str] | None) -> None:
     """Train a policy of the server, which has a trainer of its own."""
-    from agents import batching_training
+    from agents.batching import __main__ as batching_training
 
     for name in (*DEFAULTS, "trained_agent", "seeds"):
         if name not in ("preset", "seed") and getattr(given, name) is not None:

@@ -1,7 +1,7 @@
 """Jobs as tasks of a Ray cluster: one that Ray starts on this machine, or a running one by its address.
 
 Ray places the tasks, keeps what they hand over, and runs a task again when its worker or machine dies. A task depends on its
-arguments alone, so running it again gives the same result. docs/distributed.md says what is sent where.
+arguments alone, so running it again gives the same result. docs/guide/distributed.md says what is sent where.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 import wisp_gym
-from agents.command_line import Parser
 from agents.pool import Job
-from estimators.cli import InputError
+from wisp_gym.cli import Parser
+from wisp_gym.errors import InputError
 from wisp_gym.scenario import Scenario, with_
-from wisp_gym.speculation_trace import find
+from wisp_gym.traces.speculation import find
 
 FLAG = "--distributed"
 LOCAL = "local"  # a cluster of this machine alone, for the time of the command

@@ -134,7 +134,7 @@ def test_the_wheel_asks_for_three_packages_and_carries_the_licence(wheel: Path) 
 
 def test_the_installed_wheel_works_anywhere(installed: Path, tmp_path: Path) -> None:
     code = """
-import wisp_gym, wisp_gym.scenario, wisp_gym.request_trace as request_trace
+import wisp_gym, wisp_gym.scenario, wisp_gym.traces.requests as request_trace
 print(wisp_gym.__file__)
 print(wisp_gym.scenario.load("wisp-a100-qwen3-32b").name)
 print(request_trace.sample_path("azure-conv-like.csv"))

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from wisp_gym.request_trace import TraceError
-from wisp_gym.speculation_trace import STATISTICS, SpeculationTrace, read_speculation_trace
-
-from .command_line import InputError, Parser, run
+from wisp_gym.cli import Parser, run
+from wisp_gym.errors import InputError
+from wisp_gym.traces.requests import TraceError
+from wisp_gym.traces.speculation import STATISTICS, SpeculationTrace, read_speculation_trace
 
 LAGS = (1, 2, 5, 10, 20)
 SIGNS = {"confidence": 1, "entropy": -1, "margin": 1, "spread": 1}  # which way a statistic speaks for acceptance

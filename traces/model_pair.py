@@ -18,7 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.utils import logging
 
-from .command_line import InputError, nearest
+from wisp_gym.errors import InputError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _load(kind: Any, name: str, flag: str, **options: Any) -> Any:
     parent = Path(name).parent
     if not Path(name).is_dir() and name != Path(name).name and parent.is_dir():  # else it is a name on the hub
         folders = [other.name for other in parent.iterdir() if other.is_dir()]
-        raise InputError(f"{flag} {name}: no such folder{nearest(Path(name).name, folders)}")
+        raise InputError(f"{flag} {name}: no such folder; {did_you_mean(Path(name).name, folders)}")
     try:
         return kind.from_pretrained(name, **options)
     except (OSError, ValueError, KeyError) as error:  # what transformers raises for unknown names and bad folders

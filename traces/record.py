@@ -25,16 +25,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wisp_gym.request_trace import TraceError
-from wisp_gym.speculation_trace import (
+from wisp_gym.cli import OutOfTime, Parser, between, deadline, run, whole
+from wisp_gym.errors import InputError
+from wisp_gym.traces.speculation import (
     MAX_DRAFT_TOKENS,
     SpeculationTrace,
     concatenate,
     read_speculation_trace,
     write_speculation_trace,
 )
-
-from .command_line import InputError, OutOfTime, Parser, deadline, run
 
 if TYPE_CHECKING:  # torch and transformers take seconds to import: --help and wrong flags do without
     from .model_pair import Pair
@@ -176,31 +175,38 @@ def record(given: Namespace) -> SpeculationTrace:
 
 def parse(arguments: Sequence[str] | None) -> Namespace:
     """The flags, checked."""
-    parser = Parser(prog="python -m traces.record", description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    parser = Parser(prog="python -m traces.record", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--draft", required=True, metavar="MODEL", help="name on the hub, or a folder")
     parser.add_argument("--target", required=True, metavar="MODEL", help="name on the hub, or a folder")
     parser.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="text, or JSON lines with `prompt`")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="NPZ to write")
     parser.add_argument("--recipe", type=Path, metavar="FILE", help="JSON to keep in the header (of train_pair, say)")
-    parser.add_argument("--draft-tokens", type=int, default=8, help="K, drafted at each position (default %(default)s)")
-    parser.add_argument("--max-new-tokens", type=int, default=100, help="of an answer (default %(default)s)")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
-    parser.add_argument("--batch", type=int, default=32, help="positions drafted at once (default %(default)s)")
-    parser.add_argument("--answers", type=int, default=1, help="prompts answered at once (default %(default)s)")
     parser.add_argument(
-        "--minutes", type=float, default=0, help="stop after so many, to go on later; 0: never (default)"
+        "--draft-tokens",
+        type=whole(1, MAX_DRAFT_TOKENS),
+        default=8,
+        help="K, drafted at each position (default %(default)s)",
     )
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampling (default %(default)s)")
+    parser.add_argument(
+        "--max-new-tokens", type=whole(1, 10**6), default=100, help="of an answer (default %(default)s)"
+    )
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
+    parser.add_argument(
+        "--batch", type=whole(1, 65_536), default=32, help="positions drafted at once (default %(default)s)"
+    )
+    parser.add_argument(
+        "--answers", type=whole(1, 65_536), default=1, help="prompts answered at once (default %(default)s)"
+    )
+    parser.add_argument(
+        "--minutes", type=between(0, 1e6), default=0, help="stop after so many, to go on later; 0: never (default)"
+    )
+    parser.add_argument("--threads", type=whole(1, 1024), default=1, help="of the CPU (default %(default)s)")
+    parser.add_argument("--seed", type=whole(0, 2**63), default=0, help="of the sampling (default %(default)s)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights")
     given = parser.parse_args(arguments)
-    parser.whole_numbers(given, {"draft_tokens": (1, MAX_DRAFT_TOKENS), "max_new_tokens": (1, 10**6), "batch": (1, 65_536),
-                                 "answers": (1, 65_536), "threads": (1, 1024), "seed": (0, 2**63)})  # fmt: skip
     if not (given.temperature == 0 or 0.01 <= given.temperature <= 100):
         parser.error(f"--temperature {given.temperature}: allowed 0, or 0.01 to 100")
-    if not 0 <= given.minutes <= 1e6:
-        parser.error(f"--minutes {given.minutes}: allowed 0 to 1e6")
     given.ends = deadline(given.minutes)
     _check_files(parser, given)
     return given
@@ -226,13 +232,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch sees no CUDA device; allowed here: cpu")
     torch.set_num_threads(given.threads)
-    try:
-        trace = record(given)
-    except TraceError as error:
-        raise InputError(str(error)) from None
+    trace = record(given)
     positions, mean = len(trace.accepted_run), trace.accepted_run.mean()
     print(f"{given.out}: {len(trace)} requests, {positions} positions, mean accepted run {mean:.2f}")
 
 
 if __name__ == "__main__":
-    raise SystemExit(run(main, "python -m traces.record"))
+    raise SystemExit(run(main, "python -m traces.record", interrupted="the same command continues"))

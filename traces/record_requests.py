@@ -10,15 +10,15 @@ as the trace allows (correlation of the logarithms 0.09).
 from __future__ import annotations
 
 import argparse
-import difflib
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
 
 import numpy as np
 
-from wisp_gym.request_trace import FORMATS, MAX_ROWS, MAX_SPAN_S, RequestTrace, write_trace
+from wisp_gym.cli import Parser, run, whole
+from wisp_gym.traces.requests import FORMATS, MAX_ROWS, MAX_SPAN_S, RequestTrace, write_trace
 
 SHORTEST_STEP_S = 1.0  # the rate is constant for this long: far below its correlation time
 
@@ -104,7 +104,7 @@ def scenario_shape(name: str) -> Shape:
     Raises:
         ValueError: the scenario is unknown or wrong (`wisp_gym.scenario.ScenarioError`).
     """
-    from wisp_gym import scenario  # only here: recording Azure's own shape needs no scenario
+    from wisp_gym import scenario
 
     workload = scenario.load(name).workload
     prompt, output = (
@@ -114,56 +114,32 @@ def scenario_shape(name: str) -> Shape:
     return Shape(AZURE_CONV_2023.rate_std, AZURE_CONV_2023.rate_memory_s, prompt, output)
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line's flags; exits with code 2 and one line when they are wrong."""
-    parser = OneLineParser(prog="traces.record_requests", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser(prog="python -m traces.record_requests", description=__doc__.splitlines()[0])
     lengths_help = "take the lengths of this scenario (preset or TOML file; default: Azure 2023 conversation)"
     parser.add_argument("--scenario-like", metavar="NAME", help=lengths_help)
     parser.add_argument("--format", default="azure", help=f"one of {', '.join(FORMATS)} (default azure)")
-    parser.add_argument("--rows", type=int, default=300, help=f"requests, 1 to {MAX_ROWS} (default 300)")
+    parser.add_argument("--rows", type=whole(1, MAX_ROWS), default=300, help=f"requests, 1 to {MAX_ROWS} (default 300)")
     parser.add_argument("--rate", type=float, default=5.53, help="mean requests per second (default 5.53, as Azure's)")
-    parser.add_argument("--seed", type=int, default=0, help="0 or above (default 0)")
+    parser.add_argument("--seed", type=whole(0, 2**63), default=0, help="0 or above (default 0)")
     parser.add_argument("--out", required=True, help="the file to write")
-    flags, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        parser.error(f"unknown argument {unknown[0]!r}{_nearest_flag(parser, unknown[0])}")
-    if not 1 <= flags.rows <= MAX_ROWS:
-        parser.error(f"--rows {flags.rows}: allowed 1 to {MAX_ROWS}")
+    flags = parser.parse_args(arguments)
     # The slowest allowed rate leaves a factor of 2 to the longest trace a file may hold.
     slowest = 2 * flags.rows / MAX_SPAN_S
     if not slowest <= flags.rate <= 1e6:
         parser.error(f"--rate {flags.rate}: allowed {slowest:.3g} to 1e6 requests per second for {flags.rows} rows")
-    if flags.seed < 0:
-        parser.error(f"--seed {flags.seed}: allowed 0 or above")
     return flags
 
 
-def _nearest_flag(parser: argparse.ArgumentParser, given: str) -> str:
-    flags = [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
-    near = difflib.get_close_matches(given, flags, 1)
-    return f"; allowed: {', '.join(flags)}" + (f"; did you mean {near[0]}?" if near else "")
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Record a trace as the command line says; returns the exit code."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Record a trace as the command line says."""
     flags = parse(arguments)
-    try:
-        shape = scenario_shape(flags.scenario_like) if flags.scenario_like else AZURE_CONV_2023
-        trace = record(shape, flags.rows, flags.rate, flags.seed)
-        write_trace(trace, flags.out, flags.format)
-    except ValueError as error:  # TraceError and ScenarioError are, and their messages are one line
-        print(f"traces.record_requests: {error}", file=sys.stderr)
-        return 2
+    shape = scenario_shape(flags.scenario_like) if flags.scenario_like else AZURE_CONV_2023
+    trace = record(shape, flags.rows, flags.rate, flags.seed)
+    write_trace(trace, flags.out, flags.format)
     print(f"{flags.out}: {len(trace)} requests in {trace.arrival_s[-1]:.1f} s")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main, "python -m traces.record_requests"))

@@ -27,7 +27,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .command_line import InputError, OutOfTime, Parser, deadline, run, write_bytes
+from wisp_gym.cli import OutOfTime, Parser, between, deadline, run, whole
+from wisp_gym.errors import InputError
+from wisp_gym.files import write_bytes
+
 from .training_text import LICENCE, cut_prompts, split_text, tokens_of, train_tokenizer
 
 if TYPE_CHECKING:  # torch and transformers take seconds to import: --help and wrong flags do without
@@ -234,7 +237,7 @@ def train_pair(given: Namespace) -> dict[str, Any]:
 
 def parse(arguments: Sequence[str] | None) -> Namespace:
     """The flags, checked; `target` and `draft` are `Shape`s."""
-    parser = Parser(prog="python -m traces.train_pair", description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    parser = Parser(prog="python -m traces.train_pair", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="made if missing")
     parser.add_argument("--text", type=Path, nargs="+", default=[LIBRARY], metavar="FOLDER",
                         help="of Python files; default: the standard library")  # fmt: skip
@@ -242,35 +245,37 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
     sizes = {"hidden": (320, 128), "layers": (6, 2), "heads": (4, 2), "kv-heads": (2, 1), "intermediate": (992, 384)}
     for side, model in enumerate(("target", "draft")):
         for name, defaults in sizes.items():
-            parser.add_argument(f"--{model}-{name}", type=int, default=defaults[side], help="(default %(default)s)")
-    parser.add_argument("--target-steps", type=int, default=2000, help="(default %(default)s)")
-    parser.add_argument("--draft-steps", type=int, default=1000, help="(default %(default)s)")
-    parser.add_argument("--vocabulary", type=int, default=4096, help="tokens (default %(default)s)")
-    parser.add_argument("--batch", type=int, default=4, help="sequences a step (default %(default)s)")
-    parser.add_argument("--block", type=int, default=256, help="tokens of a sequence (default %(default)s)")
-    parser.add_argument("--prompts", type=int, default=200, help="held-out prompts to cut (default %(default)s)")
-    parser.add_argument("--save-every", type=int, default=200, help="steps between checkpoints (default %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU (default %(default)s)")
-    parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="highest (default %(default)s)")
+            parser.add_argument(
+                f"--{model}-{name}", type=whole(1, 65_536), default=defaults[side], help="(default %(default)s)"
+            )
+    parser.add_argument("--target-steps", type=whole(1, 10**9), default=2000, help="(default %(default)s)")
+    parser.add_argument("--draft-steps", type=whole(1, 10**9), default=1000, help="(default %(default)s)")
+    parser.add_argument("--vocabulary", type=whole(257, 1 << 20), default=4096, help="tokens (default %(default)s)")
+    parser.add_argument("--batch", type=whole(1, 65_536), default=4, help="sequences a step (default %(default)s)")
     parser.add_argument(
-        "--minutes", type=float, default=0, help="stop after so many, to go on later; 0: never (default)"
+        "--block", type=whole(2, 65_536), default=256, help="tokens of a sequence (default %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="(default %(default)s)")
+    parser.add_argument(
+        "--prompts", type=whole(1, 10**6), default=200, help="held-out prompts to cut (default %(default)s)"
+    )
+    parser.add_argument(
+        "--save-every", type=whole(1, 10**9), default=200, help="steps between checkpoints (default %(default)s)"
+    )
+    parser.add_argument("--threads", type=whole(1, 1024), default=1, help="of the CPU (default %(default)s)")
+    parser.add_argument(
+        "--learning-rate", type=between(1e-6, 1e6), default=LEARNING_RATE, help="highest (default %(default)s)"
+    )
+    parser.add_argument(
+        "--minutes", type=between(0, 1e6), default=0, help="stop after so many, to go on later; 0: never (default)"
+    )
+    parser.add_argument("--seed", type=whole(0, 2**63), default=0, help="(default %(default)s)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="of the products")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     given = parser.parse_args(arguments)
-    shapes = [f"{model}_{name}".replace("-", "_") for model in ("target", "draft") for name in sizes]
-    parser.whole_numbers(given, dict.fromkeys(shapes, (1, 65_536)))
-    parser.whole_numbers(given, dict.fromkeys(("target_steps", "draft_steps", "save_every"), (1, 10**9)))
-    parser.whole_numbers(given, {"vocabulary": (257, 1 << 20), "batch": (1, 65_536), "block": (2, 65_536),
-                                 "prompts": (1, 10**6), "threads": (1, 1024), "seed": (0, 2**63)})  # fmt: skip
     given.target, given.draft = (_shape(parser, given, model) for model in ("target", "draft"))
     for folder in given.text:
         if not folder.is_dir():
             parser.error(f"--text {folder}: no such folder")
-    for name, least in (("learning_rate", 1e-6), ("minutes", 0.0)):
-        if not least <= getattr(given, name) <= 1e6:
-            parser.error(f"--{name.replace('_', '-')} {getattr(given, name)}: allowed {least:g} to 1e6")
     given.ends = deadline(given.minutes)
     return given
 
@@ -303,4 +308,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run(main, "python -m traces.train_pair"))
+    raise SystemExit(run(main, "python -m traces.train_pair", interrupted="the same command continues"))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .command_line import InputError
+from wisp_gym.errors import InputError
 
 if TYPE_CHECKING:  # takes seconds to import
     from transformers import PreTrainedTokenizerFast

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wisp_gym.controllers.catalogue import Controller, resolve
+from wisp_gym.controllers.resolve import Controller, resolve
 from wisp_gym.engine.worlds import Worlds, load_trace
-from wisp_gym.metrics import Metrics, measure
+from wisp_gym.evaluation.metrics import Metrics, measure
 from wisp_gym.scenario import Scenario, load
 
 
@@ -23,7 +23,7 @@ def simulate(
 
     Args:
         scenario: a scenario, a preset's name or a TOML file.
-        controller: a controller or its name, see `wisp_gym.controllers.catalogue.listing`.
+        controller: a controller or its name, see `wisp_gym.controllers.resolve.listing`.
         seeds: one world each.
         n_devices: population; default the scenario's.
         threads: threads to run on; default one for each core.

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 from wisp_gym.controllers.shipped import FOLDER, shipped_names
 
 if TYPE_CHECKING:
-    from wisp_gym.controllers.catalogue import Controller
     from wisp_gym.controllers.predict import SpeculationPredictor
     from wisp_gym.controllers.predict_batching import BatchingPredictor
+    from wisp_gym.controllers.resolve import Controller
     from wisp_gym.scenario import Scenario
-    from wisp_gym.serving.bundle import Bundle
+    from wisp_gym.serving.bundle.bundle import Bundle
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Loaded:
         Raises:
             BundleError: there is none.
         """
-        from wisp_gym.serving.bundle import load_bundle
+        from wisp_gym.serving.bundle.bundle import load_bundle
 
         if self.name in shipped_names():
             return load_bundle(FOLDER / f"{self.name}.onnx")
@@ -79,5 +79,5 @@ class Loaded:
 
 
 def load(name: str) -> Loaded:
-    """A controller by name: a shipped policy, a rule of docs/controllers.md, or a saved policy (run folder or policy.json)."""
+    """A controller by name: a shipped policy, a rule of docs/guide/controllers.md, or a saved policy (run folder or policy.json)."""
     return Loaded(name)

@@ -1,292 +1,235 @@
-"""Controllers by name: `speculation+batching[+trim][+chunk][+admit]`, each with its parameters after a colon.
-
-Examples: `wisp+wisp`, `fixed:4+fcfs`, `confidence:0.6+static:4,0.1`, `centralized`, `runs/mine/policy.json+wisp`,
-`fixed:8+fcfs+dspark`, `wisp+aged+chunk:256+admit`.
-"""
+"""The rules that controllers are made of, by name, each with its settings: published values and ranges to search."""
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from statistics import NormalDist
+from dataclasses import dataclass
 
-import numpy as np
-
-from wisp_gym.controllers import batching as batching_rules
-from wisp_gym.controllers import speculation as speculation_rules
-from wisp_gym.controllers import trimming
-from wisp_gym.controllers.plan import Plan, make_plan
-from wisp_gym.controllers.policy import Policy, load_policy
-from wisp_gym.controllers.rules import (
-    ADDITIONS,
-    ADMISSION,
-    ALIASES,
-    BATCHING,
-    CENTRALIZED,
-    CHUNK,
-    SPECULATION,
-    TRIMMING,
-    Rule,
-    Setting,
-)
-from wisp_gym.controllers.scorer_policy import load_scorer
-from wisp_gym.controllers.shipped import shipped_names
-from wisp_gym.scenario import Scenario
-
-NO_POLICY = np.zeros(0, dtype=np.float32)
-FILE_ENDINGS = (".json", ".onnx", ".zip")
-
-# WISP's published operating point: share of accepted tokens that its MLP lets pass (arXiv 2601.11652).
-WISP_RECALL = 0.801
-
-
-class ControllerError(ValueError):
-    """A controller name that cannot be understood; the message is one line."""
+from wisp_gym.rules import batching as batching_rules
+from wisp_gym.rules import speculation as speculation_rules
+from wisp_gym.rules import trimming
 
 
 @dataclass(frozen=True)
-class Controller:
-    """A controller with its numbers, ready for the engine."""
+class Setting:
+    """One number of a rule, given after the colon.
+
+    Attributes:
+        name: how messages and listings call it.
+        default: the published value where there is one.
+        low, high: what is allowed.
+        tune: range that a comparison searches, (low, high); None keeps the default.
+        log: search its logarithm. whole: only whole numbers make sense.
+    """
 
     name: str
-    speculation: int
-    speculation_parameters: tuple[float, ...]
-    batching: int
-    batching_parameters: tuple[float, ...]
+    default: float
+    low: float
+    high: float
+    tune: tuple[float, float] | None = None
+    log: bool = False
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A named rule and its settings."""
+
+    kind: int
+    meaning: str
+    settings: tuple[Setting, ...] = ()
     uses_predictor: bool = False
     sees_statistics: bool = False
     sees_observation: bool = False
-    centralized: bool = False
     learns: bool = False
     suggests: bool = False
-    plan: Plan | None = None  # groups and lengths of the devices, where they are fixed before the run
-    trim: int = trimming.NONE
-    trim_tokens: int = 0
-    chunk_tokens: int | None = None  # None: the scenario's
-    chunk_share: float = 0.0  # of the prompt tokens that wait, where that is more
-    admit_share: float = 0.0  # 0: whatever memory holds after evictions
-    policy: np.ndarray = field(default_factory=lambda: NO_POLICY, compare=False)
-    scorer: np.ndarray = field(default_factory=lambda: NO_POLICY, compare=False)  # learned batching policy
 
 
-def shown(name: str, rule: Rule) -> str:
-    """A rule's name with those of its settings."""
-    return name + (":" if rule.settings else "") + ",".join(setting.name for setting in rule.settings)
+K_MAX = Setting("k_max", math.inf, 0, math.inf, whole=True)
 
-
-def listing() -> str:
-    """Table of all rules for `--help`."""
-    lines = []
-    for title, rules in (
-        ("speculation", SPECULATION),
-        ("batching", BATCHING),
-        ("server alone", CENTRALIZED),
-        ("added to batching", ADDITIONS),
-    ):
-        lines.append(f"{title}:")
-        for name, rule in rules.items():
-            lines.append(f"  {shown(name, rule):<24} {rule.meaning}")
-    lines.append("whole systems:")
-    lines += [f"  {name:<24} {meaning}" for name, meaning in ALIASES.items()]
-    lines.append("  FILE[+batching]          a saved policy: policy.json or its run folder (default +wisp)")
-    lines.append(f"  {', '.join(shipped_names()):<24} shipped policies, wherever a file may stand")
-    lines.append("  speculation+FILE         a saved batching policy, beside any speculation rule or policy")
-    return "\n".join(lines)
-
-
-def did_you_mean(given: str, allowed: list[str]) -> str:
-    """The nearest valid choice, if any is near, and all of them."""
-    near = difflib.get_close_matches(given, allowed, n=1)
-    return (f"did you mean '{near[0]}'? " if near else "") + f"allowed: {', '.join(allowed)}"
-
-
-def numbers(name: str, text: str, rule: Rule) -> tuple[float, ...]:
-    """Parameters after the colon, checked; missing ones take their defaults."""
-    parts = text.split(",") if text else []
-    if len(parts) > len(rule.settings):
-        allowed = ", ".join(setting.name for setting in rule.settings)
-        raise ControllerError(
-            f"controller '{name}': given {len(parts)} parameters, allowed at most {len(rule.settings)} ({allowed})"
-        )
-    given = [number(name, part, setting) for part, setting in zip(parts, rule.settings, strict=False)]
-    return (*given, *(setting.default for setting in rule.settings[len(parts) :]))
-
-
-def number(name: str, part: str, setting: Setting) -> float:
-    """One parameter, checked."""
-    allowed = f"{setting.low:g} to {setting.high:g}"
-    try:
-        value = float(part)
-    except ValueError:
-        raise ControllerError(
-            f"controller '{name}': {setting.name} given '{part}', allowed is a number from {allowed}"
-        ) from None
-    if not setting.low <= value <= setting.high:
-        raise ControllerError(f"controller '{name}': {setting.name} given {part}, allowed is {allowed}")
-    return value
-
-
-def find_rule(text: str, rules: dict[str, Rule], kind: str) -> tuple[Rule, tuple[float, ...]]:
-    """Rule and parameters of `name:parameters`."""
-    name, _, rest = text.partition(":")
-    if name not in rules:
-        raise ControllerError(
-            f"unknown {kind} controller '{name}'; {did_you_mean(name, list(dict.fromkeys([*rules, *ALIASES, *CENTRALIZED])))}"
-        )
-    return rules[name], numbers(text, rest, rules[name])
-
-
-def published_threshold(scenario: Scenario) -> float:
-    """Predicted acceptance below which WISP's rule stops.
-
-    A predictor's own where the draft names one; else that which 80.1 % of the accepted tokens pass: by the confidence of
-    a recorded trace, or by the closed form of the parametric process.
-    """
-    from wisp_gym.engine.build import mean_acceptance, separation
-    from wisp_gym.engine.recordings import load_recording, passed_confidence
-    from wisp_gym.predictor import load_predictor
-
-    if scenario.draft.predictor:
-        return load_predictor(scenario.draft.predictor).threshold
-    if scenario.draft.trace:
-        return passed_confidence(load_recording(scenario).tokens, WISP_RECALL)
-    d = separation(scenario.draft.statistics.auc)
-    share = mean_acceptance(scenario.draft.acceptance)
-    evidence = d / 2.0 - NormalDist().inv_cdf(WISP_RECALL)
-    return 1.0 / (1.0 + math.exp(-(math.log(share / (1.0 - share)) + d * evidence)))
-
-
-def centralized(name: str, text: str) -> Controller:
-    """Continuous batching on the server alone."""
-    rule, parameters = find_rule(text, CENTRALIZED, "centralized")
-    return Controller(name, speculation_rules.FIXED, (0.0,), rule.kind, parameters, centralized=True)
-
-
-def with_additions(controller: Controller, texts: list[str]) -> Controller:
-    """The controller with at most one trimming rule, one prefill chunk and one limit of admission."""
-    for text in texts:
-        name = text.partition(":")[0]
-        if name not in ADDITIONS:
-            hint = did_you_mean(name, list(ADDITIONS))
-            raise ControllerError(f"controller '{controller.name}': unknown addition '{text}'; {hint}")
-        rule, values = find_rule(text, ADDITIONS, "batching")
-        if name in CHUNK and controller.chunk_tokens is None:
-            controller = replace(controller, chunk_tokens=int(values[0]), chunk_share=values[1])
-        elif name in ADMISSION and not controller.admit_share:
-            controller = replace(controller, admit_share=values[0])
-        elif name in TRIMMING and not controller.trim and not controller.centralized:
-            tokens = int(values[0]) if values else 0  # survivals are the predictor's, so its time is spent
-            controller = replace(controller, trim=rule.kind, trim_tokens=tokens, uses_predictor=True)
-        else:
-            raise ControllerError(
-                f"controller '{controller.name}': '{text}' does not fit; allowed: one of {', '.join(TRIMMING)} where devices draft, "
-                "one chunk, one admit"
-            )
-    return controller
-
-
-def is_file(text: str) -> bool:
-    """Whether a name means a saved policy (a file, a run folder, a shipped one) rather than a rule."""
-    if not text or text.partition(":")[0] in SPECULATION:
-        return False
-    return text in shipped_names() or text.endswith(FILE_ENDINGS) or "/" in text or Path(text).is_dir()
-
-
-def split(full: str) -> tuple[str, list[str]]:
-    """Speculation and the pieces after it, the first of which may be a file of a batching policy."""
-    first, rest = take_piece(full.split("+"), {**SPECULATION, **CENTRALIZED, **ALIASES})
-    if not rest:
-        return first, []
-    second, rest = take_piece(rest, {**BATCHING, **ADDITIONS})
-    return first, [second, *rest]
-
-
-def take_piece(parts: list[str], rules: Mapping[str, object]) -> tuple[str, list[str]]:
-    """The first piece of a name, and the parts left. The path of a file may hold a plus sign: the longest that exists, else the
-
-    shortest that ends as a file, else all up to the last part that looks like one.
-    """
-    if parts[0].partition(":")[0] in rules or parts[0] in shipped_names() or not any(map(is_file, parts)):
-        return parts[0], parts[1:]
-    joined = ["+".join(parts[: k + 1]) for k in range(len(parts))]
-    there = [k for k, path in enumerate(joined) if is_file(path) and Path(path).exists()]
-    named = [k for k, path in enumerate(joined) if path.endswith(FILE_ENDINGS)]
-    n = 1 + (there[-1] if there else named[0] if named else max(k for k, part in enumerate(parts) if is_file(part)))
-    return "+".join(parts[:n]), parts[n:]
-
-
-def find_batching(text: str, scenario: Scenario) -> tuple[int, tuple[float, ...], np.ndarray]:
-    """Kind, parameters and scorer of a batching rule or of a saved policy; a pipelined rule is told the plan's cycle and groups."""
-    if is_file(text):
-        return batching_rules.LEARNED, (), load_scorer(text).weights
-    rule, parameters = find_rule(text, BATCHING, "batching")
-    if rule.kind == batching_rules.PIPELINED:
-        plan = make_plan(scenario)
-        parameters = (*parameters, plan.cycle_s, float(plan.n_groups))
-    return rule.kind, parameters, NO_POLICY
-
-
-def with_policy(name: str, policy: Policy, batching: str, scenario: Scenario) -> Controller:
-    """A learned speculation policy with a batching rule, or a learned one."""
-    kind, parameters, scorer = find_batching(batching, scenario)
-    return Controller(
-        name,
-        policy.kind,
-        (),
-        kind,
-        parameters,
-        plan=make_plan(scenario) if kind == batching_rules.PIPELINED else None,
-        scorer=scorer,
-        uses_predictor=True,
-        sees_statistics=True,
+SPECULATION = {
+    "fixed": Rule(
+        speculation_rules.FIXED, "draft k tokens in every round (SLED as WISP describes it)",
+        (Setting("k", 4, 0, 32, tune=(0, 12), whole=True),),
+    ),
+    "confidence": Rule(
+        speculation_rules.CONFIDENCE_RULE, "SLED's device rule: continue while the last token's confidence is at least c",
+        (Setting("c", 0.6, 0, 1, tune=(0, 0.99)), K_MAX), sees_statistics=True,
+    ),
+    "wisp": Rule(
+        speculation_rules.WISP, "WISP: stop when the predictor takes the last token for rejected (acceptance below p; "
+        "default: WISP's published operating point)", (Setting("p", math.nan, 0, 1, tune=(0.02, 0.95)), K_MAX), uses_predictor=True,
+    ),
+    "survival": Rule(
+        speculation_rules.SURVIVAL_RULE, "SpecDec++: stop when the predicted probability that a token is rejected exceeds h",
+        (Setting("h", 0.7, 0, 1, tune=(0.3, 0.95)), K_MAX, Setting("k_min", 0, 0, 32, whole=True)), uses_predictor=True,
+    ),
+    "random": Rule(speculation_rules.RANDOM, "after each token, continue with probability p", (Setting("p", 0.5, 0, 1),)),
+    "margin": Rule(
+        speculation_rules.MARGIN_RULE, "continue while the last token's top-2 margin is at least m",
+        (Setting("m", 0.5, 0, 1, tune=(0, 0.95)), K_MAX), sees_statistics=True,
+    ),
+    "svip": Rule(
+        speculation_rules.SVIP, "SVIP (arXiv 2411.18462): stop when the root of the draft's entropy exceeds h (0.6: ours)",
+        (Setting("h", 0.6, 0, 3, tune=(0.3, 2)), K_MAX), sees_statistics=True,
+    ),
+    "adaedl": Rule(
+        speculation_rules.ADAEDL, "AdaEDL (arXiv 2410.18351): stop when 1 - root(gamma*entropy) < lambda, adapted to a target acceptance",
+        (
+            Setting("gamma", 0.2, 0, 10), Setting("lambda", 0.4, 0, 1), Setting("target", 0.9, 0, 1, tune=(0.3, 0.95)),
+            Setting("step", 0.01, 0, 1, tune=(0.003, 0.3), log=True), K_MAX,
+        ),
+        sees_statistics=True, learns=True,
+    ),
+    "price": Rule(
+        speculation_rules.PRICE_RULE, "price stop: continue while the next token's survival exceeds A*rate/speed + M",
+        (Setting("A", 1, 0, 10, tune=(0, 1.5)), Setting("M", 0, 0, 10, tune=(0, 0.6)), K_MAX), uses_predictor=True, sees_observation=True,
+    ),
+    "aligned": Rule(
+        speculation_rules.ALIGNED, "boundary-aligned price stop: free drafting until the next launch (survival above thr), priced beyond it",
+        (
+            Setting("thr", 0.15, 0, 1, tune=(0, 0.6)), Setting("A", 0.9, 0, 10, tune=(0, 2)), Setting("margin", 2, 0, 100, tune=(0, 8)),
+            Setting("guard", 0.05, 0, 1, tune=(0, 0.3)), K_MAX,
+        ),
+        uses_predictor=True, sees_observation=True,
+    ),
+    "leviathan": Rule(
+        speculation_rules.LEVIATHAN, "Leviathan (arXiv 2211.17192): the length with the most expected tokens per predicted round time",
+        (Setting("w", 0.5, 0, 10, tune=(0, 2)), K_MAX), sees_observation=True,
+    ),
+    "ratio": Rule(speculation_rules.RATIO, "ratio-optimal stopping in closed form (arXiv 2606.20591)", (K_MAX,), sees_observation=True),
+    "specstop": Rule(
+        speculation_rules.SPECSTOP, "UCB-SpecStop (arXiv 2606.20591): UCB over lengths, tokens and time kept apart",
+        (Setting("c", 1, 0, 10, tune=(0.003, 1), log=True), Setting("k_min", 1, 0, 32, whole=True), K_MAX), sees_observation=True, learns=True,
+    ),
+    "banditspec": Rule(
+        speculation_rules.BANDITSPEC, "BanditSpec (arXiv 2505.15141): UCB1 over lengths, rewarded with a round's tokens/s",
+        (Setting("c", 1, 0, 10, tune=(0.003, 1), log=True), Setting("k_min", 1, 0, 32, whole=True), K_MAX), sees_observation=True, learns=True,
+    ),
+    "contextual": Rule(
+        speculation_rules.CONTEXTUAL, "contextual bandit: optimistic regression of a round's tokens and time on what the device sees",
+        (Setting("c", 0.3, 0, 10, tune=(0.01, 1), log=True), Setting("ridge", 1, 0.001, 1e6, tune=(0.1, 100), log=True), K_MAX),
+        sees_observation=True, learns=True,
+    ),
+    "sglang": Rule(
+        speculation_rules.SGLANG, "SGLang's adaptive steps, on each device: a ladder of three lengths climbed by the average accepted",
+        (
+            Setting("low", 1, 0, 32, whole=True), Setting("mid", 3, 0, 32, tune=(1, 6), whole=True),
+            Setting("high", 7, 0, 32, tune=(3, 12), whole=True),
+            Setting("keep", 0.2, 0, 1), Setting("down", -0.25, -10, 10, tune=(-1, 1)), Setting("up", 0, -10, 10, tune=(-1, 2)),
+            Setting("every", 5, 1, 1e6, whole=True), Setting("warmup", 10, 0, 1e6, whole=True),
+        ),
+        sees_observation=True, learns=True,
+    ),
+    "awc": Rule(
+        speculation_rules.AWC, "DSD's adaptive window control (arXiv 2511.21669), with a closed form in place of its network",
+        (Setting("smoothing", 0.4, 0.01, 1), K_MAX), sees_observation=True, learns=True,
+    ),
+    "turbospec": Rule(
+        speculation_rules.TURBOSPEC, "TurboSpec (arXiv 2406.14066): the server suggests one length for the batch, favouring 0 by a factor",
+        (Setting("favour", 1.1, 1, 10, tune=(1, 2)),), sees_observation=True, suggests=True,
+    ),
+    "vllm-dynamic": Rule(
+        speculation_rules.VLLM_DYNAMIC, "vLLM's dynamic length by batch size, from acceptance per position, suggested by the server",
+        sees_observation=True, suggests=True,
+    ),
+    "sglang-load": Rule(
+        speculation_rules.SGLANG_LOAD, "SGLang's adaptive steps as published: ladders by batch size, suggested by the server",
+        sees_observation=True, suggests=True,
+    ),
+    "goodspeed": Rule(
+        speculation_rules.GOODSPEED, "GoodSpeed (arXiv 2512.09963): the server shares a budget of drafts per batch, proportionally fair",
+        (Setting("budget", 32, 0, 4096, tune=(4, 256), log=True, whole=True),), sees_observation=True, suggests=True,
+    ),
+    "dipsd": Rule(
+        speculation_rules.SUGGESTED_LENGTH, "DiP-SD (arXiv 2604.20919): a fixed length for each device, planned from the scenario for groups in turn",
         sees_observation=True,
-        policy=policy.weights,
-    )
+    ),
+    "perfect": Rule(speculation_rules.PERFECT, "bound: learns a token's fate when it has been drafted"),
+    "oracle": Rule(speculation_rules.ORACLE, "bound: knows a token's fate before drafting it"),
+}  # fmt: skip
 
+BATCHING = {
+    "fcfs": Rule(batching_rules.FCFS, "take everything that waits, in order of arrival"),
+    "static": Rule(
+        batching_rules.STATIC, "batches of n, or fewer after a timeout",
+        (Setting("n", 4, 1, 4096, tune=(1, 32), log=True, whole=True), Setting("timeout_s", 0.1, 0, 1e6, tune=(0.005, 0.5), log=True)),
+    ),
+    "edf": Rule(batching_rules.EDF, "earliest deadline first"),
+    "edf-demoted": Rule(
+        batching_rules.EDF_DEMOTED, "earliest deadline first; a request late by more than late_s joins last, and only where it makes "
+        "no other one late", (Setting("late_s", 0.0, 0, 1e6, tune=(0, 2)),),
+    ),
+    "aged": Rule(
+        batching_rules.AGED, "responses in memory first, then prompts that can still be on time, by deadline, then late ones; who has waited "
+        "for patience_s goes before all other prompts", (Setting("patience_s", 30, 0, 1e6, tune=(5, 60), log=True),),
+    ),
+    "least-laxity": Rule(batching_rules.LEAST_LAXITY, "least laxity first: earliest latest start, deadline − time of a batch of it alone"),
+    "control-limit": Rule(
+        batching_rules.CONTROL_LIMIT, "start when n requests wait or the first has waited for the timeout; take everything",
+        (Setting("n", 8, 1, 4096, tune=(1, 64), log=True, whole=True), Setting("timeout_s", 0.1, 0, 1e6, tune=(0.005, 0.5), log=True)),
+    ),
+    "marginal": Rule(
+        batching_rules.MARGINAL, "in order of arrival, take a request that adds less time than factor × the batch's time per request so far",
+        (Setting("factor", 1.0, 0, 1e6, tune=(0.25, 8), log=True),),
+    ),
+    "pipelined": Rule(
+        batching_rules.PIPELINED, "DiP-SD: the planned groups of devices launch in turn; a turn waits for its members until `patience` "
+        "planned cycles after its last launch", (Setting("patience", 1.0, 0, 100, tune=(0, 3)),),
+    ),
+    "wisp": Rule(
+        batching_rules.WISP, "WISP: urgent requests by deadline, then by goodput density what fits memory and makes nobody late "
+        "(margin on predictions; urgent within `window` mean batches of the latest start)",
+        # 4: the publication leaves the threshold open; the strongest of those tried (docs/guide/batching.md)
+        (Setting("margin", 0.05, 0, 10, tune=(0, 0.5)), Setting("window", 4.0, 0, 1000, tune=(0, 16))),
+    ),
+}  # fmt: skip
 
-def resolve(name: str, scenario: Scenario, load: Callable[[str], Policy] = load_policy) -> Controller:
-    """Controller of a name.
+CENTRALIZED = {
+    "centralized": Rule(
+        batching_rules.CONTINUOUS, "continuous batching on the server alone: at most b sequences a step, in turn, and n admitted (0: no limit)",
+        # 16 in a step: a reading of WISP's published capacities, not WISP's word (docs/model/calibration.md)
+        (Setting("b", 16, 0, 1e6, tune=(4, 256), log=True, whole=True), Setting("n", 0, 0, 1e6, tune=(4, 256), log=True, whole=True)),
+    ),
+    "centralized-paced": Rule(
+        batching_rules.PACED, "continuous batching on the server alone; a sequence is admitted "
+        "while the predicted decode step keeps the speed promised to all that run",
+        (Setting("margin", 0.0, 0, 10, tune=(0, 1)),),
+    ),
+}  # fmt: skip
 
-    Args:
-        name: `speculation+batching[+trim][+chunk][+admit]`, a whole system, or a file of a saved policy (optionally with `+batching…`,
-            default wisp). In place of a batching rule, a file of a saved batching policy.
-        scenario: gives the default of WISP's threshold.
-        load: reads a policy file.
+# 64: an assumption; a capacity belongs to a server
+BUDGET = Setting("tokens", 64, 0, 1e6, tune=(8, 512), log=True, whole=True)
 
-    Raises:
-        ControllerError: unknown name or impossible parameter, with the nearest valid choice.
-    """
-    speculation, pieces = split(ALIASES.get(name, name))
-    if speculation.partition(":")[0] in CENTRALIZED:
-        return with_additions(centralized(name, speculation), pieces)
-    if is_file(speculation):
-        return with_additions(
-            with_policy(name, load(speculation), pieces[0] if pieces else "wisp", scenario), pieces[1:]
-        )
-    rule, parameters = find_rule(speculation, SPECULATION, "speculation")
-    if not pieces or pieces[0].partition(":")[0] in ADDITIONS:
-        raise ControllerError(
-            f"controller '{name}': a batching rule is missing, for instance '{speculation}+fcfs'; allowed: {', '.join(BATCHING)}"
-        )
-    batch_kind, batch_parameters, scorer = find_batching(pieces[0], scenario)
-    if rule.kind == speculation_rules.WISP and math.isnan(parameters[0]):
-        parameters = (published_threshold(scenario), *parameters[1:])
-    planned = rule.kind == speculation_rules.SUGGESTED_LENGTH or batch_kind == batching_rules.PIPELINED
-    found = Controller(
-        name,
-        rule.kind,
-        parameters,
-        batch_kind,
-        batch_parameters,
-        scorer=scorer,
-        uses_predictor=rule.uses_predictor,
-        sees_statistics=rule.sees_statistics,
-        sees_observation=rule.sees_observation,
-        learns=rule.learns,
-        suggests=rule.suggests,
-        plan=make_plan(scenario) if planned else None,
-    )
-    return with_additions(found, pieces[1:])
+TRIMMING = {
+    "dspark": Rule(trimming.DSPARK, "verify the n most likely drafted tokens, n with the most expected tokens per second of the batch"),
+    "tetris": Rule(trimming.TETRIS, "verify the most likely drafted tokens of the batch, so many at most", (BUDGET,)),
+    "adaserve": Rule(
+        trimming.ADASERVE, "of so many drafted tokens, verify first what each request needs for its speed, then the most likely", (BUDGET,),
+    ),
+}  # fmt: skip
+CHUNK = {
+    "chunk": Rule(
+        trimming.NONE, "prefill at most so many prompt tokens in a batch, or this share of those that wait where that is more (0 tokens: prompts "
+        "whole; default: the scenario's)",
+        (Setting("tokens", 128, 0, 1e6, tune=(32, 512), log=True, whole=True), Setting("share", 0, 0, 1, tune=(0, 0.5))),
+    ),
+}  # fmt: skip
+ADMISSION = {
+    "admit": Rule(
+        trimming.NONE,
+        "begin a prompt, or an evicted session again, only if with it at most this share of KV memory is spoken for",
+        (Setting("share", 0.95, 0.01, 1, tune=(0.7, 1)),),
+    ),
+}
+ADDITIONS = TRIMMING | CHUNK | ADMISSION
+
+ALIASES = {
+    "wisp": "wisp+wisp",
+    "sled": "fixed:8+static:4,0.1",
+    "sled-confidence": "confidence:0.6+static:4,0.1",
+    "dipsd": "dipsd+pipelined",
+    "dspark": "fixed:8+fcfs+dspark",
+    "tetris": "fixed:8+fcfs+tetris",
+    "adaserve": "fixed:8+fcfs+adaserve",
+}

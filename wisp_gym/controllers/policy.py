@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wisp_gym.controllers import speculation
-from wisp_gym.controllers.mlp import pack
+from wisp_gym.contract import observation
 from wisp_gym.controllers.shipped import policy_path
-from wisp_gym.controllers.weights_json import layers_as_json, parse_layers, read_document
-from wisp_gym.engine import observation
+from wisp_gym.errors import InputError
+from wisp_gym.files import write_text
+from wisp_gym.rules import speculation
+from wisp_gym.rules.mlp import pack
+from wisp_gym.rules.weights_json import layers_as_json, parse_layers, read_document
 
 WHAT = "policy"
 VERSION = 1
 KINDS = {"token": speculation.POLICY, "length": speculation.POLICY_LENGTH}
 
 
-class PolicyError(ValueError):
+class PolicyError(InputError):
     """A policy file that cannot be used; the message is one line."""
 
 
@@ -31,7 +32,7 @@ class Policy:
 
     Attributes:
         decision: "token" (2 actions: send, continue) or "length" (action k: draft k tokens).
-        weights: float32 vector of `wisp_gym.controllers.mlp.pack`.
+        weights: float32 vector of `wisp_gym.rules.mlp.pack`.
         layers: (W, b) of each layer, from which `weights` was packed.
         about: free text fields, such as the training command.
     """
@@ -75,10 +76,7 @@ def save_policy(policy: Policy, path: str | Path) -> None:
         "observation": [[e.name, e.unit, e.low, e.high] for e in observation.ENTRIES],
         "layers": layers_as_json(policy.layers), "about": policy.about,
     }  # fmt: skip
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(document), encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, json.dumps(document))
 
 
 def check_schema(path: Path, document: dict[str, Any]) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from wisp_gym.controllers.bandits import MEMORY
-from wisp_gym.controllers.catalogue import ALIASES, SPECULATION, Controller, ControllerError, is_file, resolve
-from wisp_gym.controllers.speculation import ORACLE, PERFECT, POLICY_LENGTH, choose_length, continue_drafting
-from wisp_gym.engine import observation as observed
-from wisp_gym.engine.jit import jit
+from wisp_gym.contract import observation as observed
+from wisp_gym.controllers.resolve import ALIASES, SPECULATION, Controller, ControllerError, is_file, resolve
 from wisp_gym.engine.state import PARAMETERS
+from wisp_gym.jit import jit
+from wisp_gym.rules.bandits import MEMORY
+from wisp_gym.rules.speculation import ORACLE, PERFECT, POLICY_LENGTH, choose_length, continue_drafting
 from wisp_gym.scenario import Scenario, load
 
 FATES = {PERFECT: "last_fate", ORACLE: "next_fate"}  # what a bound must be told

@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from wisp_gym.controllers import batching as rules
-from wisp_gym.controllers.catalogue import BATCHING, Controller, ControllerError, find_batching, resolve
-from wisp_gym.controllers.scorer import best_head, embed, pool, score_context, score_requests
+from wisp_gym.contract import ladders
+from wisp_gym.controllers.resolve import BATCHING, Controller, ControllerError, find_batching, resolve
 from wisp_gym.controllers.shipped import policy_path
 from wisp_gym.engine import gather_batching as seen
 from wisp_gym.engine.compose_learned import clear_dynamic
-from wisp_gym.engine.jit import jit_allocating
 from wisp_gym.engine.state import PARAMETERS
+from wisp_gym.jit import jit_allocating
+from wisp_gym.rules import batching as rules
+from wisp_gym.rules.scorer import best_head, embed, pool, score_context, score_requests
 from wisp_gym.scenario import Scenario, load
 
 # What some rules need that the environment's observation does not hold.
@@ -40,7 +41,7 @@ class BatchingPredictor:
     def __init__(self, controller: Controller | str, scenario: Scenario | str, prices: bool = False) -> None:
         scenario = load(scenario) if isinstance(scenario, str) else scenario
         self.kind, parameters, self.scorer = rule_of(controller, scenario)
-        self.launches = len(rules.PRICES) if prices else 1
+        self.launches = len(ladders.PRICES) if prices else 1
         if len(self.scorer) and int(self.scorer[5]) not in (1, self.launches):
             raise ControllerError(f"controller '{controller}': it sets prices; allowed in wisp_gym/Joint-v0 alone")
         self.parameters = np.zeros(PARAMETERS)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wisp_gym.controllers.batching import CHUNK_TOKENS, PRICES
+from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES
 from wisp_gym.controllers.policy import VERSION, WHAT, PolicyError
-from wisp_gym.controllers.scorer import PARTS, Shape, pack
 from wisp_gym.controllers.shipped import policy_path
-from wisp_gym.controllers.weights_json import layers_as_json, parse_layers, read_document
+from wisp_gym.files import write_text
+from wisp_gym.rules.scorer import PARTS, Shape, pack
+from wisp_gym.rules.weights_json import layers_as_json, parse_layers, read_document
 
 DECISIONS = {"batching": 1, "joint": len(PRICES)}  # launch actions of each
 
@@ -25,7 +25,7 @@ class ScorerPolicy:
 
     Attributes:
         decision: "batching", or "joint", which sets the price in the replies too.
-        weights: float32 vector of `wisp_gym.controllers.scorer.pack`.
+        weights: float32 vector of `wisp_gym.rules.scorer.pack`.
         layers: (W, b) of each of its parts, from which `weights` was packed.
         about: free text fields, such as the training command.
     """
@@ -74,10 +74,7 @@ def save_scorer(policy: ScorerPolicy, path: str | Path) -> None:
         "chunk_tokens": list(CHUNK_TOKENS), "prices": list(PRICES[: DECISIONS[policy.decision]]), "parts": list(PARTS),
         "layers": layers_as_json(policy.layers), "about": policy.about,
     }  # fmt: skip
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(document), encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, json.dumps(document))
 
 
 def check_schema(path: Path, document: dict[str, Any], decision: str) -> None:

@@ -10,7 +10,7 @@ that starts at n and drafts K tokens has the run of accepted positions from n as
 
 Evidence about a token is normal with unit variance and mean ±d'/2 (accepted / not), so that its area under the ROC
 curve is Φ(d'/√2) and the log-likelihood ratio d'·x is calibrated. Beyond the first rejected token the draft goes on
-from a wrong prefix: those tokens carry the evidence of rejected ones (the closed form of wasted drafting in docs/model.md).
+from a wrong prefix: those tokens carry the evidence of rejected ones (the closed form of wasted drafting in docs/model/model.md).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import math
 import numpy as np
 
 from wisp_gym.engine.draws import normal, uniform
-from wisp_gym.engine.jit import jit
+from wisp_gym.jit import jit
 
 DRIFT_BLOCK_TOKENS = 8
 OFF_PATH_INDEX = 1 << 32  # tokens drafted from a wrong prefix draw from places that no position of the output reaches

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 
-from wisp_gym.controllers.batching import PIPELINED
+from wisp_gym.contract.averages import FRESH, KEEP
 from wisp_gym.engine import draws
 from wisp_gym.engine.compose import predict_s, uncached_tokens
 from wisp_gym.engine.draws import normal, stream_key
-from wisp_gym.engine.jit import jit
 from wisp_gym.engine.kv_cache import forget, make_room, release, remember
-from wisp_gym.engine.session import FRESH, KEEP, commit, in_window, write_log
+from wisp_gym.engine.session import commit, in_window, write_log
 from wisp_gym.engine.state import LOG_END, LOG_LAUNCH, LOG_MEMBER, LOG_PREDICT, LOG_VERIFY, QUEUED, VERIFYING
 from wisp_gym.engine.trim import trim
 from wisp_gym.engine.turns import end_turn
 from wisp_gym.engine.verification import batch_time_s, marginal_s
+from wisp_gym.jit import jit
+from wisp_gym.rules.batching import PIPELINED
 
 
 @jit

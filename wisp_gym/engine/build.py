@@ -8,13 +8,14 @@ from statistics import NormalDist
 
 import numpy as np
 
-from wisp_gym.controllers.bandits import MEMORY
-from wisp_gym.controllers.batching import FEATURES
-from wisp_gym.engine import observation, state
+from wisp_gym.contract import observation
+from wisp_gym.contract.averages import PRIOR_TOKENS
+from wisp_gym.engine import state
 from wisp_gym.engine.acceptance import DRIFT_BLOCK_TOKENS
-from wisp_gym.engine.recordings import load_recording
-from wisp_gym.engine.session import PRIOR_TOKENS
 from wisp_gym.engine.state import World
+from wisp_gym.engine.trace_files import load_recording
+from wisp_gym.rules.bandits import MEMORY
+from wisp_gym.rules.batching import FEATURES
 from wisp_gym.scenario import Acceptance, DeviceClass, Scenario, SLOClass
 
 ARRIVALS = {"closed": state.CLOSED, "open": state.OPEN, "trace": state.TRACE}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
-from wisp_gym.controllers import batching as rules
-from wisp_gym.controllers.batching import admits, binding_deadline_s, leads, margin_of, priority, protects
+from wisp_gym.contract import ladders
 from wisp_gym.engine.heap import heapify, pop
-from wisp_gym.engine.jit import jit
 from wisp_gym.engine.slo import token_deadline_s
+from wisp_gym.jit import jit
+from wisp_gym.rules import batching as rules
+from wisp_gym.rules.batching import admits, binding_deadline_s, leads, margin_of, priority, protects
 
 
 @jit
@@ -75,7 +76,7 @@ def begin_batch(c, s, devices, queue, features):
         describe(c, d, s.now_s, s.turn, features[q])
         s.prefill_waiting += uncached_tokens(d)
         s.kv_missing += uncached_tokens(d) if d.cached_tokens > 0 else 0
-        s.n_starving += 1 if rules.starving(features[q], rules.PATIENCE_S) else 0
+        s.n_starving += 1 if rules.starving(features[q], ladders.PATIENCE_S) else 0
     if c.chunk_tokens > 0:
         s.chunk_left = max(c.chunk_tokens, int(c.chunk_share * s.prefill_waiting))
     s.step_starved_s += s.n_starving * (s.now_s - s.composed_s)
@@ -92,7 +93,7 @@ def chunk_is_open(s):
 def choose_chunk(s, level):
     """The batch prefills at most so many tokens, by the ladder, in place of the controller's or the scenario's chunk."""
     s.chunk_settled = 1
-    s.chunk_left = rules.CHUNK_TOKENS[level]
+    s.chunk_left = ladders.CHUNK_TOKENS[level]
 
 
 @jit

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from wisp_gym.controllers.batching import FCFS, PRICES, UNCACHED_TOKENS, binding_deadline_s
-from wisp_gym.controllers.scorer import best_head, embed, pool, score_context, score_requests
+from wisp_gym.contract.ladders import PRICES
 from wisp_gym.engine.compose import add, choose_chunk, chunk_is_open, fits, join_responses
 from wisp_gym.engine.gather_batching import (
     GLOBALS,
@@ -20,7 +19,9 @@ from wisp_gym.engine.gather_batching import (
     observe_batch,
     observe_request,
 )
-from wisp_gym.engine.jit import jit_allocating
+from wisp_gym.jit import jit_allocating
+from wisp_gym.rules.batching import FCFS, UNCACHED_TOKENS, binding_deadline_s
+from wisp_gym.rules.scorer import best_head, embed, pool, score_context, score_requests
 
 
 @jit_allocating

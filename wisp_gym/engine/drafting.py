@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from wisp_gym.engine.jit import jit
+from wisp_gym.jit import jit
 
 
 @jit

@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from wisp_gym.engine.jit import jit
+from wisp_gym.jit import jit
 
 # One cause of randomness each.
 (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from wisp_gym.engine.compose import begin_batch
 from wisp_gym.engine.gather_batching import observe_batching
-from wisp_gym.engine.jit import jit
 from wisp_gym.engine.loop import (
     BATCHING,
     DONE,
@@ -16,6 +15,7 @@ from wisp_gym.engine.loop import (
     world_of,
 )
 from wisp_gym.engine.source import fate_here
+from wisp_gym.jit import jit
 
 # Columns of the (W, SIZE) float64 outcome of a step.
 (

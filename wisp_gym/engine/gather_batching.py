@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wisp_gym.controllers import batching as rules
+from wisp_gym.contract import ladders
 from wisp_gym.engine.compose import chunk_is_open, fits, predict_s, predicted_with_s, spoken_for, uncached_tokens
-from wisp_gym.engine.jit import jit
+from wisp_gym.jit import jit
+from wisp_gym.rules import batching as rules
 
 
 class Entry(NamedTuple):
@@ -170,7 +171,7 @@ def observe_response(c, s, d, f, o):
     o[R_MEMORY] = min((s.kv_tokens + uncached_tokens(d) + 1 + d.drafted) / c.kv_capacity_tokens, 2.0)
     o[R_BEGUN] = 1.0 if d.cached_tokens > 0 else 0.0
     o[R_EVICTED] = 1.0 if committed > 0.0 and d.cached_tokens == 0 else 0.0
-    o[R_STARVING] = 1.0 if rules.starving(f, rules.PATIENCE_S) else 0.0
+    o[R_STARVING] = 1.0 if rules.starving(f, ladders.PATIENCE_S) else 0.0
 
 
 @jit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wisp_gym.engine.jit import jit
+from wisp_gym.jit import jit
 
 
 @jit

@@ -15,13 +15,12 @@ from __future__ import annotations
 
 import math
 
-from wisp_gym.controllers.batching import CHUNK_TOKENS, FCFS, LEARNED, PIPELINED, PRICES, binding_deadline_s, ready
+from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES
 from wisp_gym.engine.batch import enqueue, finish_batch, launch
 from wisp_gym.engine.compose import add, begin_batch, choose_chunk, chunk_is_open, compose, fits, join_responses
 from wisp_gym.engine.compose_learned import compose_learned
 from wisp_gym.engine.heap import pop, push
-from wisp_gym.engine.jit import jit
-from wisp_gym.engine.record import begin_recording, record_outcome
+from wisp_gym.engine.rollout_log import begin_recording, record_outcome
 from wisp_gym.engine.session import (
     DECIDE,
     EXTERNAL_LENGTH,
@@ -43,6 +42,8 @@ from wisp_gym.engine.session import (
 from wisp_gym.engine.state import CLOSED, COMPOSE, EVENTS, LOG_ARRIVE, OVER, PICK, REPLY, TRACE, World
 from wisp_gym.engine.suggest import suggest_lengths
 from wisp_gym.engine.turns import find_turn
+from wisp_gym.jit import jit
+from wisp_gym.rules.batching import FCFS, LEARNED, PIPELINED, binding_deadline_s, ready
 
 # What `advance` returns: the world is over, which decision it waits for, or that the room for recorded decisions is used up.
 DONE, SPECULATION, BATCHING, FULL = 0, 1, 2, 3

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from wisp_gym.engine.entries import (  # noqa: F401 - where others look for the table
+from wisp_gym.contract.observation import (
     ACCEPT_PROBABILITY,
     ACCEPTANCE_AVERAGE,
     ADAPTED_SURVIVAL,
@@ -21,35 +21,29 @@ from wisp_gym.engine.entries import (  # noqa: F401 - where others look for the 
     DRAFT_TIME,
     DRAFTABLE,
     DRAFTED,
-    ENTRIES,
     ENTROPY,
     EXPECTED_TOKENS,
-    HIGH,
     INFO_AGE,
     JITTER,
     LAST_REJECTED,
     LOGIT_SPREAD,
-    LOW,
     MARGIN,
-    NAMES,
     ONE_WAY_DELAY,
     OWN_RATE,
     PRICE,
     QUEUE_WORK,
     ROUND_TIME,
     SERVER_BUSY,
-    SIZE,
     SLACK,
     SLO_PERIOD,
     SUGGESTED,
     SURVIVAL,
     TOKENS_LEFT,
     UTILISATION,
-    Entry,
 )
-from wisp_gym.engine.jit import jit
 from wisp_gym.engine.slo import token_deadline_s
 from wisp_gym.engine.source import statistics_of_token
+from wisp_gym.jit import jit
 
 
 @jit

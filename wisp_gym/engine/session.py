@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import math
 
-from wisp_gym.controllers.speculation import (
-    ORACLE,
-    POLICY_LENGTH,
-    RANDOM,
-    choose_length,
-    continue_drafting,
-    learn,
-)
+from wisp_gym.contract.averages import FRESH, KEEP, PRIOR_TOKENS
 from wisp_gym.engine import draws
-from wisp_gym.engine.averages import FRESH, KEEP, PRIOR_TOKENS
 from wisp_gym.engine.drafting import cool, heat_up, seconds_per_token
 from wisp_gym.engine.draws import clipped_lognormal, exponential, stream_key, uniform
-from wisp_gym.engine.jit import jit, jit_inline
-from wisp_gym.engine.link import DRAFT_TOKEN_BYTES, TOKEN_BYTES, transfer_s
+from wisp_gym.engine.network import DRAFT_TOKEN_BYTES, TOKEN_BYTES, transfer_s
 from wisp_gym.engine.observation import (
     adapt_survival,
     adapt_to_request,
@@ -27,7 +18,7 @@ from wisp_gym.engine.observation import (
     observe_statistics,
     observe_token,
 )
-from wisp_gym.engine.record import sampled_action
+from wisp_gym.engine.rollout_log import sampled_action
 from wisp_gym.engine.slo import on_time_tokens, token_deadline_s
 from wisp_gym.engine.source import begin_walk, draft_token, fate_here, mark, rewind, step
 from wisp_gym.engine.state import (
@@ -44,6 +35,15 @@ from wisp_gym.engine.state import (
     THINKING,
     TRACE,
     UPLINK,
+)
+from wisp_gym.jit import jit, jit_inline
+from wisp_gym.rules.speculation import (
+    ORACLE,
+    POLICY_LENGTH,
+    RANDOM,
+    choose_length,
+    continue_drafting,
+    learn,
 )
 
 SENT, DECIDE = 0, 1

@@ -10,10 +10,11 @@ import math
 
 import numpy as np
 
-from wisp_gym.controllers.mlp import logits
-from wisp_gym.engine import acceptance, draws, recorded
+from wisp_gym.engine import acceptance, draws
+from wisp_gym.engine import trace_source as recorded
 from wisp_gym.engine.draws import stream_key
-from wisp_gym.engine.jit import jit, jit_allocating, jit_inline
+from wisp_gym.jit import jit, jit_allocating, jit_inline
+from wisp_gym.rules.mlp import logits
 
 
 @jit

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from wisp_gym.controllers.speculation import GOODSPEED, SGLANG_LOAD, TURBOSPEC
-from wisp_gym.controllers.suggestions import (
+from wisp_gym.jit import jit
+from wisp_gym.rules.speculation import GOODSPEED, SGLANG_LOAD, TURBOSPEC
+from wisp_gym.rules.suggestions import (
     S_LENGTH,
     forget,
     note_round,
@@ -13,7 +14,6 @@ from wisp_gym.controllers.suggestions import (
     turbospec_length,
     vllm_length,
 )
-from wisp_gym.engine.jit import jit
 
 
 @jit

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 
-from wisp_gym.controllers.trimming import ADASERVE, DSPARK
 from wisp_gym.engine.compose import predict_s
 from wisp_gym.engine.heap import pop, push, sift_down
-from wisp_gym.engine.jit import jit
+from wisp_gym.jit import jit
+from wisp_gym.rules.trimming import ADASERVE, DSPARK
 
 
 @jit

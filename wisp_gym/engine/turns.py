@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 
-from wisp_gym.controllers.batching import turn_wait_s
-from wisp_gym.engine.jit import jit
 from wisp_gym.engine.state import QUEUED, VERIFYING
+from wisp_gym.jit import jit
+from wisp_gym.rules.batching import turn_wait_s
 
 
 @jit

@@ -8,12 +8,12 @@ from functools import cache
 
 import numpy as np
 
-from wisp_gym.controllers.catalogue import NO_POLICY, Controller
 from wisp_gym.controllers.plan import Plan
+from wisp_gym.controllers.resolve import NO_POLICY, Controller
 from wisp_gym.engine.build import empty_arrays, fill_world
 from wisp_gym.engine.loop import run_worlds
-from wisp_gym.engine.recordings import load_source
 from wisp_gym.engine.state import TRACE_ROW
+from wisp_gym.engine.trace_files import load_source
 from wisp_gym.scenario import Scenario
 
 NO_TRACE = np.zeros(0, TRACE_ROW)
@@ -29,7 +29,7 @@ def load_trace(scenario: Scenario) -> np.ndarray:
     """Rows of the scenario's request trace, (rows,) TRACE_ROW; empty without one."""
     if scenario.workload.arrivals != "trace":
         return NO_TRACE
-    from wisp_gym.request_trace import read_trace
+    from wisp_gym.traces.requests import read_trace
 
     trace = read_trace(scenario.workload.trace, scenario.workload.trace_format)
     rows = np.zeros(len(trace.arrival_s), TRACE_ROW)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from wisp_gym.controllers.batching import CHUNK_TOKENS, PRICES
+from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES
 from wisp_gym.engine import gather, gather_batching
 from wisp_gym.envs.episodes import Episodes
 from wisp_gym.envs.rendering import Recorder
@@ -85,7 +85,7 @@ class BatchingEnv(DecisionEnv):
     server is free and requests wait, responses whose context is in memory join the next batch by themselves, in order of
     arrival, as far as memory and the batch limit allow. The agent decides about the others, prompts and evicted sessions: how
     many of their tokens this batch computes, which of them begin or go on, and then it launches. The devices' drafting follows a
-    given controller. The model: docs/model.md.
+    given controller. The model: docs/model/model.md.
 
     ## Action Space
     `Discrete(Q + 14)`: 0 … Q − 1 pick the waiting request in that place (in order of arrival), Q launches the batch, Q + 1, with

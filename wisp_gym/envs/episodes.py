@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from wisp_gym.controllers.catalogue import Controller, did_you_mean, resolve
 from wisp_gym.controllers.policy import Policy
+from wisp_gym.controllers.resolve import Controller, resolve
 from wisp_gym.engine.build import mean_acceptance
 from wisp_gym.engine.state import World
 from wisp_gym.engine.worlds import Worlds, load_trace
+from wisp_gym.errors import did_you_mean
 from wisp_gym.scenario import Scenario, load, with_slo
 
 # What an episode may draw: the number of devices; factors on verification times (a faster or slower GPU), on the jitter of

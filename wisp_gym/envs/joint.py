@@ -21,7 +21,7 @@ class JointEnv(DecisionEnv):
     ## Description
     `wisp_gym/Batching-v0` with one more decision: at each launch the server chooses the price of a draft token, in expected
     accepted tokens, that its replies carry from then on. Devices that stop by the `price` or the `aligned` rule, or by a learned
-    policy, see it and draft less the higher it is. One controller, on the server, steers both sides. The model: docs/model.md.
+    policy, see it and draft less the higher it is. One controller, on the server, steers both sides. The model: docs/model/model.md.
 
     ## Action Space
     `Discrete(Q + 19)`: 0 … Q − 1 pick the waiting request in that place, Q … Q + 5 launch the batch at a price of 0, 0.02,

@@ -40,7 +40,7 @@ class Recorder:
         """Picture or text of the last seconds before `now_s`."""
         if self.mode is None:
             return None
-        from wisp_gym import timeline
+        from wisp_gym.view import timeline
 
         length = min(int(arrays.server[0, 0]["log_length"]), self.log_rows)
         n = int(arrays.config[0, 0]["n_devices"])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from wisp_gym.controllers.catalogue import did_you_mean
+from wisp_gym.errors import did_you_mean
 
 SPECULATION_WEIGHTS = {
     "committed_tokens": 1.0,

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from wisp_gym.contract import observation
 from wisp_gym.controllers.policy import load_policy
-from wisp_gym.engine import gather, observation
+from wisp_gym.engine import gather
 from wisp_gym.engine.session import EXTERNAL_LENGTH, EXTERNAL_TOKEN
 from wisp_gym.envs.episodes import Episodes
 from wisp_gym.envs.rendering import Recorder
@@ -95,7 +96,7 @@ class SpeculationEnv(DecisionEnv):
     send what there is. Drafting beyond the first token that the target rejects is wasted, and every drafted token makes
     the server's batches longer for everyone; sending early pays the way to the server and back for few tokens. The other
     devices and the server's scheduler follow a given controller, or a policy file (`others`, or `set_policy`). The
-    model: docs/model.md.
+    model: docs/model/model.md.
 
     ## Action Space
     `Discrete(2)`: 0 sends, 1 drafts one more token. Sending before the first token is a round without drafts: the server

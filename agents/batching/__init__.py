@@ -1,0 +1,1 @@
+"""Training of the server's policies: cloning, MaskablePPO, evolution strategies."""

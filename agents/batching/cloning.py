@@ -1,0 +1,170 @@
+"""Behaviour cloning: a scorer learns to batch as the strongest rule does, before it is trained further.
+
+The teacher is `aged` with memory-aware admission and a prefill chunk that grows with the prompts that wait, as fast as is best in
+each kind of world: the learner has to tell them apart by what it sees. The teacher is asked in the states that the learner itself
+comes to (DAgger, arXiv 1011.0686), from the second round on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from agents.batching.scorer_network import FORBIDDEN, Scorer
+from wisp_gym.contract import ladders
+from wisp_gym.controllers.predict_batching import BatchingPredictor
+from wisp_gym.engine import gather_batching as seen
+from wisp_gym.envs.shells import DecisionVectorEnv
+
+PLACES = 64  # for requests that lack context: more hardly ever wait
+LEARNING_RATE = 3e-3  # in the last round it falls to 0
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What the rule does in a state, for `wisp_gym/Batching-v0` and `Joint-v0`.
+
+    Attributes:
+        rule: the batching rule. chunk_tokens, chunk_share: tokens that a batch prefills at least, and share of those that wait; of
+            the ladder the nearest. admit_share: of KV memory. price: of the ladder.
+    """
+
+    rule: str = "aged:30"
+    chunk_tokens: int = 96
+    chunk_share: float = 0.2
+    admit_share: float = 0.95
+    price: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """The rule with its additions, as controllers are named."""
+        return f"{self.rule}+chunk:{self.chunk_tokens},{self.chunk_share}+admit:{self.admit_share}"
+
+    def chunk_levels(self, observations: np.ndarray) -> np.ndarray:
+        """(n,) places in the ladder that are nearest, by ratio, to the chunk."""
+        waiting = observations[:, seen.G_PREFILL_WAITING] * seen.PREFILL_UNIT
+        wanted = np.maximum(self.chunk_tokens, self.chunk_share * waiting)
+        ladder = np.log(np.maximum(ladders.CHUNK_TOKENS, 1.0))
+        return np.abs(np.log(wanted)[:, None] - ladder).argmin(1)
+
+    def admitted(self, observations: np.ndarray) -> np.ndarray:
+        """(n, Q) bool: requests that the limit of admission lets join."""
+        g, requests = parts_of(observations)
+        own = requests[:, :, seen.R_MEMORY] - g[:, seen.G_MEMORY, None]
+        spoken_for = g[:, seen.G_SPOKEN_FOR, None]
+        begun = requests[:, :, seen.R_BEGUN] > 0.5
+        return begun | (spoken_for == 0.0) | (spoken_for + own <= self.admit_share)
+
+    def actions(self, observations: np.ndarray, masks: np.ndarray, predictor: BatchingPredictor) -> np.ndarray:
+        """(n,) int64: what the rule does."""
+        n, visible, launches = len(observations), parts_of(observations)[1].shape[1], predictor.launches
+        shown = observations.copy()
+        allowed = (masks[:, :visible] == 1) & self.admitted(observations)
+        shown[:, seen.GLOBALS :].reshape(n, visible, seen.REQUEST)[:, :, seen.R_ADMISSIBLE] = allowed
+        actions, _ = predictor.predict(shown)
+        launch = visible + ladders.PRICES.index(self.price) if launches > 1 else visible
+        actions = np.where(actions == visible, launch, actions)
+        return np.where(masks[:, -1] == 1, visible + launches + 1 + self.chunk_levels(observations), actions)
+
+
+def parts_of(observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n, GLOBALS) and (n, Q, REQUEST) of observations."""
+    shape = len(observations), (observations.shape[1] - seen.GLOBALS) // seen.REQUEST, seen.REQUEST
+    return observations[:, : seen.GLOBALS], observations[:, seen.GLOBALS :].reshape(shape)
+
+
+def demonstrate(
+    envs: DecisionVectorEnv, teacher: Teacher, learner: Scorer | None, steps: int, rng: np.random.Generator, keep: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Observations, masks and the teacher's actions of a share `keep` of the states with a choice that are met, by the teacher or,
+
+    where given, the learner.
+    """
+    predictor = BatchingPredictor(teacher.rule, envs.task.episodes.scenario, prices=envs.task.launches > 1)  # type: ignore[attr-defined]
+    rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    observations, masks = envs.task.observations.copy(), envs.task.masks()
+    for _ in range(steps):
+        targets = teacher.actions(observations, masks, predictor)
+        taken = (rng.random(len(masks)) < keep) & (masks.sum(1) > 1)
+        rows.append(compact(observations[taken], masks[taken], targets[taken]))
+        actions = targets if learner is None else greedy(learner, observations, masks)
+        observations, *_, infos = envs.step(actions)
+        masks = infos["action_mask"]
+    a, b, c = zip(*rows, strict=True)
+    return np.concatenate(a), np.concatenate(b), np.concatenate(c)
+
+
+def compact(
+    observations: np.ndarray, masks: np.ndarray, actions: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same decisions with PLACES places: those that hold a request which lacks context first, the others being no matter.
+
+    Decisions with more of them are left out.
+    """
+    g, requests = parts_of(observations)
+    n, visible = requests.shape[:2]
+    lacking = requests[:, :, seen.R_UNCACHED] > 0.0
+    order = np.argsort(~lacking, axis=1, kind="stable")[:, : min(PLACES, visible)]
+    width = order.shape[1]
+    kept = np.take_along_axis(requests, order[:, :, None], 1).reshape(n, width * seen.REQUEST)
+    picks = np.take_along_axis(masks[:, :visible], order, 1)
+    places = (order == actions[:, None]).argmax(1)
+    moved = np.where(actions < visible, places, actions - visible + width)
+    few = lacking.sum(1) <= width
+    return (
+        np.concatenate([g, kept], 1)[few],
+        np.concatenate([picks, masks[:, visible:]], 1)[few],
+        moved[few],
+    )
+
+
+@torch.no_grad()
+def greedy(scorer: Scorer, observations: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """(n,) valid actions of the highest score."""
+    scores = scorer(torch.from_numpy(observations)).numpy()
+    return np.where(masks == 1, scores, -np.inf).argmax(1)
+
+
+def loss_of(scorer: Scorer, rows: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """Mean of −log of the probability of the teacher's action among the valid ones."""
+    observations, masks, targets = rows
+    return torch.nn.functional.cross_entropy(scorer(observations).masked_fill(masks == 0, FORBIDDEN), targets)
+
+
+def fit(
+    scorer: Scorer, optimizer: torch.optim.Optimizer, columns: list[torch.Tensor], epochs: int, falling: bool, rng: np.random.Generator
+) -> float:  # fmt: skip
+    """So many passes over all decisions, with a learning rate that falls to 0 if asked; the loss of the last pass."""
+    total = 0.0
+    for epoch in range(epochs):
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1.0 - epoch / epochs if falling else 1.0)
+        total, order = 0.0, torch.from_numpy(rng.permutation(len(columns[0])))
+        for rows in order.split(512):
+            loss = loss_of(scorer, tuple(column[rows] for column in columns))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += float(loss.detach()) * len(rows)
+    return total / len(columns[0])
+
+
+def clone(
+    scorer: Scorer, worlds: Sequence[DecisionVectorEnv], teachers: Sequence[Teacher], seed: int, rounds: int = 4, steps: int = 1200,
+    keep: float = 1.0, epochs: int = 8, last_epochs: int = 20, say: Callable[[str], None] = lambda text: None,
+) -> None:  # fmt: skip
+    """Train the scorer on each world's teacher: `rounds` times collect and fit on all that was collected, the last time for longer."""
+    rng = np.random.default_rng(seed)
+    for envs in worlds:
+        envs.reset(seed=seed)
+    optimizer = torch.optim.Adam(scorer.parameters(), lr=LEARNING_RATE)
+    kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    for index in range(rounds):
+        learner = scorer if index else None
+        kept += [demonstrate(*pair, learner, steps, rng, keep) for pair in zip(worlds, teachers, strict=True)]
+        columns = [torch.from_numpy(np.concatenate(column)) for column in zip(*kept, strict=True)]
+        last = index == rounds - 1
+        loss = fit(scorer, optimizer, columns, last_epochs if last else epochs, last, rng)
+        say(f"round {index + 1}: {len(columns[0])} decisions, loss {loss:.4f}")

@@ -1,0 +1,174 @@
+"""The scorer of waiting requests in torch, as a policy of sb3-contrib's MaskablePPO, and its copy for the engine.
+
+The formulas are those of `wisp_gym.rules.scorer`. The critic has the same form with weights of its own and is not exported.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from torch import nn
+
+from wisp_gym.controllers.scorer_policy import DECISIONS, ScorerPolicy, make_scorer, shape_for
+from wisp_gym.engine import gather_batching as seen
+
+CRITIC_LEARNING_RATE = 1e-3
+FORBIDDEN = -1e9
+WIDTHS = (32, 24, 32)  # hidden, embedding, context: an engine that scores is about as fast as one with a rule
+
+
+def symlog(x: torch.Tensor) -> torch.Tensor:
+    """sign(x)·log(1 + |x|)."""
+    return torch.sign(x) * torch.log1p(torch.abs(x))
+
+
+class Trunk(nn.Module):
+    """Embeddings of requests and the pooled context."""
+
+    def __init__(self, widths: tuple[int, int, int]):
+        super().__init__()
+        hidden, embedding, context = widths
+        self.hidden = nn.Linear(seen.REQUEST, hidden)
+        self.embedding = nn.Linear(hidden, embedding)
+        self.context = nn.Linear(seen.GLOBALS + embedding, context)
+
+    def forward(self, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, size) → (B, Q, H) embeddings, zero where no request lacks context in memory, and (B, C) context."""
+        requests = observations[:, seen.GLOBALS :].reshape(len(observations), -1, seen.REQUEST)
+        scored = (requests[:, :, seen.R_PRESENT] > 0.5) & (requests[:, :, seen.R_UNCACHED] > 0.0)
+        static = requests[scored]  # few of many places: the others need no work
+        static[:, list(seen.DYNAMIC)] = 0.0
+        each = torch.tanh(self.embedding(torch.tanh(self.hidden(symlog(static)))))
+        embeddings = each.new_zeros((*scored.shape, each.shape[1]))
+        embeddings[scored] = each
+        pooled = embeddings.sum(1) / scored.sum(1, keepdim=True).clamp(min=1)
+        inputs = torch.cat([symlog(observations[:, : seen.GLOBALS]), pooled], 1)
+        return embeddings, torch.tanh(self.context(inputs))
+
+
+class Scorer(nn.Module):
+    """One score for each action, in the environment's order: picks, launches, wait, chunks."""
+
+    def __init__(self, decision: str, widths: tuple[int, int, int] = WIDTHS):
+        super().__init__()
+        self.decision = decision
+        shape = shape_for(decision, *widths)
+        self.trunk = Trunk(widths)
+        self.query = nn.Linear(shape.context, shape.embedding + 1)
+        self.heads = nn.Linear(shape.context, shape.launches + 1 + shape.chunks)
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        """(B, size) → (B, actions)."""
+        embeddings, context = self.trunk(observations)
+        query = self.query(context)
+        picks = (embeddings @ query[:, :-1, None]).squeeze(2) + query[:, -1:]
+        return torch.cat([picks, self.heads(context)], 1)
+
+    def layers(self) -> list[nn.Linear]:
+        """The engine's parts in their order."""
+        return [self.trunk.hidden, self.trunk.embedding, self.trunk.context, self.query, self.heads]
+
+    def weights(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(W, b) float32 of each part."""
+        return [(part.weight.detach().numpy().copy(), part.bias.detach().numpy().copy()) for part in self.layers()]
+
+    def load(self, policy: ScorerPolicy) -> None:
+        """Take the weights of a saved policy."""
+        with torch.no_grad():
+            for part, (w, b) in zip(self.layers(), policy.layers, strict=True):
+                part.weight.copy_(torch.from_numpy(w))
+                part.bias.copy_(torch.from_numpy(b))
+
+    def engine_policy(self, **about: Any) -> ScorerPolicy:
+        """The scorer as the engine runs it."""
+        return make_scorer(self.weights(), self.decision, **about)
+
+
+class Critic(nn.Module):
+    """Value of a state, from a trunk of its own."""
+
+    def __init__(self, widths: tuple[int, int, int] = WIDTHS):
+        super().__init__()
+        self.trunk = Trunk(widths)
+        self.value = nn.Linear(widths[2], 1)
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        """(B, size) → (B, 1)."""
+        return self.value(self.trunk(observations)[1])
+
+
+def divergence(anchor: torch.Tensor, scores: torch.Tensor, masks: torch.Tensor | None) -> torch.Tensor:
+    """(B,) KL divergence of the anchor's actions from the policy's, over the valid ones; both scores are (B, actions)."""
+    invalid = torch.zeros_like(scores, dtype=torch.bool) if masks is None else masks == 0
+    p, q = (s.masked_fill(invalid, FORBIDDEN).log_softmax(1) for s in (anchor, scores))
+    return (p.exp() * (p - q)).sum(1)
+
+
+class ScorerActorCritic(MaskableActorCriticPolicy):
+    """MaskablePPO's policy whose logits are the scorer's scores; order and number of waiting requests do not matter."""
+
+    scorer: Scorer
+    critic: Critic
+    anchor: Scorer | None  # where the policy started from
+
+    def __init__(
+        self, observation_space: gym.spaces.Box, action_space: gym.spaces.Discrete, lr_schedule: Callable[[float], float], **kwargs: Any
+    ):  # fmt: skip
+        kwargs["net_arch"] = []
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+
+    def _build(self, lr_schedule: Callable[[float], float]) -> None:
+        """Scorer, critic and optimiser, in place of the perceptrons."""
+        visible = (self.observation_space.shape[0] - seen.GLOBALS) // seen.REQUEST  # type: ignore[index]
+        launches = int(self.action_space.n) - visible - 1 - shape_for("batching", *WIDTHS).chunks  # type: ignore[attr-defined]
+        self.scorer = Scorer(next(name for name, n in DECISIONS.items() if n == launches))
+        self.critic, self.anchor = Critic(), None
+        groups = [
+            {"params": list(self.scorer.parameters()), "lr": lr_schedule(1)},
+            {"params": list(self.critic.parameters()), "lr": CRITIC_LEARNING_RATE},
+        ]
+        self.optimizer = self.optimizer_class(groups, **self.optimizer_kwargs)
+
+    def start_from(self, scorer: Scorer) -> None:
+        """Take a scorer's weights, and measure from now on how far the policy has come from them."""
+        self.scorer.load_state_dict(scorer.state_dict())
+        self.anchor = copy.deepcopy(self.scorer).requires_grad_(False)
+
+    def distribution(self, observations: torch.Tensor, masks: np.ndarray | torch.Tensor | None) -> Any:
+        """Distribution over the valid actions."""
+        distribution = self.action_dist.proba_distribution(action_logits=self.scorer(observations))
+        if masks is not None:
+            distribution.apply_masking(masks)
+        return distribution
+
+    def forward(
+        self, obs: torch.Tensor, deterministic: bool = False, action_masks: np.ndarray | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Actions, values and log probabilities."""
+        distribution = self.distribution(obs, action_masks)
+        actions = distribution.get_actions(deterministic=deterministic)
+        return actions, self.critic(obs), distribution.log_prob(actions)
+
+    def evaluate_actions(
+        self, obs: torch.Tensor, actions: torch.Tensor, action_masks: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Values, log probabilities and, in place of the entropy, −KL(anchor ‖ policy): a price on leaving the anchor."""
+        distribution = self.distribution(obs, action_masks)
+        values, log_probabilities = self.critic(obs), distribution.log_prob(actions)
+        if self.anchor is None:
+            return values, log_probabilities, distribution.entropy()
+        return values, log_probabilities, -divergence(self.anchor(obs), self.scorer(obs), action_masks)
+
+    def get_distribution(self, obs: Any, action_masks: np.ndarray | None = None) -> Any:
+        """Distribution over the valid actions."""
+        return self.distribution(obs, action_masks)
+
+    def predict_values(self, obs: Any) -> torch.Tensor:
+        """Values alone."""
+        return self.critic(obs)

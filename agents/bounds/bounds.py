@@ -1,0 +1,213 @@
+"""Upper bounds on what any controller can reach in a scenario, beside what controllers reach.
+
+    python -m agents.bounds --scenario wisp-a100-qwen3-32b --devices 64 --json bounds.json
+
+Bounds are on long-run throughput, and so on goodput (`agents.bounds.fluid`; what they mean and assume: docs/model/bounds.md):
+with the predictor's information, with every fate known once drafted (`perfect`), with every fate known beforehand
+(`oracle`), and for centralized serving. With one device class there is also the best periodic schedule
+(`agents.bounds.identical`). The controllers are simulated on paired worlds; each is compared with the bound of what it knows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from tqdm import tqdm
+
+from agents.bounds.fluid import Bound, fluid_bound, information_bound
+from agents.bounds.identical import best_periodic, capacity_at_speed, is_identical
+from wisp_gym.cli import MAX_DEVICES, Parser, aligned, refuse_same_files, run, seed_list, speed, whole, write_rows
+from wisp_gym.controllers.resolve import Controller, resolve
+from wisp_gym.engine.worlds import load_trace
+from wisp_gym.evaluation.arguments import add_comparison, chosen_controllers, chosen_scenario
+from wisp_gym.evaluation.evaluate import EPILOG, Outcome, Row, run_all, slo_words
+from wisp_gym.evaluation.tables import bootstrap_interval, cell, interval_cell, mean
+from wisp_gym.rules.speculation import ORACLE, PERFECT
+from wisp_gym.scenario import Scenario, warnings
+
+PROGRAM = "python -m agents.bounds"
+DEFAULT_SEEDS = 10
+DEFAULT_CONTROLLERS = ["oracle+fcfs", "perfect+fcfs", "survival:0.5+fcfs", "wisp", "centralized:0"]
+BEST_FIXED = "best fixed"
+MEASURES = ("throughput_tokens_per_s", "goodput_tokens_per_s")
+BOUNDS = ("information", "perfect", "oracle", "centralized")
+
+
+def bounds_of(scenario: Scenario, fairness: float) -> dict[str, Bound]:
+    """The bounds by what controllers know: one for each of `BOUNDS`."""
+    others = {kind: fluid_bound(scenario, kind, fairness) for kind in BOUNDS[1:]}
+    return {"information": information_bound(scenario, fairness), **others}
+
+
+def capacity(scenario: Scenario, tokens_per_s: float) -> int:
+    """Largest population in which information-limited controllers can give every device a rate, thinking included.
+
+    Doubling, then bisection on whether the fluid bound with that fairness floor is above 0.
+    """
+
+    def possible(n: int) -> bool:
+        return information_bound(replace(scenario, n_devices=n), tokens_per_s).tokens_per_s > 0.0
+
+    low, high = 0, 1
+    while high <= MAX_DEVICES and possible(high):
+        low, high = high, 2 * high
+    while high - low > max(1, low // 100):
+        middle = (low + high) // 2
+        low, high = (middle, high) if possible(middle) else (low, middle)
+    return low
+
+
+def bound_for(controller: Controller) -> str:
+    """Which bound a controller is held to."""
+    if controller.centralized:
+        return "centralized"
+    return {ORACLE: "oracle", PERFECT: "perfect"}.get(controller.speculation, "information")
+
+
+def bound_row(name: str, bound: Bound) -> Row:
+    """A bound as a row of the files."""
+    values = asdict(bound) | {"row": "bound", "name": name}
+    measured = {f"{key}{end}": None for key in MEASURES for end in ("", "_low", "_high", "_share")}
+    return {"row": "bound", "name": name, "bound": name, "bound_tokens_per_s": bound.tokens_per_s, **measured, **values}
+
+
+def measured_row(name: str, kind: str, bound: Bound, outcomes: Sequence[Outcome]) -> Row:
+    """What a controller reached, and its share of its bound."""
+    row: Row = {"row": "measured", "name": name, "bound": kind, "bound_tokens_per_s": bound.tokens_per_s}
+    for key in MEASURES:
+        values = [outcome.metrics[key] for outcome in outcomes]
+        low, high = bootstrap_interval(values)
+        reached = mean(values)
+        share = reached / bound.tokens_per_s if reached is not None and bound.tokens_per_s > 0.0 else None
+        row |= {key: reached, f"{key}_low": low, f"{key}_high": high, f"{key}_share": share}
+    return row
+
+
+def show_bounds(bounds: dict[str, Bound]) -> str:
+    """Table of the bounds."""
+    headers = [
+        ["bound", "throughput", "batch", "server use", "a server second", "verifying a token"],
+        ["", "tokens/s", "requests", "%", "tokens", "tokens"],
+    ]
+    lines = [
+        [name, cell(b.tokens_per_s), cell(b.batch_requests), cell(b.server_use, 1, 100.0), cell(b.server_price), cell(b.token_price, 3)]
+        for name, b in bounds.items()
+    ]  # fmt: skip
+    return aligned(headers, lines)
+
+
+def show_classes(bound: Bound) -> str:
+    """Table of what each device class does where the bound is reached, and what its time is worth (A of a price rule)."""
+    headers = [["device class", "throughput", "drafts", "a device second"], ["", "tokens/s", "a round", "tokens"]]
+    lines = [
+        [name, cell(rate), cell(bound.group_draft[name], 2), cell(bound.device_price[name], 2)]
+        for name, rate in bound.group_tokens_per_s.items()
+    ]
+    return aligned(headers, lines)
+
+
+def show_measured(rows: list[Row]) -> str:
+    """Table of the controllers."""
+    headers = [
+        ["controller", "throughput", "", "of its bound", "goodput", "", "of its bound", "bound"],
+        ["", "tokens/s", "95 %", "%", "tokens/s", "95 %", "%", ""],
+    ]
+    return aligned(headers, [[row["name"], *cells_of(row), row["bound"]] for row in rows])
+
+
+def cells_of(row: Row) -> list[str]:
+    """Throughput and goodput of a row, each with interval and share."""
+    return [
+        text
+        for key in MEASURES
+        for text in (cell(row[key]), interval_cell(row[f"{key}_low"], row[f"{key}_high"]), cell(row[f"{key}_share"], 1, 100.0))
+    ]  # fmt: skip
+
+
+def best_fixed(names: dict[str, Controller], outcomes: list[list[Outcome]]) -> tuple[str, list[Outcome]]:
+    """The fixed length with the highest mean throughput in these same worlds."""
+    key = MEASURES[0]
+    name, best = max(zip(names, outcomes, strict=True), key=lambda pair: mean([o.metrics[key] for o in pair[1]]) or 0.0)
+    return f"{BEST_FIXED} ({name})", best
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The flags."""
+    parser = Parser(
+        prog=PROGRAM, description="Upper bounds on throughput and goodput of any controller.", epilog=EPILOG
+    )
+    add_comparison(parser, DEFAULT_SEEDS)
+    parser.set_defaults(controllers=[DEFAULT_CONTROLLERS])
+    add = parser.add_argument
+    add("--devices", type=whole(1, MAX_DEVICES), metavar="N", help="number of devices (default: the scenario's)")
+    add(
+        "--fairness",
+        type=speed,
+        metavar="V",
+        help="every device class gets at least V tokens/s a device (default: none)",
+    )
+    add("--capacity", type=speed, metavar="V", help="also: how many devices can get V tokens/s each, at most")
+    return parser.parse_args(arguments)
+
+
+def measure_all(given: argparse.Namespace, scenario: Scenario, bounds: dict[str, Bound]) -> list[Row]:
+    """Rows of the controllers asked for and of the best fixed length."""
+    controllers = chosen_controllers(given, scenario)
+    fixed = {f"fixed:{k}+fcfs": resolve(f"fixed:{k}+fcfs", scenario) for k in range(scenario.max_draft_tokens + 1)}
+    everyone = [*controllers.values(), *fixed.values()]
+    with tqdm(total=len(everyone) * len(given.seeds), unit="world", disable=None, leave=False) as bar:
+        outcomes = run_all(scenario, everyone, given.seeds, load_trace(scenario), bar)
+    rows = []
+    for (name, controller), own in zip(controllers.items(), outcomes, strict=False):
+        kind = bound_for(controller)
+        rows.append(measured_row(name, kind, bounds[kind], own))
+    name, own = best_fixed(fixed, outcomes[len(controllers) :])
+    return [*rows, measured_row(name, "information", bounds["information"], own)]
+
+
+def closed_forms(given: argparse.Namespace, scenario: Scenario) -> list[str]:
+    """Lines on the periodic schedule and on capacity."""
+    lines = []
+    if is_identical(scenario):
+        best = best_periodic(scenario)
+        lines.append(
+            f"periodic schedule of identical devices (no prompts, no think time): {best.tokens_per_s:,.1f} tokens/s with "
+            f"{best.draft_tokens} drafts a round, {best.batch_requests:.1f} requests a batch"
+        )
+    if given.capacity is not None:
+        lines.append(f"at most {capacity(scenario, given.capacity)} devices can get {given.capacity:g} tokens/s each")
+        if is_identical(scenario):
+            devices, k = capacity_at_speed(scenario, given.capacity)
+            lines.append(f"fixed lengths on a periodic schedule: {devices} devices, with {k} drafts a round")
+    return lines
+
+
+def title(given: argparse.Namespace, scenario: Scenario) -> str:
+    """What the tables are of."""
+    slo: dict[str, Any] = {"slo_tokens_per_s": given.slo}
+    floor = "" if given.fairness is None else f", at least {given.fairness:g} tokens/s for every device in the bounds"
+    worlds = f"{len(given.seeds)} paired worlds (seeds {seed_list(given.seeds)})"
+    return f"{scenario.name}: {scenario.n_devices} devices, {slo_words(slo)}, {worlds}{floor}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Bound, run, print, and write where asked."""
+    given = parse(arguments)
+    refuse_same_files({"--scenario": given.scenario}, {"--json": given.json, "--csv": given.csv})
+    scenario = chosen_scenario(given, given.devices)
+    for warning in warnings(scenario):
+        print(f"note: {warning}", file=sys.stderr)
+    chosen_controllers(given, scenario)  # wrong names end the command before the work starts
+    bounds = bounds_of(scenario, given.fairness or 0.0)
+    rows = measure_all(given, scenario, bounds)
+    parts = [title(given, scenario), show_bounds(bounds), show_classes(bounds["information"]), show_measured(rows)]
+    print("\n\n".join([*parts, *closed_forms(given, scenario)]))
+    write_rows([*(bound_row(name, bound) for name, bound in bounds.items()), *rows], given.json, given.csv)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, PROGRAM))

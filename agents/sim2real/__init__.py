@@ -1,0 +1,1 @@
+"""A running deployment profiled, simulated from the measurements alone, and compared."""

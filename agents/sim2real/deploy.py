@@ -1,0 +1,232 @@
+"""The bench of `agents.sim2real`: one pair of models on this machine, run with any controller at any load."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from agents.sim2real.compare import classes
+from agents.sim2real.devices import Deployed, Fleet, Running, ServerProcess, Shape, read_deployed, write_deployed
+from agents.sim2real.profile import Measured, RandomLength, Setting, build_scenario, measure
+from agents.sim2real.server import FCFS, Served
+from traces import record
+from wisp_gym.controllers import load as load_controller
+from wisp_gym.controllers.resolve import ALIASES, is_file, split
+from wisp_gym.engine.build import accepted_share, smallest_batch_s
+from wisp_gym.errors import InputError
+from wisp_gym.files import write_bytes, write_text
+from wisp_gym.scenario import Scenario
+from wisp_gym.serving import DeviceProfile, SpeculationController
+from wisp_gym.serving.bundle.bundle import from_bytes
+from wisp_gym.serving.export.export import batching_bundle, rule_bundle, rule_of
+from wisp_gym.traces.speculation import SpeculationTrace, read_speculation_trace
+
+START_WINDOW_S = 2.0  # over which first requests are spread
+GRACE_S, TTFT_S = 0.5, 2.0  # as the presets' service classes (assumption)
+KV_TOKENS, MAX_BATCH_REQUESTS, PREFILL_CHUNK_TOKENS = 65_536, 64, 512  # the testbed's defaults
+PROFILE_DRAFT_TOKENS = 8  # drafts of 0 to so many tokens are profiled
+TRACE = "speculation.npz"
+OTHER_WORLDS = 1_000_000  # added to the seeds of profiles
+
+
+def cores() -> tuple[list[int], list[int]]:
+    """Cores of the devices and of the server: the last one is the server's, of more than three half of them."""
+    have = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    kept = max(len(have) // 2, 1)
+    return (have[:-kept], have[-kept:]) if len(have) > 1 else (have, have)
+
+
+class Bench:
+    """One pair, its prompts and their trace.
+
+    Args:
+        given: the command's flags. folder: of the run.
+
+    Attributes:
+        notes: one line for each deployment that a reader should know something of.
+    """
+
+    def __init__(self, given: Namespace, folder: Path) -> None:
+        from wisp_gym.testbed.torch_engine.models import default_pair, load_model, load_tokenizer, tokenizer_digest
+
+        pair = None if given.target else default_pair()
+        self.given, self.folder, self.notes, self.profiled = given, folder, list[str](), list[Deployed]()
+        self.names = {side: getattr(given, side) or str(Path(str(pair)) / side) for side in ("draft", "target")}
+        self.trace = self.recorded(given.prompts or Path(str(pair)) / "prompts.jsonl")
+        self.device_cores, self.server_cores = cores()
+        tokenizer = load_tokenizer(self.names["draft"], "--draft")
+        texts = [prompt.text for prompt in record.read_prompts(folder / "prompts.jsonl")]
+        self.prompts = [list(tokenizer(texts[place])["input_ids"]) for place in self.trace.prompt_id]
+        self.model = load_model(self.names["draft"], "--draft")
+        self.vocabulary, self.digest = min(self.model.config.vocab_size, len(tokenizer)), tokenizer_digest(tokenizer)
+
+    def recorded(self, prompts: Path) -> SpeculationTrace:
+        """The pair's speculation trace on the prompts, recorded where it is missing."""
+        path, chosen = self.folder / TRACE, self.folder / "prompts.jsonl"
+        if not path.is_file():
+            texts = [prompt.text for prompt in record.read_prompts(prompts)][: self.given.n_prompts]
+            write_text(chosen, "".join(json.dumps({"prompt": text}) + "\n" for text in texts))
+            flags = {"draft": self.names["draft"], "target": self.names["target"], "prompts": chosen, "out": path,
+                     "draft-tokens": self.given.max_draft_tokens, "max-new-tokens": self.given.max_new_tokens}  # fmt: skip
+            record.main([word for name, value in flags.items() for word in (f"--{name}", str(value))])
+        return read_speculation_trace(path)
+
+    # --- profile ---------------------------------------------------------------------------------------------------------
+
+    def profile(self, cycle: int) -> Measured:
+        """Measure the running pair at each load, with drafts of random lengths; what all cycles up to this one have measured."""
+        most = min(PROFILE_DRAFT_TOKENS, self.given.max_draft_tokens)
+        for n in self.given.loads:
+            # Other worlds than those compared: what is predicted must not have been measured.
+            seed = OTHER_WORLDS + self.given.seeds[cycle]
+            fleet = self.fleet(n, self.given.profile_seconds, seed, lambda place: RandomLength(most, place), ())
+            self.profiled.append(self.run(f"profile-{n}-{cycle}", fleet, FCFS, {}))
+        return measure(self.profiled)
+
+    def scenario(self, measured: Measured) -> Scenario:
+        """The scenario of the measurements, its trace beside it."""
+        given = self.given
+        return build_scenario(measured, Setting(
+            target=self.target_shape(), trace=TRACE, prompt_tokens=self.trace.prompt_tokens.tolist(), n_devices=given.loads[-1],
+            warmup_s=float(given.warmup_seconds), measure_s=float(given.seconds), start_window_s=START_WINDOW_S,
+            max_draft_tokens=given.max_draft_tokens, max_new_tokens=given.max_new_tokens, kv_tokens=KV_TOKENS,
+            max_batch_requests=MAX_BATCH_REQUESTS, prefill_chunk_tokens=PREFILL_CHUNK_TOKENS, speeds=given.slo,
+            grace_s=GRACE_S, ttft_s=TTFT_S,
+        ))  # fmt: skip
+
+    def target_shape(self) -> dict[str, Any]:
+        """Shape of the target, for the memory that its keys and values take."""
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(self.names["target"])
+        heads = config.num_attention_heads
+        parameters = int(self.trace.header["settings"]["target"]["parameters"])
+        return {
+            "name": "measured", "parameters": parameters, "layers": self.given.target_layers or config.num_hidden_layers, "heads": heads,
+            "kv_heads": getattr(config, "num_key_value_heads", None) or heads, "head_dim": config.hidden_size // heads, "dtype_bytes": 4,
+        }  # fmt: skip
+
+    # --- deployment ------------------------------------------------------------------------------------------------------
+
+    def deploy(self, scenario: Scenario, name: str, n: int, cycle: int) -> Deployed:
+        """A controller with `n` devices."""
+        speculation, batching = pieces(name)
+        data = batching_bundle(batching, scenario) if batching != FCFS else None
+        controllers = self.controllers(scenario, speculation, n)
+        seconds = scenario.horizon.warmup_s + scenario.horizon.measure_s
+        slo = [(kind.speed_tokens_per_s, kind.ttft_s) for kind in classes(scenario, n)]
+        fleet = self.fleet(n, seconds, self.given.seeds[cycle], controllers, slo)
+        label = f"{n}-{re.sub('[^a-z0-9.]+', '-', name.lower())}-{cycle}"
+        coefficients = {key: float(value) for key, value in vars(scenario.estimator).items()}
+        return self.run(label, fleet, self.written(label, data), coefficients)
+
+    def controllers(self, scenario: Scenario, name: str, n: int) -> Callable[[int], SpeculationController]:
+        """A bundle's controllers, told what a device of the scenario knows at first."""
+        learned = is_file(name)
+        bundle = (
+            load_controller(name).bundle() if learned else from_bytes(rule_bundle(rule_of(name, scenario), scenario))
+        )
+        device, kinds = scenario.devices[0], classes(scenario, n)
+        first = DeviceProfile(
+            1.0,
+            1.0 / device.draft_tokens_per_s,
+            device.link.one_way_s,
+            accepted_share(scenario),
+            smallest_batch_s(scenario),
+        )
+
+        def make(place: int) -> SpeculationController:
+            slo = kinds[place]
+            profile = replace(first, slo_tokens_per_s=slo.speed_tokens_per_s, grace_s=slo.grace_s, ttft_s=slo.ttft_s)
+            return SpeculationController(bundle, profile)
+
+        return make
+
+    def written(self, label: str, data: bytes | None) -> str:
+        """The scheduler's bundle as a file, or fcfs."""
+        if data is None:
+            return FCFS
+        path = self.place(label) / "batching.onnx"
+        write_bytes(path, data)
+        return str(path)
+
+    def place(self, label: str) -> Path:
+        """The folder of one deployment."""
+        folder = self.folder / "deployed" / label
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def fleet(self, n: int, seconds: float, seed: int, controller: Any, slo: Sequence[tuple[float, float]]) -> Fleet:
+        """Devices of the flags."""
+        given = self.given
+        shape = Shape(given.draft_token_ms / 1e3, given.one_way_ms / 1e3, given.jitter)
+        return Fleet(n, seconds, seed, START_WINDOW_S, given.max_draft_tokens, given.max_new_tokens, shape, self.prompts, controller,
+                     slo or [(0.0, 0.0)] * n)  # fmt: skip
+
+    def run(self, label: str, fleet: Fleet, scheduler: str, coefficients: dict[str, float]) -> Deployed:
+        """One deployment, or what an earlier call wrote of it.
+
+        Raises:
+            InputError: a device broke off.
+        """
+        path = self.place(label) / "rounds.json"
+        if not path.is_file():
+            write_deployed(path, self.run_now(path.parent, label, fleet, scheduler, coefficients))
+        deployed = read_deployed(path)
+        if deployed.late_share > 0.01 or deployed.fallbacks:
+            self.notes.append(f"{label}: {100 * deployed.late_share:.1f} % of the drafted tokens came later than paced, "
+                              f"{deployed.fallbacks} decisions fell back to WISP's rule")  # fmt: skip
+        return deployed
+
+    def run_now(
+        self, folder: Path, label: str, fleet: Fleet, scheduler: str, coefficients: dict[str, float]
+    ) -> Deployed:
+        """Server and devices, each on cores of its own."""
+        import torch
+
+        given, limits = (
+            self.given,
+            {"kv_tokens": KV_TOKENS, "max_batch_rounds": MAX_BATCH_REQUESTS, "max_sessions": 2 * fleet.n + 64},
+        )
+        limits |= {"prefill_chunk_tokens": PREFILL_CHUNK_TOKENS, "max_waiting": fleet.n + 64}
+        served = Served(self.names["target"], given.target_layers, given.target_intermediate, given.device, given.dtype, self.server_cores,
+                        scheduler, limits, coefficients, str(folder / "batches.jsonl"))  # fmt: skip
+        server, threads, before = ServerProcess(served, folder), torch.get_num_threads(), kept_to(self.device_cores)
+        torch.set_num_threads(1)
+        try:
+            deployed = Running(fleet, server.address, self.model, self.vocabulary, self.digest).run(label)
+        finally:
+            kept_to(before)
+            torch.set_num_threads(threads)
+            batches = server.stop()
+        if deployed.faults:
+            raise InputError(f"{label}: {deployed.faults[0]}")
+        deployed.batches = batches
+        return deployed
+
+
+def kept_to(chosen: list[int]) -> list[int]:
+    """Keep this process to some cores; those that it had."""
+    if not hasattr(os, "sched_setaffinity"):
+        return chosen
+    before = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, chosen)
+    return before
+
+
+def pieces(name: str) -> tuple[str, str]:
+    """Speculation and batching of a controller's name.
+
+    Raises:
+        InputError: additions, which the testbed's server does not know.
+    """
+    speculation, rest = split(ALIASES.get(name, name))
+    if len(rest) > 1:
+        raise InputError(f"--controllers '{name}': allowed are a speculation and a batching rule, without additions")
+    return speculation, rest[0] if rest else "wisp"

@@ -1,0 +1,285 @@
+"""What `agents.sim2real` measures of a running pair, and the scenario that it builds from the measurements alone.
+
+The pair runs with drafts of random lengths, at each load that is compared. From the rounds come the time of a drafted token and of
+a message, from the batches the four terms, the roofline, their noise, and what the server's loop takes between two batches, all at
+the machine's mean speed as the yardstick beside them tells it. Acceptance and statistics come from a speculation trace of the same
+pair on the same prompts.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.sim2real.devices import Deployed, RoundRow
+from agents.sim2real.server import BatchRow
+from agents.sim2real.yardstick import pace_s
+from estimators.batch_time.fit import Profile
+from estimators.batch_time.profiles import roofline
+from estimators.batch_time.regression import WispRegressor, scores
+from wisp_gym import scenario as parts
+from wisp_gym.engine.verification import batch_time_s
+from wisp_gym.errors import InputError
+from wisp_gym.testbed.controlling import FixedLength
+
+LEAST_ROUNDS, LEAST_BATCHES = 50, 50
+LEAST_SHARPNESS = 0.25  # of the roofline: on a processor its batch time is concave in the new tokens
+SHORT_DRAFT_TOKENS = 1  # most of a short draft
+PHASE_S = 3.0  # in turn drafts are short and of any length, on all devices at once
+SPREAD_QUANTILES = (
+    0.05,
+    0.95,
+)  # between which the delays' spread is read, so that a stall of the machine counts little
+NORMAL_WIDTH = 3.2897  # standard deviations between those quantiles of a normal
+
+
+class RandomLength(FixedLength):
+    """Drafts a number of tokens drawn anew for each round, in turn 0 to 1 and 0 to `most`, for three seconds each.
+
+    Batches of short drafts have many members, batches of long ones many tokens, so a profile can tell what each of both costs.
+    """
+
+    def __init__(self, most: int, seed: int) -> None:
+        super().__init__(most)
+        self.most, self.rng = most, random.Random(seed)
+
+    def begin_round(self, now_s: float, draft_token_s: float | None = None) -> None:
+        """Draw the round's length."""
+        super().begin_round(now_s, draft_token_s)
+        short = int(now_s / PHASE_S) % 2 == 0
+        self.k = self.rng.randint(0, min(SHORT_DRAFT_TOKENS, self.most) if short else self.most)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A running pair in numbers, as a scenario wants them.
+
+    Attributes:
+        draft_token_s, round_overhead_s: of a device. one_way_s, jitter: median and log-normal spread of a message's delay.
+        roofline: coefficients of `VerificationTime`. four_terms: of `Estimator`. noise: log-normal spread of a batch's time.
+        host_s: from a batch's end to the next one's launch where rounds wait.
+        fit: scores of the roofline and the four terms on the batches that they were fitted to.
+        yardstick_s: mean time of the yardstick. model_share: of the batch time that is spent inside the model. rounds, batches: how many
+            were measured.
+    """
+
+    draft_token_s: float
+    round_overhead_s: float
+    one_way_s: float
+    jitter: float
+    roofline: dict[str, float]
+    four_terms: dict[str, float]
+    noise: float
+    host_s: float
+    fit: dict[str, dict[str, float]]
+    yardstick_s: float
+    model_share: float
+    rounds: int
+    batches: int
+
+
+def measure(runs: Iterable[Deployed]) -> Measured:
+    """What the profile's runs say.
+
+    Raises:
+        InputError: too few rounds or batches to tell.
+    """
+    runs = list(runs)
+    rounds = [row for run in runs for row in run.rounds]
+    batches = [row for run in runs for row in run.batches]
+    if len(rounds) < LEAST_ROUNDS or len(batches) < LEAST_BATCHES:
+        raise InputError(
+            f"--profile-seconds: {len(rounds)} rounds and {len(batches)} batches came; needed are {LEAST_ROUNDS} and {LEAST_BATCHES}"
+        )
+    yardstick_s = pace_of(batches)
+    profile = profile_of([row for run in runs for row in at_pace(run.batches, yardstick_s)])
+    token_s, overhead_s = drafting(rounds)
+    one_way_s, jitter = network(rounds)
+    true, noise = verification(profile)
+    four = WispRegressor().fit(profile.X, profile.seconds)
+    fits = {"roofline": clean_s(profile, true), "four terms": four.predict(profile.X)}
+    return Measured(
+        token_s, overhead_s, one_way_s, jitter, true, four.coefficients(), noise, host(runs),
+        {name: scores(profile.seconds, predicted) for name, predicted in fits.items()},
+        yardstick_s, sum(row.pass_s for row in batches) / sum(row.seconds for row in batches), len(rounds), len(batches),
+    )  # fmt: skip
+
+
+def pace_of(batches: Sequence[BatchRow]) -> float:
+    """Mean time of the yardstick while these batches ran."""
+    return pace_s([row.yardstick_s for row in batches])
+
+
+def at_pace(batches: Sequence[BatchRow], yardstick_s: float) -> list[BatchRow]:
+    """The batches of one run as a machine would have run them on which the yardstick takes so long."""
+    times = yardstick_s / pace_of(batches)
+    return [row._replace(seconds=times * row.seconds) for row in batches]
+
+
+def verification(profile: Profile) -> tuple[dict[str, float], float]:
+    """Coefficients of the roofline, and the log-normal noise around it.
+
+    Relative least squares fit the shape; the level is then such that the roofline with its noise, whose mean is `exp(noise²/2)`, takes
+    as long as all measured batches together.
+    """
+    true = roofline(profile, LEAST_SHARPNESS)
+    noise = spread(np.log(profile.seconds / clean_s(profile, true)))
+    level = float(profile.seconds.sum() / clean_s(profile, true).sum()) / float(np.exp(noise**2 / 2.0))
+    return {name: value * (1.0 if name == "sharpness" else level) for name, value in true.items()}, noise
+
+
+def clean_s(profile: Profile, true: dict[str, float]) -> NDArray[np.float64]:
+    """(rows,) seconds of the roofline, without noise."""
+    new, pairs, cached = profile.X.T
+    # The same formula on arrays; compiled it takes one batch at a time.
+    return np.asarray(batch_time_s.py_func(0.0, **true, new_tokens=new, pairs=pairs, cached_tokens=cached))
+
+
+def profile_of(batches: Sequence[BatchRow]) -> Profile:
+    """Sums and seconds of batches, as the estimators are fitted to them."""
+    X = np.array([sums(row) for row in batches], dtype=np.float64)
+    seconds = np.array([row.seconds for row in batches])
+    return Profile(X, seconds, np.unique(X, axis=0, return_inverse=True)[1].ravel(), "deployment")
+
+
+def sums(row: BatchRow) -> tuple[int, int, int]:
+    """New tokens, pairs and cached tokens of a batch (docs/model/model.md, §5)."""
+    new = sum(m.new_tokens for m in row.members)
+    pairs = sum(m.new_tokens * (m.new_tokens + m.cached_tokens) for m in row.members)
+    return new, pairs, sum(m.cached_tokens for m in row.members)
+
+
+def drafting(rounds: Sequence[RoundRow]) -> tuple[float, float]:
+    """Seconds of a drafted token, and those of a round that do not depend on their number (least squares)."""
+    drafted = [row for row in rounds if row.position > 0 and row.drafted > 0]
+    tokens = np.array([row.drafted for row in drafted], dtype=np.float64)
+    seconds = np.array([row.sent_s - row.begun_s for row in drafted])
+    slope, rest = np.polyfit(tokens, seconds, 1) if np.ptp(tokens) > 0 else (seconds.mean() / tokens.mean(), 0.0)
+    if rest < 0.0:
+        slope, rest = float(seconds.sum() / tokens.sum()), 0.0
+    return float(slope), float(rest)
+
+
+def network(rounds: Sequence[RoundRow]) -> tuple[float, float]:
+    """Median and log-normal spread of a one-way delay, from round trips without what the server held them.
+
+    A round trip is the sum of two delays m·exp(σz), so its logarithm has variance `v` with `exp(σ²) − 1 = 2·(exp(v) − 1)`
+    (the sum's first two moments, as of a log-normal: Fenton 1960), and its mean is `2m·exp(σ²/2)`.
+    """
+    trips = np.array([row.received_s - row.sent_s - row.held_s for row in rounds])
+    trips = trips[trips > 0.0]
+    v = spread(np.log(trips)) ** 2
+    variance = float(np.log1p(2.0 * np.expm1(v)))
+    middle = trips[trips < np.quantile(trips, 0.999)] if len(trips) > 1000 else trips
+    return float(middle.mean() / 2.0 / np.exp(variance / 2.0)), float(np.sqrt(variance))
+
+
+def spread(values: NDArray[np.float64]) -> float:
+    """Standard deviation of nearly normal values, by quantiles."""
+    low, high = np.quantile(values, SPREAD_QUANTILES)
+    return float(high - low) / NORMAL_WIDTH
+
+
+def host(runs: Iterable[Deployed]) -> float:
+    """Median seconds from a batch's end to the next one's launch, where a member of the next one waited already."""
+    gaps = []
+    for run in runs:
+        for before, after in zip(run.batches, run.batches[1:], strict=False):
+            if min(member.arrived_s for member in after.members) < before.end_s:
+                gaps.append(after.end_s - after.seconds - before.end_s)
+    return max(float(np.median(gaps)), 0.0) if gaps else 0.0
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is not measured, but chosen: the server's limits, the target's shape, service classes, lengths and horizon.
+
+    Attributes:
+        target: fields of `Target`. trace: file of the speculation trace, beside the scenario. prompt_tokens: of the recorded prompts.
+        n_devices, warmup_s, measure_s, start_window_s: of a run. max_draft_tokens, max_new_tokens: of a round, an answer.
+        kv_tokens, max_batch_requests, prefill_chunk_tokens: of the server. speeds: of the service classes, tokens/s.
+        grace_s, ttft_s: of the service classes.
+    """
+
+    target: dict[str, Any]
+    trace: str
+    prompt_tokens: Sequence[int]
+    n_devices: int
+    warmup_s: float
+    measure_s: float
+    start_window_s: float
+    max_draft_tokens: int
+    max_new_tokens: int
+    kv_tokens: int
+    max_batch_requests: int
+    prefill_chunk_tokens: int
+    speeds: Sequence[float]
+    grace_s: float
+    ttft_s: float
+
+
+def build_scenario(measured: Measured, setting: Setting) -> parts.Scenario:
+    """The scenario of the measurements; power, energy and price are not measured and are zero."""
+    link = parts.Link("measured", measured.one_way_s, measured.jitter, 0.0, 0.0, 0.0, 0.0, 0.0, 1e9, 1e9, 0.0, 0.0)
+    device = parts.DeviceClass(
+        "measured", 1.0, 1.0 / measured.draft_token_s, measured.round_overhead_s, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, link
+    )
+    lengths = np.asarray(setting.prompt_tokens)
+    logs = np.log(lengths)
+    prompt = parts.Lengths(float(np.exp(logs.mean())), float(logs.std()), int(lengths.min()), int(lengths.max()))
+    output = parts.Lengths(float(setting.max_new_tokens), 0.0, 1, setting.max_new_tokens)
+    slo = tuple(
+        parts.SLOClass(f"speed-{v:g}", 1.0, v, setting.grace_s, setting.ttft_s, "first_token") for v in setting.speeds
+    )
+    return parts.Scenario(
+        name="measured", description="Measured on a running deployment (agents.sim2real)",
+        server=_server(measured, setting), target=parts.Target(**setting.target), draft=_draft(setting),
+        verification=parts.VerificationTime(**measured.roofline), estimator=parts.Estimator(**measured.four_terms),
+        devices=(device,), slo=slo,
+        workload=parts.Workload("closed", 0.0, 0.0, setting.start_window_s, prompt, output, "", ""),
+        horizon=parts.Horizon(setting.warmup_s, setting.measure_s, 0.0),
+        n_devices=setting.n_devices, max_draft_tokens=setting.max_draft_tokens,
+    )  # fmt: skip
+
+
+def _server(measured: Measured, setting: Setting) -> parts.Server:
+    """The server, with just the memory that its limit of tokens asks for."""
+    target = parts.Target(**setting.target)
+    memory = target.weights_bytes + setting.kv_tokens * target.kv_bytes_per_token
+    limits = (setting.max_batch_requests, setting.prefill_chunk_tokens)
+    return parts.Server("measured", 1, memory, 1.0, 0, measured.host_s, measured.noise, 0.0, 0.0, 0.0, *limits)
+
+
+def _draft(setting: Setting) -> parts.Draft:
+    """The draft, whose acceptance and statistics are the trace's; those of the parametric process are not used."""
+    unused = parts.Acceptance(0.0, 0.0, 0.0, 1.0, 0.0)
+    return parts.Draft("measured", 1, unused, parts.Statistics(0.75, 0.0), setting.trace, "")
+
+
+def machine_level(measured: Measured, batches: Sequence[BatchRow]) -> float:
+    """How many times as long as in the profile the machine took for the same work while these batches ran."""
+    return pace_of(batches) / measured.yardstick_s
+
+
+def batch_level(measured: Measured, runs: Iterable[Sequence[BatchRow]]) -> float:
+    """How many times as long as predicted, at the machine's speed in each run, the runs' batches took together."""
+    batches = [row for run in runs for row in at_pace(run, measured.yardstick_s)]
+    profile = profile_of(batches)
+    fitted_s = clean_s(profile, measured.roofline).sum() * np.exp(measured.noise**2 / 2.0)
+    return float(profile.seconds.sum() / fitted_s)
+
+
+def at_level(scenario: parts.Scenario, times: float) -> parts.Scenario:
+    """The scenario with batches that take so many times as long."""
+    seconds = {name: value for name, value in asdict(scenario.verification).items() if name != "sharpness"}
+    return parts.with_(scenario, **{f"verification.{name}": times * value for name, value in seconds.items()})
+
+
+def row_of(measured: Measured) -> dict[str, Any]:
+    """Plain tables, for JSON."""
+    return asdict(measured)

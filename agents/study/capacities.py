@@ -1,0 +1,92 @@
+"""The capacities of a study: how many devices each of a few controllers serves at each SLO speed, stored as they are run.
+
+The settings are those that tuning found for all training cells; they were tuned for goodput, not for capacity.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from tqdm import tqdm
+
+from agents.pool import Pool
+from agents.study.folder import Key, Worlds
+from agents.study.results import BEST_RULE, CAPACITY, WISP_TUNED, Results
+from agents.study.run import TRAINING, TUNED, Row, chunk
+from agents.study.suite import WISP, Suite
+from wisp_gym.controllers.resolve import resolve
+from wisp_gym.engine.worlds import NO_TRACE
+from wisp_gym.evaluation.capacity import Curve, capacity_row
+from wisp_gym.evaluation.evaluate import Outcome
+from wisp_gym.evaluation.tables import mean
+from wisp_gym.scenario import with_slo
+
+AS_THEY_ARE = {"SLED": "sled", "centralized": "centralized", "centralized:0": "centralized:0"}
+CHOICES: dict[str, Callable[[Row], bool]] = {
+    WISP_TUNED: lambda row: row["controller"] in WISP and row["tuning"] == TUNED,
+    BEST_RULE: lambda row: row["kind"] == "rule" and row["tuning"] == TUNED,
+    "learned": lambda row: row["kind"] == "learned",
+}
+KEPT = ("slo_attainment", "starved_share", "goodput_tokens_per_s")
+
+
+def capacity_measures(world: Outcome) -> Row:
+    """What is kept of a world."""
+    return {name: world.metrics[name] for name in KEPT}
+
+
+@dataclass(kw_only=True)
+class StoredCurve(Curve):
+    """A curve whose worlds run in a pool, are kept in the study's folder and not run again; `key` names it there."""
+
+    worlds: Worlds
+    key: Key
+    pool: Pool
+
+    def run(self, n_devices: int) -> list[Row]:
+        """The measures of each world with `n_devices` devices."""
+        key = (*self.key, str(n_devices))
+        if key not in self.worlds.known:
+            scenario = replace(self.scenario, n_devices=n_devices)
+            jobs = [(scenario, self.controller, (seed,), NO_TRACE, capacity_measures) for seed in self.seeds]
+            found = []
+            for (world,) in self.pool.map(chunk, jobs):
+                found.append(world)
+                self.bar.update()
+            self.worlds.add(key, found)
+        return list(self.worlds.known[key])
+
+
+def best(results: Results, allowed: Callable[[Row], bool]) -> str | None:
+    """Of the settings in rows that are allowed, the one with most goodput in training, mean over the training cells."""
+    found: dict[str, dict[str, float]] = {}
+    for row in results.worlds:
+        if not row["held_out"] and allowed(row):
+            found.setdefault(row["setting"], {})[row["cell"]] = row[TRAINING]
+    return max(found, key=lambda setting: mean(list(found[setting].values())) or 0.0, default=None)
+
+
+def entrants(results: Results) -> dict[str, str]:
+    """Rung → the controller that plays it."""
+    chosen = {title: best(results, allowed) for title, allowed in CHOICES.items()}
+    return AS_THEY_ARE | {title: setting for title, setting in chosen.items() if setting is not None}
+
+
+def capacities(suite: Suite, rows: Sequence[Row], worlds: Worlds, pool: Pool) -> list[Row]:
+    """A row for each SLO speed and rung, as of `wisp_gym.evaluation.capacity`; none where the suite asks for none."""
+    asked = suite.capacity
+    if asked is None:
+        return []
+    found = []
+    with tqdm(desc=CAPACITY, unit="world", disable=None, leave=False) as bar:
+        for slo in asked.slo:
+            scenario = with_slo(asked.scenario, slo)
+            given = argparse.Namespace(slo=slo, seeds=asked.seeds, attainment=asked.attainment, starved=asked.starved,
+                                       max_devices=asked.max_devices)  # fmt: skip
+            for title, setting in entrants(Results(rows)).items():
+                curve = StoredCurve(scenario, resolve(setting, scenario), asked.seeds, bar, worlds=worlds,
+                                    key=(CAPACITY, setting, f"{slo:g}"), pool=pool)  # fmt: skip
+                found.append({"table": CAPACITY, "rung": title} | capacity_row(given, setting, curve))
+    return found

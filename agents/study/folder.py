@@ -1,0 +1,145 @@
+"""A study's folder: what it is (study.json) and every world that has been run (worlds.jsonl), so that a killed study goes on.
+
+Finished chunks are appended in a fixed order, one line each. A line that a kill cut short is dropped and run again, so the
+file ends up with the same bytes as without the kill.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import wisp_gym
+from agents.study.suite import file_digests
+from agents.study.tuning import pieces
+from wisp_gym.controllers.resolve import is_file, split
+from wisp_gym.controllers.shipped import policy_path
+from wisp_gym.errors import InputError
+from wisp_gym.files import write_text
+
+STUDY, WORLDS, ROWS = "study.json", "worlds.jsonl", "rows.json"
+FORMAT = 1
+COMPUTING = ("tuning.py", "bounds.py", "fluid.py", "capacity.py")  # modules of this package whose results are stored
+Key = tuple[str, ...]
+Told = dict[str, Any]
+
+
+def code_digest() -> str:
+    """SHA-256 over the library, the search and the bounds: what stored numbers depend on besides the suite."""
+    library, here = Path(wisp_gym.__file__).parent, Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in [*sorted(library.rglob("*.py")), *(here / name for name in COMPUTING)]:
+        if path.exists():
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def policy_digests(controllers: Sequence[str]) -> Told:
+    """SHA-256 of the policy files among controllers."""
+    parts = {
+        part for name in controllers if not pieces(name) for whole in [split(name)] for part in (whole[0], *whole[1])
+    }
+    found = [policy_path(part) for part in sorted(parts) if is_file(part)]
+    return file_digests(file for file in found if file.is_file())
+
+
+def told(suite: Told, policies: Told) -> Told:
+    """What a study is: results are the same where this is the same."""
+    return {
+        "format": FORMAT,
+        "version": wisp_gym.__version__,
+        "code": code_digest(),
+        "suite": suite,
+        "policies": policies,
+    }
+
+
+def default_folder(study: Told) -> Path:
+    """`runs/study-NAME-…`, with a digest of what the study is: the same command finds its folder again."""
+    digest = hashlib.sha256(json.dumps(study, sort_keys=True).encode()).hexdigest()
+    return Path("runs") / f"study-{study['suite']['name']}-{digest[:8]}"
+
+
+def read_study(folder: Path) -> Told:
+    """What the study in a folder is.
+
+    Raises:
+        InputError: there is none, or none that can be read.
+    """
+    path = folder / STUDY
+    try:
+        study = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"'{folder}' holds no study: {STUDY}: {error.strerror}; allowed is a study's folder") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"'{path}' is no JSON: {error}") from None
+    if not isinstance(study, dict) or study.get("format") != FORMAT or not isinstance(study.get("suite"), dict):
+        raise InputError(f"'{path}' is no study of format {FORMAT}; allowed is a study's folder")
+    return study
+
+
+def refuse_other(folder: Path, there: Told, ours: Told) -> None:
+    """Refuse to go on with a study that is not this one.
+
+    Raises:
+        InputError: names the first difference.
+    """
+    inner = [("suite." + key, there["suite"].get(key), ours["suite"][key]) for key in ours["suite"]]
+    for key, old, new in [*((key, there.get(key), ours[key]) for key in ours if key != "suite"), *inner]:
+        if old != new:
+            shown = "" if len(f"{old}{new}") > 60 else f" ({old} there, {new} here)"
+            raise InputError(f"'{folder}' holds another study: its {key} differs{shown}; allowed is a new folder")
+
+
+class Worlds:
+    """The finished chunks of a study: key (a few strings) → list of JSON values, one for each world."""
+
+    def __init__(self, file: Any):
+        self.file = file
+        self.known: dict[Key, list[Any]] = {}
+        whole = 0
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            key, *values = json.loads(line)
+            self.known[tuple(key)] = values
+            whole += len(line)
+        file.truncate(whole)
+        file.seek(whole)
+
+    def add(self, key: Key, values: list[Any]) -> None:
+        """Keep a finished chunk."""
+        self.known[key] = values
+        self.file.write(json.dumps([key, *values], allow_nan=False).encode() + b"\n")
+        self.file.flush()
+
+
+@contextlib.contextmanager
+def opened(folder: Path, study: Told) -> Iterator[Worlds]:
+    """The worlds of the study in this folder, which is made where there is none.
+
+    Raises:
+        InputError: the folder holds something else or cannot be written, or another process is at work in it.
+    """
+    try:
+        if folder.is_dir() and any(folder.iterdir()):
+            refuse_other(folder, read_study(folder), study)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / STUDY).exists():
+            write_text(folder / STUDY, json.dumps(study, indent=2) + "\n")
+        (folder / WORLDS).touch()
+    except OSError as error:
+        raise InputError(f"cannot write '{folder}': {error.strerror}; allowed is a writable folder") from None
+    with (folder / WORLDS).open("rb+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(
+                f"'{folder}' is in use by another run; allowed is to wait for it or a new folder"
+            ) from None
+        yield Worlds(file)

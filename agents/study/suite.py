@@ -1,0 +1,341 @@
+"""Suites: which worlds a study plays, with which controllers, seeds and budget, as TOML files.
+
+A suite's cells are scenarios with a few overrides. In training cells controllers are tuned and tested (on other seeds); in
+held-out cells they are tested alone. docs/guide/study.md describes every key.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import itertools
+import math
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from wisp_gym.cli import seed_list, seeds
+from wisp_gym.controllers.catalogue import ADDITIONS, ALIASES, BATCHING, CENTRALIZED, SPECULATION
+from wisp_gym.errors import InputError
+from wisp_gym.scenario import Horizon, Scenario, ScenarioError, dumps, load, loads, with_, with_slo
+from wisp_gym.scenario.fields import (
+    Count,
+    CountOrZero,
+    Name,
+    NonNegative,
+    Part,
+    Positive,
+    Range,
+    Ratio,
+    build,
+    field_types,
+    nearest,
+    refuse_unknown,
+)
+
+SUITES = Path(__file__).parent / "suites"
+WISP = (ALIASES["wisp"], "wisp+fcfs")  # WISP's stop rule with its own scheduler and with a plain queue: always played
+ALL = "all"  # in a suite's controllers: every rule of the catalogue
+MAX_CELLS = 1_000
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One case of a suite: a scenario with its population, and whether tuning may see it."""
+
+    name: str
+    group: str
+    scenario: Scenario
+    held_out: bool = False
+
+
+@dataclass(frozen=True)
+class Tuning(Part):
+    """How long settings are searched.
+
+    Attributes:
+        world_seconds: simulated seconds for each controller and training cell, all its worlds together.
+    """
+
+    world_seconds: Positive
+
+
+@dataclass(frozen=True)
+class CellTable(Part):
+    """A `[[cells]]` table: 0 devices and an SLO of 0 keep the scenario's own."""
+
+    name: Name
+    group: Name
+    scenario: Name
+    devices: CountOrZero
+    slo: NonNegative
+    held_out: bool
+    overrides: dict
+
+
+@dataclass(frozen=True)
+class CapacityTable(Part):
+    """The `[capacity]` table: SLO speeds in tokens/s; loads count at which both shares hold."""
+
+    scenario: Name
+    slo: list
+    seeds: Name
+    attainment: Ratio
+    starved: Annotated[float, Range(0.0, 1.0)]
+    max_devices: Count
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """At which SLO speeds a study searches the largest populations, each speed that of all devices.
+
+    Attributes:
+        slo: tokens/s. attainment: share of requests within their SLO, at least. starved: share of devices under
+            1 token/s, at most. max_devices: where the search ends.
+    """
+
+    scenario: Scenario
+    slo: tuple[float, ...]
+    seeds: tuple[int, ...]
+    attainment: float
+    starved: float
+    max_devices: int
+
+
+@dataclass(frozen=True)
+class SuiteTable(Part):
+    """The top of a suite's file; `horizon`, where given, replaces that of every scenario (overrides come after it)."""
+
+    name: Name
+    description: str
+    controllers: list
+    train_seeds: Name
+    test_seeds: Name
+    horizon: dict
+    tuning: dict
+    capacity: dict
+    cells: list
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite, read and checked."""
+
+    name: str
+    controllers: tuple[str, ...]
+    train_seeds: tuple[int, ...]
+    test_seeds: tuple[int, ...]
+    tuning: Tuning
+    cells: tuple[Cell, ...]
+    capacity: Capacity | None = None
+
+    @property
+    def training(self) -> tuple[Cell, ...]:
+        """The cells that tuning may see."""
+        return tuple(cell for cell in self.cells if not cell.held_out)
+
+    @property
+    def candidates(self) -> int:
+        """Settings that the budget pays for, each in every training world; the same for all controllers."""
+        horizons = [cell.scenario.horizon for cell in self.training]
+        nominal_s = sum(h.warmup_s + h.measure_s + h.drain_s for h in horizons) * len(self.train_seeds)
+        return int(self.tuning.world_seconds * len(horizons) // nominal_s)
+
+
+def suites() -> list[str]:
+    """Names of the suites that come with the project, sorted."""
+    return sorted(path.stem for path in SUITES.glob("*.toml"))
+
+
+def read_suite(name: str) -> Suite:
+    """The suite of this name, or in this TOML file.
+
+    Raises:
+        InputError, ScenarioError: no such suite, or something wrong inside; one line.
+    """
+    path = SUITES / f"{name}.toml" if name in suites() else Path(name)
+    if not path.is_file():
+        raise InputError(f"'{name}' is neither a suite nor a TOML file; {nearest(name, suites())}")
+    try:
+        return parse_suite(path)
+    except ScenarioError as error:
+        raise error.inside(file=error.file or path.name) from None
+
+
+def parse_suite(path: Path) -> Suite:
+    """The suite in a file; scenario files are looked for in its folder."""
+    try:
+        given = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: no TOML: {error}") from None
+    table = build(SuiteTable, {"description": "", "horizon": {}, "capacity": {}, **given})
+    horizon = build(Horizon, table.horizon, "horizon") if table.horizon else None
+    cells = [cell for i, one in enumerate(table.cells) for cell in read_cells(one, f"cells[{i}]", path.parent, horizon)]
+    return checked(Suite(
+        table.name, chosen_controllers(table.controllers), seeds_of("train_seeds", table.train_seeds),
+        seeds_of("test_seeds", table.test_seeds), build(Tuning, table.tuning, "tuning"), tuple(cells),
+        read_capacity(table.capacity, path.parent, horizon) if table.capacity else None,
+    ))  # fmt: skip
+
+
+def checked(suite: Suite) -> Suite:
+    """The suite itself, if its cells, seeds and budget can be used."""
+    names = [cell.name for cell in suite.cells]
+    for name in names:
+        if names.count(name) > 1:
+            raise ScenarioError(f"'{name}' is given twice, allowed: a name of its own", "cells")
+    if not suite.training or len(names) > MAX_CELLS:
+        raise ScenarioError(
+            f"given {len(suite.training)} training cells of {len(names)}, allowed: 1 to {MAX_CELLS}", "cells"
+        )
+    for key, own in (
+        ("test_seeds", suite.test_seeds),
+        ("capacity.seeds", suite.capacity.seeds if suite.capacity else ()),
+    ):
+        both = set(suite.train_seeds) & set(own)
+        if both:
+            raise ScenarioError(
+                f"holds training seeds {seed_list(sorted(both)).rstrip(',')}, allowed: other seeds", key
+            )
+    if suite.candidates < 3:
+        raise ScenarioError(
+            f"given {suite.tuning.world_seconds:g}, enough for {suite.candidates} settings of a controller, "
+            "allowed: enough for 3", "tuning.world_seconds")  # fmt: skip
+    return suite
+
+
+def seeds_of(key: str, text: str) -> tuple[int, ...]:
+    """Seeds as `--seeds` reads them."""
+    try:
+        return seeds(text)
+    except argparse.ArgumentTypeError as error:
+        raise ScenarioError(str(error), key) from None
+
+
+def chosen_controllers(given: Sequence[Any]) -> tuple[str, ...]:
+    """The controllers of a suite, WISP's two first, each once; `all` stands for every rule of the catalogue."""
+    for name in given:
+        if not isinstance(name, str):
+            raise ScenarioError(f"given {name!r}, allowed: names of controllers", "controllers")
+    named = itertools.chain.from_iterable(every_rule() if name == ALL else [name] for name in given)
+    return tuple(dict.fromkeys(ALIASES.get(name, name) if name == "wisp" else name for name in (*WISP, *named)))
+
+
+def every_rule() -> list[str]:
+    """Every speculation rule with a plain queue; with WISP's stop rule every batching rule and addition; the strongest together; every
+    whole system.
+    """
+    plain = [f"{name}+fcfs" for name in SPECULATION]
+    batched = [*(f"wisp+{name}" for name in BATCHING), *(f"wisp+fcfs+{name}" for name in ADDITIONS)]
+    best = [f"{name}+aged+chunk+admit" for name in ("wisp", "aligned")]  # what helps most, together
+    alone = ["centralized:0", "centralized:0+chunk", "centralized:0+chunk+admit"]
+    return [*plain, *batched, "aligned+fcfs+chunk", *best, *ALIASES, *CENTRALIZED, *alone]
+
+
+# --- cells -----------------------------------------------------------------------------------------------------------
+
+
+def read_cells(given: Any, path: str, folder: Path, horizon: Horizon | None) -> list[Cell]:
+    """The cells of one table, one for each population that it lists."""
+    if not isinstance(given, dict):
+        raise ScenarioError(f"given {given!r}, allowed: a table ([[cells]])", path)
+    refuse_unknown(given, field_types(CellTable), path)
+    populations = given.get("devices", 0)
+    several = isinstance(populations, list)
+    cells = []
+    for n in populations if several else [populations]:
+        table = {"devices": n, "slo": 0.0, "held_out": False, "overrides": {}, "group": given.get("name")}
+        cell = build(CellTable, {**table, **given, "devices": n}, path)
+        name = f"{cell.name}-{cell.devices}" if several else cell.name
+        try:
+            cells.append(Cell(name, cell.group, cell_scenario(cell, folder, horizon), cell.held_out))
+        except ScenarioError as error:
+            raise error.inside(prefix="" if error.file else path) from None
+    return cells
+
+
+def cell_scenario(cell: CellTable, folder: Path, horizon: Horizon | None) -> Scenario:
+    """The scenario of a cell, with everything that the suite changes in it."""
+    beside = folder / cell.scenario
+    scenario = load(beside if beside.is_file() else cell.scenario)
+    scenario = with_slo(scenario, cell.slo) if cell.slo else scenario
+    scenario = replace(scenario, horizon=horizon) if horizon else scenario
+    scenario = with_(scenario, **every_member(scenario, cell.overrides))
+    return replace(scenario, n_devices=cell.devices) if cell.devices else scenario
+
+
+def read_capacity(given: dict[str, Any], folder: Path, horizon: Horizon | None) -> Capacity:
+    """The capacities that a suite asks for; a load that does not grow with the devices has none."""
+    table = build(CapacityTable, {"attainment": 0.9, "starved": 0.1, "max_devices": 1024, **given}, "capacity")
+    cell = build(CellTable, {"name": "capacity", "group": "capacity", "scenario": table.scenario, "devices": 0,
+                             "slo": 0.0, "held_out": False, "overrides": {}}, "capacity")  # fmt: skip
+    scenario = cell_scenario(cell, folder, horizon)
+    if scenario.workload.arrivals == "trace":
+        raise ScenarioError("given one with recorded arrivals, allowed: closed or open arrivals", "capacity.scenario")
+    if not table.slo or not all(type(v) in (int, float) and 0.0 < v < math.inf for v in table.slo):
+        raise ScenarioError(f"given {table.slo!r}, allowed: a list of speeds in tokens/s above 0", "capacity.slo")
+    own = seeds_of("capacity.seeds", table.seeds)
+    speeds = tuple(map(float, table.slo))
+    return Capacity(scenario, speeds, own, table.attainment, table.starved, table.max_devices)
+
+
+def every_member(scenario: Scenario, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Overrides for `with_`: `devices.*.link.jitter` means that of every device class, `slo.*.grace_s` of every SLO."""
+    changes: dict[str, Any] = {}
+    for path, value in overrides.items():
+        part, star, rest = path.partition(".*.")
+        if star and part in ("devices", "slo"):
+            changes |= {f"{part}.{i}.{rest}": value for i in range(len(getattr(scenario, part)))}
+        else:
+            changes[path] = value
+    return changes
+
+
+def own_cells(files: Sequence[str]) -> tuple[Cell, ...]:
+    """Scenarios of a reader's own as training cells, each named by its scenario and population."""
+    scenarios = [load(file) for file in files]
+    return tuple(Cell(f"{s.name}-{s.n_devices}", "own", s) for s in scenarios)
+
+
+# --- as plain values, for the folder of a study ----------------------------------------------------------------------
+
+
+def described(suite: Suite) -> dict[str, Any]:
+    """Everything that fixes a suite's results, as JSON values; `restored` reads it."""
+    return {
+        "name": suite.name,
+        "controllers": list(suite.controllers),
+        "train_seeds": seed_list(suite.train_seeds),
+        "test_seeds": seed_list(suite.test_seeds),
+        "world_seconds": suite.tuning.world_seconds,
+        "cells": [
+            {"name": c.name, "group": c.group, "held_out": c.held_out, "scenario": dumps(c.scenario)}
+            for c in suite.cells
+        ],
+        "capacity": suite.capacity
+        and {
+            **vars(suite.capacity),
+            "scenario": dumps(suite.capacity.scenario),
+            "slo": list(suite.capacity.slo),
+            "seeds": seed_list(suite.capacity.seeds),
+        },
+        "traces": file_digests(c.scenario.workload.trace for c in suite.cells if c.scenario.workload.trace),
+    }
+
+
+def restored(told: dict[str, Any]) -> Suite:
+    """The suite that `described` told of."""
+    cells = (Cell(c["name"], c["group"], loads(c["scenario"]), c["held_out"]) for c in told["cells"])
+    train, test = (seeds_of(key, told[key]) for key in ("train_seeds", "test_seeds"))
+    names, tuning, given = tuple(told["controllers"]), Tuning(told["world_seconds"]), told.get("capacity")
+    capacity = given and Capacity(**given | {
+        "scenario": loads(given["scenario"]), "slo": tuple(given["slo"]), "seeds": seeds_of("seeds", given["seeds"]),
+    })  # fmt: skip
+    return Suite(told["name"], names, train, test, tuning, tuple(cells), capacity)
+
+
+def file_digests(files: Iterable[str | Path]) -> dict[str, str]:
+    """SHA-256 of files by name: a trace or a policy that changes changes the study."""
+    return {str(file): hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in sorted(map(str, files))}

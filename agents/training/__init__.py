@@ -1,0 +1,1 @@
+"""Training of the devices' policies, and the folders that runs leave."""

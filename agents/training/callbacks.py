@@ -1,0 +1,163 @@
+"""What happens while a policy learns: checkpoints, validation on worlds of its own, a progress bar, Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+from tqdm import tqdm
+
+from agents.training.checkpoint import save_checkpoint
+from agents.training.networks import engine_policy
+from agents.training.run_folder import CHECKPOINTS
+from wisp_gym.controllers.policy import Policy, save_policy
+from wisp_gym.controllers.resolve import with_policy
+from wisp_gym.envs.sb3 import DecisionVecEnv
+from wisp_gym.files import write_text
+from wisp_gym.scenario import Scenario
+from wisp_gym.simulation import simulate
+
+STOPPING = b"\nstopping before the next rollout, with a checkpoint; Ctrl-C again stops at once\n"
+
+
+class StopRequest:
+    """Ctrl-C as a wish, kept until the training can be stopped without a loss; the second one interrupts at once.
+
+    A context manager; `asked` tells whether Ctrl-C was pressed.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> StopRequest:
+        self.former = signal.signal(signal.SIGINT, self.ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self.former)
+
+    def ask(self, *_: object) -> None:
+        """What Ctrl-C does."""
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        os.write(2, STOPPING)  # not print(), which must not be entered again from a signal
+
+
+class Validate(BaseCallback):
+    """Every `every` decisions: score the policy on validation worlds, keep the best, write a checkpoint.
+
+    The score is the mean goodput when every device follows the policy. Files: `validation.csv`, `policy.json` (best so far),
+    `checkpoints/*.pt`.
+
+    Args:
+        folder: the run's folder. scenario: of the validation worlds. batching: batching rule beside the policy.
+        seeds: of the validation worlds. every: decisions between two scores; 0 scores only before and after the training.
+        decision: "token" or "length". stop: whether to stop before the next rollout, by KeyboardInterrupt.
+    """
+
+    def __init__(
+        self, folder: Path, scenario: Scenario, batching: str, seeds: Sequence[int], every: int, decision: str, stop: StopRequest
+    ):  # fmt: skip
+        super().__init__()
+        self.folder, self.scenario, self.batching = folder, scenario, batching
+        self.seeds, self.every, self.decision, self.stop = seeds, every, decision, stop
+        self.scores: list[tuple[int, float, float]] = []  # (decisions, goodput in tokens/s, tokens drafted in a round)
+
+    @property
+    def scored_at(self) -> int:
+        """Decisions at the last score, -1 before the first."""
+        return self.scores[-1][0] if self.scores else -1
+
+    def current(self) -> Policy:
+        """The policy as the engine runs it."""
+        return engine_policy(self.model.policy, self.decision, decisions=self.model.num_timesteps)  # type: ignore[arg-type]
+
+    def score(self) -> None:
+        """Score, write down, keep the best; nothing when these weights have been scored."""
+        if self.scored_at == self.model.num_timesteps:
+            return
+        policy = self.current()
+        worlds = simulate(self.scenario, with_policy("learned", policy, self.batching, self.scenario), self.seeds)
+        goodput = float(np.mean([w.goodput_tokens_per_s for w in worlds]))
+        drafted = float(np.mean([w.drafted_per_round for w in worlds]))
+        if goodput > max((score[1] for score in self.scores), default=-np.inf):
+            save_policy(policy, self.folder / "policy.json")
+        self.scores.append((self.model.num_timesteps, goodput, drafted))
+        self.write_scores()
+        self.logger.record("validation/goodput_tokens_per_s", goodput)
+
+    def write_scores(self) -> None:
+        """Write validation.csv."""
+        rows = [f"{decisions},{goodput:.4f},{drafted:.4f}\n" for decisions, goodput, drafted in self.scores]
+        header = "decisions,goodput_tokens_per_s,drafted_per_round\n"
+        write_text(self.folder / "validation.csv", header + "".join(rows))
+
+    def checkpoint(self) -> None:
+        """Write a checkpoint named by the number of decisions; it remembers the scores and the best policy so far."""
+        env = self.training_env
+        assert isinstance(env, DecisionVecEnv)
+        path = self.folder / CHECKPOINTS / f"checkpoint-{self.model.num_timesteps:010d}.pt"
+        best = (self.folder / "policy.json").read_text(encoding="utf-8")
+        save_checkpoint(path, self.model, env, {"scores": self.scores, "policy": best})  # type: ignore[arg-type]
+
+    def go_on(self, record: dict[str, Any]) -> None:
+        """Take over the scores and the best policy that a checkpoint remembers."""
+        self.scores = [(int(n), float(goodput), float(drafted)) for n, goodput, drafted in record["scores"]]
+        self.write_scores()
+        write_text(self.folder / "policy.json", record["policy"])
+
+    def _on_training_start(self) -> None:
+        if not self.scores:  # the untrained policy, so that the curve shows what learning brought
+            self.score()
+
+    def _on_rollout_start(self) -> None:
+        if self.every and self.model.num_timesteps - self.scored_at >= self.every:
+            self.score()
+            self.checkpoint()
+        if (
+            self.stop.asked
+        ):  # the checkpoint comes before the score, so that it is the one of a run that was never stopped
+            self.checkpoint()
+            raise KeyboardInterrupt
+
+    def _on_training_end(self) -> None:
+        self.score()
+        self.checkpoint()
+
+    def _on_step(self) -> bool:
+        return True
+
+
+class Progress(BaseCallback):
+    """A progress bar with the latest score, on standard error."""
+
+    def __init__(self, total: int, validate: Validate, shown: bool):
+        super().__init__()
+        self.total, self.validate, self.shown = total, validate, shown
+
+    def _on_training_start(self) -> None:
+        done = self.model.num_timesteps
+        self.bar = tqdm(
+            total=self.total, initial=done, unit=" decisions", unit_scale=True, disable=not self.shown, file=sys.stderr
+        )
+
+    def _on_step(self) -> bool:
+        self.bar.update(min(self.model.num_timesteps, self.total) - self.bar.n)
+        if self.validate.scores:
+            self.bar.set_postfix_str(f"goodput {self.validate.scores[-1][1]:.0f} tokens/s", refresh=False)
+        return True
+
+    def _on_training_end(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        if hasattr(self, "bar"):
+            self.bar.close()

@@ -1,0 +1,175 @@
+"""Checkpoints of a training: all that decides the numbers to come, as plain tensors and text (no pickled objects).
+
+A training that goes on from a checkpoint ends with the same weights as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+from agents.training.fleet import Decisions
+from agents.training.fleet_ppo import FleetPPO, joined
+from wisp_gym.engine.state import World
+from wisp_gym.envs.sb3 import DecisionVecEnv
+from wisp_gym.errors import InputError
+from wisp_gym.files import write_bytes
+
+VERSION = 3
+TASK_ARRAYS = ("kinds", "observations", "outcomes", "clock_s", "device")
+STATE_FIELDS = World._fields[: World._fields.index("trace")]
+
+
+def as_tensor(array: np.ndarray) -> torch.Tensor:
+    """Any array as bytes."""
+    return torch.from_numpy(np.frombuffer(np.ascontiguousarray(array).tobytes(), dtype=np.uint8).copy())
+
+
+def restore(array: np.ndarray, stored: torch.Tensor) -> None:
+    """Write stored bytes back into an array."""
+    array[...] = np.frombuffer(stored.numpy().tobytes(), dtype=array.dtype).reshape(array.shape)
+
+
+def worlds_state(env: DecisionVecEnv) -> dict[str, Any]:
+    """State of every world, of the decision makers and of their random generators."""
+    task = env.envs.task
+    arrays = {name: as_tensor(getattr(task.episodes.arrays, name)) for name in STATE_FIELDS}
+    arrays |= {f"task_{name}": as_tensor(getattr(task, name)) for name in TASK_ARRAYS}
+    arrays |= {
+        "returns": as_tensor(env.returns),
+        "lengths": as_tensor(env.lengths),
+        "policy": as_tensor(task.episodes.worlds.policy),
+    }
+    return {"arrays": arrays, "generators": json.dumps([rng.bit_generator.state for rng in env.envs.rngs])}
+
+
+def fleet_state(model: FleetPPO) -> dict[str, Any]:
+    """State of every world of a fleet, of their random generators, and the decisions that were left over."""
+    assert model.fleet is not None
+    arrays = {name: as_tensor(array) for name, array in model.fleet.saved().items()}
+    left = (
+        {name: torch.from_numpy(array.copy()) for name, array in joined(model.left)._asdict().items()}
+        if model.left
+        else {}
+    )
+    return {
+        "arrays": arrays,
+        "left": left,
+        "generators": json.dumps([rng.bit_generator.state for rng in model.fleet.generators()]),
+    }
+
+
+def load_fleet(state: dict[str, Any], model: FleetPPO) -> None:
+    """Put a fleet back."""
+    assert model.fleet is not None
+    for name, array in model.fleet.saved().items():
+        restore(array, state["arrays"][name])
+    model.left = [Decisions(**{name: part.numpy() for name, part in state["left"].items()})] if state["left"] else []
+    for rng, saved in zip(model.fleet.generators(), json.loads(state["generators"]), strict=True):
+        rng.bit_generator.state = saved
+
+
+def save_checkpoint(path: Path, model: OnPolicyAlgorithm, env: DecisionVecEnv, validation: dict[str, Any]) -> None:
+    """Write a checkpoint, whole or not at all. To be taken between an update and the next rollout.
+
+    Args:
+        validation: scores so far and the best policy, as plain JSON values.
+    """
+    legacy = np.random.get_state(legacy=False)
+    state = {
+        "version": VERSION, "timesteps": model.num_timesteps, "updates": model._n_updates, "policy": model.policy.state_dict(),
+        "optimizer": model.policy.optimizer.state_dict(), "torch_random": torch.get_rng_state(),
+        "numpy_random": json.dumps({**legacy, "state": {"key": legacy["state"]["key"].tolist(), "pos": legacy["state"]["pos"]}}),  # type: ignore[index, call-overload]
+        "last_observations": torch.from_numpy(np.asarray(model._last_obs)), "last_starts": torch.from_numpy(np.asarray(model._last_episode_starts)),
+        "worlds": fleet_state(model) if isinstance(model, FleetPPO) else worlds_state(env),
+        "episodes": json.dumps(list(model.ep_info_buffer or [])), "validation": json.dumps(validation),
+    }  # fmt: skip
+    content = io.BytesIO()
+    torch.save(state, content)
+    write_bytes(path, content.getvalue())
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; torch's restricted reader runs no code of its author.
+
+    Raises:
+        InputError: not a checkpoint, damaged, or of another version.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch does not compare the sums that it writes
+            if damaged := archive.testzip():
+                raise ValueError(f"its part {damaged} is damaged")
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # torch raises many kinds for damaged files
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"argument --trained-agent: '{path}' is no checkpoint: {reason}") from None
+    if not isinstance(state, dict) or state.get("version") != VERSION:
+        raise InputError(f"argument --trained-agent: '{path}' is no checkpoint of version {VERSION}")
+    return state
+
+
+def load_checkpoint(path: Path, state: dict[str, Any], model: OnPolicyAlgorithm, env: DecisionVecEnv) -> dict[str, Any]:
+    """Put a model and its worlds back to where the checkpoint was taken; returns the validation's record.
+
+    Raises:
+        InputError: the checkpoint is of another network or of other worlds.
+    """
+    try:
+        load_learner(state, model)
+        if isinstance(model, FleetPPO):
+            load_fleet(state["worlds"], model)
+        else:
+            load_worlds(state["worlds"], env)
+        load_generators(state)
+        record = json.loads(state["validation"])
+        return {
+            "scores": [(n, goodput, drafted) for n, goodput, drafted in record["scores"]],
+            "policy": str(record["policy"]),
+        }
+    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"argument --trained-agent: '{path}' does not fit the settings of its run ({reason}); allowed is a checkpoint of that run"
+        ) from None
+
+
+def load_learner(state: dict[str, Any], model: OnPolicyAlgorithm) -> None:
+    """Weights, optimiser, counters and what the next rollout begins with."""
+    model.policy.load_state_dict(state["policy"])
+    model.policy.optimizer.load_state_dict(state["optimizer"])
+    model.num_timesteps, model._n_updates = state["timesteps"], state["updates"]
+    model._last_obs = state["last_observations"].numpy().copy()
+    model._last_episode_starts = state["last_starts"].numpy().copy()
+    model.ep_info_buffer = deque(json.loads(state["episodes"]), maxlen=model._stats_window_size)
+    model.ep_success_buffer = deque(maxlen=model._stats_window_size)  # SB3 makes neither of them where one exists
+
+
+def load_worlds(state: dict[str, Any], env: DecisionVecEnv) -> None:
+    """Every world, the decision makers and their random generators."""
+    task, arrays = env.envs.task, state["arrays"]
+    for name in STATE_FIELDS:
+        restore(getattr(task.episodes.arrays, name), arrays[name])
+    for name in TASK_ARRAYS:
+        restore(getattr(task, name), arrays[f"task_{name}"])
+    restore(env.returns, arrays["returns"])
+    restore(env.lengths, arrays["lengths"])
+    task.episodes.worlds.policy = np.frombuffer(arrays["policy"].numpy().tobytes(), dtype=np.float32).copy()
+    for rng, saved in zip(env.envs.rngs, json.loads(state["generators"]), strict=True):
+        rng.bit_generator.state = saved
+    env.began = True
+
+
+def load_generators(state: dict[str, Any]) -> None:
+    """The global generators of torch (actions) and numpy (order of the minibatches)."""
+    torch.set_rng_state(state["torch_random"])
+    legacy = json.loads(state["numpy_random"])
+    key = np.array(legacy["state"]["key"], np.uint32)
+    np.random.set_state({**legacy, "state": {"key": key, "pos": legacy["state"]["pos"]}})

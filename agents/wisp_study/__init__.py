@@ -1,0 +1,1 @@
+"""WISP's published evaluation on the calibrated model: calibrated, reproduced, varied."""

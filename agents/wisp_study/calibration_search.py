@@ -1,0 +1,145 @@
+"""The search behind `agents.wisp_study.calibration`: damped Gauss–Newton steps on logarithms and, where none helps, a compass search.
+
+Residuals are ln(measured / published) in units of what is aimed at: 15 % for the twelve capacities and the three goodputs, 10 % for
+the ratios of capacities and of goodputs at the fastest class. The loss is their mean eighth power, so that the worst figures
+count most; each least-squares step weights the residuals accordingly (iteratively reweighted least squares).
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import lsq_linear
+from tqdm import tqdm
+
+from agents.wisp_study.calibration import Calibration, cells, served_goodput, values
+from agents.wisp_study.published import CAPACITY, GOODPUT, SYSTEMS
+
+Vector = NDArray[np.float64]
+BATCHES = {"sled_batch": "sled", "centralized_batch": "centralized"}  # whole numbers, each of one system alone
+DIFFERENCE = 0.12  # of a logarithm: wide enough to rise above the noise of two worlds
+LONGEST_STEP = 0.5  # of a logarithm
+SHRINK = (1.0, 0.5, 0.2)  # lengths of a step that are tried in turn
+RIDGE = 0.35
+COMPASS, SMALLEST_COMPASS = 0.03, 0.01  # of a logarithm
+POWER = 8
+SMALL = 0.5  # residuals below are weighted as if they were so large, else the step would ignore them
+
+
+def residuals(capacities: dict[str, list[float]], attainment: float) -> Vector:
+    """(19,) residuals: twelve capacities, three goodputs; two ratios of capacities and two of goodputs at the fastest class."""
+    log = {s: [math.log(max(m, 0.5) / p) for m, p in zip(capacities[s], CAPACITY[s], strict=True)] for s in SYSTEMS}
+    goods = {s: math.log(served_goodput(max(capacities[s][-1], 0.5), attainment) / GOODPUT[s]) for s in SYSTEMS}
+    figures = [*(x for s in SYSTEMS for x in log[s]), *goods.values()]
+    ratios = [at["wisp"] - at[s] for at in ({s: log[s][-1] for s in SYSTEMS}, goods) for s in SYSTEMS[1:]]
+    return np.array([*(x / math.log(1.15) for x in figures), *(x / math.log(1.10) for x in ratios)])
+
+
+def loss(r: Vector) -> float:
+    """Mean eighth power: little more than the worst residual counts."""
+    return float(np.mean(r**POWER))
+
+
+class Fit:
+    """A point of the search: parameters by name, capacities, residuals."""
+
+    def __init__(self, given: dict[str, float], capacities: dict[str, list[float]]):
+        self.given, self.capacities = given, capacities
+        self.residuals = residuals(capacities, given["attainment"])
+        self.loss = loss(self.residuals)
+
+    def summary(self) -> str:
+        """How near it is."""
+        figures, ratios = np.split(self.residuals, [5 * len(SYSTEMS)])
+        errors, ratio_errors = np.exp(figures * math.log(1.15)) - 1, np.exp(ratios * math.log(1.10)) - 1
+        return (
+            f"{np.sum(np.abs(errors) <= 0.15)} of {len(errors)} figures within 15 %, the furthest {100 * max(errors, key=abs):+.0f} %, "
+            f"ratios at most {100 * max(ratio_errors, key=abs):+.0f} %, root mean square {np.sqrt(np.mean(errors**2)):.3f}"
+        )
+
+
+class Search:
+    """Gauss–Newton steps from a calibration."""
+
+    def __init__(self, start: Calibration, seeds: Sequence[int], bar: tqdm):  # type: ignore[type-arg]
+        self.start, self.seeds, self.bar = start, seeds, bar
+        self.names = [name for name in start if name not in BATCHES]
+        self.best = self.measure(values(start))
+
+    def measure(self, given: dict[str, float], systems: Sequence[str] = SYSTEMS) -> Fit:
+        """Residuals of a point; systems that are not named keep the best point's capacities."""
+        kept = {} if len(systems) == len(SYSTEMS) else self.best.capacities
+        fit = Fit(given, kept | cells(given, self.seeds, systems))
+        self.bar.update()
+        return fit
+
+    def moved(self, change: Vector) -> dict[str, float]:
+        """The best point with its logarithms changed, held within the ranges."""
+        given = dict(self.best.given)
+        for name, x in zip(self.names, change, strict=True):
+            p = self.start[name]
+            given[name] = min(max(given[name] * math.exp(x), p.low), p.high)
+        return given
+
+    def jacobian(self) -> Vector:
+        """(17, n) derivatives by the logarithms, by differences that stay within the ranges."""
+        columns = []
+        for k, name in enumerate(self.names):
+            p, value = self.start[name], self.best.given[name]
+            sign = 1.0 if value * math.exp(DIFFERENCE) <= p.high else -1.0
+            change = np.zeros(len(self.names))
+            change[k] = sign * DIFFERENCE
+            there = self.measure(self.moved(change))
+            columns.append((there.residuals - self.best.residuals) / math.log(there.given[name] / value))
+        return np.array(columns).T
+
+    def step(self) -> bool:
+        """One Gauss–Newton step, as long as lowers the loss; whether any did."""
+        r = self.best.residuals
+        weight = np.maximum(np.abs(r), SMALL) ** (POWER / 2 - 1)
+        weight /= weight.max()
+        jacobian = self.jacobian() * weight[:, None]
+        for share in SHRINK:
+            rows = np.vstack([jacobian, RIDGE / share * np.eye(len(self.names))])
+            aim = np.concatenate([-r * weight, np.zeros(len(self.names))])
+            limit = LONGEST_STEP * share
+            there = self.measure(self.moved(lsq_linear(rows, aim, (-limit, limit)).x))
+            if there.loss < self.best.loss:
+                self.best = there
+                return True
+        return False
+
+    def compass(self, by: float) -> bool:
+        """Try a little more and a little less of each number (batch sizes: one); whether anything lowered the loss."""
+        before = self.best.loss
+        for name, p in self.start.items():
+            for sign in (1.0, -1.0):
+                value = self.best.given[name]
+                value = round(value) + sign if name in BATCHES else value * math.exp(sign * by)
+                systems = [BATCHES[name]] if name in BATCHES else SYSTEMS
+                there = self.measure(self.best.given | {name: min(max(value, p.low), p.high)}, systems)
+                if there.loss < self.best.loss:
+                    self.best = there
+                    break
+        return self.best.loss < before
+
+
+def search(start: Calibration, steps: int, seeds: Sequence[int]) -> tuple[Calibration, str]:
+    """Fit; returns the calibration and how near it is. Ends early where nothing lowers the loss any more."""
+    by = COMPASS
+    with tqdm(unit=" calibrations", disable=not sys.stderr.isatty()) as bar:
+        found = Search(start, seeds, bar)
+        print(f"start: {found.best.summary()}", flush=True)
+        for index in range(steps):
+            if not found.step() and not found.compass(by):
+                by /= 2.0
+            print(f"step {index + 1}: {found.best.summary()}", flush=True)
+            print("   " + ", ".join(f"{n} {v:.4g}" for n, v in found.best.given.items()), flush=True)
+            if by < SMALLEST_COMPASS:
+                break
+    return {n: replace(p, value=found.best.given[n]) for n, p in start.items()}, found.best.summary()

@@ -1,0 +1,321 @@
+"""WISP's evaluation on the calibrated model, side by side with the published figures.
+
+    python -m agents.wisp_study reproduce                       # Qwen3-32B, to which the calibration was fitted
+    python -m agents.wisp_study reproduce --target qwen3-14b    # a prediction: the same parameters, the model's own constants
+
+Writes report.md, capacity.png and rows.json into a new run folder. Every table also holds continuous batching and first come first
+served without a cap, on the same cost and memory model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from agents.training.run_folder import describe_run, new_folder
+from agents.wisp_study import published
+from agents.wisp_study.calibration import (
+    GOODPUT_SLO,
+    SLED_LENGTH,
+    TARGETS,
+    controllers,
+    largest,
+    read,
+    served_goodput,
+    show,
+    study_scenario,
+    values,
+)
+from agents.wisp_study.reproduce_plot import draw
+from wisp_gym.cli import Parser, add_log_folder, aligned, output_file, run, whole, write_rows
+from wisp_gym.controllers.resolve import Controller, resolve
+from wisp_gym.errors import InputError, did_you_mean
+from wisp_gym.evaluation.capacity import capacity_interval, mean_attainment
+from wisp_gym.evaluation.tables import bootstrap_interval
+from wisp_gym.files import write_bytes, write_text
+from wisp_gym.scenario import Scenario, with_slo
+from wisp_gym.simulation import simulate
+
+PROGRAM = "python -m agents.wisp_study reproduce"
+DEFAULT_SEEDS = 8
+ABLATION_DEVICES = 64  # assumption: the load of WISP's ablation is not published
+Row = dict[str, Any]
+
+# Published besides capacities and goodputs (arXiv 2601.11652).
+ESTIMATOR = {"r2": 0.992, "mae_ms": 3.38, "mape_percent": 4.93}
+PREDICTOR = {"recall_on_accepted": 0.801, "false_acceptance": 0.425}
+PREDICTOR_COST_MS = {"raspberry-pi-5": 0.459, "raspberry-pi-4b": 2.038}
+ABLATION = {"acceptance gain, %": (34.0, 54.0), "goodput gain, %": (20.0, 30.0)}
+
+
+@dataclass
+class Curve:
+    """Attainment of a system by number of devices, measured where it is asked for."""
+
+    scenario: Scenario
+    controller: Controller
+    seeds: Sequence[int]
+    attained: dict[int, NDArray[np.float64]] = field(default_factory=dict)
+
+    def __call__(self, n: int) -> float:
+        """Mean attainment of `n` devices."""
+        if n not in self.attained:
+            metrics = simulate(self.scenario, self.controller, self.seeds, n, threads=1)
+            self.attained[n] = np.array([m.slo_attainment for m in metrics])
+        return float(mean_attainment(self.attained[n]))
+
+    def capacity(self, target: float, guess: int) -> int:
+        """Largest number of devices that reaches the target."""
+        return largest(self, target, guess)
+
+    def interval(self, target: float, found: int) -> tuple[int, int]:
+        """95 % interval of the capacity over seeds."""
+        for share in (0.7, 0.85):  # where a resampled curve that misses the target at `found` can still reach it
+            self(max(1, int(share * found)))
+        low, high = capacity_interval(self, target, found)
+        return low or 0, found if high is None else high  # None only for a single seed, which `parse` refuses
+
+
+def row(table: str, target: str, system: str, known: float | None, measured: float | None, low: float | None = None,
+        high: float | None = None, slo: float | None = None) -> Row:  # fmt: skip
+    """One row of the report."""
+    return {
+        "table": table, "target": target, "slo_tokens_per_s": slo, "system": system, "published": known, "measured": measured,
+        "low": low, "high": high,
+    }  # fmt: skip
+
+
+def known_capacity(target: str, system: str, k: int) -> int | None:
+    """Published capacity, None where there is none."""
+    return published.CAPACITY[system][k] if target == "qwen3-32b" and system in published.CAPACITY else None
+
+
+def capacity_rows(
+    target: str, given: dict[str, float], seeds: Sequence[int], bar: tqdm[Any]
+) -> tuple[list[Row], list[Row]]:
+    """Capacities of every system at every speed, and goodputs at capacity."""
+    jobs = []
+    for k, speed in enumerate(published.SLO_TOKENS_PER_S):
+        scenario = with_slo(study_scenario(target, given), speed)
+        jobs += [(k, speed, system, Curve(scenario, c, seeds)) for system, c in controllers(given, scenario).items()]
+
+    def one(job: tuple[int, int, str, Curve]) -> tuple[Row, Row | None]:
+        k, speed, system, curve = job
+        known = known_capacity(target, system, k)
+        found = curve.capacity(given["attainment"], known or published.CAPACITY["wisp"][k])
+        low, high = curve.interval(given["attainment"], found)
+        bar.update()
+        goodput = goodput_row(target, system, found, low, high, curve) if speed == GOODPUT_SLO and found else None
+        return row("capacity", target, system, known, found, low, high, speed), goodput
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        pairs = list(pool.map(one, jobs))
+    return [capacity for capacity, _ in pairs], [goodput for _, goodput in pairs if goodput is not None]
+
+
+def goodput_row(target: str, system: str, found: int, low: int, high: int, curve: Curve) -> Row:
+    """Goodput at capacity at 8 tokens/s."""
+    known = published.GOODPUT.get(system) if target == "qwen3-32b" else None
+    here, below, above = (served_goodput(n, curve(found)) for n in (found, low, high))
+    return row("goodput", target, system, known, here, below, above, GOODPUT_SLO)
+
+
+def ratio_rows(target: str, capacities: list[Row], goodputs: list[Row]) -> list[Row]:
+    """The headline ratios: WISP against centralized and SLED."""
+    at = {(r["system"], r["slo_tokens_per_s"]): r["measured"] for r in capacities}
+    good = {r["system"]: r["measured"] for r in goodputs}
+    rows = []
+    for index, other in enumerate(("centralized", "sled")):
+        known = (
+            (published.CAPACITY_RATIOS[index], published.GOODPUT_RATIOS[index])
+            if target == "qwen3-32b"
+            else (None, None)
+        )
+        if at.get((other, 8)):
+            rows.append(
+                row("ratio of capacities", target, f"wisp / {other}", known[0], at["wisp", 8] / at[other, 8], slo=8)
+            )
+        if good.get(other) and good.get("wisp"):
+            rows.append(
+                row("ratio of goodputs", target, f"wisp / {other}", known[1], good["wisp"] / good[other], slo=8)
+            )
+    return rows
+
+
+def estimator_rows(target: str, scenario: Scenario) -> list[Row]:
+    """Scores of the four-term estimator that the scheduler uses, on held-out configurations of the modelled server."""
+    from wisp_gym.scenario import toml as scenario_toml
+
+    path = (
+        Path(scenario_toml.__file__).parent
+        / "data"
+        / "verification_time"
+        / f"{scenario.server.name}--{scenario.target.name}.json"
+    )
+    scores = json.loads(path.read_text(encoding="utf-8"))["scores"]["wisp"]
+    return [
+        row("estimator", target, name, ESTIMATOR[name] if target == "qwen3-32b" else None, scores[name])
+        for name in ESTIMATOR
+    ]
+
+
+def predictor_rows(target: str, scenario: Scenario) -> list[Row]:
+    """The rejection predictor's operating point in the model, and its cost (an input, taken from the publication)."""
+    from estimators.rejection.operating_point import closed_form, d_prime_of
+
+    point = closed_form(d_prime_of(scenario.draft.statistics.auc), PREDICTOR["recall_on_accepted"])
+    rows = [
+        row("predictor", target, "recall on accepted tokens", PREDICTOR["recall_on_accepted"], point["recall"]),
+        row(
+            "predictor",
+            target,
+            "false acceptance of rejected tokens",
+            PREDICTOR["false_acceptance"],
+            point["false_acceptance"],
+        ),
+    ]
+    for device in scenario.devices:
+        if device.name in PREDICTOR_COST_MS:
+            rows.append(
+                row(
+                    "predictor cost, ms a token (input)",
+                    target,
+                    device.name,
+                    PREDICTOR_COST_MS[device.name],
+                    device.predictor_s * 1e3,
+                )
+            )
+    return rows
+
+
+def ablation_rows(target: str, scenario: Scenario, seeds: Sequence[int]) -> list[Row]:
+    """Predictor alone, scheduler alone, both, against a fixed length with first come first served."""
+    length = SLED_LENGTH
+    names = {
+        "neither": f"fixed:{length}+fcfs",
+        "predictor alone": "wisp+fcfs",
+        "scheduler alone": f"fixed:{length}+wisp",
+        "both": "wisp+wisp",
+    }
+    found = {
+        label: simulate(scenario, resolve(name, scenario), seeds, ABLATION_DEVICES) for label, name in names.items()
+    }
+    rows = []
+    for label in list(names)[1:]:
+        for measure, key in (("acceptance gain, %", "acceptance"), ("goodput gain, %", "goodput_tokens_per_s")):
+            gains = [
+                100 * (getattr(a, key) / getattr(b, key) - 1)
+                for a, b in zip(found[label], found["neither"], strict=True)
+            ]
+            low, high = bootstrap_interval(gains)
+            known = float(np.mean(ABLATION[measure])) if label == "predictor alone" else None
+            rows.append(row(f"ablation: {measure}", target, label, known, float(np.mean(gains)), low, high))
+    return rows
+
+
+def shown(value: float | None) -> str:
+    """A number for the tables."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 50 or float(value).is_integer() else f"{value:.3g}"
+
+
+def cells(r: Row) -> list[str]:
+    """A printed row with its relative error."""
+    error = (
+        "" if not r["published"] or r["measured"] is None else f"{100 * (r['measured'] / r['published'] - 1):+.1f} %"
+    )
+    interval = "" if r["low"] is None else f"[{shown(r['low'])}, {shown(r['high'])}]"
+    slo = "" if r["slo_tokens_per_s"] is None else f"{r['slo_tokens_per_s']:g}"
+    return [r["table"], slo, r["system"], shown(r["published"]), shown(r["measured"]), interval, error]
+
+
+HEADERS = [["table", "SLO", "system", "published", "measured", "95 %", "error"]]
+
+
+def markdown(rows: list[Row]) -> str:
+    """The rows as a Markdown table."""
+    lines = ["| " + " | ".join(HEADERS[0]) + " |", "|" + "---|" * len(HEADERS[0])]
+    return "\n".join(lines + ["| " + " | ".join(cells(r)) + " |" for r in rows])
+
+
+def verdict(rows: list[Row]) -> str:
+    """What holds and what does not, in one line."""
+    errors = [
+        r["measured"] / r["published"] - 1 for r in rows if r["table"] in ("capacity", "goodput") and r["published"]
+    ]
+    if not errors:
+        return "a prediction: nothing was published for this target"
+    inside = sum(abs(e) <= 0.15 for e in errors)
+    ratios = [r["measured"] / r["published"] - 1 for r in rows if r["table"].startswith("ratio") and r["published"]]
+    return (
+        f"{inside} of {len(errors)} capacities and goodputs within 15 % of the published figures, the furthest {100 * max(errors, key=abs):+.0f} %; "
+        f"{sum(abs(e) <= 0.10 for e in ratios)} of {len(ratios)} ratios within 10 %"
+    )
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The flags."""
+    parser = Parser(prog=PROGRAM, description=__doc__)
+    add = parser.add_argument
+    add("--target", default="qwen3-32b", help=f"one of {', '.join(TARGETS)} (default qwen3-32b)")
+    add(
+        "--seeds",
+        type=whole(2, 1000),
+        default=DEFAULT_SEEDS,
+        metavar="S",
+        help=f"worlds for each figure (default {DEFAULT_SEEDS})",
+    )
+    add("--json", type=output_file(), metavar="FILE", help="write the rows as JSON there too")
+    add_log_folder(parser)
+    given = parser.parse_args(arguments)
+    if given.target not in TARGETS:
+        raise InputError(f"argument --target: given '{given.target}'; {did_you_mean(given.target, list(TARGETS))}")
+    return given
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the study, print it, write the report."""
+    given = parse(arguments)
+    calibration = read()
+    numbers, seeds = values(calibration), range(given.seeds)
+    scenario = study_scenario(given.target, numbers)
+    with tqdm(total=24, unit=" capacities", disable=not sys.stderr.isatty(), leave=False) as bar:
+        capacities, goodputs = capacity_rows(given.target, numbers, seeds, bar)
+    rows = [
+        *capacities,
+        *goodputs,
+        *ratio_rows(given.target, capacities, goodputs),
+        *estimator_rows(given.target, scenario),
+    ]
+    rows += [*predictor_rows(given.target, scenario), *ablation_rows(given.target, scenario, seeds)]
+    folder = new_folder(given.log_folder, f"reproduce-{given.target}")
+    describe_run(
+        folder,
+        {"target": given.target, "seeds": list(seeds), "calibration": numbers},
+        scenario,
+        ["-m", *PROGRAM.split()[2:], *(sys.argv[1:] if arguments is None else arguments)],
+    )
+    write_text(
+        folder / "report.md",
+        f"# WISP's evaluation, {given.target}\n\n{verdict(rows)}.\n\n{markdown(rows)}\n\n```\n{show(calibration)}\n```\n",
+    )
+    write_bytes(folder / "capacity.png", draw(capacities))
+    write_rows(rows, folder / "rows.json")
+    write_rows(rows, given.json)
+    print(f"{aligned(HEADERS, [cells(r) for r in rows])}\n\n{verdict(rows)}\nreport: {folder / 'report.md'}")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, PROGRAM))

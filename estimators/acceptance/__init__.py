@@ -1,0 +1,1 @@
+"""The acceptance process fitted to published figures and recorded traces."""

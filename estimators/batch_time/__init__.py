@@ -1,0 +1,1 @@
+"""The verification time: regressions, fits and scores on held-out configurations."""

@@ -1,0 +1,1 @@
+"""Measuring batch times of models on this machine's processor or GPU."""

@@ -1,0 +1,243 @@
+"""Measure the batch time of transformers' own Llama on a CPU, over a grid of batch size, new and cached tokens.
+
+    python -m estimators.profiling llama --threads 1 --out profile.csv
+
+A second opinion beside `estimators.profiling.batches`, by a model that others wrote; any size runs on any machine.
+
+Weights are random and made in place: time depends on the shape of the model alone. Keys and values of the cached
+tokens lie in a static cache of exactly the length needed, as a serving engine's would (a growing cache would be copied
+at every batch, and attention over unused room would be timed as well). Configurations are measured in random order, so
+that a machine that warms up or slows down does not lean on one of the columns. Cold prompts (`--cold`) have nothing
+cached.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from estimators.profiling.machine import processor
+from wisp_gym.cli import Parser, run, table, whole_numbers
+from wisp_gym.errors import InputError
+from wisp_gym.files import check_writable, write_csv
+
+if TYPE_CHECKING:  # torch and transformers take seconds to import: --help and wrong flags do without
+    from transformers import LlamaForCausalLM
+
+WARM_UP = 2  # runs of each configuration that are not timed
+DTYPES = ("float32", "bfloat16", "float16")
+LONGEST = 65536  # tokens of one sequence
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One batch of equal requests.
+
+    Attributes:
+        batch: requests, >= 1.
+        new: tokens per request to run through the model, >= 1.
+        cached: tokens per request whose keys and values are in the cache, >= 0.
+    """
+
+    batch: int
+    new: int
+    cached: int
+
+    def features(self) -> dict[str, int]:
+        """Return the sums over the batch that the estimators use: new tokens, new tokens × length, cached tokens."""
+        pairs = self.new * (self.cached + self.new)
+        return {
+            "new_tokens": self.batch * self.new,
+            "pairs": self.batch * pairs,
+            "cached_tokens": self.batch * self.cached,
+        }
+
+
+def grid(given: Namespace) -> list[Configuration]:
+    """Return all configurations in random order: the grid, and cold prompts in the smallest batches."""
+    warm = [Configuration(b, n, c) for b in given.batch for n in given.new for c in given.cached]
+    cold = [Configuration(b, n, 0) for b in sorted(given.batch)[:2] for n in given.cold]
+    every = list(dict.fromkeys([*warm, *cold]))
+    return [every[i] for i in np.random.default_rng(given.seed).permutation(len(every))]
+
+
+def build(given: Namespace) -> LlamaForCausalLM:
+    """Return the model in evaluation mode, with random weights."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=given.vocab,
+        hidden_size=given.hidden,
+        intermediate_size=given.intermediate,
+        num_hidden_layers=given.layers,
+        num_attention_heads=given.heads,
+        num_key_value_heads=given.kv_heads,
+        head_dim=given.head_dim or given.hidden // given.heads,
+        max_position_embeddings=LONGEST,
+        dtype=given.dtype,
+    )
+    torch.manual_seed(given.seed)
+    torch.set_default_dtype(getattr(torch, given.dtype))
+    try:
+        return LlamaForCausalLM(config).eval()
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def prepare(model: LlamaForCausalLM, configuration: Configuration) -> Callable[[], Any]:
+    """Return a function that runs one batch of this configuration; its cache starts full of the cached tokens again."""
+    import torch
+    from transformers import StaticCache
+
+    c, shape = configuration, model.config
+    heads, head_dim = int(shape.num_key_value_heads or 0), int(shape.head_dim or 0)
+    ids = torch.randint(shape.vocab_size, (c.batch, c.new), device=model.device)
+    cache: Any = StaticCache(config=shape, max_cache_len=c.cached + c.new)
+    cache.early_initialization(c.batch, heads, head_dim, model.dtype, model.device)
+    for layer in cache.layers:  # written once: untouched zero pages would be read from one page of memory
+        layer.keys.normal_()
+        layer.values.normal_()
+
+    def once() -> Any:
+        for layer in cache.layers:
+            layer.cumulative_length.fill_(c.cached)
+        return model(ids, past_key_values=cache, use_cache=True)
+
+    return once
+
+
+def time_cpu(once: Callable[[], Any]) -> float:
+    """Return seconds of one run."""
+    start = time.perf_counter()
+    once()
+    return time.perf_counter() - start
+
+
+def measure(model: LlamaForCausalLM, configuration: Configuration, repeats: int) -> dict[str, float]:
+    """Return the median of `repeats` runs and their spread (half the interquartile range), seconds."""
+    once = prepare(model, configuration)
+    for _ in range(WARM_UP):
+        time_cpu(once)
+    seconds = [time_cpu(once) for _ in range(repeats)]
+    low, _, high = statistics.quantiles(seconds, n=4, method="inclusive")
+    return {"seconds": statistics.median(seconds), "spread_s": (high - low) / 2}
+
+
+def profile(given: Namespace) -> list[dict[str, Any]]:
+    """Measure every configuration and return one row each.
+
+    Raises:
+        InputError: the model or a configuration does not fit the memory.
+    """
+    import torch
+    import transformers
+
+    from estimators.profiling.timing import keep_memory
+
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    about = {"device": processor(), "threads": torch.get_num_threads(), "dtype": given.dtype,
+             "torch": torch.__version__, "transformers": transformers.__version__}  # fmt: skip
+    keep_memory()
+    rows, now = [], "the model"
+    try:
+        with torch.inference_mode():
+            model = build(given)
+            for configuration in tqdm(grid(given), unit="configuration", disable=None):
+                now = f"batch {configuration.batch}, {configuration.new} new and {configuration.cached} cached tokens"
+                each = {
+                    "batch": configuration.batch,
+                    "new_each": configuration.new,
+                    "cached_each": configuration.cached,
+                }
+                timed = measure(model, configuration, given.repeats)
+                rows.append({**each, **configuration.features(), **{k: f"{v:.6g}" for k, v in timed.items()}, **about})
+    except (torch.OutOfMemoryError, MemoryError):
+        raise InputError(f"{now} does not fit the memory; give smaller values") from None
+    return sorted(rows, key=lambda row: (row["batch"], row["new_each"], row["cached_each"]))
+
+
+def describe(given: Namespace) -> str:
+    """Return the comment that stands before the CSV's header."""
+    shape = (f"{given.layers} layers, hidden {given.hidden}, {given.heads} heads, {given.kv_heads} key-value heads, "
+             f"intermediate {given.intermediate}, vocabulary {given.vocab}")  # fmt: skip
+    return (
+        f"Llama-type model with random weights: {shape}.\n"
+        f"seconds: median of {given.repeats} runs after {WARM_UP} to warm up; spread_s: half the interquartile range.\n"
+        "new_each, cached_each: tokens per request; new_tokens, pairs, cached_tokens: sums over the batch."
+    )
+
+
+def parse(arguments: Sequence[str] | None) -> Namespace:
+    """Return the flags, checked."""
+    parser = Parser(
+        allow_abbrev=False,
+        prog="python -m estimators.profiling llama",
+        description="Measure batch times of a Llama-type transformer.",
+    )
+    parser.add_argument("--out", required=True, metavar="FILE", help="CSV to write")
+    sizes = {"layers": 4, "hidden": 512, "heads": 8, "kv-heads": 4, "intermediate": 1536, "vocab": 8192, "repeats": 5}
+    for name, default in sizes.items():
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"(default {default})")
+    parser.add_argument("--head-dim", type=int, default=0, help="0: hidden / heads (default)")
+    parser.add_argument(
+        "--batch", type=whole_numbers(1), default=[1, 2, 4, 8, 16, 32], help="requests, with commas between"
+    )
+    parser.add_argument("--new", type=whole_numbers(1), default=[1, 2, 4, 6, 9, 13], help="new tokens per request")
+    parser.add_argument(
+        "--cached", type=whole_numbers(0), default=[64, 192, 384, 640, 1024], help="cached tokens per request"
+    )
+    parser.add_argument(
+        "--cold", type=whole_numbers(1), default=[64, 128, 256, 512], help="prompts with nothing cached"
+    )
+    parser.add_argument("--threads", type=int, default=0, help="of the CPU; 0: torch's choice (default)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights and of the order (default 0)")
+    given = parser.parse_args(arguments)
+    check(given)
+    return given
+
+
+def check(given: Namespace) -> None:
+    """Raise `InputError` where flags are out of range or do not fit each other."""
+    for name in ("layers", "hidden", "heads", "kv_heads", "intermediate", "vocab"):
+        if getattr(given, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(given, name)}: at least 1 is needed")
+    for name, least in (("repeats", 2), ("threads", 0), ("seed", 0), ("head_dim", 0)):
+        if getattr(given, name) < least:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(given, name)}: at least {least} is needed")
+    if given.hidden % given.heads and not given.head_dim:
+        raise InputError(f"--hidden {given.hidden} is no multiple of --heads {given.heads}; give --head-dim")
+    if given.heads % given.kv_heads:
+        near = math.gcd(given.heads, given.kv_heads)
+        raise InputError(
+            f"--heads {given.heads} is no multiple of --kv-heads {given.kv_heads}, as it must be; {near} would do"
+        )
+    longest = max(given.cached) + max(*given.new, *given.cold)
+    if longest > LONGEST:
+        raise InputError(f"a sequence of {longest} tokens: at most {LONGEST} is allowed")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, write the CSV, and print its range."""
+    given = parse(arguments)
+    check_writable(given.out)
+    rows = profile(given)
+    write_csv(given.out, rows, describe(given))
+    seconds = sorted(float(row["seconds"]) for row in rows)
+    print(table(["measured", "ms"], [[name, f"{1e3 * value:.2f}"] for name, value in
+          (("shortest", seconds[0]), ("median", statistics.median(seconds)), ("longest", seconds[-1]))]))  # fmt: skip
+    print(f"{len(rows)} configurations written to {given.out}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(main, "python -m estimators.profiling llama"))

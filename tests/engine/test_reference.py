@@ -1,0 +1,118 @@
+"""The engine and the plain reference simulator agree, event by event and measure by measure, on random small worlds."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.support.reference import Reference
+from tests.support.small_worlds import (
+    BASE,
+    CENTRALIZED,
+    SmallWorld,
+    horizon,
+    log_of,
+    plain,
+    run,
+    small_worlds,
+    speculation_traces,
+)
+from wisp_gym.controllers.resolve import SPECULATION, resolve
+from wisp_gym.engine.worlds import NO_TRACE
+from wisp_gym.rules.rejection_predictor import make_predictor, save_predictor
+from wisp_gym.scenario import with_
+from wisp_gym.traces.speculation import write_speculation_trace
+
+COMPARED = (
+    "rounds", "window_drafted", "window_accepted", "window_trimmed", "accepted", "rejected", "trimmed",
+    "tokens", "tokens_on_time", "wasted_s", "interference_s", "batches",
+    "batched_requests", "evictions", "kv_peak_tokens", "round_latency_s",
+)  # fmt: skip
+COMPARED_BY_CLASS = ("arrived", "finished", "attained", "attained_tokens", "tokens", "tokens_on_time")
+LOG_ROWS = 40_000
+DEFAULT_CONTROLLERS = (
+    *(f"{name}+fcfs" for name in SPECULATION if name != "random"),
+    "wisp+wisp", "dipsd", "wisp+pipelined:2", "survival+edf", "oracle+static:2,0.1", "fixed:8+fcfs+dspark", "fixed:8+edf+tetris:9+chunk:64",
+    "wisp+aged:2+chunk:8,0.4+admit:0.8",
+    "survival+wisp+adaserve:12", "wisp+aged:2+admit:0.5", *CENTRALIZED,
+)  # fmt: skip
+
+
+def grouped(log: list[tuple[float, str, int, float]], end_s: float) -> dict[tuple[str, int], np.ndarray]:
+    """(time_s, value) rows before `end_s` of each (kind, device), in order of time."""
+    rows = defaultdict(list)
+    for time_s, kind, device, value in log:
+        if time_s < end_s:
+            rows[kind, device].append((time_s, value))
+    return {key: np.array(sorted(group)) for key, group in rows.items()}
+
+
+def assert_same(world: SmallWorld) -> int:
+    """Run both; compare logs up to the end of the world, and measures. Returns the number of events compared."""
+    scenario, controller = world.scenario, resolve(world.controller, world.scenario)
+    reference = Reference(scenario, world.seed, controller, world.trace).run()
+    arrays = run(scenario, world.controller, [world.seed], LOG_ROWS, world.trace)
+    ours = grouped(log_of(arrays), reference.end_s)
+    theirs = grouped(reference.log, reference.end_s)
+    assert ours.keys() == theirs.keys()
+    for key, rows in theirs.items():
+        assert ours[key].shape == rows.shape, key
+        np.testing.assert_allclose(ours[key], rows, rtol=1e-9, atol=1e-9, err_msg=str(key))
+    for name in COMPARED:
+        assert arrays.totals[name][0, 0] == pytest.approx(reference.totals[name], rel=1e-9, abs=1e-9), name
+    assert arrays.totals["recomputed_tokens"][0, 0] == reference.totals["recomputed_tokens"]
+    for index, row in enumerate(reference.slo_totals):
+        for name in COMPARED_BY_CLASS:
+            assert arrays.slo_totals[name][0, index] == row[name], (index, name)
+    return sum(map(len, theirs.values()))
+
+
+@settings(derandomize=True, deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+@given(small_worlds())
+def test_engine_and_reference_tell_the_same_story(world: SmallWorld) -> None:
+    assert_same(world)
+
+
+@pytest.mark.parametrize("controller", DEFAULT_CONTROLLERS)
+def test_same_story_in_the_default_scenario(controller: str) -> None:
+    scenario = with_(BASE, n_devices=6, horizon=horizon(2.0, 10.0, 2.0))
+    assert assert_same(SmallWorld(scenario, controller, 7, NO_TRACE)) > 500
+
+
+@pytest.mark.parametrize("controller", ["wisp+wisp", "fixed:4+edf"])
+def test_same_story_where_few_may_join(controller: str) -> None:
+    """With room for two in a batch of sixteen devices, the order of priority decides."""
+    scenario = with_(BASE, n_devices=16, horizon=horizon(2.0, 20.0, 2.0), **{"server.max_batch_requests": 2})
+    assert assert_same(SmallWorld(scenario, controller, 3, NO_TRACE)) > 500
+
+
+@settings(derandomize=True, deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+@given(small_worlds(), st.data())
+def test_same_story_on_a_recorded_trace(tmp_path: Path, world: SmallWorld, data: st.DataObject) -> None:
+    """Random answers, greedy or sampled, with and without a rejection predictor; some worlds have a predictor alone."""
+    changes: dict[str, object] = {"server.memory_bytes": BASE.server.memory_bytes}
+    if data.draw(st.integers(0, 3)):
+        trace = data.draw(speculation_traces(world.scenario.max_draft_tokens))
+        write_speculation_trace(trace, tmp_path / "t.npz")
+        changes["draft.trace"] = str(tmp_path / "t.npz")
+    if data.draw(st.booleans()):
+        layers = [(np.array([[2.0, -0.5, 1.0, -0.1]], np.float32), np.array([0.1], np.float32))]
+        save_predictor(make_predictor(layers, 0.6), tmp_path / "p.json")
+        changes["draft.predictor"] = str(tmp_path / "p.json")
+    assert_same(replace(world, scenario=with_(world.scenario, **changes)))
+
+
+def test_the_comparison_sees_a_small_difference() -> None:
+    """A reference that is a little off must not pass."""
+    scenario = plain(n_devices=2, horizon=horizon(0.0, 4.0, 0.0))
+    arrays = run(scenario, "fixed:4+fcfs", [3], LOG_ROWS)
+    slower = with_(scenario, **{"server.host_s": scenario.server.host_s + 1e-5})
+    reference = Reference(slower, 3, resolve("fixed:4+fcfs", slower)).run()
+    ours, theirs = grouped(log_of(arrays), 4.0)["end", -1], grouped(reference.log, 4.0)["end", -1]
+    assert not np.allclose(ours[:5], theirs[:5], rtol=1e-9, atol=1e-9)

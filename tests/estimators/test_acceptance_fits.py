@@ -1,0 +1,164 @@
+"""The fitted acceptance processes, drawn by the engine's own code, against what they were fitted to."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import wisp_gym
+from estimators.acceptance import __main__ as acceptance
+from estimators.acceptance import pairs as published
+from estimators.acceptance import recorded as recorded_acceptance
+from estimators.acceptance.process import Process, answers
+from estimators.rejection import scores as rejection_scores
+from estimators.rejection import tokens
+from tests.estimators.test_rejection import hand_trace, small_trace
+from tests.support.small_worlds import BASE
+from wisp_gym import cli
+from wisp_gym.traces.speculation import SpeculationTrace, read_speculation_trace, sample_path, write_speculation_trace
+
+DATA = Path(acceptance.__file__).parent / "data"
+PUBLISHED = json.loads((DATA / "acceptance-published.json").read_text())
+TRACES = json.loads((DATA / "acceptance-traces.json").read_text())
+PARAMETERS = ("logit_mean", "request_std", "drift_std", "drift_tokens", "after_rejection_logit")
+AUC = 0.768
+# How far the process stays from a trace: (run law, correlations, spread of requests). It cannot repeat itself, as the
+# greedy answers do: their fates recur every three tokens, and a quarter of the accepted tokens is in long stretches.
+TOLERANCES = {"python-10m-1m.npz": (0.08, 0.18, 0.02), "python-10m-1m-sampled.npz": (0.01, 0.03, 0.006)}
+
+
+def process_of(row: dict[str, Any]) -> Process:
+    """The fitted parameters of a row."""
+    return Process(*(row[name] for name in PARAMETERS))
+
+
+@pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: row["pair"])
+def test_engine_meets_each_published_table(row: dict[str, Any]) -> None:
+    """Within .01 of the error that the fit itself leaves for an acceptance, and .06 of a correlation or a spread."""
+    pair = published.PAIRS[row["pair"]]
+    fates, evidence = answers(process_of(row), AUC, 1000, acceptance.positions_of(pair), 3)
+    got, wanted = acceptance.measures(fates.T == 1, pair), acceptance.targets(pair)
+    for name, value in wanted.items():
+        allowed = row["max_error"] + 0.01 if name.startswith(("P(", "accepted")) else 0.06
+        assert got[name] == pytest.approx(value, abs=allowed), name
+    ones = np.ones(fates.size)
+    assert rejection_scores.auc(evidence.ravel(), fates.ravel() == 1, ones) == pytest.approx(AUC, abs=0.005)
+
+
+@pytest.mark.parametrize("row", TRACES, ids=lambda row: row["trace"])
+def test_engine_against_each_shipped_trace(row: dict[str, Any]) -> None:
+    trace = read_speculation_trace(sample_path(row["trace"]))
+    wanted = recorded_acceptance.fitted_figures(recorded_acceptance.recorded(trace))
+    lengths = np.tile(trace.output_tokens, recorded_acceptance.TIMES)
+    got = recorded_acceptance.fitted_figures(recorded_acceptance.simulated(process_of(row), lengths, 8, 7))
+    law, correlation, spread = TOLERANCES[row["trace"]]
+    for name, value in wanted.items():
+        kind = {"P": law, "c": correlation, "s": spread}[name[0]]
+        assert got[name] == pytest.approx(value, abs=kind), name
+        assert value == pytest.approx(row["fitted"][name]["measured"]), "the stored fit is of this trace"
+
+
+@pytest.mark.parametrize("row", TRACES, ids=lambda row: row["trace"])
+def test_engine_holds_the_statistics_area(row: dict[str, Any]) -> None:
+    stated, low, high = row["auc"]
+    fates, evidence = answers(process_of(row), stated, 1000, 100, 3)
+    got = rejection_scores.auc(evidence.ravel(), fates.ravel() == 1, np.ones(fates.size))
+    assert got == pytest.approx(stated, abs=0.005)
+    assert low < got < high
+
+
+def test_what_the_process_cannot_follow_is_known() -> None:
+    """Greedy answers: a period of three tokens, growing acceptance, long stretches; none at temperature 1."""
+    greedy, sampled = (row["fitted"] for row in TRACES)
+    period = [greedy[f"correlation, lag {lag}"] for lag in (3, 6, 12)]
+    assert all(figure["interval"][0] > figure["fitted"] for figure in period)
+    stretches = "in stretches of 32 or more accepted"
+    assert greedy[stretches]["interval"][0] > 5 * greedy[stretches]["fitted"]
+    assert (
+        greedy["accepted, quarter 1 of the answer"]["interval"][1]
+        < greedy["accepted, quarter 1 of the answer"]["fitted"]
+    )
+    inside = [figure["interval"][0] <= figure["fitted"] <= figure["interval"][1]
+              for figure in sampled.values() if figure["is_fitted"]]  # fmt: skip
+    assert np.mean(inside) > 0.9
+
+
+def test_the_catalogue_is_these_fits() -> None:
+    fits = {row["pair"]: row for row in PUBLISHED}
+    fits["llama-3.2-1b--llama-70b"] = fits.pop("llama-3.2-1b-instruct--llama-70b")
+    path = Path(wisp_gym.__file__).parent / "scenarios" / "catalogue" / "drafts.toml"
+    checked = set()
+    for draft, entry in tomllib.loads(path.read_text()).items():
+        for target, parameters in entry["acceptance"].items():
+            if row := fits.get(f"{draft}--{target}"):
+                checked.add(draft)
+                for name in PARAMETERS:
+                    assert parameters[name] == pytest.approx(row[name], rel=5e-3, abs=6e-4), (draft, name)
+    assert {"qwen3-0.6b", "qwen3-1.7b", "llama-3.2-1b"} <= checked
+    assert BASE.draft.statistics.auc == pytest.approx(AUC)
+
+
+def test_recorded_answers_by_hand() -> None:
+    """One answer of five: runs that its end may cut (fewer than two tokens left) are left out."""
+    given = recorded_acceptance.recorded(hand_trace())
+    assert given.accepted.tolist() == [[1.0, 1.0, 0.0, 1.0, 1.0]]
+    assert given.run.tolist() == [[2, 1, 0, 2, -1]]
+
+
+def test_long_stretches_by_hand() -> None:
+    fates = np.zeros((2, 80), dtype=bool)
+    fates[0, 10:50], fates[1, :31], fates[1, 40:45] = True, True, True
+    assert recorded_acceptance.long_share(fates) == pytest.approx(40 / 76)
+
+
+def test_a_process_of_our_own_is_found_again() -> None:
+    """The fit of drawn answers meets them, on other luck."""
+    true, lengths = Process(1.0, 0.8, 0.1, 60.0, 0.4), np.full(300, 60)
+    drawn = recorded_acceptance.simulated(true, lengths, 4, 11)
+    errors = np.full(len(recorded_acceptance.fitted_figures(drawn)), 0.01)
+    found = recorded_acceptance.fit(drawn, lengths[:100], errors, 5, iterations=40)
+    far = (
+        (simulated := recorded_acceptance.simulated)(found, np.full(2000, 60), 4, 12),
+        simulated(true, np.full(2000, 60), 4, 12),
+    )
+    got, wanted = (recorded_acceptance.fitted_figures(answers_) for answers_ in far)
+    assert got == pytest.approx(wanted, abs=0.035)
+
+
+def test_trace_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (recorded_acceptance, rejection_scores):
+        monkeypatch.setattr(module, "RESAMPLES", 20)
+    monkeypatch.setattr(recorded_acceptance, "LAGS", range(1, 6))
+    monkeypatch.setattr(recorded_acceptance, "TIMES", 1)
+    trace = small_trace()
+    write_speculation_trace(trace, tmp_path / "small.npz")
+    flags = ["--trace", str(tmp_path / "small.npz"), "--json", str(tmp_path / "fit.json")]
+    assert cli.run(acceptance.main, "program", flags) == 0
+    (row,) = json.loads((tmp_path / "fit.json").read_text())
+    assert row["fitted"]["P(run ≥ 1)"]["fitted"] == pytest.approx(row["fitted"]["P(run ≥ 1)"]["measured"], abs=0.05)
+    assert "figures lie outside the trace's interval" in capsys.readouterr().out
+
+
+def test_short_answers_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_speculation_trace(hand_trace(), tmp_path / "hand.npz")
+    assert cli.run(acceptance.main, "program", ["--trace", str(tmp_path / "hand.npz")]) == cli.BAD_INPUT
+    said = capsys.readouterr()
+    assert "answers of at least 23 tokens are needed" in said.err
+    assert said.out == ""
+
+
+def test_figures_are_those_of_describe_speculation() -> None:
+    from traces.describe_speculation import acceptance_by_position, autocorrelation
+
+    trace: SpeculationTrace = small_trace()
+    got = recorded_acceptance.fitted_figures(recorded_acceptance.recorded(trace))
+    law = [got[f"P(run ≥ {i})"] for i in range(1, trace.draft_tokens + 1)]
+    np.testing.assert_allclose(law, acceptance_by_position(trace))
+    near = [got[f"correlation, lag {lag}"] for lag in (1, 2, 5)]
+    np.testing.assert_allclose(near, [autocorrelation(trace, lag) for lag in (1, 2, 5)], atol=1e-9)
+    assert len(tokens.on_path(trace)) > len(trace.accepted_run)

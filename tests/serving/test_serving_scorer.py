@@ -1,0 +1,242 @@
+"""Learned batching, exported: the same batches as the engine's, the same decisions as torch's, whatever it is told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from agents.batching.scorer_network import Scorer
+from tests.serving.test_bundle import sealed
+from tests.support.bundles import SCENARIO
+from wisp_gym.cli import run
+from wisp_gym.contract.ladders import PRICES
+from wisp_gym.controllers.scorer_policy import ScorerPolicy, make_scorer, save_scorer, shape_for
+from wisp_gym.engine.build import empty_arrays, fill_world
+from wisp_gym.engine.compose import begin_batch
+from wisp_gym.engine.compose_learned import compose_learned
+from wisp_gym.engine.gather_batching import GLOBALS, R_ADMISSIBLE, R_PRESENT, REQUEST
+from wisp_gym.engine.worlds import NO_TRACE
+from wisp_gym.files import write_bytes
+from wisp_gym.rules.batching import AGE_S, COMMITTED_TOKENS, DUE_S
+from wisp_gym.scenario import dumps
+from wisp_gym.serving.bundle.bundle import Bundle, from_bytes, load_bundle
+from wisp_gym.serving.bundle.schema import BundleError
+from wisp_gym.serving.estimator import TERMS, VerificationTimeEstimator
+from wisp_gym.serving.export import export
+from wisp_gym.serving.scheduler.features import Request
+from wisp_gym.serving.scheduler.scheduler import BatchScheduler, ServerLimits
+
+LIMITS = ServerLimits(kv_tokens=40_000, requests=48, prefill_tokens=300)
+DECISIONS = ("batching", "joint")
+
+
+def policy_of(decision: str, seed: int, reluctance: float = 1.0) -> ScorerPolicy:
+    """A scorer with random weights; the more reluctant, the larger its batches."""
+    rng, layers = np.random.default_rng(seed), []
+    shape = shape_for(decision, 32, 24, 32)
+    for n_out, n_in in shape.layers():
+        w = rng.normal(size=(n_out, n_in)).astype(np.float32) * np.float32(1.5 / np.sqrt(n_in))
+        layers.append((w, rng.normal(size=n_out).astype(np.float32)))
+    layers[-1][1][: shape.launches] -= np.float32(reluctance)
+    return make_scorer(layers, decision)
+
+
+def exported(policy: ScorerPolicy, folder: Path) -> Bundle:
+    """Its bundle, by the command."""
+    save_scorer(policy, folder / "policy.json")
+    write_bytes(folder / "scenario.toml", dumps(SCENARIO).encode())
+    assert run(export.main, export.PROGRAM, [str(folder), "-o", str(folder / "policy.onnx")]) == 0
+    return load_bundle(folder / "policy.onnx")
+
+
+def filled(seed: int, now_s: float):  # type: ignore[no-untyped-def]
+    """A world whose server has requests waiting: rounds, prompts, evicted prefixes, on time, late and starving."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(1, 90))
+    w = empty_arrays(1, n, 0, NO_TRACE, np.zeros(0, np.float32))
+    fill_world(w, 0, SCENARIO, 0, n)
+    c, s, d = w.config[0, 0], w.server[0, 0], w.device[0]
+    c["max_batch_requests"], c["kv_capacity_tokens"], c["chunk_tokens"] = (
+        LIMITS.requests,
+        LIMITS.kv_tokens,
+        LIMITS.prefill_tokens,
+    )
+    s["now_s"], s["mean_batch_s"], s["n_queue"], s["kv_tokens"] = (
+        now_s,
+        rng.uniform(0.05, 0.2),
+        n,
+        int(rng.integers(0, 30_000)),
+    )
+    s["utilisation"], s["token_rate"], s["price"] = rng.random(), rng.uniform(0, 1500), rng.choice(PRICES)
+    d["arrived_s"], d["deadline_s"] = np.sort(now_s - rng.uniform(0, 0.5, n)), now_s + rng.uniform(-0.2, 0.8, n)
+    d["prompt_tokens"], d["committed"] = rng.integers(50, 1000, n), rng.integers(0, 300, n)
+    context = d["prompt_tokens"] + d["committed"]
+    alone = rng.random() < 0.3  # no response in memory waits: the batch is empty until a prompt is picked
+    d["cached_tokens"] = np.where(
+        (rng.random(n) < 0.15) | alone, 0, context - 1 - rng.integers(0, 40, n) * (rng.random(n) < 0.2)
+    )
+    d["drafted"] = np.where(d["cached_tokens"] > 0, rng.integers(0, 9, n), 0)
+    d["expected_tokens"] = 1.0 + d["drafted"] * rng.uniform(0.2, 1.0, n)
+    d["arrival_s"], d["first_token_s"] = now_s - rng.uniform(0.5, 60.0, n), now_s - rng.uniform(0.0, 40.0, n)
+    d["delay_mean_s"] = rng.uniform(0.001, 0.05, n)
+    begin_batch(c, s, d, np.arange(n), w.features[0])
+    return w, n
+
+
+def requests_of(w, n: int, now_s: float) -> list[Request]:  # type: ignore[no-untyped-def]
+    """The same queue as a server sees it."""
+    d, f = w.device[0], w.features[0]
+    return [
+        Request(
+            k, float(d[k]["arrived_s"]), float(d[k]["deadline_s"]), int(d[k]["prompt_tokens"] + d[k]["committed"]), int(d[k]["cached_tokens"]),
+            int(d[k]["drafted"]), float(d[k]["expected_tokens"]), float(d[k]["slo_tokens_per_s"]), now_s - float(f[k, AGE_S]),
+            int(f[k, COMMITTED_TOKENS]), float(f[k, DUE_S]),
+        )
+        for k in range(n)
+    ]  # fmt: skip
+
+
+def scheduler_of(bundle: Bundle, s=None) -> BatchScheduler:  # type: ignore[no-untyped-def]
+    """A scheduler that knows what a world's server knows."""
+    estimator = VerificationTimeEstimator({name: float(getattr(SCENARIO.estimator, name)) for name in TERMS})
+    scheduler = BatchScheduler(bundle, estimator, LIMITS)
+    if s is not None:
+        scheduler.mean_batch_s, scheduler.utilisation = float(s["mean_batch_s"]), float(s["utilisation"])
+        scheduler.tokens_per_s, scheduler.price = float(s["token_rate"]), float(s["price"])
+    return scheduler
+
+
+@pytest.mark.parametrize("decision", DECISIONS)
+def test_batches_are_those_of_the_engine(tmp_path: Path, decision: str) -> None:
+    sizes, prices, waits, chunks, same = set(), set(), 0, 0, 0
+    policies = [
+        (policy_of(decision, seed, reluctance), seed) for seed, reluctance in enumerate((0.0, 1.0, 2.0, 4.0, 8.0))
+    ]
+    for policy, number in policies:
+        bundle = exported(policy, tmp_path)
+        for seed in range(30):
+            w, n = filled(100 * number + seed, 70.0)
+            c, s, d = w.config[0, 0], w.server[0, 0], w.device[0]
+            scheduler = scheduler_of(bundle, s)
+            batch = scheduler.compose(requests_of(w, n, 70.0), 70.0, int(s["kv_tokens"]))
+            compose_learned(c, s, d, np.arange(n), w.batch[0], w.features[0], policy.weights)
+            members = w.batch[0, : int(s["n_batch"])].tolist()
+            assert not scheduler.fallbacks
+            # sums are taken in another order: where two scores are equal to seven digits, the other may win
+            same += (batch.members, batch.new_tokens) == (members, d["take_tokens"][members].tolist())
+            assert batch.waits == (not batch.members)
+            assert scheduler.price == pytest.approx(float(s["price"]))
+            sizes.add(len(members))
+            waits += batch.waits
+            chunks += int(s["chunk_settled"])
+            prices.add(scheduler.price)
+    assert same >= 149
+    assert len(sizes) > 8
+    assert chunks > 0
+    assert waits > 0
+    assert decision == "batching" or len(prices) > 2
+
+
+@pytest.mark.parametrize("decision", DECISIONS)
+def test_decisions_are_those_of_torch(tmp_path: Path, decision: str) -> None:
+    name, visible = ("wisp_gym/Joint-v0", 12) if decision == "joint" else ("wisp_gym/Batching-v0", 12)
+    envs = gym.make_vec(
+        name, num_envs=20, vectorization_mode="vector_entry_point", visible=visible, devices=60, horizon_s=20.0
+    )
+    policy = policy_of(decision, 3, 2.0)
+    scorer, bundle = Scorer(decision, (32, 24, 32)), exported(policy, tmp_path)
+    scorer.load(policy)
+    rng = np.random.default_rng(0)
+    observations, infos = envs.reset(seed=0)
+    seen = same = 0
+    kinds = set()
+    while seen < 10_000:
+        masks = infos["action_mask"] == 1
+        with torch.no_grad():
+            scores = scorer(torch.from_numpy(observations)).numpy()
+        theirs = np.where(masks, scores, -np.inf).argmax(axis=1)
+        for o, action in zip(observations, theirs, strict=True):
+            rows = o[GLOBALS:].reshape(-1, REQUEST)
+            rows = rows[rows[:, R_PRESENT] > 0.5]
+            pick, takes, other = bundle.decide({"requests": rows, "globals": o[None, :GLOBALS]})
+            ours = int(pick[0]) if takes[0] else visible + int(other[0])
+            same += ours == action
+            kinds.add(min(ours, visible))
+            assert not takes[0] or rows[pick[0], R_ADMISSIBLE] == 1.0
+        seen += len(observations)
+        random = np.array([rng.choice(np.flatnonzero(mask)) for mask in masks])
+        observations, _, _, _, infos = envs.step(np.where(rng.random(20) < 0.3, random, theirs))
+    assert same >= 0.9999 * seen
+    assert len(kinds) > 5
+
+
+def test_facts_that_only_a_learned_policy_reads_may_be_missing(tmp_path: Path) -> None:
+    scheduler = scheduler_of(exported(policy_of("joint", 0, 4.0), tmp_path))
+    w, n = filled(5, 70.0)
+    requests = requests_of(w, n, 70.0)
+    assert scheduler.compose(requests, 70.0, 1000).members is not None
+    assert not scheduler.fallbacks
+    requests[0] = replace(requests[0], due_s=float("nan"))
+    assert len(scheduler.compose(requests, 70.0, 1000).members) > 0
+    assert scheduler.fallbacks == {"missing": 1}
+    assert scheduler.compose(requests, 70.0, None).members == []  # type: ignore[arg-type]
+    assert scheduler.fallbacks == {"missing": 1, "failed": 1}
+
+
+def test_a_graph_that_decides_otherwise_than_its_tensors_is_refused(tmp_path: Path) -> None:
+    exported(policy_of("batching", 0), tmp_path)
+    data = (tmp_path / "policy.onnx").read_bytes()
+    model = onnx.load_from_string(data)
+    next(node for node in model.graph.node if node.op_type == "Tanh").op_type = "Relu"
+    with pytest.raises(BundleError, match="decides otherwise"):
+        from_bytes(sealed(model.SerializeToString(deterministic=True)))
+    model = onnx.load_from_string(data)
+    next(tensor for tensor in model.graph.initializer if tensor.name == "query.bias").name = "renamed"
+    for node in model.graph.node:
+        node.input[:] = ["renamed" if name == "query.bias" else name for name in node.input]
+    with pytest.raises(BundleError, match=r"tensor 'query.bias'"):
+        from_bytes(sealed(model.SerializeToString(deterministic=True)))
+
+
+def test_the_same_bytes_again(tmp_path: Path) -> None:
+    bundle = exported(policy_of("joint", 1), tmp_path)
+    assert exported(policy_of("joint", 1), tmp_path).sha256 == bundle.sha256
+    assert bundle.schema.actions[:2] == ["launch at a price of 0", "launch at a price of 0.02"]
+    assert bundle.schema.decision == "joint"
+
+
+def test_admission_is_that_of_the_engine(tmp_path: Path) -> None:
+    same = kept_out = 0
+    for number, reluctance in enumerate((1.0, 4.0, 8.0)):
+        policy = policy_of("batching", number, reluctance)
+        bundle = exported(policy, tmp_path)
+        for seed in range(20):
+            w, n = filled(seed, 70.0)
+            c, s, d = w.config[0, 0], w.server[0, 0], w.device[0]
+            free, kept = scheduler_of(bundle, s), scheduler_of(bundle, s)
+            c["admit_share"], kept.limits = 0.3, replace(LIMITS, admit_share=0.3)
+            requests, used = requests_of(w, n, 70.0), int(s["kv_tokens"])
+            batch = kept.compose(requests, 70.0, used)
+            compose_learned(c, s, d, np.arange(n), w.batch[0], w.features[0], policy.weights)
+            same += batch.members == w.batch[0, : int(s["n_batch"])].tolist()
+            kept_out += batch.members != free.compose(requests, 70.0, used).members
+            assert not kept.fallbacks
+    assert same >= 59  # as above
+    assert kept_out > 5
+
+
+@pytest.mark.filterwarnings("error")
+def test_weights_far_too_large_are_refused(tmp_path: Path) -> None:
+    exported(policy_of("batching", 0), tmp_path)
+    model = onnx.load_from_string((tmp_path / "policy.onnx").read_bytes())
+    for name in ("context.globals", "context.bias"):
+        tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+        tensor.raw_data = np.full(len(tensor.raw_data) // 4, 3e38, np.float32).tobytes()
+    with pytest.raises(BundleError, match="no finite numbers"):
+        from_bytes(sealed(model.SerializeToString(deterministic=True)))

@@ -1,0 +1,800 @@
+"""A slow, plain simulator of the model of docs/model/model.md: a heap, objects, and every drafted token an event of its own.
+
+It shares with the engine only the draws, the formula of a batch's time and the controllers' pure functions. Sessions,
+links, queueing, composition of batches, memory, deadlines and measures are written again, from the description. Nothing
+is carried out ahead of its time: what the engine does in one go when a reply leaves happens here token by token.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+
+from tests.support.reference_sight import ServerState, Sight
+from wisp_gym.controllers.resolve import Controller
+from wisp_gym.engine import draws
+from wisp_gym.engine.acceptance import VIEW_DIRECTION, VIEW_NOISE
+from wisp_gym.engine.build import accepted_share, mean_acceptance, separation
+from wisp_gym.engine.verification import batch_time_s
+from wisp_gym.rules import batching as rules
+from wisp_gym.rules import speculation, suggestions, trimming
+from wisp_gym.rules.bandits import MEMORY
+from wisp_gym.rules.rejection_predictor import load_predictor
+from wisp_gym.scenario import DeviceClass, Scenario, SLOClass
+from wisp_gym.traces.speculation import find, read_speculation_trace
+
+# Order of events of the same time (docs/model/model.md); what happens on a device comes first.
+AT_DEVICE, ARRIVE, END, LOOK, INFORM, DELIVER = range(6)
+OUTAGE_SLOT_S, MESSAGE_BYTES, TOKEN_BYTES, DRAFT_TOKEN_BYTES, DRIFT_BLOCK_TOKENS = 10.0, 256.0, 4.0, 24.0, 8
+
+
+def sigmoid(x: float) -> float:
+    """Logistic function."""
+    return 1.0 / (1.0 + math.exp(-x))
+
+
+@dataclass
+class Token:
+    """A drafted token: its fate (given that all before it were accepted, else 0) and what is predicted of it."""
+
+    fate: int
+    p_accept: float
+    confidence: float
+    entropy: float
+    margin: float
+    spread: float
+
+
+@dataclass
+class Request:
+    """A request, what the draft would get right at each position of its output, and how far it has come."""
+
+    number: int
+    arrival_s: float
+    prompt_tokens: int
+    output_tokens: int
+    counted: bool
+    fates: list[int]
+    answer: int = -1
+    committed: int = 0
+    first_token_s: float = math.inf
+    messages: int = 0
+
+
+@dataclass
+class Device:
+    """A device with its link, its heat and the round it is in."""
+
+    index: int
+    kind: DeviceClass
+    slo: SLOClass
+    sight: Sight
+    memory: np.ndarray
+    request: Request | None = None
+    next_number: int = 0
+    link_state: float = 0.0
+    link_used_s: float = -math.inf
+    heat: float = 0.0
+    heat_at_s: float = 0.0
+    round_start_s: float = 0.0
+    token_s: float = 0.0
+    tokens: list[Token] = field(default_factory=list)
+    length: int | None = None  # that the rule chose at the start of the round
+    row: np.ndarray | None = None  # the observation at its last decision
+    verified: int = 0  # of the tokens, once a batch has been launched
+    sent_s: float = 0.0
+    arrived_s: float = 0.0
+    deadline_s: float = 0.0
+    delivered_s: float = 0.0
+    running: bool = False
+    group: int = 0  # in a pipelined plan
+    turn_s: float = 0.0  # when it was last launched in its group's turn
+    comes_back: bool = False  # answered, and not at the server
+
+    @property
+    def accepted(self) -> int:
+        """Drafted tokens before the first rejected one."""
+        return next((n for n, token in enumerate(self.tokens) if not token.fate), len(self.tokens))
+
+    @property
+    def kept(self) -> int:
+        """Accepted ones of the verified tokens."""
+        return min(self.accepted, self.verified)
+
+    @property
+    def survivals(self) -> np.ndarray:
+        """Probability that each token is accepted, in single precision as the message carries it."""
+        return np.cumprod([token.p_accept for token in self.tokens]).astype(np.float32)
+
+    @property
+    def expected_tokens(self) -> float:
+        """Expected tokens that the round commits: 1 + p₁ + p₁p₂ + …"""
+        return 1.0 + sum(np.cumprod([token.p_accept for token in self.tokens]))
+
+
+@dataclass
+class Member:
+    """A request in a batch: tokens run through the model, and whether its context is complete after it."""
+
+    device: Device
+    take_tokens: int
+    completes: bool
+
+
+def share_of(place: float, shares: list[float]) -> int:
+    """Class whose part of [0, 1) holds `place`."""
+    edges = np.cumsum(shares) / sum(shares)
+    return min(int((edges <= place).sum()), len(shares) - 1)
+
+
+class Reference:
+    """One world, run to its end by `run`; then `log` holds (time_s, kind, device, value) and `totals` the measures."""
+
+    def __init__(self, scenario: Scenario, seed: int, controller: Controller, trace: np.ndarray | None = None):
+        self.scenario, self.seed, self.controller, self.trace = scenario, seed, controller, trace
+        h, v = scenario.horizon, scenario.verification
+        self.window_end_s = h.warmup_s + h.measure_s
+        self.end_s = self.window_end_s + h.drain_s
+        self.mean_batch_s = scenario.server.host_s + v.launch_s + v.weights_s
+        self.separation = separation(scenario.draft.statistics.auc)
+        share = mean_acceptance(scenario.draft.acceptance)
+        self.base_logit = math.log(share / (1.0 - share))
+        self.recording = read_speculation_trace(find(scenario.draft.trace)) if scenario.draft.trace else None
+        self.predictor = load_predictor(scenario.draft.predictor) if scenario.draft.predictor else None
+        self.now_s, self.heap, self.serial = 0.0, [], 0
+        self.chunk_tokens = (
+            scenario.server.prefill_chunk_tokens if controller.chunk_tokens is None else controller.chunk_tokens
+        )
+        self.queue: list[Device] = []
+        self.batch: list[Member] = []
+        self.cached: dict[int, int] = {}  # tokens in memory of each session, least recently used first
+        self.batches = self.turn = 0
+        self.utilisation = self.last_end_s = self.predicted_end_s = self.queue_s = 0.0
+        self.knowledge = np.zeros(suggestions.KNOWLEDGE)
+        self.share = accepted_share(scenario)
+        self.batch_start_s = self.batch_clean_s = self.batch_noisy_s = 0.0
+        self.log: list[tuple[float, str, int, float]] = []
+        self.totals: Counter[str] = Counter()
+        self.slo_totals = [Counter() for _ in scenario.slo]
+        self.devices = [self.new_device(i) for i in range(scenario.n_devices)]
+        self.speculation_parameters = np.zeros(8)
+        self.batching_parameters = np.zeros(8)
+        self.speculation_parameters[: len(controller.speculation_parameters)] = controller.speculation_parameters
+        self.batching_parameters[: len(controller.batching_parameters)] = controller.batching_parameters
+
+    def new_device(self, i: int) -> Device:
+        """Device i with its classes from the two low-discrepancy sequences."""
+        s = self.scenario
+        kind = s.devices[share_of((0.5 + (math.sqrt(5.0) - 1.0) / 2.0 * (i + 1)) % 1.0, [d.share for d in s.devices])]
+        slo = s.slo[share_of((0.5 + (math.sqrt(2.0) - 1.0) * (i + 1)) % 1.0, [c.share for c in s.slo])]
+        sight = Sight(self.share, kind.link.one_way_s, slo.speed_tokens_per_s)
+        plan = self.controller.plan
+        sight.suggested = plan.lengths[i] if plan else 0
+        return Device(i, kind, slo, sight, np.zeros(MEMORY), group=plan.groups[i] if plan else 0)
+
+    # --- clock -------------------------------------------------------------------------------------------------------
+
+    def at(self, time_s: float, order: int, device: int, action: Callable[[], None]) -> None:
+        """Have something done at a time."""
+        self.serial += 1
+        heapq.heappush(self.heap, (time_s, order, device, self.serial, action))
+
+    def run(self) -> Reference:
+        """Run to the end of the world; replies that left the server before it still reach their devices."""
+        for device in self.devices:
+            self.next_request(device)
+        while self.heap:
+            time_s, order, _, _, action = heapq.heappop(self.heap)
+            if time_s >= self.end_s and order != DELIVER:
+                continue
+            assert time_s >= self.now_s
+            self.now_s = time_s
+            action()
+        self.count_unstarted()
+        return self
+
+    def write(self, kind: str, device: int, value: float) -> None:
+        """Append to the log."""
+        self.log.append((self.now_s, kind, device, float(value)))
+
+    def in_window(self, time_s: float) -> bool:
+        """Whether a time lies in the window of measurement."""
+        return self.scenario.horizon.warmup_s <= time_s < self.window_end_s
+
+    def key(self, cause: int, device: int, request: int) -> np.uint64:
+        """Stream of a cause for a device's request."""
+        return np.uint64(draws.stream_key(np.uint64(self.seed), cause, device, request))
+
+    # --- requests ----------------------------------------------------------------------------------------------------
+
+    def arrival_s(self, device: Device, number: int, before_s: float) -> float:
+        """Arrival of a request; `before_s`: end (closed) or arrival (open) of the one before."""
+        w = self.scenario.workload
+        if w.arrivals == "trace":
+            row = device.index + number * len(self.devices)
+            return float(self.trace["arrival_s"][row]) if row < len(self.trace) else math.inf
+        key = self.key(draws.ARRIVAL, device.index, number)
+        if w.arrivals == "open":
+            return before_s + draws.exponential(key, 0) / w.requests_per_s
+        return before_s + w.think_s * draws.exponential(key, 0) if number else w.start_window_s * draws.uniform(key, 0)
+
+    def lengths(self, device: Device, number: int) -> tuple[int, int]:
+        """Prompt and output tokens of a request."""
+        w, found = self.scenario.workload, []
+        for name, cause in (("prompt", draws.PROMPT), ("output", draws.OUTPUT)):
+            length = getattr(w, name)
+            if w.arrivals == "trace":
+                value = self.trace[f"{name}_tokens"][device.index + number * len(self.devices)]
+            else:
+                normal = draws.normal(self.key(cause, device.index, number), 0)
+                value = round(math.exp(math.log(length.median_tokens) + length.log_std * normal))
+            found.append(int(min(max(value, length.min_tokens), length.max_tokens)))
+        return found[0], found[1]
+
+    def fates(self, device: Device, number: int, n: int) -> list[int]:
+        """Whether the draft is right at each of n positions of the target's output, given the true prefix."""
+        a = self.scenario.draft.acceptance
+        effect = a.logit_mean + a.request_std * draws.normal(self.key(draws.REQUEST_EFFECT, device.index, number), 0)
+        drift_key = self.key(draws.DRIFT, device.index, number)
+        accept_key = self.key(draws.ACCEPTANCE, device.index, number)
+        keep = math.exp(-DRIFT_BLOCK_TOKENS / a.drift_tokens)
+        fates: list[int] = []
+        drift = draws.normal(drift_key, 0)
+        for position in range(n):
+            block, place = divmod(position, DRIFT_BLOCK_TOKENS)
+            if block and not place:
+                drift = keep * drift + math.sqrt(1.0 - keep * keep) * draws.normal(drift_key, block)
+            harder = a.after_rejection_logit if fates and not fates[-1] else 0.0
+            p = sigmoid(effect + a.drift_std * drift - harder)
+            fates.append(int(draws.uniform(accept_key, position) < p))
+        return fates
+
+    def next_request(self, device: Device) -> None:
+        """Plan the device's next request."""
+        number, opened = device.next_number, self.scenario.workload.arrivals == "open"
+        before_s = self.now_s if device.request is None or not opened else device.request.arrival_s
+        arrival_s = self.arrival_s(device, number, before_s)
+        device.next_number += 1
+        if math.isfinite(arrival_s):
+            self.at(max(arrival_s, self.now_s), AT_DEVICE, device.index, lambda: self.begin(device, number, arrival_s))
+
+    def begin(self, device: Device, number: int, arrival_s: float) -> None:
+        """The device takes a request: its prompt goes to the server."""
+        prompt, output = self.lengths(device, number)
+        answer, fates = -1, []
+        if self.recording:
+            answer = int(draws.uniform(self.key(draws.ANSWER, device.index, number), 0) * len(self.recording))
+            output = int(self.recording.output_tokens[answer])
+        else:
+            fates = self.fates(device, number, output + 1)
+        device.sight.last_rejected = False
+        device.request = Request(number, arrival_s, prompt, output, self.in_window(arrival_s), fates, answer)
+        device.tokens, device.round_start_s = [], self.now_s
+        if self.scenario.workload.arrivals == "closed":  # the others are counted at the end, begun or not
+            self.slo_totals[self.scenario.slo.index(device.slo)]["arrived"] += device.request.counted
+        self.write("request", device.index, prompt)
+        self.send(device, prompt * TOKEN_BYTES, arrival_s + device.slo.ttft_s - device.sight.delay_mean_s)
+
+    def count_unstarted(self) -> None:
+        """Open arrivals in the window count, whether or not their device got to them."""
+        w = self.scenario.workload
+        for device in self.devices:
+            row, number, arrival_s = self.slo_totals[self.scenario.slo.index(device.slo)], 0, 0.0
+            while w.arrivals != "closed" and arrival_s < self.window_end_s:
+                arrival_s = self.arrival_s(device, number, arrival_s)
+                row["arrived"] += self.in_window(arrival_s)
+                number += 1
+
+    # --- the link ----------------------------------------------------------------------------------------------------
+
+    def transfer_s(self, device: Device, payload_bytes: float, bytes_per_s: float) -> float:
+        """Time that a message sent now takes."""
+        link, r = device.kind.link, device.request
+        message, who = r.messages, (device.index, r.number)
+        r.messages += 1
+        delay = link.one_way_s
+        if link.jitter > 0:
+            fresh = math.sqrt(1.0 - link.autocorrelation**2) * draws.normal(self.key(draws.NETWORK, *who), message)
+            device.link_state = link.autocorrelation * device.link_state + fresh
+            delay *= math.exp(link.jitter * device.link_state)
+        delay += (MESSAGE_BYTES + payload_bytes) / bytes_per_s
+        if self.now_s - device.link_used_s > link.idle_after_s:
+            delay += link.wake_s
+        u = draws.uniform(self.key(draws.LOSS, *who), message)
+        losses = 0
+        while u < link.loss ** (losses + 1):
+            losses += 1
+        delay += losses * link.timeout_s + self.outage_left_s(device)
+        device.link_used_s = self.now_s + delay
+        self.totals["messages"] += 1
+        return delay
+
+    def outage_left_s(self, device: Device) -> float:
+        """Rest of the outages that cover this moment."""
+        link, key = device.kind.link, self.key(draws.OUTAGE, device.index, 0)
+        left = 0.0
+        for slot in range(int(self.now_s / OUTAGE_SLOT_S) + 1):
+            if draws.uniform(key, 3 * slot) < link.outages_per_s * OUTAGE_SLOT_S:
+                start = (slot + draws.uniform(key, 3 * slot + 1)) * OUTAGE_SLOT_S
+                end = start + min(link.outage_s * draws.exponential(key, 3 * slot + 2), OUTAGE_SLOT_S)
+                left = max(left, end - self.now_s) if start <= self.now_s else left
+        return left
+
+    def send(self, device: Device, payload_bytes: float, deadline_s: float) -> None:
+        """The device's message leaves now."""
+        self.write("send", device.index, len(device.tokens))
+        device.sent_s, device.deadline_s = self.now_s, deadline_s
+        arrive_s = self.now_s + self.transfer_s(device, payload_bytes, device.kind.link.uplink_bytes_per_s)
+        device.arrived_s = arrive_s
+        self.at(arrive_s, ARRIVE, device.index, lambda: self.arrive(device))
+
+    # --- drafting ----------------------------------------------------------------------------------------------------
+
+    def begin_round(self, device: Device) -> None:
+        """The device has a reply: it drafts from there."""
+        kind = device.kind
+        device.tokens, device.round_start_s, device.length = [], self.now_s, None
+        if kind.throttle_ratio < 1.0:
+            device.heat *= math.exp(-(self.now_s - device.heat_at_s) / kind.throttle_s)
+        speed = kind.draft_tokens_per_s * (1.0 - (1.0 - kind.throttle_ratio) * device.heat)
+        device.token_s = 1.0 / speed + kind.predictor_s * self.controller.uses_predictor
+        device.row = self.look_around(device)  # seen even where nothing can be drafted
+        self.decide(device)
+
+    def decide(self, device: Device) -> None:
+        """One more token, or send."""
+        r = device.request
+        cap = min(self.scenario.max_draft_tokens, r.output_tokens - r.committed - 1)
+        if len(device.tokens) < cap and self.wants_more(device):
+            start_s = self.now_s if device.tokens else self.now_s + device.kind.round_overhead_s
+            self.at(start_s + device.token_s, AT_DEVICE, device.index, lambda: self.token_done(device))
+            return
+        busy_s = self.now_s - device.round_start_s
+        if device.kind.throttle_ratio < 1.0:
+            device.heat = 1.0 - (1.0 - device.heat) * math.exp(-busy_s / device.kind.throttle_s)
+            device.heat_at_s = self.now_s
+        due_s = (
+            device.round_start_s + device.expected_tokens / device.slo.speed_tokens_per_s - device.sight.delay_mean_s
+        )
+        self.send(device, len(device.tokens) * DRAFT_TOKEN_BYTES, due_s)
+
+    def look_around(self, device: Device) -> np.ndarray:
+        """The device's observation."""
+        tokens, r, cap = device.tokens, device.request, self.scenario.max_draft_tokens
+        last = tokens[-1] if tokens else Token(1, 1.0, 1.0, 0.0, 1.0, 0.0)
+        v = device.slo.speed_tokens_per_s
+        return device.sight.row(
+            self.now_s, cap, device.token_s, drafted_tokens=len(tokens) / cap, survival=math.prod(t.p_accept for t in tokens),
+            adapted_survival=device.sight.adapted([t.p_accept for t in tokens]),
+            accept_probability=last.p_accept, confidence=last.confidence, entropy=last.entropy, margin=last.margin,
+            logit_spread=last.spread, expected_tokens=device.expected_tokens / cap, context=(r.prompt_tokens + r.committed) / 1e3,
+            tokens_left=min(r.output_tokens - r.committed, 64) / 64, round_time=(self.now_s - device.round_start_s)
+            / device.sight.server.mean_batch_s, slack=(self.due_s(device, r, r.committed) - self.now_s) * v)  # fmt: skip
+
+    def wants_more(self, device: Device) -> bool:
+        """Ask the controller."""
+        c, cap, n = self.controller, self.scenario.max_draft_tokens, len(device.tokens)
+        given = (c.speculation, self.speculation_parameters, c.policy, device.memory, cap)
+        if device.length is None or c.speculation < speculation.POLICY_LENGTH:
+            device.row = self.look_around(device)
+        if c.speculation >= speculation.POLICY_LENGTH:
+            if device.length is None:
+                device.length = speculation.choose_length(*given, device.row)
+            return n < device.length
+        on_path = all(token.fate for token in device.tokens)
+        next_fate = self.next_fate(device) if on_path else 0
+        last_fate = device.tokens[-1].fate if n else 1
+        return bool(speculation.continue_drafting(*given, device.row, last_fate, next_fate))
+
+    def next_fate(self, device: Device) -> int:
+        """Fate of the token to be drafted next, all before it being accepted."""
+        r, j, trace = device.request, len(device.tokens), self.recording
+        if trace is None:
+            return r.fates[r.committed + j]
+        row = trace.positions(r.answer).start + r.committed
+        if trace.acceptance is None:
+            return int(j < trace.accepted_run[row])
+        chance = draws.uniform(self.key(draws.ACCEPTANCE, device.index, r.number), r.committed + j)
+        return int(chance < float(trace.acceptance[row, j]))  # a float16 would round the draw
+
+    def token_done(self, device: Device) -> None:
+        """A token has been drafted."""
+        token, statistics = self.recorded_token(device) if self.recording else self.parametric_token(device)
+        if self.predictor:
+            token.p_accept = float(self.predictor.probability(np.array(statistics)))
+        device.tokens.append(token)
+        self.decide(device)
+
+    def recorded_token(self, device: Device) -> tuple[Token, list[float]]:
+        """The next token of the row at which the round began, and its four statistics."""
+        fate = self.next_fate(device) if all(token.fate for token in device.tokens) else 0
+        row = self.recording.positions(device.request.answer).start + device.request.committed
+        statistics = [float(x) for x in self.recording.statistics[row, len(device.tokens)]]
+        return Token(fate, statistics[0], *statistics), statistics
+
+    def parametric_token(self, device: Device) -> tuple[Token, list[float]]:
+        """A token with evidence about its fate, and the four statistics that hold the evidence."""
+        r, who = device.request, (device.index, device.request.number)
+        if all(token.fate for token in device.tokens):
+            place = r.committed + len(device.tokens)
+            fate, noise = r.fates[place], draws.normal(self.key(draws.EVIDENCE, *who), place)
+        else:  # from a wrong prefix: counted from the position after the rejected token
+            place = 2**32 + (r.committed + device.accepted + 1) * 64 + len(device.tokens)
+            fate, noise = 0, draws.normal(self.key(draws.OFF_PATH, *who), place)
+        evidence = (fate - 0.5) * self.separation + noise
+        views = [draws.normal(self.key(draws.VIEWS, *who), place * 3 + k) for k in range(3)]
+        y = VIEW_DIRECTION * evidence + VIEW_NOISE @ views
+        confidence = sigmoid(self.base_logit + self.scenario.draft.statistics.overconfidence + 2.0 * y[0])
+        statistics = [confidence, 1.2 * math.exp(-0.6 * y[1]), sigmoid(0.5 + 1.5 * y[2]), 3.0 * math.exp(0.15 * y[3])]
+        return Token(fate, sigmoid(self.base_logit + self.separation * evidence), *statistics), statistics
+
+    # --- the server --------------------------------------------------------------------------------------------------
+
+    def arrive(self, device: Device) -> None:
+        """A message reaches the server."""
+        self.write("arrive", device.index, len(device.tokens))
+        self.queue.append(device)
+        device.comes_back = False
+        self.look_at(self.now_s)
+
+    def look_at(self, time_s: float) -> None:
+        """Have the server look at its queue."""
+        self.at(time_s, LOOK, 0, self.look)
+
+    def look(self) -> None:
+        """Start a batch if the server is free and the rule wants one now."""
+        if self.batch or not self.queue:
+            return
+        waited_s = self.now_s - self.queue[0].arrived_s
+        if self.controller.batching == rules.PIPELINED:
+            wait_s = self.find_turn()
+        else:
+            wait_s = rules.ready(self.controller.batching, self.batching_parameters, len(self.queue), waited_s)
+        if wait_s > 0.0:
+            self.look_at(self.now_s + wait_s)
+            return
+        features = [self.features(device) for device in self.queue]
+        kind, parameters = self.controller.batching, self.batching_parameters
+        keys = [rules.priority(kind, parameters, self.now_s, self.mean_batch_s, f) for f in features]
+        for q in sorted(range(len(self.queue)), key=lambda q: (keys[q], q)):
+            self.try_to_add(self.queue[q], features[q])
+        if self.batch:
+            self.trim()
+            self.launch()
+
+    def find_turn(self) -> float:
+        """Give the turn to the next group that has something to do; returns how long it waits for its members."""
+        groups = self.controller.plan.n_groups
+        for turn in [(self.turn + k) % groups for k in range(groups)]:
+            members = [d for d in self.devices if d.group == turn]
+            wait_s = rules.turn_wait_s(
+                self.batching_parameters, self.now_s, sum(d in self.queue for d in members),
+                sum(d.comes_back for d in members), max((d.turn_s for d in members), default=0.0))  # fmt: skip
+            if math.isfinite(wait_s):
+                self.turn = turn
+                return wait_s
+        raise AssertionError("something waits, and every device has a group")
+
+    def end_turn(self) -> None:
+        """The group whose turn it is has its batch; the next one's turn comes."""
+        for m in self.batch:
+            if m.device.group == self.turn:
+                m.device.turn_s = self.now_s
+        self.turn = (self.turn + 1) % self.controller.plan.n_groups
+
+    def uncached(self, device: Device) -> int:
+        """Context to compute before the last committed token."""
+        r = device.request
+        return r.prompt_tokens + r.committed - 1 - self.cached.get(device.index, 0)
+
+    def predict_s(self, members: list[tuple[int, int]]) -> float:
+        """Predicted time of a batch of (new, cached) tokens."""
+        e = self.scenario.estimator
+        new, cached = sum(n for n, _ in members), sum(c for _, c in members)
+        pairs = float(sum(n * (n + c) for n, c in members))
+        return e.launch_s + e.new_token_s * new + e.pair_s * pairs + e.cached_token_s * cached
+
+    def features(self, device: Device) -> np.ndarray:
+        """(FEATURES,) what the batching rule sees of a waiting request."""
+        chunk = self.chunk_tokens
+        uncached, cached = self.uncached(device), self.cached.get(device.index, 0)
+        new = chunk if 0 < chunk < uncached else uncached + 1 + len(device.tokens)
+        solo = self.predict_s([(new, cached)])
+        row = {
+            rules.WAITING_S: self.now_s - device.arrived_s, rules.SLACK_S: device.deadline_s - self.now_s,
+            rules.NEW_TOKENS: new, rules.UNCACHED_TOKENS: uncached, rules.CACHED_TOKENS: cached,
+            rules.EXPECTED_TOKENS: device.expected_tokens, rules.SLO_TOKENS_PER_S: device.slo.speed_tokens_per_s,
+            rules.MARGINAL_S: solo - self.scenario.estimator.launch_s, rules.SOLO_S: solo,
+            rules.DRAFT_TOKENS: len(device.tokens), rules.ARRIVED_S: device.arrived_s,
+            rules.DEADLINE_S: device.deadline_s, rules.RUNNING: device.running, rules.TURN: device.group == self.turn,
+            rules.AGE_S: self.now_s - device.request.arrival_s, rules.COMMITTED_TOKENS: device.request.committed,
+            rules.DUE_S: self.next_due_s(device),
+        }  # fmt: skip
+        return np.array([row[k] for k in range(rules.FEATURES)], float)
+
+    def next_due_s(self, device: Device) -> float:
+        """When the response's next token must leave the server."""
+        r, slo = device.request, device.slo
+        due_s = self.due_s(device, r, r.committed)
+        if r.committed == 0 and slo.clock != "arrival":
+            due_s = r.arrival_s + slo.ttft_s
+        return due_s - device.sight.delay_mean_s
+
+    def may_begin(self, device: Device) -> bool:
+        """Whether the controller's share of memory leaves room for a session that has nothing in memory."""
+        if self.cached.get(device.index, 0) or not self.controller.admit_share:
+            return True
+        taken = {m.device.index: self.prefilled(m) for m in self.batch}
+        begun = [d for d in self.queue if self.cached.get(d.index, 0) or d.index in taken]
+        missing = sum(self.uncached(d) - taken.get(d.index, 0) for d in begun)
+        spoken_for = sum(self.cached.values()) + sum(m.take_tokens for m in self.batch) + missing
+        whole = self.uncached(device) + 1 + len(device.tokens)
+        return not spoken_for or spoken_for + whole <= self.controller.admit_share * self.scenario.kv_tokens
+
+    def try_to_add(self, device: Device, features: np.ndarray) -> None:
+        """Put a request into the batch if chunk, memory, batch size and the rule allow it."""
+        s, c = self.scenario.server, self.controller
+        uncached = self.uncached(device)
+        waiting = sum(self.uncached(d) for d in self.queue)
+        chunk = max(self.chunk_tokens, int(self.controller.chunk_share * waiting))
+        chunk_left = chunk - sum(self.prefilled(m) for m in self.batch)
+        whole = uncached <= chunk_left or not self.chunk_tokens
+        take = uncached + 1 + len(device.tokens) if whole else chunk_left
+        members = [(m.take_tokens, self.cached.get(m.device.index, 0)) for m in self.batch]
+        members.append((take, self.cached.get(device.index, 0)))
+        if take <= 0 or sum(n + k for n, k in members) > self.scenario.kv_tokens or len(members) > s.max_batch_requests:
+            return
+        if not self.may_begin(device):
+            return
+        before_s = self.predict_s(members[:-1])
+        with_s = self.decode_step_s(device) if c.batching == rules.PACED else self.predict_s(members)
+        n_running = sum(d.running for d in self.devices)
+        if rules.admits(c.batching, self.batching_parameters, self.now_s, self.mean_batch_s, features, len(self.batch), n_running,
+                        before_s, with_s, self.due_of_batch_s(before_s)):  # fmt: skip
+            self.batch.append(Member(device, take, whole))
+            device.running = c.centralized
+
+    def decode_step_s(self, device: Device) -> float:
+        """Predicted time of one token for each sequence of the batch and one more, prompts computed."""
+        requests = [m.device.request for m in self.batch] + [device.request]
+        return self.predict_s([(1, r.prompt_tokens + r.committed - 1) for r in requests])
+
+    def due_of_batch_s(self, before_s: float) -> float:
+        """What an insertion must not break: deadlines that the batch meets without it (paced: one step at each one's speed)."""
+        kind = self.controller.batching
+        if kind == rules.PACED:
+            return self.now_s + min((1.0 / m.device.slo.speed_tokens_per_s for m in self.batch), default=math.inf)
+        margin = self.batching_parameters[0] if kind == rules.WISP else 0.0
+        end_s = self.now_s + before_s * (1.0 + margin)
+        return min((m.device.deadline_s for m in self.batch if m.device.deadline_s >= end_s), default=math.inf)
+
+    def trim(self) -> None:
+        """How many of its drafted tokens the server verifies for each member."""
+        whole_s = self.predict_s([(m.take_tokens, self.cached.get(m.device.index, 0)) for m in self.batch])
+        for m in self.batch:
+            m.device.verified = len(m.device.tokens)
+        if self.controller.trim == trimming.NONE:
+            return
+        chosen = self.most_likely([m for m in self.batch if m.completes], self.now_s + whole_s)
+        for m in self.batch:
+            if m.completes:
+                m.device.verified = sum(member is m for member in chosen)
+                m.take_tokens = self.uncached(m.device) + 1 + m.device.verified
+
+    def most_likely(self, members: list[Member], whole_end_s: float) -> list[Member]:
+        """A member for each drafted token to verify."""
+        tokens = [(-float(p), k, j) for k, m in enumerate(members) for j, p in enumerate(m.device.survivals)]
+        ranked = sorted(tokens)
+        if self.controller.trim == trimming.DSPARK:
+            rates = [self.tokens_per_s(members, ranked[:n]) for n in range(len(ranked) + 1)]
+            n = max(n for n, rate in enumerate(rates) if rate == max(rates))
+            return [members[k] for _, k, _ in ranked[:n]]
+        if self.controller.trim == trimming.ADASERVE:  # stable: within both halves the most likely stay first
+            ranked.sort(key=lambda token: not self.needed(members[token[1]].device, token[2], whole_end_s))
+        return [members[k] for _, k, _ in ranked[: self.controller.trim_tokens]]
+
+    def tokens_per_s(self, members: list[Member], tokens: list[tuple[float, int, int]]) -> float:
+        """Expected tokens per predicted second of the batch that verifies these drafted tokens."""
+        rows = [(m.take_tokens, self.cached.get(m.device.index, 0)) for m in self.batch if not m.completes]
+        for k, m in enumerate(members):
+            verified = sum(member == k for _, member, _ in tokens)
+            rows.append((self.uncached(m.device) + 1 + verified, self.cached.get(m.device.index, 0)))
+        return (len(members) - sum(negative for negative, _, _ in tokens)) / self.predict_s(rows)
+
+    def needed(self, device: Device, place: int, end_s: float) -> bool:
+        """Whether a device needs its token at a place of the draft to keep its speed, if the batch ends at `end_s`."""
+        behind = (end_s - device.deadline_s) * device.slo.speed_tokens_per_s
+        return 1.0 + float(sum(device.survivals[:place].astype(float))) < device.expected_tokens + behind
+
+    def prefilled(self, member: Member) -> int:
+        """Part of the prefill chunk that a member uses."""
+        return self.uncached(member.device) if member.completes else member.take_tokens
+
+    def time_s(self, members: list[Member]) -> float:
+        """True time of a batch, without noise."""
+        counts = [(m.take_tokens, self.cached.get(m.device.index, 0)) for m in members]
+        return batch_time_s(
+            self.scenario.server.host_s, *asdict(self.scenario.verification).values(), sum(n for n, _ in counts),
+            float(sum(n * (n + c) for n, c in counts)), sum(c for _, c in counts))  # fmt: skip
+
+    def launch(self) -> None:
+        """The composed batch starts; idle sessions are evicted, least recently used first, until it fits."""
+        inside = {m.device.index for m in self.batch}
+        growth = sum(m.take_tokens for m in self.batch)
+        self.batch_clean_s = self.time_s(self.batch)
+        for index in [i for i in self.cached if i not in inside and self.cached[i]]:
+            if sum(self.cached.values()) + growth > self.scenario.kv_tokens:
+                del self.cached[index]
+                self.totals["evictions"] += 1
+        peak = sum(self.cached.values()) + growth
+        self.totals["kv_peak_tokens"] = max(self.totals["kv_peak_tokens"], peak)
+        noise = draws.normal(self.key(draws.BATCH_NOISE, 0, 0), self.batches)
+        self.batch_noisy_s = self.batch_clean_s * math.exp(self.scenario.server.noise * noise)
+        self.batches += 1
+        self.batch_start_s = self.now_s
+        gone = [m.device for m in self.batch if m.completes]
+        self.queue = [device for device in self.queue if device not in gone]
+        e = self.scenario.estimator
+        members = [(m.take_tokens, self.cached.get(m.device.index, 0)) for m in self.batch]
+        self.predicted_end_s = self.now_s + self.predict_s(members)
+        first = self.queue[:64]  # the rest is taken to be like them
+        work_s = sum(e.new_token_s * (self.uncached(d) + 1 + len(d.tokens)) for d in first)
+        work_s += sum(e.cached_token_s * self.cached.get(d.index, 0) for d in first)
+        self.queue_s = work_s * len(self.queue) / max(len(first), 1)
+        if self.controller.batching == rules.PIPELINED:
+            self.end_turn()
+        self.write("launch", -1, len(self.batch))
+        self.write("predict", -1, self.predicted_end_s)
+        for member in self.batch:
+            self.write("member", member.device.index, member.take_tokens)
+        self.at(self.now_s + self.batch_noisy_s, END, 0, self.end)
+
+    def end(self) -> None:
+        """The batch ends: chunks are cached, verified rounds are answered."""
+        self.write("end", -1, len(self.batch))
+        self.mean_batch_s = 0.9 * self.mean_batch_s + 0.1 * self.batch_noisy_s
+        idle_s = max(self.batch_start_s - self.last_end_s, 0.0)
+        self.utilisation = 0.9 * self.utilisation + 0.1 * self.batch_noisy_s / (self.batch_noisy_s + idle_s)
+        self.last_end_s = self.now_s
+        self.count_batch()
+        answered = [m.device for m in self.batch if m.completes]
+        if self.controller.suggests and answered:
+            self.suggest(answered)
+        elif self.controller.suggests:
+            suggestions.forget(self.knowledge)
+        for member in self.batch:
+            i = member.device.index
+            self.cached[i] = self.cached.pop(i, 0) + member.take_tokens
+            if member.completes:
+                self.answer(member.device)
+        self.batch = []
+        self.look_at(self.now_s)
+        self.at(self.now_s, INFORM, 0, lambda: self.inform(answered))
+
+    def inform(self, devices: list[Device]) -> None:
+        """Put the server's state into the replies, after the next launch."""
+        busy = bool(self.batch)
+        boundary_s = self.predicted_end_s if busy else self.now_s
+        for device in devices:
+            device.sight.server = ServerState(
+                self.now_s, busy, boundary_s, self.mean_batch_s, self.queue_s, self.utilisation)  # fmt: skip
+
+    def suggest(self, devices: list[Device]) -> None:
+        """Lengths for the devices whose rounds have been verified, by the rule's own pure functions."""
+        c, e, know = self.controller, self.scenario.estimator, self.knowledge
+        cap, memory = self.scenario.max_draft_tokens, np.array([d.memory for d in devices])
+        rounds = [(d, memory[row]) for row, d in enumerate(devices) if d.request.committed]
+        suggestions.forget(know)
+        for d, session in rounds:
+            verified, draft_s = d.verified, d.sent_s - d.round_start_s
+            away_s = d.arrived_s - d.sight.server.left_s - draft_s
+            suggestions.note_round(
+                know, verified, d.kept, draft_s, away_s, d.request.prompt_tokens + d.request.committed
+            )
+            suggestions.note_session(session, verified, d.kept)
+        n, costs = len(rounds), (self.share, e.launch_s, e.new_token_s, e.pair_s)
+        if c.speculation == speculation.GOODSPEED:
+            everyone = np.arange(len(devices))
+            suggestions.share_budget(self.speculation_parameters[0], memory, everyone, len(devices), cap, self.share)
+        elif c.speculation == speculation.SGLANG_LOAD:
+            length = suggestions.sglang_load_length(know, n, sum(d.kept for d, _ in rounds) / max(n, 1))
+        elif c.speculation == speculation.TURBOSPEC:
+            length = suggestions.turbospec_length(self.speculation_parameters, know, max(n, 1), cap, *costs)
+        else:
+            length = suggestions.vllm_length(know, max(n, 1), cap, *costs)
+        for d, session in zip(devices, memory, strict=True):
+            d.memory[:] = session
+            shared = c.speculation == speculation.GOODSPEED
+            d.sight.suggested = int(session[suggestions.S_LENGTH]) if shared else min(length, cap)
+
+    def answer(self, device: Device) -> None:
+        """Outcome of a verification: keys and values of rejected tokens are dropped, the reply leaves."""
+        r = device.request
+        self.write("verify", device.index, device.kept)
+        tokens = device.kept + 1
+        self.cached[device.index] = r.prompt_tokens + r.committed + device.kept
+        verified, drafted = device.verified, len(device.tokens)
+        self.totals.update(
+            drafted=drafted, accepted=device.kept, rejected=verified - device.kept, trimmed=drafted - verified
+        )
+        downlink_s = self.transfer_s(device, tokens * TOKEN_BYTES, device.kind.link.downlink_bytes_per_s)
+        due_s = max(device.delivered_s, self.now_s + downlink_s)  # a reply never overtakes the one before
+        goes_on = self.controller.centralized and r.committed > 0
+        round_start_s = device.delivered_s if goes_on else device.round_start_s
+        first, r.committed, device.delivered_s = r.committed, r.committed + tokens, due_s
+        self.at(due_s, DELIVER, device.index, lambda: self.deliver(device, r, first, tokens, round_start_s, downlink_s))
+        device.comes_back = r.committed < r.output_tokens
+        if not device.comes_back:
+            del self.cached[device.index]
+            device.running = False
+        elif self.controller.centralized:  # the sequence goes on at once
+            self.queue.append(device)
+
+    # --- at the device again -----------------------------------------------------------------------------------------
+
+    def deliver(
+        self, device: Device, r: Request, first: int, tokens: int, round_start_s: float, downlink_s: float
+    ) -> None:
+        """A reply reaches the device."""
+        self.write("deliver", device.index, tokens)
+        for delay in (device.arrived_s - device.sent_s, downlink_s):
+            device.sight.learn_delay(delay)
+        device.sight.learn_fates(device.verified, device.kept)
+        if first == 0:
+            r.first_token_s = self.now_s
+        else:
+            self.learn(device, tokens, self.now_s - round_start_s)
+        self.count_delivery(device, r, first, tokens, round_start_s)
+        if first + tokens >= r.output_tokens:
+            self.write("done", device.index, r.output_tokens)
+            self.next_request(device)
+        elif not self.controller.centralized:
+            self.begin_round(device)
+
+    def learn(self, device: Device, tokens: int, round_s: float) -> None:
+        """What a round teaches the device and its rule."""
+        device.sight.learn_rate(tokens, round_s)
+        if self.controller.learns:
+            speculation.learn(
+                self.controller.speculation, self.speculation_parameters, device.memory, device.row, len(device.tokens),
+                device.kept, tokens, round_s)  # fmt: skip
+
+    def due_s(self, device: Device, r: Request, index: int) -> float:
+        """Latest delivery of a token of a response."""
+        slo = device.slo
+        if slo.clock == "arrival":
+            return r.arrival_s + slo.ttft_s + (index + 1) / slo.speed_tokens_per_s + slo.grace_s
+        return r.first_token_s + index / slo.speed_tokens_per_s + slo.grace_s
+
+    def count_delivery(self, device: Device, r: Request, first: int, tokens: int, round_start_s: float) -> None:
+        """Measures of a delivered reply."""
+        row = self.slo_totals[self.scenario.slo.index(device.slo)]
+        on_time = sum(self.now_s <= self.due_s(device, r, n) + 1e-9 for n in range(first, first + tokens))
+        if r.counted and first + tokens >= r.output_tokens:
+            attained = self.now_s <= self.due_s(device, r, r.output_tokens - 1)
+            row.update(finished=1, attained=attained, attained_tokens=attained * r.output_tokens)
+        if not self.in_window(self.now_s):
+            return
+        row.update(tokens=tokens, tokens_on_time=on_time)
+        self.totals.update(tokens=tokens, tokens_on_time=on_time)
+        if first > 0:
+            trimmed = len(device.tokens) - device.verified
+            wasted = trimmed + max(0, device.verified - device.kept - 1)
+            self.totals.update(
+                rounds=1, window_drafted=len(device.tokens), window_accepted=device.kept, window_trimmed=trimmed,
+                round_latency_s=self.now_s - round_start_s, wasted_s=device.token_s * wasted)  # fmt: skip
+
+    def count_batch(self) -> None:
+        """Measures of a batch that ends now."""
+        if not self.in_window(self.now_s):
+            return
+        solo = [self.batch_clean_s - self.time_s([m]) for m in self.batch]
+        self.totals.update(batches=1, batched_requests=len(self.batch), interference_s=sum(solo))
+        for m in self.batch:
+            again = self.prefilled(m) if m.device.request.committed else 0
+            self.totals["recomputed_tokens"] += again

@@ -1,0 +1,454 @@
+"""Faults that a deployment meets: nothing is lost and nothing wrong is delivered."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+grpc = pytest.importorskip("grpc")
+pytest.importorskip("transformers")
+
+from tests.support.testbed_world import (
+    TOKENIZER,
+    SlowTarget,
+    World,
+    answer_all,
+    controllers,
+    draft_model,
+    greedy,
+    prompt,
+    right,
+    save_pair,
+    target_model,
+    text_of,
+    wait_for,
+)
+from wisp_gym.testbed.client import GaveUp, Request
+from wisp_gym.testbed.connection import Link, LinkBroken
+from wisp_gym.testbed.controlling import FixedLength
+from wisp_gym.testbed.draft import Drafted, DraftModel
+from wisp_gym.testbed.scheduling import FirstComeFirstServed, Member
+from wisp_gym.testbed.settings import Limits
+from wisp_gym.testbed.torch_engine.target import Target
+from wisp_gym.testbed.wire_pb2 import FromDevice, FromServer, Refusal, Round, Start
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_a_device_killed_mid_round_takes_its_session_up_again() -> None:
+    """The device vanishes with a round at the server; another process with the same session goes on."""
+    request = Request(prompt(1), 30, session=b"0123456789abcdef")
+
+    class Killed(Exception):
+        pass
+
+    class Fatal(Link):
+        rounds = 0
+
+        def receive(self, timeout_s: float) -> FromServer:
+            Fatal.rounds += 1
+            if Fatal.rounds == 5:
+                raise Killed  # the round is sent, its reply will never be read
+            return super().receive(timeout_s)
+
+    with World(target=SlowTarget(0.02)) as world:
+        channel = world.channel()
+        got: list[int] = []
+        first = world.device(FixedLength(3), connect=lambda: Fatal(channel))
+        with pytest.raises(Killed):
+            first.answer(request, got.extend)
+        first.close()
+        assert 0 < len(got) < 30
+        second = world.device(FixedLength(2)).answer(request)
+        assert second.tokens == right(request)
+        assert got == second.tokens[: len(got)]
+        # What was committed before came at once, not by new verification.
+        assert second.rounds < 30 - len(got) + 2
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_a_restarted_server_rebuilds_sessions_by_prefill(temperature: float) -> None:
+    requests = [Request(prompt(i), 40, temperature, seed=i) for i in range(3)]
+    with World() as world:
+        undisturbed = answer_all([world.device(FixedLength(3)) for _ in requests], requests)
+    old = World(target=SlowTarget(0.01))
+    devices = [old.device(FixedLength(3)) for _ in requests]
+    again = [Request(r.prompt, 40, temperature, r.seed) for r in requests]
+    answers: list[Any] = []
+    work = threading.Thread(target=lambda: answers.extend(answer_all(devices, again)))
+    work.start()
+    assert wait_for(lambda: old.count("wisp_committed_tokens_total") > 30)
+    old.stop()  # at once: rounds in flight are lost with all sessions
+    with World(port=old.port) as new:
+        work.join(60)
+        assert new.count("wisp_committed_tokens_total") > 0
+        assert new.count("wisp_answers_total") == 3
+        computed = new.count("wisp_computed_tokens_total")
+        assert computed > sum(12 + 1 for _ in requests)  # prompts and what was committed were run again
+    # Chance belongs to places, not to rounds: not even sampled answers change.
+    assert [a.tokens for a in answers] == [a.tokens for a in undisturbed]
+    assert all(a.reconnects > 0 for a in answers)
+    old.__exit__()
+
+
+class Unreliable(Link):
+    """Loses and doubles replies, both in a fixed rhythm."""
+
+    count = itertools.count(1)
+
+    def receive(self, timeout_s: float) -> FromServer:
+        kept = getattr(self, "kept", [])
+        if kept:
+            return kept.pop()
+        message = super().receive(timeout_s)
+        n = next(self.count)
+        if n % 7 == 3:
+            raise LinkBroken("this reply is lost")
+        if n % 3 == 0:
+            self.kept = [message]
+        return message
+
+
+def test_replies_lost_or_doubled_change_nothing() -> None:
+    with World() as world:
+        channel = world.channel()
+        devices = [world.device(c, connect=lambda: Unreliable(channel)) for c in controllers()]
+        requests = [Request(prompt(i), 20) for i in range(8)]
+        answers = answer_all(devices, requests)
+        assert [a.tokens for a in answers] == [right(r) for r in requests]
+        assert sum(a.reconnects for a in answers) > 2
+        assert sum(a.ignored for a in answers) > 2
+        # A reply that was lost is not verified again: the server answers from what is committed.
+        assert world.count("wisp_committed_tokens_total") == 8 * 20
+
+
+class Doubling(Link):
+    """Sends every round twice."""
+
+    def send(self, message: FromDevice) -> None:
+        super().send(message)
+        super().send(message)
+
+
+def test_rounds_sent_twice_are_verified_once() -> None:
+    with World() as world:
+        channel = world.channel()
+        answers = answer_all(
+            [world.device(c, connect=lambda: Doubling(channel)) for c in controllers()],
+            requests := [Request(prompt(i), 20) for i in range(4)],
+        )
+        assert [a.tokens for a in answers] == [right(r) for r in requests]
+        assert world.count("wisp_committed_tokens_total") == 4 * 20
+        assert world.count("wisp_rounds_total") == sum(a.rounds for a in answers)
+
+
+class SlowDraft(DraftModel):
+    """Sleeps before each token."""
+
+    def draft(self, context: Any, position: int, temperature: float, seed: int) -> Drafted:
+        time.sleep(0.06)
+        return super().draft(context, position, temperature, seed)
+
+
+def test_a_slow_device_holds_up_nobody_and_is_forgotten_without_harm() -> None:
+    with World(limits=Limits(idle_s=0.1)) as world:
+        slow = world.device(FixedLength(8), draft=SlowDraft(draft_model()))
+        request, got = Request(prompt(9), 12), []
+        waiting = threading.Thread(target=lambda: got.append(slow.answer(request)))
+        waiting.start()
+        quick = [world.device(c) for c in controllers()]
+        requests = [Request(prompt(i), 16) for i in range(8)]
+        answers = answer_all(quick, requests)
+        assert [a.tokens for a in answers] == [right(r) for r in requests]
+        assert waiting.is_alive()
+        waiting.join(30)
+        assert got[0].tokens == right(request)
+        assert world.count("wisp_refusals_total", reason="UNKNOWN_SESSION") > 0  # it was silent for longer than allowed
+
+
+def raw(world: World, *messages: bytes) -> grpc.StatusCode:
+    """How a stream of raw bytes ends."""
+    call = world.channel().stream_stream("/wisp_gym.testbed.v1.Verification/Serve")(iter(messages), timeout=20)
+    try:
+        for _ in call:
+            pass
+    except grpc.RpcError:
+        pass
+    return call.code()
+
+
+def hostile() -> Iterator[bytes]:
+    """Messages that no device sends."""
+    start = Start(version=1, tokenizer=TOKENIZER, prompt=prompt(0), max_new_tokens=10)
+    good = Round(session=b"x" * 16, round=1, start=start)
+    yield b"\xff" * 64  # no protobuf
+    yield b""
+    yield FromDevice(round=Round()).SerializeToString()
+    yield FromDevice(round=Round(session=b"y" * 16, round=1, position=4_000_000_000, start=start)).SerializeToString()
+    for change in (
+        Round(tokens=[1 << 31]),
+        Round(round_age_s=float("nan")),
+        Round(start=Start(max_new_tokens=1 << 31)),
+    ):
+        bad = Round()
+        bad.CopyFrom(good)
+        bad.MergeFrom(change)
+        yield FromDevice(round=bad).SerializeToString()
+    bad = Round(session=b"z" * 16, round=1, start=start)
+    bad.start.temperature = 1.0
+    yield FromDevice(round=bad).SerializeToString() + b"\x0a\x02\x1a\xff"  # broken off in the middle
+    yield FromDevice(round=Round(session=b"s" * 16, round=1, start=start, tokens=[1] * 12)).SerializeToString()
+
+
+def test_hostile_messages_end_their_own_stream_alone() -> None:
+    with World(limits=Limits(max_message_bytes=4096)) as world:
+        good = world.device(FixedLength(2))
+        request, got = Request(prompt(2), 60), []
+        serving = threading.Thread(target=lambda: got.append(good.answer(request)))
+        serving.start()
+        for message in hostile():
+            raw(world, message)
+        assert raw(world, bytes(10_000)) == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert raw(world, *[b"\x12\x00"] * 3000) == grpc.StatusCode.OK  # closes what it never had
+        serving.join(30)
+        assert got[0].tokens == right(request)
+        assert got[0].reconnects == 0
+        assert world.count("wisp_refusals_total", reason="INVALID") >= 5
+        assert world.count("wisp_failed_batches_total") == 0
+        assert wait_for(lambda: world.count("wisp_connections") == 1)
+        assert world.device().answer(Request(prompt(3), 8)).tokens == greedy(tuple(prompt(3)), 8)
+
+
+def refusal(world: World, message: Round) -> int:
+    """Why a round that comes on a connection of its own is refused."""
+    link = Link(world.channel())
+    link.send(FromDevice(round=message))
+    reason = link.receive(10).refusal.reason
+    link.close()
+    return int(reason)
+
+
+def test_a_stranger_who_guesses_a_session_cannot_change_its_answer() -> None:
+    """Another start, other tokens, other positions for a session that is open."""
+    request, got = Request(prompt(4), 30), []
+    expected = right(request)  # before the server runs the same model: a model is used by one thread at a time
+    with World(target=SlowTarget(0.02)) as world:
+        device = world.device(FixedLength(2), give_up_s=20)
+        serving = threading.Thread(target=lambda: got.append(device.answer(request)))
+        serving.start()
+        assert wait_for(lambda: world.count("wisp_rounds_total") > 2)
+        start = Start(version=1, tokenizer=TOKENIZER, prompt=prompt(5), max_new_tokens=30)
+        for forged in (
+            Round(session=request.session, round=9, start=start),
+            Round(session=request.session, round=9, position=1, start=Start(version=1, tokenizer=TOKENIZER, max_new_tokens=30,
+                  prompt=request.prompt, committed=[(expected[0] + 1) % 64])),
+            Round(session=request.session, round=9, position=29),
+        ):  # fmt: skip
+            assert refusal(world, forged) in (Refusal.INVALID, Refusal.UNKNOWN_SESSION)
+        serving.join(30)
+        assert got[0].tokens == expected
+        assert got[0].reconnects == 0
+
+
+def test_more_sessions_than_memory_are_evicted_and_computed_again() -> None:
+    with World(limits=Limits(kv_tokens=192)) as world:  # three blocks for eight devices
+        devices = [world.device(c) for c in controllers() * 2]
+        requests = [Request(prompt(i, 10 + i), 24) for i in range(8)]
+        answers = answer_all(devices, requests)
+        assert [a.tokens for a in answers] == [right(r) for r in requests]
+        assert world.count("wisp_evictions_total") > 8
+        assert world.server.memory.used_tokens <= 192
+        with pytest.raises(GaveUp, match="allowed are 192"):
+            world.device().answer(Request(prompt(0), 300))
+
+
+@pytest.mark.parametrize(("ahead_s", "rate"), [(-1e6, 1.0), (3e7, 1.5), (0.0, 0.7)])
+def test_skewed_clocks_change_neither_answers_nor_deadlines(ahead_s: float, rate: float) -> None:
+    """The device's clock is days off and runs at another speed; nothing compares it with the server's."""
+    with World(clock=lambda: time.monotonic() + 12345.0) as world:
+        deadlines: list[float] = []
+        entered = world.server.verifier.enter
+
+        def enter(session: Any) -> None:
+            deadlines.append(session.pending.deadline_s - session.pending.arrived_s)
+            entered(session)
+
+        world.server.verifier.enter = enter  # type: ignore[method-assign]
+        device = world.device(FixedLength(3), clock=lambda: ahead_s + rate * time.monotonic())
+        request = Request(prompt(7), 24, slo_tokens_per_s=2.0, ttft_s=3.0)
+        answer = device.answer(request)
+        assert answer.tokens == right(request)
+        assert answer.reconnects == 0
+        assert 0 <= device.controller.delay_mean_s < 1.0
+        # ttft 3 s for the prompt; at 2 tokens a second between half a second and two for each round, less what has passed.
+        assert 1.0 < deadlines[0] <= 3.0
+        assert all(-1.0 < left <= 2.0 for left in deadlines[1:])
+
+
+class Failing:
+    """A target that raises now and then."""
+
+    def __init__(self) -> None:
+        self._target, self.calls = Target(target_model()), 0
+        self.vocabulary, self.max_tokens, self.end_tokens = self._target.vocabulary, 1024, self._target.end_tokens
+
+    def verify(self, jobs: Any) -> list[list[int]]:
+        self.calls += 1
+        committed = self._target.verify(jobs)  # caches are written before it fails
+        if self.calls % 4 == 2:
+            raise RuntimeError("out of memory")
+        return committed
+
+
+def test_a_batch_that_fails_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    with World(target=Failing()) as world:
+        devices = [world.device(c) for c in controllers()]
+        requests = [Request(prompt(i), 16) for i in range(4)]
+        answers = answer_all(devices, requests)
+        assert [a.tokens for a in answers] == [right(r) for r in requests]
+        assert world.count("wisp_failed_batches_total") > 2
+        assert world.count("wisp_committed_tokens_total") == 4 * 16
+    assert "verification failed" in caplog.text
+
+
+def test_a_scheduler_that_fails_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
+    class Mad(FirstComeFirstServed):
+        calls = 0
+
+        def compose(self, queue: Any, now_s: float, fits: Any) -> list[Member]:
+            self.calls += 1
+            nonsense = [Member(len(queue), 1)], [Member(0, 0)], [Member(0, 10_000)], [Member(0, 1), Member(0, 1)], []
+            if self.calls % 6 == 5:
+                raise RuntimeError("no idea")
+            return nonsense[self.calls % 6]
+
+    with World(scheduler=Mad()) as world:
+        requests = [Request(prompt(i), 16) for i in range(4)]
+        answers = answer_all([world.device(c) for c in controllers()], requests)
+        assert [a.tokens for a in answers] == [right(r) for r in requests]
+    assert "impossible batch" in caplog.text
+    assert "no idea" in caplog.text
+
+
+def test_a_dead_connection_leaves_nothing_behind() -> None:
+    with World(limits=Limits(orphan_s=0.2)) as world:
+        for i in range(5):
+            link = Link(world.channel())
+            start = Start(version=1, tokenizer=TOKENIZER, prompt=prompt(i), max_new_tokens=10)
+            link.send(FromDevice(round=Round(session=bytes([i]) * 16, round=1, start=start)))
+            assert link.receive(10).reply.tokens
+            link.close()
+        assert len(world.server.table.sessions) > 0
+        assert wait_for(lambda: not world.server.table.sessions and not world.server.memory.caches)
+
+
+# --- processes ---------------------------------------------------------------------------------------------------------
+
+
+class Commands:
+    """The two commands, run as processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.processes = folder, list[subprocess.Popen[str]]()
+
+    def start(self, module: str, *flags: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", f"wisp_gym.serving.{module}", *flags]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        self.processes.append(process)
+        return process
+
+    def server(self, port: int = 0) -> tuple[subprocess.Popen[str], int, Callable[[str], float]]:
+        """A server that listens: the process, its port, and how to read a metric."""
+        flags = ("--listen", f"127.0.0.1:{port}", "--metrics", "127.0.0.1:0", "--target", str(self.folder / "target"))
+        process = self.start("server", *flags, "--threads", "1", "--grace-s", "5")
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(2)]
+        found = [re.search(r":(\d+)", line) for line in lines]
+        assert all(found), lines
+        ports = [int(match.group(1)) for match in found if match]
+
+        def metric(name: str) -> float:
+            with urllib.request.urlopen(f"http://127.0.0.1:{ports[1]}/metrics", timeout=5) as reply:
+                text = reply.read().decode()
+            return float(dict(line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")[name])
+
+        return process, ports[0], metric
+
+    def stop(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def commands(tmp_path: Path) -> Iterator[Commands]:
+    save_pair(tmp_path)
+    made = Commands(tmp_path)
+    yield made
+    made.stop()
+
+
+def test_processes_are_killed_and_the_answer_is_right(commands: Commands) -> None:
+    """Device and server run by their commands; first one is killed, then the other, mid-round."""
+    ids, tokens = prompt(8), 700
+    server, port, metric = commands.server()
+    flags = ["--server", f"127.0.0.1:{port}", "--draft", str(commands.folder / "draft"), "--prompt", text_of(ids)]
+    flags += [
+        "--max-new-tokens",
+        str(tokens),
+        "--controller",
+        "fixed:1",
+        "--name",
+        "edge-1",
+        "--report",
+        str(commands.folder / "r"),
+    ]
+    device = commands.start("device", *flags)
+    assert wait_for(lambda: metric("wisp_committed_tokens_total") > 20, 60)
+    device.send_signal(signal.SIGKILL)
+    device.wait(10)
+    before = metric("wisp_committed_tokens_total")
+    assert before < tokens
+    device = commands.start("device", *flags)
+    assert wait_for(lambda: metric("wisp_committed_tokens_total") > before + 20, 60)
+    assert metric("wisp_committed_tokens_total") < tokens
+    server.send_signal(signal.SIGKILL)
+    server.wait(10)
+    server, _, metric = commands.server(port)
+    output, told = device.communicate(timeout=120)
+    assert device.returncode == 0, told
+    assert output.split() == text_of(greedy(tuple(ids), tokens)).split()
+    assert re.search(r"\[700 tokens, .* a second, \d+ rounds, \d+ of \d+ drafted tokens accepted\]", told)
+    assert (commands.folder / "r").read_text().count('"tokens"') == 1
+    server.send_signal(signal.SIGTERM)
+    output, told = server.communicate(timeout=30)
+    assert server.returncode == 0, told
+    assert output == "draining\n"
+
+
+def test_a_short_soak_finds_no_fault(commands: Commands) -> None:
+    flags = ["--minutes", "0.3", "--devices", "10", "--prompts", "8", "--max-new-tokens", "24", "--break-share", "0.01"]
+    pair = ["--target", str(commands.folder / "target"), "--draft", str(commands.folder / "draft")]
+    soak = commands.start("soak", *flags, *pair)
+    output, told = soak.communicate(timeout=240)
+    assert soak.returncode == 0, output + told
+    counts = dict(part.rsplit(" ", 1) for part in output.splitlines()[0].split(", "))
+    assert counts["wrong"] == counts["lost"] == counts["failed batches"] == "0"
+    assert int(counts["answers"]) > 10
+    assert int(counts["reconnects"]) > 0

@@ -1,0 +1,32 @@
+"""`wisp-gym` (and `python -m wisp_gym`): the commands of the package."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from wisp_gym.cli import Commands
+
+COMMANDS = Commands(
+    "wisp-gym",
+    "Controllers for edge-cloud speculative decoding: compared, exported, and run on real servers.",
+    {
+        "evaluate": ("wisp_gym.evaluation.evaluate", "compare controllers in the same worlds"),
+        "capacity": ("wisp_gym.evaluation.capacity", "how many devices a server carries under each controller"),
+        "timeline": ("wisp_gym.evaluation.timeline", "draw what devices and server do"),
+        "export": ("wisp_gym.serving.export.export", "a policy or a rule as one file for a server"),
+        "benchmark": ("wisp_gym.evaluation.speed", "how fast this machine runs engine, environments, decisions"),
+        "server": ("wisp_gym.testbed.server", "verify the drafts of many devices with a real model"),
+        "device": ("wisp_gym.testbed.device", "draft with a small model, verified by a server"),
+        "soak": ("wisp_gym.testbed.soak", "many devices at a server's limits, every answer checked"),
+    },
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a sub-command; its exit code."""
+    return COMMANDS(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

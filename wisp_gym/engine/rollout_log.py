@@ -1,0 +1,70 @@
+"""What a learner is handed of a fleet: every decision of a policy that draws its actions, and what became of each round.
+
+A decision carries the number of its round; the round's outcome, known when its reply is delivered, carries the same.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from wisp_gym.engine.slo import on_time_tokens
+from wisp_gym.jit import jit, jit_allocating
+from wisp_gym.rules.mlp import logits
+
+
+@jit
+def begin_recording(s, d):
+    """A round of drafting begins whose decisions are recorded."""
+    d.round = s.rounds
+    s.rounds += 1
+
+
+@jit_allocating
+def draw_action(policy, o, chance):
+    """Action drawn from the softmax of the policy's outputs by a uniform draw, and the logarithm of its probability."""
+    out = np.empty(int(policy[1]), dtype=np.float32)
+    n = logits(policy, o, out)
+    top = out[0]
+    for k in range(1, n):
+        top = max(top, out[k])
+    total = 0.0
+    for k in range(n):
+        total += math.exp(float(out[k] - top))
+    left, action = chance * total, 0
+    while action < n - 1:
+        left -= math.exp(float(out[action] - top))
+        if left < 0.0:
+            break
+        action += 1
+    return action, float(out[action] - top) - math.log(total)
+
+
+@jit
+def sampled_action(s, d, i, policy, o, chance, decisions, seen):
+    """Draw the policy's action and record the decision; there must be room."""
+    action, log_probability = draw_action(policy, o, chance)
+    row = decisions[s.n_decisions]
+    row.round, row.device, row.action = d.round, i, action
+    row.time_s, row.log_probability = d.clock_s, log_probability
+    for k in range(o.shape[0]):
+        seen[s.n_decisions, k] = o[k]
+    s.n_decisions += 1
+    return action
+
+
+@jit
+def record_outcome(c, s, d, i, outcomes):
+    """The reply of a recorded round has been delivered and counted."""
+    row = outcomes[s.n_outcomes]
+    before = d.committed - d.commit_tokens
+    row.round, row.device = d.round, i
+    row.drafted, row.accepted, row.committed = d.drafted, d.accepted, d.commit_tokens
+    row.on_time = on_time_tokens(d, before, d.commit_tokens, d.delivered_s)
+    row.last = 1 if d.committed >= d.output_tokens else 0
+    row.start_s, row.draft_s, row.end_s = d.round_start_s, d.sent_s - d.round_start_s, d.delivered_s
+    row.work_s = d.verified * (s.ended_token_s + c.pair_s * (d.prompt_tokens + before + d.verified))
+    row.token_rate, row.utilisation, row.price = s.token_rate, s.utilisation, d.price
+    s.n_outcomes += 1
+    d.round = -1

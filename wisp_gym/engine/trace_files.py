@@ -1,0 +1,86 @@
+"""From the files that a scenario's draft names, a speculation trace and a rejection predictor, to the engine's arrays."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from wisp_gym.engine.state import NO_SOURCE, RECORDED_TOKEN, Source
+from wisp_gym.rules.rejection_predictor import load_predictor
+from wisp_gym.scenario import Scenario, ScenarioError
+from wisp_gym.traces.speculation import SpeculationTrace, find, read_speculation_trace
+
+
+class Recording(NamedTuple):
+    """A speculation trace as the engine reads it."""
+
+    offsets: np.ndarray  # (answers + 1,) int64 first row of each answer
+    tokens: np.ndarray  # (rows, K) RECORDED_TOKEN
+    share: float  # of positions at which the draft's token is accepted
+
+
+def load_source(scenario: Scenario) -> Source:
+    """What the draft's files say; `NO_SOURCE` where it names none.
+
+    Raises:
+        TraceError, PredictorError: a file that cannot be used.
+        ScenarioError: longer rounds than the trace has tokens for, or answers that KV memory does not hold.
+    """
+    draft = scenario.draft
+    if not (draft.trace or draft.predictor):
+        return NO_SOURCE
+    source = NO_SOURCE
+    if draft.trace:
+        recording = load_recording(scenario)
+        source = source._replace(offsets=recording.offsets, tokens=recording.tokens)
+    return source._replace(predictor=load_predictor(draft.predictor).weights) if draft.predictor else source
+
+
+def load_recording(scenario: Scenario) -> Recording:
+    """The recording that the draft names, checked against the scenario; raises as `load_source` does."""
+    path = find(scenario.draft.trace)
+    stat = path.stat() if path.is_file() else None
+    recording = _recording(path, (stat.st_mtime_ns, stat.st_size) if stat else None)
+    k = recording.tokens.shape[1]
+    if scenario.max_draft_tokens > k:
+        raise ScenarioError(
+            f"given {scenario.max_draft_tokens}, allowed: at most {k}, the tokens that {path.name} holds at each "
+            "position", "max_draft_tokens")  # fmt: skip
+    longest = int(np.diff(recording.offsets).max()) + scenario.workload.prompt.max_tokens + scenario.max_draft_tokens
+    if longest > scenario.kv_tokens:
+        raise ScenarioError(
+            f"longest prompt + recorded answer + max_draft_tokens is {longest} tokens, allowed: <= "
+            f"{scenario.kv_tokens}, all that KV memory of {scenario.server.name} holds", "draft.trace")  # fmt: skip
+    return recording
+
+
+@lru_cache(maxsize=2)
+def _recording(path: Path, stamp: tuple[int, int] | None) -> Recording:
+    """Read a trace once for all worlds; `stamp` (time and size of the file) tells a changed file apart."""
+    trace = read_speculation_trace(path)
+    tokens = tokens_of(trace)
+    return Recording(trace.offsets.copy(), tokens, float(tokens["acceptance"][:, 0].mean(dtype=float)))
+
+
+def tokens_of(trace: SpeculationTrace) -> np.ndarray:
+    """(P, K) RECORDED_TOKEN; in greedy decoding a token's acceptance is 1 within the accepted run, 0 after it."""
+    tokens = np.zeros(trace.statistics.shape[:2], RECORDED_TOKEN)
+    run = trace.accepted_run[:, None]
+    tokens["acceptance"] = np.arange(trace.draft_tokens) < run if trace.acceptance is None else trace.acceptance
+    for k, name in enumerate(("confidence", "entropy", "margin", "logit_spread")):
+        tokens[name] = trace.statistics[:, :, k]
+    return tokens
+
+
+def passed_confidence(tokens: np.ndarray, share: float) -> float:
+    """The highest confidence that at least `share` of the accepted tokens reach.
+
+    Over the first token of every row: each place of the answers once. At a temperature above 0 a token counts with its
+    acceptance probability.
+    """
+    order = np.argsort(tokens["confidence"][:, 0], kind="stable")[::-1]
+    accepted = np.cumsum(tokens["acceptance"][order, 0], dtype=float)
+    return float(tokens["confidence"][order, 0][np.searchsorted(accepted, share * accepted[-1])])

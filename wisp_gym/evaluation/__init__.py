@@ -1,0 +1,1 @@
+"""Comparing controllers on paired worlds: metrics, intervals, tables, capacity."""

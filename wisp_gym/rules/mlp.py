@@ -1,0 +1,150 @@
+"""A small multilayer perceptron inside the engine: a learned policy runs at full speed.
+
+Weights lie in one float32 vector: [inputs, outputs, activation, layers, width₁ … widthₗ, W₁, b₁, …, W_out, b_out], each W
+transposed, in row-major (in, out) order: a layer then adds column after column to all its outputs at once, which compilers
+vectorise without changing the order of any sum. Activation 0 is tanh, 1 is ReLU.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from wisp_gym.jit import jit_allocating, jit_inline
+
+TANH, RELU = 0, 1
+HEADER = 4
+MAX_WIDTH = 1024
+MAX_LAYERS = 8
+
+
+def pack(layers: list[tuple[np.ndarray, np.ndarray]], activation: str = "tanh") -> np.ndarray:
+    """Pack (W, b) of each layer, the output layer last, into the engine's vector.
+
+    Args:
+        layers: W of shape (out, in), b of shape (out,); float32.
+        activation: "tanh" or "relu", applied after every layer but the last.
+
+    Raises:
+        ValueError: shapes that do not chain, widths above 1,024 or more than 8 hidden layers, weights that are not
+            finite, an unknown activation.
+    """
+    if activation not in ("tanh", "relu"):
+        raise ValueError(f"activation: given {activation!r}, allowed are 'tanh' and 'relu'")
+    if not 1 <= len(layers) <= MAX_LAYERS + 1:
+        raise ValueError(f"layers: given {len(layers)}, allowed are 1 to {MAX_LAYERS + 1}")
+    widths = [w.shape[0] for w, _ in layers]
+    inputs = [layers[0][0].shape[1], *widths[:-1]]
+    for index, ((w, b), n) in enumerate(zip(layers, inputs, strict=True)):
+        if w.ndim != 2 or w.shape[1] != n or b.shape != (w.shape[0],) or max(w.shape) > MAX_WIDTH:
+            raise ValueError(
+                f"layer {index}: weights {w.shape}, bias {b.shape} do not follow a width of {n} (at most {MAX_WIDTH})"
+            )
+        if not (np.isfinite(w).all() and np.isfinite(b).all()):
+            raise ValueError(f"layer {index}: weights must be finite numbers")
+    header = [inputs[0], widths[-1], TANH if activation == "tanh" else RELU, len(layers) - 1, *widths[:-1]]
+    flat = [np.asarray(header, dtype=np.float32)]
+    for w, b in layers:
+        flat += [np.asarray(w, dtype=np.float32).T.ravel(), np.asarray(b, dtype=np.float32)]
+    return np.concatenate(flat)
+
+
+@jit_allocating
+def layer(policy, offset, n_in, n_out, values, out):
+    """out = W·values + b; returns the offset behind the layer's weights.
+
+    Each output is summed in the order of the columns; eight of them at a time, so that it is read and written less often.
+    """
+    weights = policy[offset : offset + n_in * n_out]
+    bias = policy[offset + n_in * n_out : offset + n_in * n_out + n_out]
+    for row in range(n_out):
+        out[row] = bias[row]
+    column = 0
+    while column + 8 <= n_in:
+        add_columns(weights[column * n_out : (column + 8) * n_out], n_out, values[column : column + 8], out)
+        column += 8
+    while column < n_in:
+        value, start = values[column], column * n_out
+        for row in range(n_out):
+            out[row] += weights[start + row] * value
+        column += 1
+    return offset + n_in * n_out + n_out
+
+
+@jit_allocating
+def add_columns(w, n, v, out):
+    """Add eight columns of n weights, times their values."""
+    v0, v1, v2, v3, v4, v5, v6, v7 = v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7]
+    for row in range(n):
+        total = out[row]
+        total += w[row] * v0
+        total += w[n + row] * v1
+        total += w[2 * n + row] * v2
+        total += w[3 * n + row] * v3
+        total += w[4 * n + row] * v4
+        total += w[5 * n + row] * v5
+        total += w[6 * n + row] * v6
+        total += w[7 * n + row] * v7
+        out[row] = total
+
+
+@jit_inline
+def tanh(x):
+    """Hyperbolic tangent of a float32 to 3e-7, without a call or a branch, so that a loop over it is vectorised.
+
+    The rational function x·P(x²)/Q(x²) of Eigen (`generic_fast_tanh_float`), which ONNX Runtime uses too.
+    """
+    x = min(max(x, np.float32(-7.90531110763549805)), np.float32(7.90531110763549805))
+    square = x * x
+    p = np.float32(-2.76076847742355e-16)
+    p = p * square + np.float32(2.00018790482477e-13)
+    p = p * square + np.float32(-8.60467152213735e-11)
+    p = p * square + np.float32(5.12229709037114e-08)
+    p = p * square + np.float32(1.48572235717979e-05)
+    p = p * square + np.float32(6.37261928875436e-04)
+    p = p * square + np.float32(4.89352455891786e-03)
+    q = np.float32(1.19825839466702e-06)
+    q = q * square + np.float32(1.18534705686654e-04)
+    q = q * square + np.float32(2.26843463243900e-03)
+    q = q * square + np.float32(4.89352518554385e-03)
+    return x * p / q
+
+
+@jit_allocating
+def activate(activation, values):
+    """Apply tanh or ReLU to values in place."""
+    if activation == TANH:
+        for k in range(values.shape[0]):
+            values[k] = tanh(values[k])
+    else:
+        for k in range(values.shape[0]):
+            values[k] = max(values[k], np.float32(0.0))
+
+
+@jit_allocating
+def logits(policy, observation, out):
+    """Write the policy's outputs for an observation into `out`; returns their number."""
+    n_out, activation, hidden = int(policy[1]), int(policy[2]), int(policy[3])
+    width = int(policy[0])
+    values = observation
+    offset = HEADER + hidden
+    for index in range(hidden):
+        n = int(policy[HEADER + index])
+        following = np.empty(n, dtype=np.float32)
+        offset = layer(policy, offset, width, n, values, following)
+        activate(activation, following)
+        values = following
+        width = n
+    layer(policy, offset, width, n_out, values, out)
+    return n_out
+
+
+@jit_allocating
+def argmax_action(policy, observation):
+    """Index of the largest output (the first among equals)."""
+    out = np.empty(int(policy[1]), dtype=np.float32)
+    n = logits(policy, observation, out)
+    best = 0
+    for k in range(1, n):
+        if out[k] > out[best]:
+            best = k
+    return best

@@ -1,0 +1,146 @@
+"""A scorer of waiting requests inside the engine: shared weights for each request, pooled context, one score an action.
+
+With x a request's entries of the documented observation and g the global ones, both through `symlog(x) = sign(x)·log(1 + |x|)`:
+
+    embedding  e_q = tanh(W₂ tanh(W₁ x_q + b₁) + b₂)                of each request that lacks context in memory, once a batch
+    context    c   = tanh(W₃ [g, mean of all e] + b₃)               before each decision
+    scores     of picking q: e_q · (W₄ c + b₄)₁…H + (W₄ c + b₄)_{H+1}
+               of launching (at each price), waiting and each prefill chunk: W₅ c + b₅
+
+The valid action of the highest score is taken, the first among equals. The order of requests and their number enter only
+through the mean, so neither matters by itself. Entries that change while a batch is composed (DYNAMIC) are left out of x: what
+they tell is in g, and an embedding holds for the whole batch.
+
+Weights lie in one float32 vector: the seven numbers of HEADER, then W₁, b₁, … W₅, b₅, each W
+transposed, in row-major (in, out) order, as `wisp_gym.rules.mlp` wants it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from wisp_gym.jit import jit_allocating
+from wisp_gym.rules.mlp import TANH, activate, layer
+
+PARTS = ("hidden", "embedding", "context", "query", "heads")
+HEADER = 7  # request entries, global entries, H₁, H, C, launch actions, chunk actions
+MAX_WIDTH = 256
+
+
+class Shape(NamedTuple):
+    """Sizes of a scorer: entries of a request and of the context, widths, launch actions (prices) and chunk actions."""
+
+    requests: int
+    globals: int
+    hidden: int
+    embedding: int
+    context: int
+    launches: int
+    chunks: int
+
+    def layers(self) -> list[tuple[int, int]]:
+        """(out, in) of each weight matrix, in the order of PARTS."""
+        r, g, h, e, c, launches, chunks = self
+        return [(h, r), (e, h), (c, g + e), (e + 1, c), (launches + 1 + chunks, c)]
+
+
+def pack(shape: Shape, layers: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Pack (W, b) of each of PARTS into the engine's vector.
+
+    Raises:
+        ValueError: other shapes than `shape` asks for, widths above 256, weights that are not finite.
+    """
+    if len(layers) != len(PARTS) or not all(1 <= width <= MAX_WIDTH for width in shape):
+        raise ValueError(
+            f"layers: given {len(layers)} for {shape}, allowed are {len(PARTS)} of widths up to {MAX_WIDTH}"
+        )
+    flat = [np.asarray(shape, np.float32)]
+    for part, (w, b), (n_out, n_in) in zip(PARTS, layers, shape.layers(), strict=True):
+        if w.shape != (n_out, n_in) or b.shape != (n_out,):
+            raise ValueError(
+                f"{part}: given weights {w.shape} and bias {b.shape}, allowed are ({n_out}, {n_in}) and ({n_out},)"
+            )
+        if not (np.isfinite(w).all() and np.isfinite(b).all()):
+            raise ValueError(f"{part}: weights must be finite numbers")
+        flat += [np.asarray(w, np.float32).T.ravel(), np.asarray(b, np.float32)]
+    return np.concatenate(flat)
+
+
+@jit_allocating
+def symlog(values, out):
+    """out = sign(x)·log(1 + |x|) of each value."""
+    for k in range(len(values)):
+        size = np.float32(math.log1p(abs(values[k])))
+        out[k] = size if values[k] >= 0.0 else -size
+
+
+@jit_allocating
+def offsets_of(scorer):
+    """Places of the third, fourth and fifth layer's weights."""
+    r, g, h, e, c = int(scorer[0]), int(scorer[1]), int(scorer[2]), int(scorer[3]), int(scorer[4])
+    third = HEADER + h * (r + 1) + e * (h + 1)
+    fourth = third + c * (g + e + 1)
+    return third, fourth, fourth + (e + 1) * (c + 1)
+
+
+@jit_allocating
+def embed(scorer, row, seen, hidden, embedding):
+    """Write the embedding of one request. row: (requests,) float32 with DYNAMIC entries 0; seen, hidden: working memory."""
+    symlog(row, seen)
+    n_in, h = int(scorer[0]), int(scorer[2])
+    offset = layer(scorer, HEADER, n_in, h, seen, hidden)
+    activate(TANH, hidden)
+    layer(scorer, offset, h, int(scorer[3]), hidden, embedding)
+    activate(TANH, embedding)
+
+
+@jit_allocating
+def pool(embeddings, n, inputs, start):
+    """Write the mean of the first n of (H, Q) embeddings into `inputs` from `start` on (zeros where nobody waits)."""
+    for k in range(embeddings.shape[0]):
+        total = np.float32(0.0)
+        for q in range(n):
+            total += embeddings[k, q]
+        inputs[start + k] = total / np.float32(max(n, 1))
+
+
+@jit_allocating
+def score_context(scorer, row, inputs, context, query, heads):
+    """Write the query for requests and the scores of the other actions.
+
+    Args:
+        row: (globals,) float32 entries. inputs: (globals + H,) float32 whose tail holds the pooled embeddings.
+        context: (C,) working memory. query: (H + 1,), heads: (launches + 1 + chunks,) float32 results.
+    """
+    symlog(row, inputs)
+    third, fourth, fifth = offsets_of(scorer)
+    layer(scorer, third, len(inputs), len(context), inputs, context)
+    activate(TANH, context)
+    layer(scorer, fourth, len(context), len(query), context, query)
+    layer(scorer, fifth, len(context), len(heads), context, heads)
+
+
+@jit_allocating
+def score_requests(query, embeddings, n, scores):
+    """Write the score of picking each of the first n requests; embeddings: (H, Q), so that the inner loop runs in parallel lanes."""
+    width = embeddings.shape[0]
+    for q in range(n):
+        scores[q] = query[width]
+    for k in range(width):
+        weight = query[k]
+        for q in range(n):
+            scores[q] += weight * embeddings[k, q]
+
+
+@jit_allocating
+def best_head(heads, launches, empty, chunk_open):
+    """Valid action other than a pick with the highest score: its place among the heads."""
+    best = launches if empty else 0
+    for k in range(len(heads)):
+        valid = (not empty) if k < launches else (empty if k == launches else chunk_open)
+        if valid and heads[k] > heads[best]:
+            best = k
+    return best

@@ -1,0 +1,55 @@
+"""Scenarios: what is simulated, on which machines, under which load. The module to import them from.
+
+A scenario is one frozen dataclass of frozen dataclasses (`scenario_parts`) in plain SI units. `load` reads a preset or
+a TOML file (`scenario_toml`), `with_` changes fields by dotted path, `warnings` reports what is allowed but doubtful.
+The presets and the catalogue of named parts lie in `wisp_gym/scenarios`, each constant with its source.
+"""
+
+from __future__ import annotations
+
+from wisp_gym.scenario.changes import best_tokens_per_s, warnings, with_, with_slo
+from wisp_gym.scenario.fields import ScenarioError
+from wisp_gym.scenario.parts import (
+    Acceptance,
+    DeviceClass,
+    Draft,
+    Estimator,
+    Horizon,
+    Lengths,
+    Link,
+    Scenario,
+    Server,
+    SLOClass,
+    Statistics,
+    Target,
+    VerificationTime,
+    Workload,
+)
+from wisp_gym.scenario.toml import dumps, load, loads, presets, save
+
+__all__ = [
+    "Acceptance",
+    "DeviceClass",
+    "Draft",
+    "Estimator",
+    "Horizon",
+    "Lengths",
+    "Link",
+    "SLOClass",
+    "Scenario",
+    "ScenarioError",
+    "Server",
+    "Statistics",
+    "Target",
+    "VerificationTime",
+    "Workload",
+    "best_tokens_per_s",
+    "dumps",
+    "load",
+    "loads",
+    "presets",
+    "save",
+    "warnings",
+    "with_",
+    "with_slo",
+]

@@ -1,0 +1,276 @@
+"""The parts of a scenario as frozen dataclasses: every field has its unit in its name and its range in its type.
+
+All values are plain numbers and strings in SI units. An impossible value raises `ScenarioError` with one line that
+names the key and what is allowed. `wisp_gym.scenario` is the module to import them from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from wisp_gym.scenario.fields import (
+    BelowOne,
+    Count,
+    CountOrZero,
+    Finite,
+    Name,
+    NonNegative,
+    Part,
+    Positive,
+    Range,
+    Ratio,
+    ScenarioError,
+)
+
+
+@dataclass(frozen=True)
+class VerificationTime(Part):
+    """True time of a batch, without the host's part: the soft roofline of `wisp_gym.engine.verification`."""
+
+    launch_s: NonNegative  # per batch
+    weights_s: Positive  # reading the weights once
+    token_s: Positive  # arithmetic per new token
+    sharpness: Annotated[float, Range(0.2)]  # 1 = sum of both, infinity = their maximum; below 1: concave
+    cached_token_s: NonNegative  # reading one cached token's keys and values
+    pair_s: NonNegative  # attention arithmetic per new token × length
+
+
+@dataclass(frozen=True)
+class Estimator(Part):
+    """Predicted time of a batch, all the scheduler sees: `launch + new_token·Σn + pair·Σ(n·L) + cached_token·Σc`.
+
+    n, c: new and cached tokens of a request, L = n + c. The four terms are those WISP published.
+    """
+
+    launch_s: NonNegative
+    new_token_s: NonNegative
+    pair_s: NonNegative
+    cached_token_s: NonNegative
+
+
+@dataclass(frozen=True)
+class Target(Part):
+    """The large model on the server: its shape, from which memory follows."""
+
+    name: Name
+    parameters: Count
+    layers: Count
+    heads: Count  # query heads
+    kv_heads: Count
+    head_dim: Count
+    dtype_bytes: Count  # 2 = bf16
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of keys and values per token: 2 (K and V) × layers × kv_heads × head_dim × dtype_bytes."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * self.dtype_bytes
+
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes of the weights: parameters × dtype_bytes."""
+        return self.parameters * self.dtype_bytes
+
+
+@dataclass(frozen=True)
+class Server(Part):
+    """The machine that verifies: memory, host overhead, noise, power, price and batch limits, all GPUs together."""
+
+    name: Name
+    gpus: Count
+    memory_bytes: Count  # all GPUs together
+    memory_utilisation: Ratio  # share of the memory that the serving engine may use
+    activation_bytes: CountOrZero  # reserved for activations
+    host_s: NonNegative  # per batch
+    noise: NonNegative  # log-normal std of a batch's time
+    busy_w: NonNegative
+    idle_w: NonNegative
+    dollars_per_hour: NonNegative
+    max_batch_requests: Count
+    prefill_chunk_tokens: CountOrZero  # uncached prompt tokens per batch at most; 0 = prompts are prefilled whole
+
+
+@dataclass(frozen=True)
+class Acceptance(Part):
+    """Process of the probability that a draft token is accepted, per position of the target's output, in logits.
+
+    `logit = logit_mean + request effect + drift`: the request effect is normal with std request_std, the drift is an
+    AR(1) process with std drift_std and correlation length drift_tokens. The token that follows a rejected one has
+    `after_rejection_logit` less.
+    """
+
+    logit_mean: Finite
+    request_std: NonNegative
+    drift_std: NonNegative
+    drift_tokens: Positive
+    after_rejection_logit: NonNegative
+
+
+@dataclass(frozen=True)
+class Statistics(Part):
+    """What the draft model's own output tells about acceptance."""
+
+    auc: Annotated[float, Range(0.5, 1.0, open_high=True)]  # area under the ROC curve, accepted against rejected tokens
+    overconfidence: NonNegative  # logits added to the confidence
+
+
+@dataclass(frozen=True)
+class Draft(Part):
+    """The small model on the devices, with its acceptance by the scenario's target.
+
+    A speculation trace replaces `acceptance` and `statistics` by what was recorded of two real models; a rejection
+    predictor replaces the prediction that a device makes of a token. Either is a path or the bare name of a shipped file.
+    """
+
+    name: Name
+    parameters: Count
+    acceptance: Acceptance
+    statistics: Statistics
+    trace: str  # path of a speculation trace, "" = the parametric process
+    predictor: str  # path of a rejection predictor, "" = none
+
+
+@dataclass(frozen=True)
+class Link(Part):
+    """A network path of a device: each message's delay, loss, outages, bandwidth and waking from idle."""
+
+    name: Name
+    one_way_s: NonNegative  # median
+    jitter: NonNegative  # log-normal std of a one-way delay: ln(p95/p50)/1.645
+    autocorrelation: BelowOne  # of the log delay, from message to message
+    loss: BelowOne  # probability per message
+    timeout_s: NonNegative  # retransmission after a loss
+    outages_per_s: NonNegative
+    outage_s: NonNegative  # mean length
+    uplink_bytes_per_s: Positive
+    downlink_bytes_per_s: Positive
+    idle_after_s: NonNegative  # silence after which the radio sleeps
+    wake_s: NonNegative  # added to the message that wakes it; 0 = never sleeps
+
+
+@dataclass(frozen=True)
+class DeviceClass(Part):
+    """A kind of edge device: drafting speed, overheads, power, throttling and link."""
+
+    name: Name
+    share: Positive  # weight in the mix; weights need not sum to 1
+    draft_tokens_per_s: Positive  # before throttling
+    round_overhead_s: NonNegative
+    predictor_s: NonNegative  # rejection predictor, per drafted token
+    draft_w: NonNegative
+    idle_w: NonNegative
+    radio_j: NonNegative  # per message
+    throttle_ratio: Ratio  # sustained over start speed; 1 = none
+    throttle_s: Positive  # time constant
+    link: Link
+
+
+@dataclass(frozen=True)
+class SLOClass(Part):
+    """A token speed promised to a user: token n is due `clock + n / speed_tokens_per_s + grace_s`."""
+
+    name: Name
+    share: Positive
+    speed_tokens_per_s: Positive
+    grace_s: NonNegative
+    ttft_s: Positive  # target for the first token, used to schedule prompts
+    clock: Literal["first_token", "arrival"]
+
+
+@dataclass(frozen=True)
+class Lengths(Part):
+    """A log-normal number of tokens, clipped to [min_tokens, max_tokens]."""
+
+    median_tokens: Positive
+    log_std: NonNegative
+    min_tokens: Count
+    max_tokens: Count
+
+    def check(self) -> None:
+        if self.min_tokens > self.max_tokens:
+            raise ScenarioError(f"given {self.min_tokens}, allowed: <= max_tokens ({self.max_tokens})", "min_tokens")
+        if not self.min_tokens <= self.median_tokens <= self.max_tokens:
+            allowed = f"{self.min_tokens} to {self.max_tokens} (min_tokens to max_tokens)"
+            raise ScenarioError(f"given {self.median_tokens:g}, allowed: {allowed}", "median_tokens")
+
+
+@dataclass(frozen=True)
+class Workload(Part):
+    """When requests come and how long they are."""
+
+    arrivals: Literal["closed", "open", "trace"]
+    think_s: NonNegative  # closed: mean think time between a response and the next request
+    requests_per_s: NonNegative  # open: Poisson rate per device
+    start_window_s: NonNegative  # closed: first requests are spread uniformly over it
+    prompt: Lengths
+    output: Lengths
+    trace: str  # path of the trace, "" if none
+    trace_format: Literal["azure", "mooncake", ""]
+
+    def check(self) -> None:
+        if self.arrivals == "open" and self.requests_per_s <= 0:
+            raise ScenarioError(f"given {self.requests_per_s:g}, allowed with open arrivals: > 0", "requests_per_s")
+        if self.arrivals == "trace" and not self.trace:
+            raise ScenarioError("given '', allowed with trace arrivals: the path of a trace file", "trace")
+        if self.arrivals == "trace" and not self.trace_format:
+            raise ScenarioError("given '', allowed with trace arrivals: azure, mooncake", "trace_format")
+
+
+@dataclass(frozen=True)
+class Horizon(Part):
+    """Requests that arrive in [warmup_s, warmup_s + measure_s) are counted; the world runs on for drain_s."""
+
+    warmup_s: NonNegative
+    measure_s: Positive
+    drain_s: NonNegative
+
+
+MAX_SLO_CLASSES = 8  # the engine keeps totals for so many
+
+
+@dataclass(frozen=True)
+class Scenario(Part):
+    """Everything that fixes a world but its seed."""
+
+    name: Name
+    description: str
+    server: Server
+    target: Target
+    draft: Draft
+    verification: VerificationTime
+    estimator: Estimator
+    devices: tuple[DeviceClass, ...]
+    slo: tuple[SLOClass, ...]
+    workload: Workload
+    horizon: Horizon
+    n_devices: Count  # default population
+    max_draft_tokens: Annotated[int, Range(1, 32)]  # cap per round
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens whose keys and values fit: (memory · utilisation − weights − activations) / bytes per token."""
+        server, usable = self.server, self.server.memory_bytes * self.server.memory_utilisation
+        return int((usable - self.target.weights_bytes - server.activation_bytes) // self.target.kv_bytes_per_token)
+
+    def check(self) -> None:
+        _refuse_doubles("devices", [device.name for device in self.devices])
+        _refuse_doubles("slo", [slo.name for slo in self.slo])
+        if len(self.slo) > MAX_SLO_CLASSES:
+            raise ScenarioError(f"given {len(self.slo)} classes, allowed: 1 to {MAX_SLO_CLASSES}", "slo")
+        if self.kv_tokens <= 0:
+            usable_gb = self.server.memory_bytes * self.server.memory_utilisation / 1e9
+            raise ScenarioError(
+                f"given {self.server.memory_bytes / 1e9:.0f} GB ({usable_gb:.0f} GB usable), allowed: more than the "
+                f"{(self.target.weights_bytes + self.server.activation_bytes) / 1e9:.0f} GB that weights of "
+                f"{self.target.name} and activations take", "server.memory_bytes")  # fmt: skip
+        longest = self.workload.prompt.max_tokens + self.workload.output.max_tokens + self.max_draft_tokens
+        if longest > self.kv_tokens:
+            raise ScenarioError(
+                f"longest prompt + output + max_draft_tokens is {longest} tokens, allowed: <= {self.kv_tokens}, all "
+                f"that KV memory of {self.server.name} holds", "workload.prompt.max_tokens")  # fmt: skip
+
+
+def _refuse_doubles(key: str, names: list[str]) -> None:
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise ScenarioError(f"given '{name}' twice, allowed: a name of its own", f"{key}[{i}].name")

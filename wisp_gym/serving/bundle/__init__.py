@@ -1,0 +1,1 @@
+"""A policy as one sealed ONNX file: the file, its schema, and what is checked before it runs."""

@@ -1,0 +1,199 @@
+"""A policy bundle: one ONNX file with normalisation, masking and decoding inside and its schema in the metadata.
+
+Loading one runs no code of its author. The file ends with the SHA-256 of all before it (a damaged file is refused), its graph is
+checked against an allow-list before onnxruntime sees it (`onnx_file`), and its schema must be the one that this runtime serves.
+The seal protects from damage, not from a forger: take bundles from whom you trust to have trained them well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wisp_gym.contract.observation import ENTRIES
+from wisp_gym.serving.bundle import onnx_file, schema
+from wisp_gym.serving.bundle.onnx_file import BOOL, FLOAT, INT64
+from wisp_gym.serving.bundle.protobuf import WireError
+from wisp_gym.serving.bundle.schema import BundleError, Schema
+from wisp_gym.serving.scheduler.picking import Scorer, check_scorer, launches_of
+
+SHIPPED = Path(__file__).resolve().parents[2] / "data" / "bundles"
+SEAL_CHARACTERS = 64
+Ends = dict[str, tuple[int, tuple[int | str, ...]]]  # element type and shape by name; a text is a free dimension
+
+
+def signature_of(described: Schema) -> tuple[Ends, Ends]:
+    """Inputs and outputs that a graph of a schema has."""
+    if described.decision in (schema.TOKEN, schema.LENGTH):
+        return {"observation": (FLOAT, ("n", len(ENTRIES)))}, {"action": (INT64, ("n",))}
+    rows: dict[str, int | str] = {"requests": "queue", "globals": 1}
+    inputs: Ends = {name: (FLOAT, (rows[name], len(features))) for name, features in described.inputs.items()}
+    if described.decision in schema.SCORERS:
+        return inputs, {"pick": (INT64, (1,)), "takes": (BOOL, (1,)), "other": (INT64, (1,))}
+    return inputs, {"key": (FLOAT, ("queue",)), "leads": (BOOL, ("queue",)), "limit": (FLOAT, ("queue",))}
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A policy ready to decide.
+
+    Attributes:
+        schema: what it says of itself. sha256: of the file. session: onnxruntime's, on one thread.
+        scorer: its tensors where it picks request by request.
+    """
+
+    schema: Schema
+    sha256: str
+    session: Any = field(repr=False)
+    scorer: Scorer | None = field(default=None, repr=False)
+
+    def decide(self, inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """The graph's outputs for its inputs, (n, 30) float32 `observation` for speculation."""
+        outputs: list[NDArray[Any]] = self.session.run(None, inputs)
+        return outputs
+
+
+def load_bundle(name: str | Path) -> Bundle:
+    """Read a bundle from its file, or a shipped one by its bare name (`speculation-wisp.onnx`).
+
+    Raises:
+        BundleError: missing, damaged or oversized file, a graph or schema that is not allowed; one line.
+    """
+    path = find(name)
+    try:
+        if not path.is_file():
+            raise BundleError("no such file")
+        if path.stat().st_size > onnx_file.MAX_BYTES:
+            raise BundleError(f"{path.stat().st_size} bytes, allowed are {onnx_file.MAX_BYTES}")
+        return from_bytes(path.read_bytes())
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error.strerror}") from None
+    except BundleError as error:
+        raise BundleError(f"{path}: {error}") from None
+
+
+def from_bytes(data: bytes) -> Bundle:
+    """The bundle of a file's bytes; raises BundleError."""
+    if len(data) > onnx_file.MAX_BYTES:
+        raise BundleError(f"{len(data)} bytes, allowed are {onnx_file.MAX_BYTES}")
+    check_seal(data)
+    try:
+        model = onnx_file.read_model(data)
+        described = read_schema(model["metadata_props"])
+        check_signature(model["graph"], described)
+    except WireError as error:
+        raise BundleError(str(error)) from None
+    bundle = Bundle(described, data[-SEAL_CHARACTERS:].decode(), open_session(data))
+    try_out(bundle)
+    return with_scorer(bundle, model["graph"]) if described.decision in schema.SCORERS else bundle
+
+
+def with_scorer(bundle: Bundle, graph: dict[str, Any]) -> Bundle:
+    """The bundle with the tensors of its scorer, by which its graph must decide."""
+    scorer = Scorer(onnx_file.tensors_of(graph), launches_of(bundle.schema.decision))
+    try:
+        check_scorer(scorer, bundle.decide)
+    except (ValueError, TypeError) as error:
+        raise BundleError(str(error)) from None
+    return replace(bundle, scorer=scorer)
+
+
+def seal(data: bytes) -> bytes:
+    """SHA-256 of all but the last 64 bytes of a file, as it stands there."""
+    return hashlib.sha256(data[:-SEAL_CHARACTERS]).hexdigest().encode()
+
+
+def check_seal(data: bytes) -> None:
+    """The file must be whole."""
+    if len(data) <= SEAL_CHARACTERS or data[-SEAL_CHARACTERS:] != seal(data):
+        raise BundleError("not a whole policy bundle: its last 64 characters must be the SHA-256 of all before them")
+
+
+def read_schema(properties: list[dict[str, str]]) -> Schema:
+    """The schema in the metadata; the seal is its only neighbour."""
+    given = [entry.get("key") for entry in properties]
+    if given != [schema.KEY, schema.SEAL]:
+        raise BundleError(f"metadata: given {given}, allowed are {[schema.KEY, schema.SEAL]}")
+    return schema.parse(properties[0].get("value", ""))
+
+
+def check_signature(graph: dict[str, Any], described: Schema) -> None:
+    """Inputs and outputs of the graph must be those of its schema."""
+    given, wanted = (onnx_file.signature(graph["input"]), onnx_file.signature(graph["output"])), signature_of(described)
+    if given != wanted or len(graph["input"]) != len(given[0]) or len(graph["output"]) != len(given[1]):
+        raise BundleError(f"graph: inputs and outputs given {given}, allowed for '{described.decision}' are {wanted}")
+
+
+def open_session(data: bytes) -> Any:
+    """An onnxruntime session on one thread of the processor.
+
+    Raises:
+        BundleError: onnxruntime refuses the graph, or is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise BundleError("needs onnxruntime; install wisp-gym[serve]") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    # Graphs of a few numbers: planning memory takes longer than it saves.
+    options.enable_mem_reuse = options.enable_cpu_mem_arena = False
+    options.log_severity_level = 4  # what is wrong is raised, not printed
+    try:
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions have no base of their own
+        raise BundleError(f"onnxruntime refuses the graph: {first_line(error)}") from None
+
+
+def try_out(bundle: Bundle) -> None:
+    """Decide once at the lower and upper ends of the features: shapes that do not fit show here, not in the serving loop."""
+    for end in (2, 3):
+        rows = {
+            name: np.array([[feature[end] for feature in features]], np.float32)
+            for name, features in bundle.schema.inputs.items()
+        }
+        try:
+            outputs = bundle.decide(rows)
+        except Exception as error:
+            raise BundleError(f"the graph cannot be run: {first_line(error)}") from None
+        if any(output.shape != (1,) for output in outputs):
+            raise BundleError(
+                f"the graph answers shapes {[output.shape for output in outputs]}, allowed is (1,) of each"
+            )
+        if bundle.schema.decision in (schema.TOKEN, schema.LENGTH) and not 0 <= outputs[0][0] < len(
+            bundle.schema.actions
+        ):
+            raise BundleError(
+                f"the graph decides {outputs[0].tolist()}, allowed are actions below {len(bundle.schema.actions)}"
+            )
+
+
+def first_line(error: Exception) -> str:
+    """One line of a message of many."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+def shipped() -> dict[str, Path]:
+    """Bundles that come with wisp-gym by file name, sorted."""
+    return {path.name: path for path in sorted(SHIPPED.glob("*.onnx"))}
+
+
+def find(name: str | Path) -> Path:
+    """The shipped bundle of this bare name, or else the file of this path; `./NAME` is always a file.
+
+    Raises:
+        BundleError: a bare name that is neither.
+    """
+    path, known = Path(name), shipped()
+    if str(name) in known:
+        return known[str(name)]
+    if path.name == str(name) and not path.is_file():
+        raise BundleError(
+            f"{name}: no such file; allowed: a bundle's file, or one that is shipped ({', '.join(known)})"
+        )
+    return path

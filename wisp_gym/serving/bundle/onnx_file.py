@@ -1,0 +1,175 @@
+"""What an ONNX file of a bundle may hold, checked before onnxruntime sees it: a small feed-forward graph and nothing else.
+
+Allowed: opset 18 of the standard domain, the operators of `OPERATORS` with plain attributes, tensors inside the file. So a bundle
+cannot name other files, loop, branch, or bring operators, functions or libraries of its own; its size bounds what it costs.
+Field numbers: onnx/onnx.proto of ONNX 1.23.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wisp_gym.serving.bundle.protobuf import Field, Table, WireError, message
+
+OPSET, IR_VERSION = 18, 10  # old enough for every runtime of the last years
+MAX_BYTES, MAX_NODES, MAX_TENSORS, MAX_DIMENSION = 4 * 2**20, 128, 128, 512
+
+# None of them raises the rank of a value or repeats it, so that no value is larger than MAX_DIMENSION in two axes.
+OPERATORS = frozenset(
+    ("Abs", "Add", "And", "ArgMax", "Cast", "Ceil", "Div", "Floor", "Gather", "Gemm", "GreaterOrEqual", "Less", "LessOrEqual", "Log", "MatMul",
+     "Max", "Min", "Mul", "Neg", "Not", "Or", "Pow", "ReduceMax", "ReduceMean", "ReduceSum", "Relu", "Round", "Sign", "Split", "Sqrt", "Squeeze",
+     "Sub", "Tanh", "Where")
+)  # fmt: skip
+ATTRIBUTES = frozenset({"axis", "keepdims", "to", "transB"})
+
+FLOAT, INT64, BOOL, DOUBLE = 1, 7, 9, 11
+DTYPES = {FLOAT: np.float32, INT64: np.int64, BOOL: np.bool_, DOUBLE: np.float64}
+
+# --- the tables -------------------------------------------------------------------------------------------------------
+
+TENSOR: Table = {
+    1: Field("dims", "int", True),
+    2: Field("data_type", "int"),
+    8: Field("name", "text"),
+    9: Field("raw_data", "bytes"),
+}
+DIMENSION: Table = {1: Field("value", "int"), 2: Field("parameter", "text")}
+SHAPE: Table = {1: Field("dim", DIMENSION, True)}
+TENSOR_TYPE: Table = {1: Field("elem_type", "int"), 2: Field("shape", SHAPE)}
+TYPE: Table = {1: Field("tensor_type", TENSOR_TYPE)}
+VALUE: Table = {1: Field("name", "text"), 2: Field("type", TYPE)}
+ATTRIBUTE: Table = {
+    1: Field("name", "text"),
+    2: Field("f", "float"),
+    3: Field("i", "int"),
+    8: Field("ints", "int", True),
+    20: Field("type", "int"),
+}
+NODE: Table = {
+    1: Field("input", "text", True),
+    2: Field("output", "text", True),
+    3: Field("name", "text"),
+    4: Field("op_type", "text"),
+    5: Field("attribute", ATTRIBUTE, True),
+}
+GRAPH: Table = {
+    1: Field("node", NODE, True),
+    2: Field("name", "text"),
+    5: Field("initializer", TENSOR, True),
+    11: Field("input", VALUE, True),
+    12: Field("output", VALUE, True),
+}
+OPERATOR_SET: Table = {1: Field("domain", "text"), 2: Field("version", "int")}
+PROPERTY: Table = {1: Field("key", "text"), 2: Field("value", "text")}
+MODEL: Table = {
+    1: Field("ir_version", "int"),
+    2: Field("producer_name", "text"),
+    7: Field("graph", GRAPH),
+    8: Field("opset_import", OPERATOR_SET, True),
+    14: Field("metadata_props", PROPERTY, True),
+}
+
+# --- the checks -------------------------------------------------------------------------------------------------------
+
+
+def read_model(data: bytes) -> dict[str, Any]:
+    """The model of a file whose graph is allowed.
+
+    Raises:
+        WireError: anything that is not allowed; one line.
+    """
+    model = message(memoryview(data), MODEL, "model")
+    given = [(entry.get("domain", ""), entry.get("version")) for entry in model["opset_import"]]
+    if given != [("", OPSET)]:
+        raise WireError(f"operator sets: given {given}, allowed is {OPSET} of the standard domain")
+    if model.get("ir_version") != IR_VERSION:
+        raise WireError(f"ir_version: given {model.get('ir_version')}, allowed is {IR_VERSION}")
+    check_graph(model.get("graph") or {})
+    return model
+
+
+def check_graph(graph: dict[str, Any]) -> None:
+    """Few nodes of allowed operators, in an order in which each reads only what is there already."""
+    nodes, tensors = graph.get("node", []), graph.get("initializer", [])
+    if not 1 <= len(nodes) <= MAX_NODES or len(tensors) > MAX_TENSORS:
+        raise WireError(
+            f"graph: {len(nodes)} nodes and {len(tensors)} tensors, allowed are 1 to {MAX_NODES} and {MAX_TENSORS}"
+        )
+    known: set[str] = set()
+    for given in (*graph["input"], *tensors):
+        define(known, given.get("name", ""), "graph")
+    for tensor in tensors:
+        check_tensor(tensor)
+    ranks = {tensor["name"]: len(tensor["dims"]) for tensor in tensors}
+    for node in nodes:
+        check_node(node, known)
+        if node["op_type"] == "Gather" and ranks.get(node["input"][-1], 2) > 1:
+            raise WireError("Gather: allowed are indices in a tensor of one dimension")
+    for value in graph["output"]:
+        if value.get("name") not in known:
+            raise WireError(f"graph: output {value.get('name')!r} is computed by no node")
+
+
+def define(known: set[str], name: str, where: str) -> None:
+    """Add a name that must be new."""
+    if not name or name in known:
+        raise WireError(f"{where}: name {name!r} is empty or given twice")
+    known.add(name)
+
+
+def check_node(node: dict[str, Any], known: set[str]) -> None:
+    """An allowed operator on known values, with plain attributes."""
+    operator = node.get("op_type", "")
+    if operator not in OPERATORS:
+        raise WireError(f"operator {operator!r} is not allowed; allowed: {', '.join(sorted(OPERATORS))}")
+    if not node["input"]:
+        raise WireError(f"{operator}: no input")
+    for name in node["input"]:
+        if name not in known:
+            raise WireError(f"{operator}: input {name!r} is not there")
+    for attribute in node["attribute"]:
+        if attribute.get("name") not in ATTRIBUTES:
+            raise WireError(f"{operator}: attribute {attribute.get('name')!r} is not allowed")
+        if not math.isfinite(attribute.get("f", 0.0)):
+            raise WireError(f"{operator}: attribute {attribute['name']!r} is not a finite number")
+    for name in node["output"]:
+        define(known, name, operator)
+
+
+def check_tensor(tensor: dict[str, Any]) -> None:
+    """Numbers of the stated shape, all finite."""
+    name, dims, kind = tensor.get("name"), tensor["dims"], tensor.get("data_type")
+    if kind not in DTYPES or len(dims) > 2 or not all(0 < n <= MAX_DIMENSION for n in dims):
+        raise WireError(f"tensor {name!r}: type {kind} of shape {dims} is not allowed")
+    dtype, raw = np.dtype(DTYPES[kind]), tensor.get("raw_data", b"")
+    if len(raw) != dtype.itemsize * math.prod(dims):
+        raise WireError(f"tensor {name!r}: {len(raw)} bytes for the shape {dims}")
+    if kind == BOOL and not set(raw) <= {0, 1}:
+        raise WireError(f"tensor {name!r}: flags must be 0 or 1")
+    if kind != BOOL and not np.isfinite(np.frombuffer(raw, dtype)).all():
+        raise WireError(f"tensor {name!r}: must be finite numbers")
+
+
+def tensors_of(graph: dict[str, Any]) -> dict[str, NDArray[Any]]:
+    """The graph's tensors by name."""
+    return {
+        tensor["name"]: np.frombuffer(tensor.get("raw_data", b""), DTYPES[tensor["data_type"]]).reshape(tensor["dims"])
+        for tensor in graph["initializer"]
+    }
+
+
+def signature(values: list[dict[str, Any]]) -> dict[str, tuple[int, tuple[int | str, ...]]]:
+    """Element type and shape of a graph's inputs or outputs by name; a free dimension is its name."""
+    found = {}
+    for value in values:
+        kind = value.get("type", {}).get("tensor_type", {})
+        dims = kind.get("shape", {}).get("dim", [])
+        found[value.get("name", "")] = (
+            kind.get("elem_type", 0),
+            tuple(d.get("value", d.get("parameter", "")) for d in dims),
+        )
+    return found

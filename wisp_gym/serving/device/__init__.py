@@ -1,0 +1,1 @@
+"""The speculation controller of a device and what it is told."""

@@ -1,0 +1,300 @@
+"""The speculation controller of a device: told what it drafted, measured and received, it says whether to draft on or to send.
+
+    controller = SpeculationController(load_bundle("policy.onnx"), profile)
+    controller.begin_request(now_s, prompt_tokens=900, output_tokens=200)
+    ...                                                    # the prompt goes to the server, its reply comes
+    controller.receive(reply, now_s)
+    controller.begin_round(now_s)
+    while controller.wants_more(now_s):
+        controller.drafted(token, now_s)
+    controller.sent(now_s)
+
+It computes the observation of docs/guide/environments.md by the formulas of `wisp_gym.engine.observation` and `session`; a test replays
+recorded decisions of the engine and holds both equal. No method raises: where an input is missing, late or out of range, WISP's
+heuristic decides and `fallbacks` counts why.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import numpy as np
+
+from wisp_gym.contract import observation as e
+from wisp_gym.contract.averages import FRESH, KEEP, PRIOR_TOKENS
+from wisp_gym.serving.bundle.bundle import Bundle
+from wisp_gym.serving.bundle.schema import LENGTH, TOKEN, BundleError
+from wisp_gym.serving.device.facts import (
+    FAILED,
+    LATE,
+    MISSING,
+    MOST_S,
+    OUT_OF_RANGE,
+    DeviceProfile,
+    Reply,
+    Token,
+    check_profile,
+    is_within,
+    reply_fault,
+)
+from wisp_gym.serving.wisp import drafts_on
+
+LATE_S = 5.0  # a server state older than this is no state (assumption: no batch takes so long)
+
+
+class SpeculationController:
+    """Decides on one device, for one request at a time.
+
+    Args:
+        bundle: a policy that decides after each token or once a round. profile: what the device knows beforehand.
+        late_s: age beyond which the server state counts as late.
+
+    Raises:
+        BundleError: a bundle of another decision. ValueError: a profile out of its ranges.
+
+    Attributes:
+        decisions: how many were asked for. fallbacks: how many of them WISP's rule took, by reason.
+    """
+
+    def __init__(self, bundle: Bundle, profile: DeviceProfile, late_s: float = LATE_S):
+        if bundle.schema.decision not in (TOKEN, LENGTH):
+            raise BundleError(
+                f"a device needs a policy of '{TOKEN}' or '{LENGTH}', given one of '{bundle.schema.decision}'"
+            )
+        check_profile(profile)
+        self.bundle, self.profile, self.late_s = bundle, profile, late_s
+        self.run, self.by_length = bundle.session.run, bundle.schema.decision == LENGTH
+        self.max_draft_tokens = bundle.schema.max_draft_tokens
+        self.threshold = bundle.schema.fallback["threshold"]
+        self.decisions, self.fallbacks = 0, Counter[str]()
+        self.begin_averages(profile)
+        self.row, self.odds_ratio = [0.0] * e.SIZE, 1.0
+        self.array = np.zeros((1, e.SIZE), np.float32)
+        self.feed = {"observation": self.array}
+        self.begin_request(0.0, 1, 1)
+
+    def begin_averages(self, p: DeviceProfile) -> None:
+        """Running averages before anything was measured."""
+        self.draft_token_s, self.batch_s = p.draft_token_s, p.batch_s
+        self.delay_mean_s, self.delay_spread_s = p.one_way_s, 0.0
+        self.accepted_sum, self.examined_sum = PRIOR_TOKENS * p.accept_share, PRIOR_TOKENS
+        self.token_sum, self.time_sum_s = p.slo_tokens_per_s, 1.0  # at first the rate that the class asks for
+        self.info_s, self.info_end_s, self.busy = 0.0, 0.0, False
+        self.queue_s = self.utilisation = self.price = 0.0
+        self.suggested_tokens = 0
+
+    # --- what happens ---------------------------------------------------------------------------------------------------
+
+    def begin_request(self, arrival_s: float, prompt_tokens: int, output_tokens: int) -> None:
+        """A request has come; its prompt goes to the server now, or as soon as the device is free.
+
+        Args:
+            output_tokens: tokens wanted at most.
+        """
+        usable = (
+            is_within(prompt_tokens, 0, 1e9) and is_within(output_tokens, 1, 1e9) and is_within(arrival_s, -1e12, 1e12)
+        )
+        self.request_fault = "" if usable else OUT_OF_RANGE
+        self.arrival_s, self.prompt_tokens, self.output_tokens = (
+            (arrival_s, prompt_tokens, output_tokens) if usable else (0.0, 0, 1 << 30)
+        )
+        self.committed, self.first_token_s, self.last_rejected = 0, self.arrival_s, False
+        self.reply_fault = MISSING  # nothing has come for this request yet
+        self.round_start_s = self.clock_s = self.sent_s = self.arrival_s
+        self.clear()
+
+    def clear(self) -> None:
+        """No token drafted yet in this round."""
+        self.tokens, self.target, self.round_fault = 0, -1, ""
+        self.survival = self.expected_tokens = self.adapted_survival = 1.0
+        self.last_probability: float | None = 1.0
+        self.statistics = (1.0, 1.0, 0.0, 1.0, 0.0)
+
+    def sent(self, now_s: float) -> None:
+        """The round, or the prompt, leaves for the server."""
+        if is_within(now_s, -1e12, 1e12):
+            self.sent_s = now_s
+
+    def receive(
+        self, reply: Reply, now_s: float, uplink_s: float | None = None, downlink_s: float | None = None
+    ) -> None:
+        """The reply to the last message has come.
+
+        Args:
+            uplink_s, downlink_s: one-way delays where clocks agree; else each is half of the round trip.
+        """
+        try:
+            self.reply_fault = reply_fault(reply)
+            if not self.reply_fault:
+                half_s = max(now_s - self.sent_s - reply.held_s, 0.0) / 2.0
+                up_s, down_s = half_s if uplink_s is None else uplink_s, half_s if downlink_s is None else downlink_s
+                self.reply_fault = "" if is_within(up_s, 0, MOST_S) and is_within(down_s, 0, MOST_S) else OUT_OF_RANGE
+            if not self.reply_fault:
+                self.learn(reply, now_s, up_s, down_s)
+            if is_within(reply.committed_tokens, 0, 1e6):
+                if self.committed == 0 and is_within(now_s, -1e12, 1e12):
+                    self.first_token_s = now_s
+                self.committed += reply.committed_tokens
+        except (TypeError, AttributeError):
+            self.reply_fault = MISSING
+
+    def learn(self, reply: Reply, now_s: float, uplink_s: float, downlink_s: float) -> None:
+        """Running averages and the server state that the reply carries (`session.learn_from_reply`)."""
+        for delay_s in (uplink_s, downlink_s):
+            self.delay_spread_s = KEEP * self.delay_spread_s + FRESH * abs(delay_s - self.delay_mean_s)
+            self.delay_mean_s = KEEP * self.delay_mean_s + FRESH * delay_s
+        examined = min(reply.accepted_tokens + 1, reply.verified_tokens)
+        self.last_rejected = reply.accepted_tokens < reply.verified_tokens
+        prior = FRESH * PRIOR_TOKENS
+        self.accepted_sum = KEEP * self.accepted_sum + reply.accepted_tokens + prior * self.profile.accept_share
+        self.examined_sum = KEEP * self.examined_sum + examined + prior
+        if self.committed > 0:
+            self.token_sum = KEEP * self.token_sum + reply.committed_tokens
+            self.time_sum_s = KEEP * self.time_sum_s + (now_s - self.round_start_s)
+        self.info_s = now_s - downlink_s
+        self.busy, self.info_end_s = bool(reply.busy), self.info_s + (reply.running_left_s if reply.busy else 0.0)
+        self.batch_s, self.queue_s, self.utilisation = reply.mean_batch_s, reply.queue_s, reply.utilisation
+        self.price, self.suggested_tokens = reply.price, reply.suggested_tokens
+
+    def begin_round(self, now_s: float, draft_token_s: float | None = None) -> None:
+        """The device begins to draft.
+
+        Args:
+            draft_token_s: measured time to draft a token; default the last one known.
+        """
+        self.clear()
+        if draft_token_s is not None:
+            if is_within(draft_token_s, 1e-9, MOST_S):
+                self.draft_token_s = draft_token_s
+            else:
+                self.round_fault = OUT_OF_RANGE
+        if is_within(now_s, self.arrival_s, 1e12):
+            self.round_start_s = self.clock_s = now_s
+        else:
+            self.round_fault = OUT_OF_RANGE
+        try:
+            self.observe_round()
+        except Exception:
+            self.round_fault = FAILED
+
+    def drafted(self, token: Token, now_s: float) -> None:
+        """One more token has been drafted."""
+        self.tokens += 1
+        try:
+            p, confidence, entropy, margin, spread = (
+                token.accept_probability, token.confidence, token.entropy, token.margin, token.logit_spread,
+            )  # fmt: skip
+            self.last_probability = (
+                p if is_within(p, 0.0, 1.0) else confidence if is_within(confidence, 0.0, 1.0) else None
+            )
+            usable = 0.0 <= p <= 1.0 and 0.0 <= confidence <= 1.0 and 0.0 <= margin <= 1.0 and 0.0 <= entropy < MOST_S
+            if usable and 0.0 <= spread < MOST_S and now_s >= self.clock_s:
+                self.clock_s = now_s
+                self.survival *= p
+                self.expected_tokens += self.survival
+                self.adapted_survival *= p * self.odds_ratio / (1.0 - p + p * self.odds_ratio)
+                self.statistics = (p, confidence, entropy, margin, spread)
+            else:
+                self.round_fault = OUT_OF_RANGE
+        except (TypeError, AttributeError):
+            self.round_fault = MISSING
+
+    # --- the decision ---------------------------------------------------------------------------------------------------
+
+    def wants_more(self, now_s: float) -> bool:
+        """Draft one more token (True), or send what is drafted (False)."""
+        if self.tokens >= min(self.max_draft_tokens, self.output_tokens - self.committed - 1):
+            return False  # the engine's cap: no decision
+        self.decisions += 1
+        try:
+            fault = self.fault(now_s)
+            if not fault:
+                return self.ask()
+        except Exception:
+            fault = FAILED
+        self.fallbacks[fault] += 1
+        return drafts_on(self.tokens, self.last_probability, self.threshold)
+
+    def fault(self, now_s: float) -> str:
+        """Why the policy cannot be asked, or nothing."""
+        known = self.request_fault or self.reply_fault or self.round_fault
+        if known:
+            return known
+        if not is_within(now_s, self.clock_s, 1e12):
+            return OUT_OF_RANGE if isinstance(now_s, (int, float)) else MISSING
+        self.clock_s = now_s
+        return LATE if now_s - self.info_s > self.late_s else ""
+
+    def ask(self) -> bool:
+        """The policy's answer."""
+        if self.by_length:
+            if self.target < 0:
+                self.target = self.decide()
+            return self.tokens < self.target
+        return self.decide() == 1
+
+    def decide(self) -> int:
+        """The policy's action for what is seen now."""
+        self.observe()
+        self.array[0] = self.row
+        return int(self.run(None, self.feed)[0][0])
+
+    # --- the observation (the same formulas as `wisp_gym.engine.observation`) ---------------------------------------------
+
+    def observe_round(self) -> None:
+        """Entries that stay the same within a round."""
+        o, batch_s = self.row, self.batch_s
+        o[e.ACCEPTANCE_AVERAGE] = average = self.accepted_sum / self.examined_sum
+        self.odds_ratio = odds(average) / odds(self.profile.accept_share)  # of this request against those expected
+        o[e.DRAFT_TIME] = min(self.draft_token_s / batch_s, 20.0)
+        o[e.ONE_WAY_DELAY] = min(self.delay_mean_s / batch_s, 20.0)
+        o[e.JITTER] = min(self.delay_spread_s / batch_s, 20.0)
+        o[e.SLO_PERIOD] = min(1.0 / (self.profile.slo_tokens_per_s * batch_s), 50.0)
+        o[e.TOKENS_LEFT] = min(self.output_tokens - self.committed, 64) / 64.0
+        o[e.SERVER_BUSY] = 1.0 if self.busy else 0.0
+        o[e.QUEUE_WORK] = min(self.queue_s / batch_s, 10.0)
+        o[e.UTILISATION] = min(self.utilisation, 1.0)
+        o[e.OWN_RATE] = min(self.token_sum / self.time_sum_s * batch_s, 20.0)
+        o[e.PRICE] = min(self.price, 10.0)
+        o[e.BATCH_TIME] = min(batch_s * 10.0, 20.0)
+        o[e.CONTEXT] = min((self.prompt_tokens + self.committed) * 1e-3, 32.0)
+        o[e.SUGGESTED] = self.suggested_tokens / self.max_draft_tokens
+        o[e.LAST_REJECTED] = 1.0 if self.last_rejected else 0.0
+
+    def observe(self) -> None:
+        """Entries that change with every drafted token."""
+        o, cap, batch_s, now_s = self.row, self.max_draft_tokens, self.batch_s, self.clock_s
+        p, o[e.CONFIDENCE], entropy, o[e.MARGIN], spread = self.statistics
+        o[e.DRAFTED], o[e.SURVIVAL], o[e.ACCEPT_PROBABILITY] = self.tokens / cap, self.survival, p
+        o[e.ENTROPY], o[e.LOGIT_SPREAD] = min(entropy, 8.0), min(spread, 16.0)
+        o[e.EXPECTED_TOKENS], o[e.ADAPTED_SURVIVAL] = min(self.expected_tokens / cap, 2.0), self.adapted_survival
+        o[e.SLACK] = min(max((self.deadline_s() - now_s) * self.profile.slo_tokens_per_s, -20.0), 20.0)
+        o[e.INFO_AGE] = min(max((now_s - self.info_s) / batch_s, 0.0), 20.0)
+        o[e.ROUND_TIME] = min((now_s - self.round_start_s) / batch_s, 20.0)
+        left_s, missed = self.boundary(now_s + self.delay_mean_s)
+        o[e.BOUNDARY_LEFT] = min(left_s / batch_s, 5.0)
+        o[e.DRAFTABLE] = min(math.floor(left_s / self.draft_token_s), cap) / cap
+        o[e.BOUNDARIES_MISSED] = min(missed, 8.0)
+
+    def deadline_s(self) -> float:
+        """When the next token is due (`slo.token_deadline_s`)."""
+        p = self.profile
+        start_s = self.arrival_s + p.ttft_s + 1.0 / p.slo_tokens_per_s if p.clock_from_arrival else self.first_token_s
+        return start_s + p.grace_s + self.committed / p.slo_tokens_per_s
+
+    def boundary(self, arrive_s: float) -> tuple[float, float]:
+        """(seconds from arriving at the server to the next batch boundary, boundaries that pass before)."""
+        if not self.busy:
+            return 0.0, 0.0
+        left_s = self.info_end_s - arrive_s
+        if left_s >= 0.0:
+            return left_s, 0.0
+        missed = float(math.ceil(-left_s / self.batch_s))
+        return max(left_s + missed * self.batch_s, 0.0), missed
+
+
+def odds(p: float) -> float:
+    """p/(1 − p), of a probability kept off 0 and 1 (`observation.odds`)."""
+    p = min(max(p, 1e-3), 1.0 - 1e-3)
+    return p / (1.0 - p)

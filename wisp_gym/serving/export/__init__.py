@@ -1,0 +1,1 @@
+"""From policies and rules to bundles (extra `export`)."""

@@ -1,0 +1,228 @@
+"""What a batching policy may be shown of the queue: features by name, computed for all waiting requests at once.
+
+The features are those of `wisp_gym/Batching-v0` (docs/guide/environments.md), before a batch's first member; a bundle names those that it
+reads. T is the mean batch time, K the cap on drafted tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wisp_gym.contract.ladders import PATIENCE_S, STARVED_TOKENS_PER_S
+
+FAR = 1000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request that waits at the server: a round to verify, or a prompt.
+
+    Attributes:
+        name: whatever the server calls it. arrived_s: clock time of its arrival.
+        deadline_s: clock time by which its verification must be complete.
+        context_tokens: prompt and output so far, ≥ 1. cached_tokens: those whose keys and values are in memory (the last one never is).
+        draft_tokens: drafted tokens to verify. expected_tokens: expected tokens committed, as the device reported.
+        slo_tokens_per_s: speed of its service class, > 0.
+        requested_s: clock time at which the device made the request that the round belongs to. committed_tokens: output so far.
+        due_s: clock time at which the response's next token must leave to be on time. These three are read by learned policies
+            alone (NaN: not known).
+    """
+
+    name: Any
+    arrived_s: float
+    deadline_s: float
+    context_tokens: int
+    cached_tokens: int
+    draft_tokens: int
+    expected_tokens: float = 1.0
+    slo_tokens_per_s: float = 1.0
+    requested_s: float = math.nan
+    committed_tokens: float = math.nan
+    due_s: float = math.nan
+
+
+FACTS = (
+    "arrived_s", "deadline_s", "context_tokens", "cached_tokens", "draft_tokens", "expected_tokens", "slo_tokens_per_s", "requested_s",
+    "committed_tokens", "due_s",
+)  # fmt: skip
+ARRIVED, DEADLINE, CONTEXT, CACHED, DRAFT, EXPECTED, SLO, REQUESTED, COMMITTED, DUE = range(len(FACTS))
+NEEDED = REQUESTED  # the facts before this one are needed by every rule
+LOW = np.array([-1e12, -1e12, 1, 0, 0, 0, 1e-6, -1e12, 0, -1e12])
+HIGH = np.array([1e12, 1e12, 1e9, 1e9, 1e4, 1e4, 1e6, 1e12, 1e9, 1e12])
+read_facts = attrgetter(*FACTS)
+
+
+class Queue(NamedTuple):
+    """Facts of the waiting requests and what follows from them, each (Q,) float64 of seconds or tokens."""
+
+    waiting_s: NDArray[np.float64]
+    slack_s: NDArray[np.float64]
+    uncached: NDArray[np.float64]
+    new: NDArray[np.float64]
+    cached: NDArray[np.float64]
+    draft: NDArray[np.float64]
+    expected: NDArray[np.float64]
+    slo: NDArray[np.float64]
+    marginal_s: NDArray[np.float64]
+    solo_s: NDArray[np.float64]
+    age_s: NDArray[np.float64]  # this and the next two are NaN where the request does not tell
+    committed: NDArray[np.float64]
+    due_in_s: NDArray[np.float64]
+
+
+class Server(NamedTuple):
+    """What the server knows of itself: running means, memory, the price that its replies carry, and K."""
+
+    mean_batch_s: float
+    max_draft_tokens: int
+    utilisation: float = 0.0
+    tokens_per_s: float = 0.0
+    price: float = 0.0
+    kv_used: float = 0.0
+    kv_capacity: float = 1.0
+
+
+def facts_of(queue: Sequence[Request]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """(Q, 10) facts of the requests and (Q,) which of them can be used; others hold harmless numbers."""
+    try:
+        facts = np.fromiter(chain.from_iterable(map(read_facts, queue)), np.float64, len(queue) * len(FACTS))
+    except (TypeError, ValueError, AttributeError, OverflowError):
+        facts = np.array([[number(getattr(request, name, None)) for name in FACTS] for request in queue])
+    facts = facts.reshape(len(queue), len(FACTS))
+    within = (facts >= LOW) & (facts <= HIGH)  # NaN is in no range
+    usable = within[:, :NEEDED].all(axis=1) & (facts[:, CACHED] < facts[:, CONTEXT])
+    facts = np.where(usable[:, None], facts, LOW)
+    facts[:, NEEDED:][~within[:, NEEDED:]] = np.nan
+    return facts, usable
+
+
+def number(value: Any) -> float:
+    """A number, NaN for what is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return float("nan")
+
+
+def describe(facts: NDArray[np.float64], now_s: float, chunk_tokens: int, coefficients: NDArray[np.float64]) -> Queue:
+    """What follows from the facts (`compose.describe`); coefficients: (4,) seconds of the four-term prediction."""
+    launch, new_token, pair, cached_token = coefficients
+    cached, draft = facts[:, CACHED], facts[:, DRAFT]
+    uncached = facts[:, CONTEXT] - 1.0 - cached
+    new = uncached + 1.0 + draft
+    if chunk_tokens > 0:
+        new = np.where(uncached > chunk_tokens, float(chunk_tokens), new)
+    marginal = new_token * new + pair * new * (cached + new) + cached_token * cached
+    return Queue(
+        now_s - facts[:, ARRIVED], facts[:, DEADLINE] - now_s, uncached, new, cached, draft, facts[:, EXPECTED], facts[:, SLO],
+        marginal, launch + marginal, now_s - facts[:, REQUESTED], facts[:, COMMITTED], facts[:, DUE] - now_s,
+    )  # fmt: skip
+
+
+class Feature(NamedTuple):
+    """A feature: how a schema lists it, and how it is computed."""
+
+    name: str
+    unit: str
+    low: float
+    high: float
+    of: Callable[[Queue, Server], Any]
+
+
+def flag(condition: Any) -> Any:
+    """1 where a condition holds."""
+    return np.asarray(condition, np.float64)
+
+
+def starving(q: Queue) -> Any:
+    """Which responses get less than one token a second beyond the first seconds (`batching.starving`)."""
+    return q.committed < STARVED_TOKENS_PER_S * (q.age_s - PATIENCE_S)
+
+
+def rate(q: Queue) -> Any:
+    """Tokens per second since the request, 0 at its very beginning."""
+    return np.divide(q.committed, q.age_s, out=np.zeros_like(q.age_s), where=~(q.age_s <= 0.0))
+
+
+def spoken_for(q: Queue, s: Server) -> float:
+    """Memory in use and what prompts begun still lack; the batch so far is empty."""
+    return s.kv_used + float(q.uncached[q.cached > 0].sum())
+
+
+def table(*features: tuple[str, str, float, float, Callable[[Queue, Server], Any]]) -> dict[str, Feature]:
+    """Features by name."""
+    return {row[0]: Feature(*row) for row in features}
+
+
+# A batch so far is empty where these are computed; `picking` keeps up those that change with each member.
+REQUEST_FEATURES = table(
+    ("waiting", "T", 0, FAR, lambda q, s: q.waiting_s / s.mean_batch_s),
+    ("slack", "T", -FAR, FAR, lambda q, s: q.slack_s / s.mean_batch_s),
+    ("new_tokens", "64 tokens", 0, FAR, lambda q, s: q.new / 64.0),
+    ("uncached_tokens", "512 tokens", 0, FAR, lambda q, s: q.uncached / 512.0),
+    ("cached_tokens", "1,024 tokens", 0, FAR, lambda q, s: q.cached / 1024.0),
+    ("expected_tokens", "K", 0, 2, lambda q, s: q.expected / s.max_draft_tokens),
+    ("slo", "10 tokens/s", 0, 100, lambda q, s: q.slo / 10.0),
+    ("marginal", "T", 0, FAR, lambda q, s: q.marginal_s / s.mean_batch_s),
+    ("solo", "T", 0, FAR, lambda q, s: q.solo_s / s.mean_batch_s),
+    ("draft_tokens", "K", 0, 1, lambda q, s: q.draft / s.max_draft_tokens),
+    ("running", "flag", 0, 1, lambda q, s: 0.0),
+    ("batch_time_with", "T", 0, FAR, lambda q, s: q.solo_s / s.mean_batch_s),
+    ("present", "flag", 0, 1, lambda q, s: 1.0),
+    ("admissible", "flag", 0, 1, lambda q, s: 1.0),
+    ("picked", "flag", 0, 1, lambda q, s: 0.0),
+    ("due", "T", -FAR, FAR, lambda q, s: q.due_in_s / s.mean_batch_s),
+    ("age", "10 s", 0, FAR, lambda q, s: q.age_s / 10.0),
+    ("committed", "64 tokens", 0, FAR, lambda q, s: q.committed / 64.0),
+    ("rate", "10 tokens/s", 0, 100, lambda q, s: rate(q) / 10.0),
+    ("memory_with", "share", 0, 2, lambda q, s: (s.kv_used + q.uncached + 1.0 + q.draft) / s.kv_capacity),
+    ("begun", "flag", 0, 1, lambda q, s: flag(q.cached > 0)),
+    ("evicted", "flag", 0, 1, lambda q, s: flag((q.committed > 0) & (q.cached == 0))),
+    ("starving", "flag", 0, 1, lambda q, s: flag(starving(q))),
+)
+GLOBAL_FEATURES = table(
+    ("batch_requests", "16 requests", 0, 64, lambda q, s: 0.0),
+    ("batch_tokens", "64 tokens", 0, FAR, lambda q, s: 0.0),
+    ("batch_time", "T", 0, FAR, lambda q, s: 0.0),
+    ("batch_slack", "T", -FAR, FAR, lambda q, s: FAR),
+    ("batch_memory", "share", 0, 1, lambda q, s: 0.0),
+    ("chunk_left", "512 tokens", 0, FAR, lambda q, s: FAR),
+    ("queue", "16 requests", 0, FAR, lambda q, s: len(q.new) / 16.0),
+    ("memory", "share", 0, 1, lambda q, s: s.kv_used / s.kv_capacity),
+    ("utilisation", "share", 0, 1, lambda q, s: s.utilisation),
+    ("mean_batch_time", "0.1 s", 0, 100, lambda q, s: s.mean_batch_s * 10.0),
+    ("token_rate", "1,000 tokens/s", 0, 100, lambda q, s: s.tokens_per_s * 1e-3),
+    ("chunk_open", "flag", 0, 1, lambda q, s: flag(q.uncached.sum() > 0)),
+    ("prefill_waiting", "1,024 tokens", 0, FAR, lambda q, s: q.uncached.sum() / 1024.0),
+    ("memory_spoken_for", "share", 0, FAR, lambda q, s: spoken_for(q, s) / s.kv_capacity),
+    ("starving", "16 requests", 0, FAR, lambda q, s: starving(q).sum() / 16.0),
+    ("price", "tokens", 0, 10, lambda q, s: s.price),
+)
+TABLES = {"requests": REQUEST_FEATURES, "globals": GLOBAL_FEATURES}
+
+
+def matrix(
+    names: Sequence[str], features: dict[str, Feature], queue: Queue, server: Server, rows: int
+) -> NDArray[np.float32]:
+    """(rows, features) float32 of the named features, within their ranges; NaN where a fact is missing."""
+    out = np.empty((len(names), rows))
+    for row, name in zip(out, names, strict=True):
+        row[:] = features[name].of(queue, server)
+    low, high = ends_of(tuple(names), "requests" if features is REQUEST_FEATURES else "globals")
+    return np.ascontiguousarray(np.clip(out, low, high, out=out).T, np.float32)
+
+
+@cache
+def ends_of(names: tuple[str, ...], table: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(features, 1) lower and upper ends of the named features."""
+    features = [TABLES[table][name] for name in names]
+    return np.array([[f.low] for f in features]), np.array([[f.high] for f in features])

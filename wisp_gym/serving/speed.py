@@ -1,0 +1,175 @@
+"""How fast this machine takes the decisions of `wisp_gym.serving`.
+
+    wisp-gym benchmark serving [--policy FILE ...] [--decisions N] [--members N] [--json FILE]
+
+Each figure is the time from handing over the facts to the action, in microseconds: median and 99th percentile over N decisions
+(a tenth of them for batches), one by one, on one thread. `device`: a token's statistics in, continue or send out (`drafted` and
+`wants_more`); `batch`: 256 queued requests in, a batch of at most N members out (`compose`); `estimator`: one batch observed. Default
+policies: those that come with wisp-gym.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from wisp_gym.serving.bundle.bundle import Bundle, load_bundle, shipped
+from wisp_gym.serving.bundle.schema import LENGTH, TOKEN, BundleError
+from wisp_gym.serving.device.controller import DeviceProfile, Reply, SpeculationController, Token
+from wisp_gym.serving.estimator import VerificationTimeEstimator
+from wisp_gym.serving.machine import machine
+from wisp_gym.serving.scheduler.features import Request
+from wisp_gym.serving.scheduler.scheduler import BatchScheduler, ServerLimits
+
+QUEUE = 256
+TARGETS_US = {"device": (30.0, 100.0), "batch": (1000.0, None), "estimator": (None, None)}  # median, 99th percentile
+WARM_UP = 200
+ESTIMATOR = "a100-80gb--qwen3-32b"
+
+
+def timed(prepare: Callable[[int], None], decide: Callable[[int], Any], n: int) -> tuple[float, float]:
+    """(median, 99th percentile) in microseconds of `decide`, after `prepare`, which does not count."""
+    spent = np.empty(n)
+    for k in range(-WARM_UP, n):
+        prepare(k)
+        start = time.perf_counter_ns()
+        decide(k)
+        if k >= 0:
+            spent[k] = time.perf_counter_ns() - start
+    return float(np.median(spent)) / 1e3, float(np.quantile(spent, 0.99)) / 1e3
+
+
+def device_us(bundle: Bundle, n: int) -> tuple[float, float]:
+    """A device's decision: first tokens of rounds, each after a reply."""
+    profile = DeviceProfile(slo_tokens_per_s=8.0, draft_token_s=0.02, one_way_s=0.01, accept_share=0.8, batch_s=0.05)
+    controller, rng = SpeculationController(bundle, profile), np.random.default_rng(0)
+    draws = [Token(*row) for row in rng.uniform(0.6, 1.0, (1024, 5)).tolist()]
+    reply = Reply(2, 1, 2, True, 0.03, 0.06, 0.01, 0.7, 0.06)
+    controller.begin_request(0.0, 500, 1 << 20)
+
+    def prepare(k: int) -> None:
+        now_s = (k + WARM_UP) * 0.5
+        controller.sent(now_s - 0.1)
+        controller.receive(reply, now_s)
+        controller.begin_round(now_s)
+        controller.wants_more(now_s)
+
+    def decide(k: int) -> bool:
+        now_s = (k + WARM_UP) * 0.5 + 0.02
+        controller.drafted(draws[k % 1024], now_s)
+        controller.target = -1  # a policy that decides lengths is asked each time
+        return controller.wants_more(now_s)
+
+    figures = timed(prepare, decide, n)
+    if controller.fallbacks:
+        raise RuntimeError(
+            f"the policy was replaced in {dict(controller.fallbacks)} of {controller.decisions} decisions"
+        )
+    return figures
+
+
+def queue_of(rng: np.random.Generator) -> list[Request]:
+    """256 waiting rounds, some of them prompts."""
+    return [
+        Request(k, -float(rng.uniform(0, 0.3)), float(rng.uniform(-0.1, 0.8)), int(context), int(0 if cold else context - 1),
+                0 if cold else int(rng.integers(0, 9)), float(rng.uniform(1, 5)), float(rng.choice([2, 4, 8])), -float(rng.uniform(1, 30)),
+                int(rng.integers(0, 200)), float(rng.uniform(0, 0.5)))
+        for k, (context, cold) in enumerate(zip(rng.integers(100, 2000, QUEUE), rng.random(QUEUE) < 0.05, strict=True))
+    ]  # fmt: skip
+
+
+def batch_us(bundle: Bundle, n: int, members: int = QUEUE) -> tuple[float, float]:
+    """A server's decision over 256 queued requests, for all of which there is memory."""
+    limits = ServerLimits(10_000_000, members, 100_000)
+    scheduler = BatchScheduler(bundle, VerificationTimeEstimator.load(ESTIMATOR), limits)
+    rng = np.random.default_rng(0)
+    queues = [queue_of(rng) for _ in range(16)]
+    figures = timed(lambda k: None, lambda k: scheduler.compose(queues[k % 16], 0.0), max(n // 10, 100))
+    if scheduler.fallbacks:
+        raise RuntimeError(f"the policy was replaced in {dict(scheduler.fallbacks)} of {scheduler.decisions} decisions")
+    return figures
+
+
+def estimator_us(n: int) -> tuple[float, float]:
+    """One observed batch."""
+    estimator, rng = VerificationTimeEstimator.load(ESTIMATOR), np.random.default_rng(0)
+    rows: list[tuple[float, float, float]] = [
+        tuple(row) for row in (rng.uniform(1, 2, (1024, 3)) * [60.0, 6e4, 2e4]).tolist()
+    ]
+    times = [estimator.predict(*row) for row in rows]
+    return timed(lambda k: None, lambda k: estimator.observe(*rows[k % 1024], times[k % 1024]), n)
+
+
+def figures_of(bundles: dict[str, Bundle], n: int, members: int = QUEUE) -> dict[str, tuple[str, float, float]]:
+    """(kind, median, 99th percentile) of each policy by name, and of the estimator."""
+    found = {}
+    for name, bundle in bundles.items():
+        if bundle.schema.decision in (TOKEN, LENGTH):
+            found[name] = ("device", *device_us(bundle, n))
+        else:
+            found[name] = ("batch", *batch_us(bundle, n, members))
+    found["verification time"] = ("estimator", *estimator_us(n))
+    return found
+
+
+def table(figures: dict[str, tuple[str, float, float]]) -> str:
+    """Aligned rows."""
+    rows = [("decision", "policy", "median, µs", "99 %, µs", "targets, µs")]
+    for name, (kind, median, tail) in figures.items():
+        targets = " and ".join(f"{limit:g}" for limit in TARGETS_US[kind] if limit is not None)
+        rows.append((kind, name, f"{median:.1f}", f"{tail:.1f}", targets))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors are one line, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print `prog: message` and leave with exit code 2."""
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = Parser(prog="wisp_gym.serving.speed", description="Measure the speed of serving decisions.")
+    parser.add_argument(
+        "--policy", nargs="+", default=list(shipped()), metavar="FILE", help="bundles (default: the shipped ones)"
+    )
+    parser.add_argument("--decisions", type=int, default=20_000, metavar="N", help="of each kind (default 20000)")
+    parser.add_argument(
+        "--members", type=int, default=QUEUE, metavar="N", help=f"of a batch at most (default {QUEUE}: all that wait)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to a file")
+    given = parser.parse_args(arguments)
+    if not 100 <= given.decisions <= 10_000_000:
+        parser.error(f"--decisions: given {given.decisions}, allowed is 100 to 10000000")
+    if not 1 <= given.members <= QUEUE:
+        parser.error(f"--members: given {given.members}, allowed is 1 to {QUEUE}")
+    try:
+        bundles = {Path(name).name: load_bundle(name) for name in given.policy}
+    except BundleError as error:
+        parser.error(str(error))
+    print("  ".join(f"{name} {value}" for name, value in machine().items()), flush=True)
+    figures = figures_of(bundles, given.decisions, given.members)
+    print(table(figures))
+    if given.json:
+        rows = {
+            name: {"decision": kind, "median_us": median, "p99_us": tail}
+            for name, (kind, median, tail) in figures.items()
+        }
+        given.json.write_text(json.dumps({"figures": rows, "machine": machine()}, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""Verification server of edge-cloud speculative decoding: verifies the drafts of many devices with a target model.
+
+    wisp-gym server --listen 127.0.0.1:50051
+
+Without --target it serves the small pair's target, trained once. SIGTERM or Ctrl-C: no new sessions, then the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wisp_gym.cli import Parser, address, between, run, whole
+from wisp_gym.errors import InputError
+from wisp_gym.testbed.settings import BLOCK_TOKENS, Limits
+
+if TYPE_CHECKING:  # torch takes seconds to import: --help and wrong flags do without
+    from wisp_gym.testbed.service import Server
+
+PROGRAM = "wisp-gym server"
+FCFS = "fcfs"
+LIMIT_RANGES: dict[str, tuple[float, float, str]] = {
+    "kv_tokens": (BLOCK_TOKENS, 1e9, "tokens whose keys and values stay in memory"),
+    "max_sessions": (1, 1e5, "open sessions"),
+    "max_sessions_per_connection": (1, 1e4, "open sessions of one connection"),
+    "max_waiting": (1, 1e5, "rounds that may wait; beyond it devices must come again"),
+    "max_batch_rounds": (1, 1e4, "rounds of a batch"),
+    "prefill_chunk_tokens": (0, 1e9, "uncached context that a batch computes; 0: any"),
+    "max_prompt_tokens": (1, 1e6, "of a request"),
+    "max_new_tokens": (1, 1e6, "of an answer"),
+    "max_draft_tokens": (0, 256, "of a round"),
+    "max_message_bytes": (1024, 1 << 30, "longest message that is read"),
+    "orphan_s": (0, 1e6, "that a session outlives its connection"),
+    "idle_s": (1, 1e6, "that a silent session is kept"),
+    "stalled_s": (0.1, 1e6, "that replies may stay unread"),
+    "retry_after_s": (0.001, 60, "that refused devices are told to wait at least"),
+}
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The flags, checked; `limits` is a `Limits`."""
+    parser = Parser(prog=PROGRAM, description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--listen", type=address, default=("127.0.0.1", 50051), metavar="HOST:PORT",
+                        help="port 0: the system chooses (default 127.0.0.1:50051)")  # fmt: skip
+    parser.add_argument(
+        "--target", metavar="MODEL", help="name or folder of a transformers model (default: the small pair's)"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda[:N] (default %(default)s)")
+    parser.add_argument(
+        "--dtype", choices=("float32", "float64", "bfloat16", "float16"), default="float32", help="of the weights"
+    )
+    parser.add_argument("--threads", type=whole(0, 1024), default=0, help="of the CPU (default 0: torch's choice)")
+    parser.add_argument("--scheduler", default=FCFS, help="fcfs, or a bundle: a file, or one that is shipped "
+                        "(batching-wisp.onnx) (default %(default)s)")  # fmt: skip
+    parser.add_argument("--metrics", type=address, metavar="HOST:PORT", help="serve Prometheus metrics there")
+    parser.add_argument("--tls-certificate", type=Path, metavar="FILE", help="PEM; with --tls-key turns TLS on")
+    parser.add_argument("--tls-key", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--tls-client-ca", type=Path, metavar="FILE", help="devices must show a certificate signed by it"
+    )
+    parser.add_argument("--tokens", type=Path, metavar="FILE", help="lines 'NAME TOKEN' of those who may connect")
+    parser.add_argument("--insecure", action="store_true", help="allow a public address without TLS")
+    parser.add_argument(
+        "--grace-s", type=between(0, 1e5), default=30.0, help="to end the open answers in (default %(default)g)"
+    )
+    for field in dataclasses.fields(Limits):
+        low, high, meaning = LIMIT_RANGES[field.name]
+        kind = whole(int(low), int(high)) if isinstance(field.default, int) else between(low, high)
+        flag, help_ = f"--{field.name.replace('_', '-')}", f"{meaning} (default %(default)s)"
+        parser.add_argument(flag, type=kind, default=field.default, help=help_)
+    given = parser.parse_args(arguments)
+    given.limits = Limits(**{field.name: getattr(given, field.name) for field in dataclasses.fields(Limits)})
+    if bool(given.tls_certificate) != bool(given.tls_key) or (given.tls_client_ca and not given.tls_key):
+        parser.error("--tls-certificate and --tls-key belong together; --tls-client-ca needs both")
+    return given
+
+
+def build(given: argparse.Namespace) -> Server:
+    """The server of the flags, its model loaded."""
+    import torch
+
+    from wisp_gym.serving import load_bundle
+    from wisp_gym.testbed.scheduling import BundleScheduler, LearnedTime
+    from wisp_gym.testbed.security import AccessTokens
+    from wisp_gym.testbed.service import Server
+    from wisp_gym.testbed.torch_engine.models import default_pair, load_model, load_tokenizer, tokenizer_digest
+    from wisp_gym.testbed.torch_engine.target import Target, first_coefficients
+
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    tokens = AccessTokens.read(given.tokens) if given.tokens else None
+    bundle = load_bundle(given.scheduler) if given.scheduler != FCFS else None
+    name = given.target or str(default_pair() / "target")
+    digest = tokenizer_digest(load_tokenizer(name, "--target"))
+    target = Target(load_model(name, "--target", given.device, given.dtype))
+    first = first_coefficients(target)
+    if bundle is None:
+        return Server(target, digest, given.limits, tokens, verification_time=LearnedTime(first))
+    scheduler = BundleScheduler(bundle, first, given.limits)
+    return Server(target, digest, given.limits, tokens, scheduler, scheduler)
+
+
+def credentials(given: argparse.Namespace) -> Any:
+    """TLS of the flags, or None; a public address without it must be asked for.
+
+    Raises:
+        InputError: a public address in the clear without --insecure.
+    """
+    from wisp_gym.testbed.security import is_loopback, server_credentials
+
+    if given.tls_key:
+        return server_credentials(given.tls_certificate, given.tls_key, given.tls_client_ca)
+    if not given.insecure and not is_loopback(given.listen[0]):
+        raise InputError(f"--listen {given.listen[0]}: prompts and tokens would travel in the clear; allowed are "
+                         "--tls-certificate with --tls-key, a loopback address, or --insecure")  # fmt: skip
+    return None
+
+
+async def serve(server: Server, given: argparse.Namespace, tls: Any) -> None:
+    """Serve until a signal comes, then drain and stop; a second signal ends the wait."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stopped.set)
+    try:
+        port = await server.start(given.listen[0], given.listen[1], tls)
+    except RuntimeError:
+        raise InputError(f"--listen {given.listen[0]}:{given.listen[1]}: cannot be bound") from None
+    print(f"listening on {given.listen[0]}:{port}", flush=True)
+    if given.metrics:
+        print(f"metrics on http://{given.metrics[0]}:{server.serve_metrics(*given.metrics)}/metrics", flush=True)
+    await stopped.wait()
+    print("draining", flush=True)
+    stopped.clear()
+    drained, again = asyncio.create_task(server.drain(given.grace_s)), asyncio.create_task(stopped.wait())
+    await asyncio.wait([drained, again], return_when=asyncio.FIRST_COMPLETED)
+    for task in (drained, again):
+        task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await server.stop()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serve until told to stop."""
+    given = parse(arguments)
+    tls = credentials(given)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    asyncio.run(serve(build(given), given, tls))
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(main, PROGRAM))

@@ -1,0 +1,88 @@
+"""Models by name or folder, and the small pair that is trained once where no other is given."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+from wisp_gym.errors import InputError
+
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+
+
+def load_model(name: str, flag: str, device: str = "cpu", dtype: str = "float32") -> Any:
+    """A causal language model of transformers in evaluation mode.
+
+    Raises:
+        InputError: it cannot be loaded.
+    """
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"--device {device}: torch sees no CUDA device; allowed here: cpu")
+    return _load(AutoModelForCausalLM, name, flag, dtype=getattr(torch, dtype)).to(device).eval()
+
+
+def load_tokenizer(name: str, flag: str) -> Any:
+    """The tokenizer of a model."""
+    return _load(AutoTokenizer, name, flag)
+
+
+def _load(kind: Any, name: str, flag: str, **options: Any) -> Any:
+    logging.disable_progress_bar()
+    if name.startswith((".", "/", "~")) and not Path(name).is_dir():
+        raise InputError(f"{flag} {name}: no such folder")
+    try:
+        return kind.from_pretrained(name, **options)
+    except (OSError, ValueError, KeyError) as error:  # what transformers raises for unknown names and bad folders
+        raise InputError(f"{flag} {name}: cannot be loaded ({str(error).splitlines()[0][:160]})") from None
+
+
+def tokenizer_digest(tokenizer: Any) -> bytes:
+    """SHA-256 of a vocabulary: a draft of another one is refused before it does harm."""
+    return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).digest()
+
+
+def cache_folder() -> Path:
+    """Where the default pair is kept: $WISP_GYM_CACHE, or wisp-gym in the user's cache folder."""
+    given = os.environ.get("WISP_GYM_CACHE")
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(given) if given else user / "wisp-gym"
+
+
+def default_pair() -> Path:
+    """Folder of the recorder's small pair: `target`, `draft` and `prompts.jsonl`; trained at the first call.
+
+    Raises:
+        InputError: the training failed.
+    """
+    folder = cache_folder() / "pair"
+    if (folder / "recipe.json").is_file():  # written last: the folder is whole
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):  # a server and its devices may all start at once
+        if not (folder / "recipe.json").is_file():
+            command = [sys.executable, "-m", f"{_recorder()}.train_pair", "--out", str(folder)]
+            print(f"training the default pair, once, about a quarter of an hour: {' '.join(command)}", file=sys.stderr)
+            if subprocess.run(command, check=False).returncode:
+                raise InputError(
+                    f"{folder}: the default pair was not trained; allowed are --target and --draft of your own"
+                )
+    return folder
+
+
+def _recorder() -> str:
+    """The recorder's package: beside this one in a checkout, inside it where it is installed."""
+    for name in ("wisp_gym._traces", "traces"):
+        if importlib.util.find_spec(name) is not None:
+            return name
+    raise InputError("the recorder of traces is missing; give --target and --draft")

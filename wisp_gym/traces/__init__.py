@@ -1,0 +1,1 @@
+"""Readers and writers of traces: requests (when, how long) and speculation (what was drafted and accepted)."""
