@@ -20,7 +20,7 @@ from numba.core import caching
 PACKAGE = Path(__file__).resolve().parent
 CONFIG: Any = numba.config
 njit: Any = numba.njit
-COMPILED_FOLDERS = ("contract", "rules", "engine", "controllers")  # what compiled code is made of, with this file
+COMPILED_FOLDERS = ("contract", "rules", "engine")  # what compiled code is made of, with this file
 
 
 @cache
@@ -79,8 +79,8 @@ class Locator(caching._CacheLocator):
         return str(self.path)
 
     def get_source_stamp(self) -> str:
-        """What must be the same for compiled code to be used: for files outside the package, their content."""
-        return "" if self.source.is_relative_to(PACKAGE) else hashlib.sha256(self.source.read_bytes()).hexdigest()
+        """What must be the same for compiled code to be used, besides the digest: the content of the function's own file."""
+        return hashlib.sha256(self.source.read_bytes()).hexdigest()
 
     def get_disambiguator(self) -> None:
         """Nothing: names and lines tell functions apart."""
