@@ -24,7 +24,7 @@ from wisp_gym.files import write_bytes, write_text
 from wisp_gym.scenario import Scenario
 from wisp_gym.serving import DeviceProfile, SpeculationController
 from wisp_gym.serving.bundle.bundle import from_bytes
-from wisp_gym.serving.export.export import batching_bundle, rule_bundle, rule_of
+from wisp_gym.serving.export.policies import batching_bundle, rule_bundle, rule_of
 from wisp_gym.traces.speculation import SpeculationTrace, read_speculation_trace
 
 START_WINDOW_S = 2.0  # over which first requests are spread

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wisp_gym.cli import OUT_OF_TIME, OutOfTime, Parser, run, table
+from wisp_gym.cli import OUT_OF_TIME, OutOfTime, Parser, table
 from wisp_gym.errors import InputError
 from wisp_gym.files import write_json, write_text
 
@@ -201,7 +201,7 @@ def listing(given: Namespace, done: Sequence[str]) -> str:
 
 def parse(arguments: Sequence[str] | None) -> Namespace:
     """Return the flags, checked."""
-    parser = Parser(allow_abbrev=False, prog=PROGRAM, description=(__doc__ or "").splitlines()[0])
+    parser = Parser(prog=PROGRAM, description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FOLDER", help="made if missing, gone on with if not"
     )
@@ -232,7 +232,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise InputError("failed: " + ", ".join(f"{name} (exit code {code})" for name, code in failed.items()))
     if left:
         raise OutOfTime(f"left: {', '.join(left)}; the same command goes on")
-
-
-if __name__ == "__main__":
-    raise SystemExit(run(main, PROGRAM))

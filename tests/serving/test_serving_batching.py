@@ -20,7 +20,7 @@ from wisp_gym.engine.worlds import NO_TRACE
 from wisp_gym.serving.bundle.bundle import Bundle, from_bytes, load_bundle
 from wisp_gym.serving.bundle.schema import BundleError
 from wisp_gym.serving.estimator import TERMS, VerificationTimeEstimator
-from wisp_gym.serving.export.export import batching_bundle
+from wisp_gym.serving.export.policies import batching_bundle
 from wisp_gym.serving.scheduler.features import TABLES, Request
 from wisp_gym.serving.scheduler.scheduler import BatchScheduler, ServerLimits
 
