@@ -55,7 +55,8 @@ DIRECTION = (
     ("wisp_gym.engine",),
     ("wisp_gym.controllers",),
     ("wisp_gym.view",),
-    ("wisp_gym.simulation", "wisp_gym.envs", "wisp_gym.evaluation", "wisp_gym.serving"),
+    ("wisp_gym.envs", "wisp_gym.evaluation", "wisp_gym.serving"),
+    ("wisp_gym.simulation",),
     ("wisp_gym.testbed",),
     ("wisp_gym.__main__",),
     ("traces",),
@@ -148,7 +149,8 @@ def our_imports(path: Path, modules: Collection[str]) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(filter(None, [package if node.level else "", node.module or ""]))
-            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+            inside = {f"{base}.{alias.name}" for alias in node.names}
+            found |= inside if inside <= set(modules) else inside | {base}
     return (found & set(modules)) - {name}
 
 

@@ -9,9 +9,8 @@ from argparse import ArgumentTypeError
 from wisp_gym.cli import Parser, output_file, seeds, speed
 from wisp_gym.controllers.resolve import Controller, resolve
 from wisp_gym.errors import InputError
-from wisp_gym.scenario import Scenario, load, with_, with_slo
+from wisp_gym.scenario import DEFAULT_SCENARIO, Scenario, load, with_, with_slo
 
-DEFAULT_SCENARIO = "wisp-a100-qwen3-32b"
 # A further parameter of the controller before it: a number, to the end or up to the next '+'.
 PARAMETER = re.compile(r"\s*[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|nan)\s*(\+.*)?", re.ASCII | re.DOTALL | re.I)
 

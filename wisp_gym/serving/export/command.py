@@ -21,9 +21,8 @@ from wisp_gym.controllers.predict import named
 from wisp_gym.controllers.resolve import (
     is_file,
 )
-from wisp_gym.evaluation.arguments import DEFAULT_SCENARIO
 from wisp_gym.files import write_bytes
-from wisp_gym.scenario import load
+from wisp_gym.scenario import DEFAULT_SCENARIO, load
 from wisp_gym.serving.bundle.bundle import from_bytes, schema
 from wisp_gym.serving.export.policies import (
     batching_bundle,
