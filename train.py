@@ -36,8 +36,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from tqdm import tqdm
 
-from agents.distributed import RayPool, add_distributed
-from agents.pool import Pool, pool_at
+from agents.pool import Pool, RayPool, add_distributed, pool_at
 from agents.training import run_folder
 from agents.training.callbacks import Progress, StopRequest, Validate
 from agents.training.checkpoint import load_checkpoint, read_checkpoint

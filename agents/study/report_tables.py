@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from agents.study.page import Table
 from agents.study.results import LADDER, Own, Results, aggregates, bounds_of, cell_row, comparable, ladder
-from agents.study.run import GOODPUT, Row
+from agents.study.rows import GOODPUT, Row
 from agents.study.tables import MEASURES, PROFILE_TITLE, capacity_lines, capacity_title, profile_lines
 from wisp_gym.evaluation.tables import cell, interval_cell, mean
 
@@ -14,17 +14,6 @@ IN_A_CLOSED_LOOP = (
     "A device asks again only after its last answer, so requests of starved devices hardly count in the attainment: a rule "
     "can meet it and leave devices with nothing. Hence the second condition. Settings were tuned for goodput."
 )
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table as text cells, with the name of its files, a title and what a reader must know."""
-
-    name: str
-    title: str
-    about: str
-    header: list[str]
-    lines: list[list[str]]
 
 
 def tables(results: Results) -> list[Table]:

@@ -19,7 +19,7 @@ from agents.study.results import (
     leaders,
     rung_scores,
 )
-from agents.study.run import GOODPUT, Row
+from agents.study.rows import GOODPUT, Row
 from agents.study.suite import Suite
 from agents.study.tuning import Tuned
 from wisp_gym.cli import aligned, seed_list

@@ -17,8 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from agents.distributed import RayPool
-from agents.pool import Pool
+from agents.pool import Pool, RayPool
 from agents.training import run_folder
 from wisp_gym.cli import aligned
 from wisp_gym.errors import InputError
