@@ -1,18 +1,12 @@
 """One calibration of what WISP's evaluation leaves open: eight global numbers, fitted once to all published cells.
 
-    python -m agents.wisp_study calibrate --search --out FILE.toml     # prints the progress and the fit
-    python -m agents.wisp_study calibrate                              # prints the shipped calibration
-    python -m agents.wisp_study calibrate --preset FILE.toml           # writes the calibrated scenario
-
-What the numbers change stands in `study_scenario` and `controllers`; the search in `agents.wisp_study.calibration_search`.
+What the numbers change stands in `study_scenario` and `controllers`; `capacity` is what they are fitted to.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
-import sys
 import tomllib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,14 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from agents.wisp_study.published import CAPACITY, SLO_TOKENS_PER_S, SYSTEMS
-from wisp_gym.cli import Parser, aligned, output_file, run, whole
+from wisp_gym.cli import aligned
 from wisp_gym.controllers.resolve import Controller, resolve
 from wisp_gym.errors import InputError
-from wisp_gym.files import write_text
-from wisp_gym.scenario import Scenario, load, save, with_, with_slo
+from wisp_gym.scenario import Scenario, load, with_, with_slo
 from wisp_gym.simulation import simulate
 
-PROGRAM = "python -m agents.wisp_study calibrate"
 FILE = Path(__file__).resolve().parents[2] / "wisp_gym" / "scenarios" / "calibration" / "wisp-study.toml"
 TARGETS = {
     "qwen3-32b": "wisp-a100-qwen3-32b",
@@ -196,51 +188,3 @@ def study_preset(calibration: Calibration) -> Scenario:
     """The calibrated scenario of Qwen3-32B with a name of its own."""
     words = "The default with the calibrated numbers of WISP's study in place (wisp_gym/scenarios/calibration/wisp-study.toml)"
     return replace(study_scenario("qwen3-32b", values(calibration)), name="wisp-study", description=words)
-
-
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The flags."""
-    parser = Parser(prog=PROGRAM, description=__doc__)
-    add = parser.add_argument
-    add("--search", action="store_true", help="fit again (minutes a step on two cores)")
-    add("--steps", type=whole(1, 1000), default=8, metavar="N", help="steps of the search (default 8)")
-    add("--seeds", type=whole(1, 1000), default=2, metavar="S", help="worlds for each capacity (default 2)")
-    add(
-        "--start",
-        type=Path,
-        default=FILE,
-        metavar="FILE.toml",
-        help="where the search begins (default: the shipped calibration)",
-    )
-    add("--out", type=output_file(".toml"), metavar="FILE.toml", help="write the fitted calibration there")
-    add(
-        "--preset",
-        type=output_file(".toml"),
-        metavar="FILE.toml",
-        help="write the scenario with the calibrated numbers there",
-    )
-    return parser.parse_args(arguments)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Show the calibration, or fit it."""
-    from agents.wisp_study.calibration_search import search
-
-    given = parse(arguments)
-    calibration = read(given.start)
-    if given.search:
-        calibration, summary = search(calibration, given.steps, range(given.seeds))
-        if given.out:
-            header = (
-                "What WISP's evaluation leaves open, as eight numbers fitted once to all of its published capacities and goodputs.\n"
-                "None of them is WISP's own value. low and high: the range that was searched.\n"
-                f"{PROGRAM} --search --steps {given.steps} --seeds {given.seeds}: {summary}"
-            )
-            write_text(given.out, text(calibration, header))
-    if given.preset:
-        save(study_preset(calibration), given.preset)
-    print(show(calibration))
-
-
-if __name__ == "__main__":
-    sys.exit(run(main, PROGRAM))

@@ -38,7 +38,7 @@ from agents.wisp_study.calibration import (
     values,
 )
 from agents.wisp_study.reproduce_plot import draw
-from wisp_gym.cli import Parser, add_log_folder, aligned, output_file, run, whole, write_rows
+from wisp_gym.cli import Parser, add_log_folder, aligned, output_file, whole, write_rows
 from wisp_gym.controllers.resolve import Controller, resolve
 from wisp_gym.errors import InputError, did_you_mean
 from wisp_gym.evaluation.capacity import capacity_interval, mean_attainment
@@ -315,7 +315,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_rows(rows, folder / "rows.json")
     write_rows(rows, given.json)
     print(f"{aligned(HEADERS, [cells(r) for r in rows])}\n\n{verdict(rows)}\nreport: {folder / 'report.md'}")
-
-
-if __name__ == "__main__":
-    sys.exit(run(main, PROGRAM))

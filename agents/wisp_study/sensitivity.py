@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from agents.wisp_study.calibration import GOODPUT_SLO, Calibration, cell, read, values
 from agents.wisp_study.published import CAPACITY, CAPACITY_RATIOS, SLO_TOKENS_PER_S, SYSTEMS
-from wisp_gym.cli import Parser, aligned, output_file, run, whole, write_rows
+from wisp_gym.cli import Parser, aligned, output_file, whole, write_rows
 from wisp_gym.files import write_bytes
 
 PROGRAM = "python -m agents.wisp_study sensitivity"
@@ -149,7 +149,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_rows(rows, given.json)
     if given.plot:
         write_bytes(given.plot, draw(rows, given.plot.suffix[1:].lower()))
-
-
-if __name__ == "__main__":
-    sys.exit(run(main, PROGRAM))
