@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from agents.bounds.bounds import BOUNDS, bounds_of
+from agents.bounds.fluid import BOUNDS, bounds_of
 from agents.pool import Pool
 from agents.study.folder import Worlds
 from agents.study.rows import DEFAULT, GOODPUT, METRICS, PER_CELL, TRAINING, TUNED, Row
@@ -191,5 +191,5 @@ def cell_bounds(scenario: Scenario) -> Row:
 
     The bounds are for the long run: when all devices begin at once, more can be delivered in the first window.
     """
-    found = bounds_of(scenario, fairness=0.0) if scenario.horizon.warmup_s > 0.0 else {}
+    found = bounds_of(scenario) if scenario.horizon.warmup_s > 0.0 else {}
     return {f"bound_{name}_tokens_per_s": found[name].tokens_per_s if found else None for name in BOUNDS}

@@ -4,10 +4,10 @@
     python -m agents.wisp_study calibrate                              # prints the shipped calibration
     python -m agents.wisp_study calibrate --preset FILE.toml           # writes the calibrated scenario
 
-The search takes damped Gauss–Newton steps on logarithms and, where none helps, a compass search.
-Residuals are ln(measured / published) in units of what is aimed at: 15 % for the twelve capacities and the three goodputs, 10 % for
-the ratios of capacities and of goodputs at the fastest class. The loss is their mean eighth power, so that the worst figures
-count most; each least-squares step weights the residuals accordingly (iteratively reweighted least squares).
+The search takes damped Gauss–Newton steps on logarithms and, where none helps, a compass search. Residuals are
+ln(measured / published) in units of what is aimed at: 15 % for the twelve capacities and the three goodputs, 10 % for
+the ratios of capacities and of goodputs at the fastest class. The loss is their mean eighth power, so that the worst
+figures count most; each least-squares step weights the residuals accordingly (iteratively reweighted least squares).
 """
 
 from __future__ import annotations
@@ -25,10 +25,18 @@ from scipy.optimize import lsq_linear
 from tqdm import tqdm
 
 from agents.wisp_study.calibration import (
-    FILE, Calibration, cells, read, served_goodput, show, study_preset, text, values,
+    FILE,
+    Calibration,
+    cells,
+    lines,
+    read,
+    served_goodput,
+    study_preset,
+    text,
+    values,
 )
 from agents.wisp_study.published import CAPACITY, GOODPUT, SYSTEMS
-from wisp_gym.cli import Parser, output_file, whole
+from wisp_gym.cli import Parser, output_file, table, whole
 from wisp_gym.files import write_text
 from wisp_gym.scenario import save
 
@@ -101,7 +109,7 @@ class Search:
         return given
 
     def jacobian(self) -> Vector:
-        """(17, n) derivatives by the logarithms, by differences that stay within the ranges."""
+        """(19, n) derivatives by the logarithms, by differences that stay within the ranges."""
         columns = []
         for k, name in enumerate(self.names):
             p, value = self.start[name], self.best.given[name]
@@ -169,20 +177,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--search", action="store_true", help="fit again (minutes a step on two cores)")
     add("--steps", type=whole(1, 1000), default=8, metavar="N", help="steps of the search (default 8)")
     add("--seeds", type=whole(1, 1000), default=2, metavar="S", help="worlds for each capacity (default 2)")
-    add(
-        "--start",
-        type=Path,
-        default=FILE,
-        metavar="FILE.toml",
-        help="where the search begins (default: the shipped calibration)",
-    )
+    begins = "where the search begins (default: the shipped calibration)"
+    add("--start", type=Path, default=FILE, metavar="FILE.toml", help=begins)
     add("--out", type=output_file(".toml"), metavar="FILE.toml", help="write the fitted calibration there")
-    add(
-        "--preset",
-        type=output_file(".toml"),
-        metavar="FILE.toml",
-        help="write the scenario with the calibrated numbers there",
-    )
+    add("--preset", type=output_file(".toml"), metavar="FILE.toml", help="write the calibrated scenario there")
     return parser.parse_args(arguments)
 
 
@@ -201,4 +199,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
             write_text(given.out, text(calibration, header))
     if given.preset:
         save(study_preset(calibration), given.preset)
-    print(show(calibration))
+    header, *rows = lines(calibration)
+    print(table(header, rows))

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from agents.wisp_study.published import CAPACITY, SLO_TOKENS_PER_S, SYSTEMS
-from wisp_gym.cli import aligned
 from wisp_gym.controllers.resolve import Controller, resolve
 from wisp_gym.errors import InputError
 from wisp_gym.scenario import Scenario, load, with_, with_slo
@@ -49,7 +48,11 @@ Calibration = dict[str, Parameter]
 
 
 def read(path: Path = FILE) -> Calibration:
-    """The calibration of a file."""
+    """The calibration of a TOML file.
+
+    Raises:
+        InputError: it cannot be read, or a value lies outside its range.
+    """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
         calibration = {name: Parameter(**table) for name, table in tables.items()}
@@ -63,17 +66,11 @@ def read(path: Path = FILE) -> Calibration:
 
 def text(calibration: Calibration, header: str) -> str:
     """The calibration as TOML."""
-    parts = [f"# {line}" for line in header.splitlines()]
+    lines = [f"# {line}" for line in header.splitlines()]
     for name, p in calibration.items():
-        parts += [
-            "",
-            f"[{name}]",
-            f"value = {p.value:.4g}",
-            f"low = {p.low}",
-            f"high = {p.high}",
-            f'reason = "{p.reason}"',
-        ]
-    return "\n".join(parts) + "\n"
+        lines += ["", f"[{name}]", f"value = {p.value:.4g}", f"low = {p.low}", f"high = {p.high}"]
+        lines += [f'reason = "{p.reason}"']
+    return "\n".join(lines) + "\n"
 
 
 def values(calibration: Calibration) -> dict[str, float]:
@@ -178,10 +175,10 @@ def cells(
     return {system: [found[system, k] for k in range(len(SLO_TOKENS_PER_S))] for system in systems}
 
 
-def show(calibration: Calibration) -> str:
-    """The calibration as a table."""
+def lines(calibration: Calibration) -> list[list[str]]:
+    """The calibration as a table: a header, and a line a parameter."""
     rows = [[name, f"{p.value:.4g}", f"{p.low:g}", f"{p.high:g}", p.reason] for name, p in calibration.items()]
-    return aligned([["parameter", "value", "low", "high", "why this range"]], rows)
+    return [["parameter", "value", "low", "high", "why this range"], *rows]
 
 
 def study_preset(calibration: Calibration) -> Scenario:
