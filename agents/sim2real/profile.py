@@ -31,10 +31,7 @@ LEAST_ROUNDS, LEAST_BATCHES = 50, 50
 LEAST_SHARPNESS = 0.25  # of the roofline: on a processor its batch time is concave in the new tokens
 SHORT_DRAFT_TOKENS = 1  # most of a short draft
 PHASE_S = 3.0  # in turn drafts are short and of any length, on all devices at once
-SPREAD_QUANTILES = (
-    0.05,
-    0.95,
-)  # between which the delays' spread is read, so that a stall of the machine counts little
+SPREAD_QUANTILES = (0.05, 0.95)  # between which a spread is read, so that a stall of the machine counts little
 NORMAL_WIDTH = 3.2897  # standard deviations between those quantiles of a normal
 
 

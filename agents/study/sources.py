@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -14,10 +14,15 @@ ENTRIES = ("agents.study.__main__", "agents.study.run")  # the first names the s
 
 
 @cache
-def code_digest(root: Path = ROOT) -> str:
-    """SHA-256 over the name and content of every source file that a study may run, deferred imports included."""
+def code_digest() -> str:
+    """SHA-256 over all sources that a study may run, deferred imports included."""
+    return digest_of(sources(ENTRIES))
+
+
+def digest_of(files: Mapping[str, Path]) -> str:
+    """SHA-256 over the name and content of modules."""
     digest = hashlib.sha256()
-    for module, path in sorted(sources(ENTRIES, root).items()):
+    for module, path in sorted(files.items()):
         digest.update(module.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

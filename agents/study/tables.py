@@ -108,7 +108,12 @@ def aggregate_cells(row: Row) -> list[str]:
         text for key, digits in keys
         for text in (cell(row[key], digits), interval_cell(row[f"{key}_low"], row[f"{key}_high"], digits))
     ]  # fmt: skip
-    return [row["controller"], row["tuning"], *scores, *(cell(row[m[0]], m[3], m[4]) for m in MEASURES)]
+    return [row["controller"], row["tuning"], *scores, *measures(row)]
+
+
+def measures(row: Row) -> list[str]:
+    """The cells of what controllers are judged by besides goodput."""
+    return [cell(row[key], digits, factor) for key, _, _, digits, factor in MEASURES]
 
 
 PROFILE_TITLE = "Performance profiles: worlds (of the mean cell) with more than so many times tuned WISP's goodput, %"

@@ -19,7 +19,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
-from agents.sim2real import __main__ as sim2real
+from agents.sim2real import run as sim2real
 from agents.sim2real.compare import BESIDE, COMPARED, TOLERANCE, Result, cells, classes, measures, orders
 from agents.sim2real.deploy import pieces
 from agents.sim2real.devices import (
@@ -398,3 +398,24 @@ def test_wrong_flags_are_one_line(
     error = capsys.readouterr().err
     assert text in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("side", ["draft", "target"])
+def test_a_model_that_cannot_be_loaded_is_one_line_and_nothing_is_written(
+    pair: Path, tmp_path: Path, side: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = flags(pair, tmp_path / "run", f"--{side}", str(tmp_path / "nowhere"))
+    assert run(sim2real.main, sim2real.PROGRAM, command) == 2
+    assert capsys.readouterr() == ("", f"{sim2real.PROGRAM}: --{side} {tmp_path / 'nowhere'}: no such folder\n")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_server_that_does_not_start_says_why_in_one_line(
+    pair: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = flags(pair, tmp_path / "run", "--seeds", "3,", "--target-layers", "1")
+    assert run(sim2real.main, sim2real.PROGRAM, command) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(
+        f"{sim2real.PROGRAM}: the server did not start: --target-layers 1: the target has 2; allowed"
+    )
