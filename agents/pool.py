@@ -68,13 +68,8 @@ class Threads:
 
 def add_distributed(parser: Parser) -> None:
     """Add the flag."""
-    parser.add_argument(
-        FLAG,
-        nargs="?",
-        const=LOCAL,
-        metavar="ADDRESS",
-        help="run on Ray (extra 'distributed'): on all cores of this machine, or on the cluster at HOST:PORT",
-    )
+    where = "run on Ray (extra 'distributed'): on all cores of this machine, or on the cluster at HOST:PORT"
+    parser.add_argument(FLAG, nargs="?", const=LOCAL, metavar="ADDRESS", help=where)
 
 
 @contextlib.contextmanager

@@ -12,24 +12,21 @@ from typing import Any
 
 from agents.sim2real.compare import classes
 from agents.sim2real.devices import Deployed, Fleet, Running, ServerProcess, Shape, read_deployed, write_deployed
-from agents.sim2real.profile import Measured, RandomLength, Setting, build_scenario, measure
+from agents.sim2real.profile import Measured, RandomLength, build_scenario, measure
 from agents.sim2real.server import FCFS, Served
-from agents.sim2real.settings import Settings
+from agents.sim2real.settings import KV_TOKENS, MAX_BATCH_REQUESTS, PREFILL_CHUNK_TOKENS, START_WINDOW_S, Settings
 from traces import record
 from wisp_gym.controllers import load as load_controller
 from wisp_gym.controllers.resolve import ALIASES, is_file, split
 from wisp_gym.engine.build import accepted_share, smallest_batch_s
 from wisp_gym.errors import InputError
 from wisp_gym.files import write_bytes, write_text
-from wisp_gym.scenario import Scenario
+from wisp_gym.scenario import Scenario, Target
 from wisp_gym.serving import DeviceProfile, SpeculationController
 from wisp_gym.serving.bundle.bundle import from_bytes
 from wisp_gym.serving.export.policies import batching_bundle, rule_bundle, rule_of
 from wisp_gym.traces.speculation import SpeculationTrace, read_speculation_trace
 
-START_WINDOW_S = 2.0  # over which first requests are spread
-GRACE_S, TTFT_S = 0.5, 2.0  # as the presets' service classes (assumption)
-KV_TOKENS, MAX_BATCH_REQUESTS, PREFILL_CHUNK_TOKENS = 65_536, 64, 512  # the testbed's defaults
 PROFILE_DRAFT_TOKENS = 8  # drafts of 0 to so many tokens are profiled
 TRACE = "speculation.npz"
 OTHER_WORLDS = 1_000_000  # added to the seeds of profiles
@@ -103,26 +100,21 @@ class Bench:
 
     def scenario(self, measured: Measured) -> Scenario:
         """The scenario of the measurements, its trace beside it."""
-        given = self.settings
-        return build_scenario(measured, Setting(
-            target=self.target_shape(), trace=TRACE, prompt_tokens=self.trace.prompt_tokens.tolist(), n_devices=given.loads[-1],
-            warmup_s=float(given.warmup_seconds), measure_s=float(given.seconds), start_window_s=START_WINDOW_S,
-            max_draft_tokens=given.max_draft_tokens, max_new_tokens=given.max_new_tokens, kv_tokens=KV_TOKENS,
-            max_batch_requests=MAX_BATCH_REQUESTS, prefill_chunk_tokens=PREFILL_CHUNK_TOKENS, speeds=given.slo,
-            grace_s=GRACE_S, ttft_s=TTFT_S,
-        ))  # fmt: skip
+        return build_scenario(measured, self.settings, self.target_shape(), self.trace.prompt_tokens.tolist(), TRACE)
 
-    def target_shape(self) -> dict[str, Any]:
+    def target_shape(self) -> Target:
         """Shape of the target, for the memory that its keys and values take."""
         from transformers import AutoConfig
 
         config = AutoConfig.from_pretrained(self.names["target"])
-        heads = config.num_attention_heads
-        parameters = int(self.trace.header["settings"]["target"]["parameters"])
-        return {
-            "name": "measured", "parameters": parameters, "layers": self.settings.target_layers or config.num_hidden_layers, "heads": heads,
-            "kv_heads": getattr(config, "num_key_value_heads", None) or heads, "head_dim": config.hidden_size // heads, "dtype_bytes": 4,
-        }  # fmt: skip
+        parameters, heads = int(self.trace.header["settings"]["target"]["parameters"]), config.num_attention_heads
+        layers, kv_heads = (
+            self.settings.target_layers or config.num_hidden_layers,
+            getattr(config, "num_key_value_heads", None),
+        )
+        return Target(
+            "measured", parameters, layers, heads, kv_heads or heads, config.hidden_size // heads, dtype_bytes=4
+        )
 
     # --- deployment ------------------------------------------------------------------------------------------------------
 

@@ -199,7 +199,8 @@ class ServerProcess:
         assert self.process.stdout is not None
         self.address = self.process.stdout.readline().removeprefix("listening on ").strip()
         if not self.address:
-            self.process.wait(START_S)
+            with self.process:  # closes its output
+                self.process.wait(START_S)
             said = (folder / "server.log").read_text(encoding="utf-8").splitlines() or ["it says nothing"]
             raise InputError(f"the server did not start: {said[-1].partition(' server: ')[2] or said[-1]}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from matplotlib.figure import Figure
 from agents.sim2real.compare import BESIDE, COMPARED, TOLERANCE, Cell, Order, Result, cells, orders
 from agents.sim2real.profile import Measured, row_of
 from agents.sim2real.settings import Settings
-from agents.study.page import Page, Picture, Table, as_html, as_markdown
+from agents.study.page import Page, Picture, Table, as_html, as_markdown, picture_bytes
 from wisp_gym.files import write_bytes, write_json, write_text
 from wisp_gym.serving.machine import machine
 
@@ -114,9 +113,7 @@ def draw(found: Sequence[Cell]) -> bytes:
     for k, load in enumerate(loads):
         axes.plot([], [], MARKERS[k % len(MARKERS)], color="0.4", label=f"{load} devices")
     figure.legend(loc="outside lower center", ncols=len(controllers) + len(loads), fontsize="small", frameon=False)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=130)
-    return picture.getvalue()
+    return picture_bytes(figure)
 
 
 def setting_words(settings: Settings, worlds: int) -> str:

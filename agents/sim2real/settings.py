@@ -10,6 +10,9 @@ from wisp_gym.errors import InputError
 from wisp_gym.files import write_json, write_text
 
 FILE = "settings.json"
+START_WINDOW_S = 2.0  # over which first requests are spread
+GRACE_S, TTFT_S = 0.5, 2.0  # as the presets' service classes (assumption)
+KV_TOKENS, MAX_BATCH_REQUESTS, PREFILL_CHUNK_TOKENS = 65_536, 64, 512  # the testbed's defaults
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
@@ -61,3 +63,10 @@ def as_html(page: Page) -> str:
 def as_markdown(page: Page) -> str:
     """The same of GitHub's dialect; pictures that are no files are left out."""
     return TEMPLATES.get_template("page.md.jinja").render(page=page)
+
+
+def picture_bytes(figure: Figure, kind: str = "png") -> bytes:
+    """A drawn figure as a file's content."""
+    content = io.BytesIO()
+    figure.savefig(content, format=kind, dpi=130)
+    return content.getvalue()

@@ -144,16 +144,8 @@ def capacity_title(results: Results) -> str:
 
 def capacity_lines(results: Results) -> list[list[str]]:
     """Header, and the capacity of each rung at each SLO speed."""
-    header = [
-        "rung",
-        "SLO, tokens/s",
-        "devices",
-        "95 %",
-        "SLO met there, %",
-        "starved there, %",
-        "goodput there, tokens/s",
-    ]
-    lines = [[*header, "setting"]]
+    there = ["SLO met there, %", "starved there, %", "goodput there, tokens/s"]
+    lines = [["rung", "SLO, tokens/s", "devices", "95 %", *there, "setting"]]
     for row in results.capacities:
         found = ("≥ " if row["at_limit"] else "") + str(row["capacity_devices"])
         there = [cell(row[key], 1, 100.0) for key in ("slo_attainment", "starved_share")]

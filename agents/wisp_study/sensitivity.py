@@ -11,7 +11,6 @@ logarithms. Goodput at capacity is devices × speed × attainment, so its ratios
 from __future__ import annotations
 
 import argparse
-import io
 import math
 import os
 import sys
@@ -24,6 +23,7 @@ from matplotlib.figure import Figure
 from scipy.stats import t as student
 from tqdm import tqdm
 
+from agents.study.page import picture_bytes
 from agents.wisp_study.calibration import GOODPUT_SLO, Calibration, cell, read, values
 from agents.wisp_study.published import CAPACITY, CAPACITY_RATIOS, SLO_TOKENS_PER_S, SYSTEMS
 from wisp_gym.cli import Parser, aligned, output_file, whole, write_rows
@@ -104,9 +104,7 @@ def draw(rows: list[Row], kind: str) -> bytes:
         draw_ratio(axes, [r for r in rows if r["ratio"] == f"wisp / {other}"], published)
         axes.set(xlabel=f"capacity of WISP / {other} at 8 tokens/s (95 % interval)")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
-    picture = io.BytesIO()
-    figure.savefig(picture, format=kind, dpi=130)
-    return picture.getvalue()
+    return picture_bytes(figure, kind)
 
 
 def draw_ratio(axes: Any, rows: list[Row], published: float) -> None:

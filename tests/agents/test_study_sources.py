@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.study.sources import ENTRIES, ROOT, digest_of, sources
+from agents.study.sources import ROOT, digest_of, sources
 from tests.agents.test_study import TINY
 
 LOADED = """
@@ -36,10 +36,10 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_any_change_of_what_is_imported_changes_it(copy: Path) -> None:
-    files = sources(ENTRIES, copy)
-    assert files.keys() == sources(ENTRIES).keys()
+    files = sources(copy)
+    assert files.keys() == sources().keys()
     before = digest_of(files)
-    assert before == digest_of(sources(ENTRIES))
+    assert before == digest_of(sources())
     for path in files.values():
         whole = path.read_bytes()
         path.write_bytes(whole + b"# a change\n")
@@ -48,10 +48,10 @@ def test_any_change_of_what_is_imported_changes_it(copy: Path) -> None:
 
 
 def test_a_change_elsewhere_does_not(copy: Path) -> None:
-    before = digest_of(sources(ENTRIES, copy))
+    before = digest_of(sources(copy))
     for path in [*(copy / "wisp_gym" / "testbed").rglob("*.py"), *(copy / "agents" / "sim2real").rglob("*.py")]:
         path.write_bytes(path.read_bytes() + b"# a change\n")
-    assert digest_of(sources(ENTRIES, copy)) == before
+    assert digest_of(sources(copy)) == before
 
 
 def test_it_holds_every_module_that_a_study_loads(tmp_path: Path) -> None:
@@ -63,4 +63,4 @@ def test_it_holds_every_module_that_a_study_loads(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     loaded = set(done.stdout.partition("\nin study\n")[2].split())
     assert {"agents.study.play", "agents.bounds.frontier", "wisp_gym.evaluation.evaluate"} <= loaded
-    assert loaded <= sources(ENTRIES).keys()
+    assert loaded <= sources().keys()
