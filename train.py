@@ -37,7 +37,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from tqdm import tqdm
 
 from agents.distributed import RayPool, add_distributed
-from agents.pool import Pool, pool_at
+from agents.pool import pool_at
 from agents.training import run_folder
 from agents.training.callbacks import Progress, StopRequest, Validate
 from agents.training.checkpoint import load_checkpoint, read_checkpoint
@@ -67,6 +67,7 @@ from wisp_gym.engine.worlds import load_trace
 from wisp_gym.envs.sb3 import ARGUMENTS, check_argument, env_kwargs
 from wisp_gym.errors import InputError, did_you_mean
 from wisp_gym.evaluation.evaluate import compare, run_all, show
+from wisp_gym.evaluation.pool import Pool
 from wisp_gym.files import write_bytes, write_text
 from wisp_gym.scenario import Scenario, ScenarioError, load, with_, with_slo
 from wisp_gym.simulation import simulate

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 from tqdm import tqdm
 
-from agents.pool import Pool
 from agents.study.folder import Key, Worlds
 from agents.study.results import BEST_RULE, CAPACITY, WISP_TUNED, Results
 from agents.study.run import TRAINING, TUNED, Row, chunk
@@ -20,6 +19,7 @@ from wisp_gym.controllers.resolve import resolve
 from wisp_gym.engine.worlds import NO_TRACE
 from wisp_gym.evaluation.capacity import Curve, capacity_row
 from wisp_gym.evaluation.evaluate import Outcome
+from wisp_gym.evaluation.pool import Pool
 from wisp_gym.evaluation.tables import mean
 from wisp_gym.scenario import with_slo
 
