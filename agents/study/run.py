@@ -16,7 +16,7 @@ from agents.study.suite import Cell, Suite
 from agents.study.tuning import Scores, Tuned, families, pieces, tune
 from wisp_gym.controllers.resolve import Controller, resolve
 from wisp_gym.engine.worlds import load_trace
-from wisp_gym.evaluation.evaluate import Outcome, run_world
+from wisp_gym.evaluation.outcomes import Outcome, run_world
 from wisp_gym.evaluation.pool import Pool
 from wisp_gym.rules.speculation import ORACLE, PERFECT
 from wisp_gym.scenario import Scenario

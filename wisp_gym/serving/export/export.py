@@ -33,7 +33,7 @@ from wisp_gym.controllers.resolve import (
 )
 from wisp_gym.controllers.scorer_policy import load_scorer
 from wisp_gym.errors import InputError
-from wisp_gym.evaluation.arguments import DEFAULT_SCENARIO
+from wisp_gym.evaluation.outcomes import DEFAULT_SCENARIO
 from wisp_gym.files import write_bytes
 from wisp_gym.rules.speculation import POLICY_LENGTH
 from wisp_gym.scenario import Scenario, dumps, load
