@@ -1,6 +1,5 @@
-"""Where independent jobs run: on this machine's threads, or as tasks of a Ray cluster.
+"""Where a command's jobs run: on this machine's threads (`wisp_gym.evaluation.pool`), or as tasks of a Ray cluster.
 
-A job is a call of a function that depends on its arguments alone, so results are the same wherever and however often it runs.
 The cluster is one that Ray starts on this machine, or a running one by its address. Ray places the tasks, keeps what they hand
 over, and runs a task again when its worker or machine dies. docs/guide/distributed.md says what is sent where.
 """
@@ -18,17 +17,17 @@ import socket
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 import wisp_gym
 from wisp_gym.cli import Parser
 from wisp_gym.errors import InputError
+from wisp_gym.evaluation.pool import Job, Pool, Threads
 from wisp_gym.scenario import Scenario, with_
 from wisp_gym.traces.speculation import find
 
@@ -40,30 +39,6 @@ ADDRESS = re.compile(r"(\[?[\w.:-]+\]?):(\d{1,5})", re.ASCII)
 ROOT = Path(__file__).resolve().parents[1]
 CODE = ("wisp_gym", "agents", "estimators", "traces", "train.py")  # what workers of another machine are sent
 T = TypeVar("T")
-Job = tuple[Any, ...]  # the arguments of a call
-
-
-class Pool(Protocol):
-    """What runs jobs."""
-
-    def map(self, function: Callable[..., T], jobs: Iterable[Job]) -> Iterator[T]:
-        """Results in the order of the jobs, each as soon as it and those before it are there.
-
-        Args:
-            function: of a module of this project, so that other processes find it by name. jobs: its arguments.
-        """
-
-
-class Threads:
-    """Jobs on all cores of this machine; the compiled loop holds no lock."""
-
-    def map(self, function: Callable[..., T], jobs: Iterable[Job]) -> Iterator[T]:
-        """As `Pool`; closing the iterator drops what has not begun."""
-        pool = ThreadPoolExecutor(os.cpu_count() or 1)
-        try:
-            yield from pool.map(lambda job: function(*job), jobs)
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def add_distributed(parser: Parser) -> None:
@@ -260,7 +235,7 @@ class RayPool:
         self.sent: dict[int, tuple[Any, Any]] = {}  # id of what several jobs share → itself, and its reference
 
     def map(self, function: Callable[..., T], jobs: Iterable[Job]) -> Iterator[T]:
-        """As `Pool`; closing the iterator cancels what has not begun.
+        """As of `Pool`; closing the iterator cancels what has not begun.
 
         Raises:
             InputError: a job killed each of its workers.

@@ -15,16 +15,26 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from tqdm import tqdm
-
 from agents.bounds.fluid import Bound, bounds_of, capacity
 from agents.bounds.identical import best_periodic, capacity_at_speed, is_identical
-from wisp_gym.cli import MAX_DEVICES, Parser, aligned, refuse_same_files, seed_list, speed, whole, write_rows
+from wisp_gym.cli import (
+    MAX_DEVICES,
+    Parser,
+    aligned,
+    cell,
+    interval_cell,
+    progress,
+    refuse_same_files,
+    seed_list,
+    speed,
+    whole,
+    write_rows,
+)
 from wisp_gym.controllers.resolve import Controller, resolve
-from wisp_gym.engine.worlds import load_trace
-from wisp_gym.evaluation.arguments import add_comparison, chosen_controllers, chosen_scenario
-from wisp_gym.evaluation.evaluate import Outcome, Row, run_all, slo_words
-from wisp_gym.evaluation.tables import bootstrap_interval, cell, interval_cell, mean
+from wisp_gym.evaluation.arguments import add_comparison
+from wisp_gym.evaluation.comparison_tables import slo_words
+from wisp_gym.evaluation.outcomes import Outcome, Row, chosen_controllers, chosen_scenario, run_all
+from wisp_gym.evaluation.statistics import bootstrap_interval, mean
 from wisp_gym.rules.speculation import ORACLE, PERFECT
 from wisp_gym.scenario import Scenario, warnings
 
@@ -113,8 +123,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The flags."""
     about = "Upper bounds on throughput and goodput of any controller; `wisp-gym evaluate --help` lists controllers."
     parser = Parser(prog=PROGRAM, description=about)
-    add_comparison(parser, DEFAULT_SEEDS)
-    parser.set_defaults(controllers=[DEFAULT_CONTROLLERS])
+    add_comparison(parser, DEFAULT_SEEDS, DEFAULT_CONTROLLERS)
     add = parser.add_argument
     add("--devices", type=whole(1, MAX_DEVICES), metavar="N", help="number of devices (default: the scenario's)")
     floor = "every device class gets at least V tokens/s a device (default: none)"
@@ -129,8 +138,8 @@ def measure_all(
     """Rows of the controllers and of the best fixed length."""
     fixed = {f"fixed:{k}+fcfs": resolve(f"fixed:{k}+fcfs", scenario) for k in range(scenario.max_draft_tokens + 1)}
     everyone = [*controllers.values(), *fixed.values()]
-    with tqdm(total=len(everyone) * len(seeds), unit="world", disable=None, leave=False) as bar:
-        outcomes = run_all(scenario, everyone, seeds, load_trace(scenario), bar)
+    with progress(len(everyone) * len(seeds)) as bar:
+        outcomes = run_all(scenario, everyone, seeds, bar=bar)
     rows = []
     for (name, controller), own in zip(controllers.items(), outcomes, strict=False):
         kind = bound_for(controller)
@@ -160,16 +169,16 @@ def closed_forms(scenario: Scenario, speed_tokens_per_s: float | None) -> list[s
 def title(scenario: Scenario, slo: float | None, seeds: Sequence[int], floor_tokens_per_s: float | None) -> str:
     """What the tables are of."""
     floor = f", at least {floor_tokens_per_s:g} tokens/s for every device in the bounds" if floor_tokens_per_s else ""
-    promised, worlds = slo_words({"slo_tokens_per_s": slo}), f"{len(seeds)} paired worlds (seeds {seed_list(seeds)})"
-    return f"{scenario.name}: {scenario.n_devices} devices, {promised}, {worlds}{floor}"
+    worlds = f"{len(seeds)} paired worlds (seeds {seed_list(seeds)})"
+    return f"{scenario.name}: {scenario.n_devices} devices, {slo_words(slo)}, {worlds}{floor}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Bound, run, print, and write where asked."""
     given = parse(arguments)
     refuse_same_files({"--scenario": given.scenario}, {"--json": given.json, "--csv": given.csv})
-    scenario = chosen_scenario(given, given.devices)
-    controllers = chosen_controllers(given, scenario)  # wrong names end the command before the work starts
+    scenario = chosen_scenario(given.scenario, given.devices, given.slo)
+    controllers = chosen_controllers(given.controllers, scenario)  # wrong names end the command before the work starts
     for warning in warnings(scenario):
         print(f"note: {warning}", file=sys.stderr)
     bounds = bounds_of(scenario, given.fairness or 0.0)

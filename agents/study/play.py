@@ -8,17 +8,17 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from agents.bounds.fluid import BOUNDS, bounds_of
-from agents.pool import Pool
 from agents.study.folder import Worlds
 from agents.study.rows import DEFAULT, GOODPUT, METRICS, PER_CELL, TRAINING, TUNED, Row
 from agents.study.suite import Cell, Suite
 from agents.study.tuning import Scores, Tuned, families, pieces, tune
+from wisp_gym.cli import Bar, progress
 from wisp_gym.controllers.resolve import Controller, resolve
 from wisp_gym.engine.worlds import load_trace
-from wisp_gym.evaluation.evaluate import Outcome, run_world
+from wisp_gym.evaluation.outcomes import Outcome, run_world
+from wisp_gym.evaluation.pool import Pool
 from wisp_gym.rules.speculation import ORACLE, PERFECT
 from wisp_gym.scenario import Scenario
 
@@ -73,7 +73,7 @@ def testing_measures(world: Outcome) -> Row:
 class Runner:
     """Runs worlds in a pool; what the study's folder already holds is not run again."""
 
-    def __init__(self, suite: Suite, worlds: Worlds, bar: tqdm[Any], pool: Pool):
+    def __init__(self, suite: Suite, worlds: Worlds, bar: Bar, pool: Pool):
         self.suite, self.worlds, self.bar, self.pool = suite, worlds, bar, pool
         self.load_trace = cache(load_trace)
 
@@ -128,7 +128,7 @@ def world_count(suite: Suite) -> int:
 
 def play(suite: Suite, worlds: Worlds, pool: Pool) -> tuple[dict[str, Tuned], list[Row]]:
     """Settings that tuning found for each family, and a row for each entrant and test world."""
-    with tqdm(total=world_count(suite), unit="world", disable=None, leave=False) as bar:
+    with progress(world_count(suite)) as bar:
         runner = Runner(suite, worlds, bar, pool)
         tuned = tune(families(suite.controllers), suite.training, suite.candidates, runner.train)
         entering = entrants(suite, tuned)
@@ -180,9 +180,10 @@ def all_bounds(suite: Suite, worlds: Worlds, pool: Pool) -> dict[str, Row]:
     """The bounds of every cell, stored as they are found: a linear programme takes seconds."""
     missing = [cell for cell in suite.cells if ("bounds", cell.name) not in worlds.known]
     found = pool.map(cell_bounds, [(cell.scenario,) for cell in missing])
-    bar = tqdm(missing, desc="bounds", unit="cell", disable=None, leave=False)
-    for cell, bounds in zip(bar, found, strict=True):
-        worlds.add(("bounds", cell.name), [bounds])
+    with progress(len(missing), "cell", desc="bounds") as bar:
+        for cell, bounds in zip(missing, found, strict=True):
+            worlds.add(("bounds", cell.name), [bounds])
+            bar.update()
     return {cell.name: worlds.known["bounds", cell.name][0] for cell in suite.cells}
 
 

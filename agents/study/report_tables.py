@@ -16,7 +16,8 @@ from agents.study.tables import (
     measures,
     profile_lines,
 )
-from wisp_gym.evaluation.tables import cell, interval_cell, mean
+from wisp_gym.cli import cell, interval_cell
+from wisp_gym.evaluation.statistics import mean
 
 IN_A_CLOSED_LOOP = (
     "A device asks again only after its last answer, so requests of starved devices hardly count in the attainment: a rule "

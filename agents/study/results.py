@@ -18,13 +18,14 @@ from agents.study.rows import CAPACITY, GOODPUT, METRICS, PER_CELL, TRAINING, TU
 from agents.study.suite import WISP
 from wisp_gym.evaluation.statistics import (
     Scores,
+    bootstrap_interval,
     interval,
     iqm,
+    mean,
     probability_of_improvement,
     resampled_improvement,
     resampled_iqm,
 )
-from wisp_gym.evaluation.tables import bootstrap_interval, mean
 
 BEST_RULE = "best rule"
 WISP_TUNED = "WISP, tuned, better scheduler"

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from agents.pool import Pool, add_distributed, pool_at
+from agents.pool import add_distributed, pool_at
 from agents.study.capacities import capacities
 from agents.study.folder import (
     ROWS,
@@ -39,6 +39,7 @@ from wisp_gym.controllers.resolve import resolve
 from wisp_gym.engine.worlds import load_trace
 from wisp_gym.errors import InputError
 from wisp_gym.evaluation.arguments import controller_names
+from wisp_gym.evaluation.pool import Pool
 from wisp_gym.files import write_json, write_text
 from wisp_gym.scenario import warnings
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import lsq_linear
-from tqdm import tqdm
 
 from agents.wisp_study.calibration import (
     FILE,
@@ -36,7 +34,7 @@ from agents.wisp_study.calibration import (
     values,
 )
 from agents.wisp_study.published import CAPACITY, GOODPUT, SYSTEMS
-from wisp_gym.cli import Parser, output_file, table, whole
+from wisp_gym.cli import Bar, Parser, output_file, progress, table, whole
 from wisp_gym.files import write_text
 from wisp_gym.scenario import save
 
@@ -88,7 +86,7 @@ class Fit:
 class Search:
     """Gauss–Newton steps from a calibration."""
 
-    def __init__(self, start: Calibration, seeds: Sequence[int], bar: tqdm):  # type: ignore[type-arg]
+    def __init__(self, start: Calibration, seeds: Sequence[int], bar: Bar):
         self.start, self.seeds, self.bar = start, seeds, bar
         self.names = [name for name in start if name not in BATCHES]
         self.best = self.measure(values(start))
@@ -154,7 +152,7 @@ class Search:
 def search(start: Calibration, steps: int, seeds: Sequence[int]) -> tuple[Calibration, str]:
     """Fit; returns the calibration and how near it is. Ends early where nothing lowers the loss any more."""
     by = COMPASS
-    with tqdm(unit=" calibrations", disable=not sys.stderr.isatty()) as bar:
+    with progress(unit=" calibrations") as bar:
         found = Search(start, seeds, bar)
         print(f"start: {found.best.summary()}", flush=True)
         for index in range(steps):

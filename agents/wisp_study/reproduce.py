@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 import wisp_gym
 from agents.study.page import Page, Picture, Table, as_markdown
@@ -42,11 +41,11 @@ from agents.wisp_study.calibration import (
 )
 from agents.wisp_study.reproduce_plot import draw
 from estimators.rejection.operating_point import closed_form, d_prime_of
-from wisp_gym.cli import Parser, add_log_folder, output_file, table, whole, write_rows
+from wisp_gym.cli import Bar, Parser, add_log_folder, output_file, progress, table, whole, write_rows
 from wisp_gym.controllers.resolve import Controller, resolve
 from wisp_gym.errors import one_of
-from wisp_gym.evaluation.capacity import capacity_interval, mean_attainment
-from wisp_gym.evaluation.tables import bootstrap_interval
+from wisp_gym.evaluation.capacity_search import capacity_interval, mean_attainment
+from wisp_gym.evaluation.statistics import bootstrap_interval
 from wisp_gym.files import write_bytes, write_text
 from wisp_gym.scenario import Scenario, with_slo
 from wisp_gym.simulation import simulate
@@ -106,9 +105,7 @@ def known_capacity(target: str, system: str, k: int) -> int | None:
     return published.CAPACITY[system][k] if target == "qwen3-32b" and system in published.CAPACITY else None
 
 
-def capacity_rows(
-    target: str, given: dict[str, float], seeds: Sequence[int], bar: tqdm[Any]
-) -> tuple[list[Row], list[Row]]:
+def capacity_rows(target: str, given: dict[str, float], seeds: Sequence[int], bar: Bar) -> tuple[list[Row], list[Row]]:
     """Capacities of every system at every speed, and goodputs at capacity."""
     jobs = []
     for k, speed in enumerate(published.SLO_TOKENS_PER_S):
@@ -249,7 +246,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def study(target: str, numbers: dict[str, float], seeds: Sequence[int]) -> list[Row]:
     """Every row of the report, capacities first."""
     scenario = study_scenario(target, numbers)
-    with tqdm(total=24, unit=" capacities", disable=not sys.stderr.isatty(), leave=False) as bar:
+    with progress(24, " capacities") as bar:
         capacities, goodputs = capacity_rows(target, numbers, seeds, bar)
     found = [*capacities, *goodputs, *ratio_rows(target, capacities, goodputs)]
     found += [*estimator_rows(target, scenario), *predictor_rows(target, scenario)]

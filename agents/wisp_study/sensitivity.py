@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -21,12 +20,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import t as student
-from tqdm import tqdm
 
 from agents.study.page import picture_bytes
 from agents.wisp_study.calibration import GOODPUT_SLO, Calibration, cell, read, values
 from agents.wisp_study.published import CAPACITY, CAPACITY_RATIOS, SLO_TOKENS_PER_S, SYSTEMS
-from wisp_gym.cli import Parser, aligned, output_file, whole, write_rows
+from wisp_gym.cli import Bar, Parser, aligned, output_file, progress, whole, write_rows
 from wisp_gym.files import write_bytes
 
 PROGRAM = "python -m agents.wisp_study sensitivity"
@@ -64,7 +62,7 @@ def ratio_row(name: str, value: float, other: str, logs: np.ndarray) -> Row:
     }  # fmt: skip
 
 
-def measure(calibration: Calibration, seeds: Sequence[int], bar: tqdm[Any]) -> list[Row]:
+def measure(calibration: Calibration, seeds: Sequence[int], bar: Bar) -> list[Row]:
     """Both ratios at every point."""
     places = points(calibration)
     jobs = [(place, system, seed) for place in places for system in SYSTEMS for seed in seeds]
@@ -141,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parse(arguments)
     calibration = read()
     total = len(points(calibration)) * len(SYSTEMS) * given.seeds
-    with tqdm(total=total, unit=" capacities", disable=not sys.stderr.isatty(), leave=False) as bar:
+    with progress(total, " capacities") as bar:
         rows = measure(calibration, range(given.seeds), bar)
     print(table(rows))
     write_rows(rows, given.json)

@@ -21,7 +21,7 @@ from agents.study.suite import ALL, WISP, chosen_controllers, described, read_su
 from agents.study.tuning import Family, families, family_name, tune
 from wisp_gym.cli import run
 from wisp_gym.controllers.resolve import BATCHING, SPECULATION, resolve
-from wisp_gym.evaluation import capacity
+from wisp_gym.evaluation import capacities as capacity
 from wisp_gym.scenario import dumps, load, with_
 from wisp_gym.simulation import simulate
 

@@ -62,5 +62,5 @@ def test_it_holds_every_module_that_a_study_loads(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     loaded = set(done.stdout.partition("\nin study\n")[2].split())
-    assert {"agents.study.play", "agents.bounds.frontier", "wisp_gym.evaluation.evaluate"} <= loaded
+    assert {"agents.study.play", "agents.bounds.frontier", "wisp_gym.evaluation.outcomes"} <= loaded
     assert loaded <= sources().keys()

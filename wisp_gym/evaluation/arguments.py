@@ -5,14 +5,19 @@ from __future__ import annotations
 import argparse
 import re
 from argparse import ArgumentTypeError
+from collections.abc import Sequence
+from typing import Any
 
 from wisp_gym.cli import Parser, output_file, seeds, speed
-from wisp_gym.controllers.resolve import Controller, resolve
-from wisp_gym.errors import InputError
-from wisp_gym.scenario import DEFAULT_SCENARIO, Scenario, load, with_, with_slo
+from wisp_gym.controllers.resolve import listing
+from wisp_gym.scenario import DEFAULT_SCENARIO
 
 # A further parameter of the controller before it: a number, to the end or up to the next '+'.
 PARAMETER = re.compile(r"\s*[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|nan)\s*(\+.*)?", re.ASCII | re.DOTALL | re.I)
+EPILOG = f"""controllers, separated by commas; a piece that begins with a number, as in confidence:0.6,8+static:4,0.1,
+is a parameter of the controller before it; with a semicolon anywhere, semicolons alone separate:
+
+{listing()}"""
 
 
 def controller_names(text: str) -> list[str]:
@@ -32,34 +37,38 @@ def controller_names(text: str) -> list[str]:
     return names
 
 
-def add_comparison(parser: Parser, default_seeds: int) -> None:
-    """Add the flags of every comparison: scenario, SLO, controllers, seeds, files."""
+class EachOnce(argparse.Action):
+    """Several lists of names as one list, in which no name appears twice."""
+
+    def __call__(self, parser: Any, given: argparse.Namespace, groups: Any, option: str | None = None) -> None:
+        """Store it."""
+        names = [name for group in groups for name in group]
+        for name in names:
+            if names.count(name) > 1:
+                raise argparse.ArgumentError(self, f"'{name}' is given twice, allowed is every controller once")
+        setattr(given, self.dest, names)
+
+
+def add_world(parser: Parser, default: Sequence[str], allowed: str = "controllers") -> None:
+    """Add the flags of everything that runs worlds: the scenario, and the controllers that meet in it."""
     add = parser.add_argument
     add("--scenario", default=DEFAULT_SCENARIO, metavar="NAME|FILE", help="preset or TOML file (default %(default)s)")
-    add("--slo", type=speed, metavar="V", help="one class of V tokens/s for all devices (default: the scenario's mix)")
     add(
-        "--controllers", type=controller_names, nargs="+", default=[["wisp", "sled", "centralized"]], metavar="a,b,...",
-        help="controllers, listed below (default wisp,sled,centralized)",
+        "--controllers", type=controller_names, nargs="+", action=EachOnce, default=list(default), metavar="a,b,...",
+        help=f"{allowed}, listed below (default {','.join(default)})",
     )  # fmt: skip
+
+
+def add_comparison(
+    parser: Parser, default_seeds: int, default: Sequence[str] = ("wisp", "sled", "centralized")
+) -> None:
+    """Add the flags of every comparison: scenario, SLO, controllers, seeds, files."""
+    add_world(parser, default)
+    add = parser.add_argument
+    add("--slo", type=speed, metavar="V", help="one class of V tokens/s for all devices (default: the scenario's mix)")
     add(
         "--seeds", type=seeds, default=tuple(range(default_seeds)), metavar="S",
         help=f"a count, or seeds and ranges such as 7,10-19 (default {default_seeds}: seeds 0-{default_seeds - 1})",
     )  # fmt: skip
     add("--json", type=output_file(), metavar="FILE", help="write the rows as JSON")
     add("--csv", type=output_file(), metavar="FILE", help="write the rows as CSV")
-
-
-def chosen_scenario(given: argparse.Namespace, n_devices: int | None = None) -> Scenario:
-    """The scenario of the flags, with the SLO class and the population asked for."""
-    scenario = load(given.scenario)
-    scenario = scenario if given.slo is None else with_slo(scenario, given.slo)
-    return scenario if n_devices is None else with_(scenario, n_devices=n_devices)
-
-
-def chosen_controllers(given: argparse.Namespace, scenario: Scenario) -> dict[str, Controller]:
-    """Name → controller, in the order given; a name that appears twice is refused."""
-    names = [name for group in given.controllers for name in group]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"argument --controllers: '{name}' is given twice, allowed is every controller once")
-    return {name: resolve(name, scenario) for name in names}
