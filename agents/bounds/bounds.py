@@ -121,8 +121,8 @@ def best_fixed(names: dict[str, Controller], outcomes: list[list[Outcome]]) -> t
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The flags."""
-    about = "Upper bounds on throughput and goodput of any controller; `wisp-gym evaluate --help` lists controllers."
-    parser = Parser(prog=PROGRAM, description=about)
+    about = "Upper bounds on throughput and goodput of any controller."
+    parser = Parser(prog=PROGRAM, description=about, epilog="controllers: `wisp-gym evaluate --help` lists them.")
     add_comparison(parser, DEFAULT_SEEDS, DEFAULT_CONTROLLERS)
     add = parser.add_argument
     add("--devices", type=whole(1, MAX_DEVICES), metavar="N", help="number of devices (default: the scenario's)")

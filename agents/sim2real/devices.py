@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from agents.sim2real.server import BatchRow, Served, batch_row, read_batches, write_settings
+from wisp_gym.cli import progress
 from wisp_gym.engine import draws
 from wisp_gym.errors import InputError
 from wisp_gym.files import write_text
@@ -291,16 +292,14 @@ class Running:
 
     def run(self, name: str) -> Deployed:
         """Run to the end, with a progress bar of this name."""
-        from tqdm import tqdm
-
         switch_s, cpu_s = sys.getswitchinterval(), time.process_time()
         sys.setswitchinterval(SWITCH_S)
         for thread in self.threads:
             thread.start()
-        with tqdm(total=round(self.fleet.seconds), desc=name, unit="s", disable=None, leave=False) as bar:
+        with progress(round(self.fleet.seconds), "s", desc=name) as bar:
             while (left_s := self.out.end_s - time.monotonic()) > 0:
                 time.sleep(min(left_s, 1.0))
-                bar.update(round(self.fleet.seconds - max(left_s - 1.0, 0.0)) - bar.n)
+                bar.update()
         self.out.cpu_share = (time.process_time() - cpu_s) / self.fleet.seconds
         for thread in self.threads:
             thread.join(START_S)

@@ -31,4 +31,5 @@ def sources(root: Path = ROOT) -> dict[str, Path]:
     finder = ModuleFinder(path=[str(root)])  # it reads imports and runs nothing; what lies elsewhere is not followed
     for entry in ENTRIES:
         finder.import_hook(entry)
-    return {name: Path(module.__file__) for name, module in finder.modules.items() if module.__file__}
+    found = {name: getattr(module, "__file__", None) for name, module in finder.modules.items()}
+    return {name: Path(file) for name, file in found.items() if file}

@@ -6,10 +6,8 @@ What the numbers change stands in `study_scenario` and `controllers`; `capacity`
 from __future__ import annotations
 
 import math
-import os
 import tomllib
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import numpy as np
 from agents.wisp_study.published import CAPACITY, SLO_TOKENS_PER_S, SYSTEMS
 from wisp_gym.controllers.resolve import Controller, resolve
 from wisp_gym.errors import InputError
+from wisp_gym.evaluation.pool import Threads
 from wisp_gym.scenario import Scenario, load, with_, with_slo
 from wisp_gym.simulation import simulate
 
@@ -160,18 +159,11 @@ def served_goodput(devices: float, attained: float) -> float:
     return devices * GOODPUT_SLO * attained
 
 
-def cells(
-    given: dict[str, float], seeds: Sequence[int], systems: Sequence[str] = SYSTEMS, threads: int | None = None
-) -> dict[str, list[float]]:
+def cells(given: dict[str, float], seeds: Sequence[int], systems: Sequence[str] = SYSTEMS) -> dict[str, list[float]]:
     """Capacities of Qwen3-32B at the four speeds, by system."""
-    jobs = [(system, k) for system in systems for k in range(len(SLO_TOKENS_PER_S))]
-
-    def one(job: tuple[str, int]) -> float:
-        system, k = job
-        return cell("qwen3-32b", given, system, SLO_TOKENS_PER_S[k], seeds, CAPACITY[system][k])
-
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        found = dict(zip(jobs, pool.map(one, jobs), strict=True))
+    places = [(system, k) for system in systems for k in range(len(SLO_TOKENS_PER_S))]
+    jobs = [("qwen3-32b", given, s, SLO_TOKENS_PER_S[k], seeds, CAPACITY[s][k]) for s, k in places]
+    found = dict(zip(places, Threads().map(cell, jobs), strict=True))
     return {system: [found[system, k] for k in range(len(SLO_TOKENS_PER_S))] for system in systems}
 
 

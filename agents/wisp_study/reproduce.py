@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,9 +40,10 @@ from agents.wisp_study.calibration import (
 from agents.wisp_study.reproduce_plot import draw
 from estimators.rejection.operating_point import closed_form, d_prime_of
 from wisp_gym.cli import Bar, Parser, add_log_folder, output_file, progress, table, whole, write_rows
-from wisp_gym.controllers.resolve import Controller, resolve
+from wisp_gym.controllers.resolve import Controller
 from wisp_gym.errors import one_of
 from wisp_gym.evaluation.capacity_search import capacity_interval, mean_attainment
+from wisp_gym.evaluation.pool import Threads
 from wisp_gym.evaluation.statistics import bootstrap_interval
 from wisp_gym.files import write_bytes, write_text
 from wisp_gym.scenario import Scenario, with_slo
@@ -112,8 +111,7 @@ def capacity_rows(target: str, given: dict[str, float], seeds: Sequence[int], ba
         scenario = with_slo(study_scenario(target, given), speed)
         jobs += [(k, speed, system, Curve(scenario, c, seeds)) for system, c in controllers(given, scenario).items()]
 
-    def one(job: tuple[int, int, str, Curve]) -> tuple[Row, Row | None]:
-        k, speed, system, curve = job
+    def one(k: int, speed: int, system: str, curve: Curve) -> tuple[Row, Row | None]:
         known = known_capacity(target, system, k)
         found = curve.capacity(given["attainment"], known or published.CAPACITY["wisp"][k])
         low, high = curve.interval(given["attainment"], found)
@@ -121,8 +119,7 @@ def capacity_rows(target: str, given: dict[str, float], seeds: Sequence[int], ba
         goodput = goodput_row(target, system, found, low, high, curve) if speed == GOODPUT_SLO and found else None
         return row("capacity", target, system, known, found, low, high, speed), goodput
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        pairs = list(pool.map(one, jobs))
+    pairs = list(Threads().map(one, jobs))
     return [capacity for capacity, _ in pairs], [goodput for _, goodput in pairs if goodput is not None]
 
 
@@ -171,23 +168,16 @@ def predictor_rows(target: str, scenario: Scenario) -> list[Row]:
 
 def ablation_rows(target: str, scenario: Scenario, seeds: Sequence[int]) -> list[Row]:
     """Predictor alone, scheduler alone, both, against a fixed length with first come first served."""
-    length = SLED_LENGTH
-    names = {
-        "neither": f"fixed:{length}+fcfs",
-        "predictor alone": "wisp+fcfs",
-        "scheduler alone": f"fixed:{length}+wisp",
-        "both": "wisp+wisp",
-    }
-    found = {
-        label: simulate(scenario, resolve(name, scenario), seeds, ABLATION_DEVICES) for label, name in names.items()
-    }
+    fixed = f"fixed:{SLED_LENGTH}"
+    names = {"neither": f"{fixed}+fcfs", "predictor alone": "wisp+fcfs", "scheduler alone": f"{fixed}+wisp"}
+    names["both"] = "wisp+wisp"
+    who = {label: resolve(name, scenario) for label, name in names.items()}
+    found = {label: simulate(scenario, one, seeds, ABLATION_DEVICES) for label, one in who.items()}
     rows = []
     for label in list(names)[1:]:
         for measure, key in (("acceptance gain, %", "acceptance"), ("goodput gain, %", "goodput_tokens_per_s")):
-            gains = [
-                100 * (getattr(a, key) / getattr(b, key) - 1)
-                for a, b in zip(found[label], found["neither"], strict=True)
-            ]
+            pairs = [(getattr(a, key), getattr(b, key)) for a, b in zip(found[label], found["neither"], strict=True)]
+            gains = [100 * (a / b - 1) for a, b in pairs]
             low, high = bootstrap_interval(gains)
             known = float(np.mean(ABLATION[measure])) if label == "predictor alone" else None
             rows.append(row(f"ablation: {measure}", target, label, known, float(np.mean(gains)), low, high))
@@ -203,9 +193,8 @@ def shown(value: float | None) -> str:
 
 def cells(r: Row) -> list[str]:
     """A printed row with its relative error."""
-    error = (
-        "" if not r["published"] or r["measured"] is None else f"{100 * (r['measured'] / r['published'] - 1):+.1f} %"
-    )
+    known = r["published"] and r["measured"] is not None
+    error = f"{100 * (r['measured'] / r['published'] - 1):+.1f} %" if known else ""
     interval = "" if r["low"] is None else f"[{shown(r['low'])}, {shown(r['high'])}]"
     slo = "" if r["slo_tokens_per_s"] is None else f"{r['slo_tokens_per_s']:g}"
     return [r["table"], slo, r["system"], shown(r["published"]), shown(r["measured"]), interval, error]
@@ -216,13 +205,12 @@ HEADER = ["table", "SLO", "system", "published", "measured", "95 %", "error"]
 
 def verdict(rows: list[Row]) -> str:
     """What holds and what does not, in one line."""
-    errors = [
-        r["measured"] / r["published"] - 1 for r in rows if r["table"] in ("capacity", "goodput") and r["published"]
-    ]
+    apart = [(r["table"], r["measured"] / r["published"] - 1) for r in rows if r["published"]]
+    errors = [error for table, error in apart if table in ("capacity", "goodput")]
+    ratios = [error for table, error in apart if table.startswith("ratio")]
     if not errors:
         return "a prediction: nothing was published for this target"
     inside = sum(abs(e) <= 0.15 for e in errors)
-    ratios = [r["measured"] / r["published"] - 1 for r in rows if r["table"].startswith("ratio") and r["published"]]
     return (
         f"{inside} of {len(errors)} capacities and goodputs within 15 % of the published figures, the furthest {100 * max(errors, key=abs):+.0f} %; "
         f"{sum(abs(e) <= 0.10 for e in ratios)} of {len(ratios)} ratios within 10 %"

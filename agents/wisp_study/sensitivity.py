@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -25,6 +23,7 @@ from agents.study.page import picture_bytes
 from agents.wisp_study.calibration import GOODPUT_SLO, Calibration, cell, read, values
 from agents.wisp_study.published import CAPACITY, CAPACITY_RATIOS, SLO_TOKENS_PER_S, SYSTEMS
 from wisp_gym.cli import Bar, Parser, aligned, output_file, progress, whole, write_rows
+from wisp_gym.evaluation.pool import Threads
 from wisp_gym.files import write_bytes
 
 PROGRAM = "python -m agents.wisp_study sensitivity"
@@ -67,15 +66,14 @@ def measure(calibration: Calibration, seeds: Sequence[int], bar: Bar) -> list[Ro
     places = points(calibration)
     jobs = [(place, system, seed) for place in places for system in SYSTEMS for seed in seeds]
 
-    def one(job: tuple[tuple[str, float], str, int]) -> float:
-        (name, value), system, seed = job
+    def one(place: tuple[str, float], system: str, seed: int) -> float:
+        name, value = place
         given = values(calibration) | ({name: value} if name else {})
         found = cell("qwen3-32b", given, system, GOODPUT_SLO, [seed], CAPACITY[system][FASTEST])
         bar.update()
         return max(found, 0.5)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = np.log(np.array(list(pool.map(one, jobs))).reshape(len(places), len(SYSTEMS), len(seeds)))
+    found = np.log(np.reshape(list(Threads().map(one, jobs)), (len(places), len(SYSTEMS), len(seeds))))
     return [
         ratio_row(name, value, other, found[k, 0] - found[k, SYSTEMS.index(other)])
         for k, (name, value) in enumerate(places)

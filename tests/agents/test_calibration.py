@@ -79,7 +79,7 @@ def test_the_search_finds_numbers_that_made_the_figures(monkeypatch):
     truth = {name: math.sqrt(p.low * p.high) for name, p in start.items()}
     truth |= {"sled_batch": 5.0, "centralized_batch": 17.0}
 
-    def cells(given, seeds, systems=tuple(CAPACITY), threads=None):
+    def cells(given, seeds, systems=tuple(CAPACITY)):
         ratio = {name: math.log(given[name] / truth[name]) for name in given}
         shift = {
             "wisp": ratio["prompt_median_tokens"] + ratio["think_s"],
