@@ -20,7 +20,9 @@ from tqdm import tqdm
 
 from agents.pool import Pool, Threads
 from wisp_gym.cli import MAX_DEVICES, Parser, aligned, output_file, refuse_same_files, run, seed_list, whole, write_rows
-from wisp_gym.controllers.resolve import ALIASES, Controller, listing
+from wisp_gym.controllers.catalogue import ALIASES
+from wisp_gym.controllers.describe import listing
+from wisp_gym.controllers.resolve import Controller
 from wisp_gym.engine.worlds import NO_TRACE, Worlds, load_trace
 from wisp_gym.errors import InputError, did_you_mean
 from wisp_gym.evaluation.arguments import add_comparison, chosen_controllers, chosen_scenario
@@ -216,8 +218,9 @@ def show_classes(rows: list[Row]) -> str:
 
 # --- the command -----------------------------------------------------------------------------------------------------
 
-EPILOG = f"""controllers, separated by commas; a piece that begins with a number, as in confidence:0.6,8+static:4,0.1,
-is a parameter of the controller before it; with a semicolon anywhere, semicolons alone separate:
+EPILOG = f"""controllers, separated by commas: aligned(thr=0.2, A=0.6)+fcfs or, shorter, aligned:0.2,0.6+fcfs. A comma inside
+brackets or before a number belongs to the controller; with a semicolon anywhere, semicolons alone separate.
+docs/guide/controllers.md explains names.
 
 {listing()}"""
 
