@@ -24,7 +24,7 @@ from wisp_gym.cli import (
     whole,
     write_rows,
 )
-from wisp_gym.controllers.resolve import ALIASES
+from wisp_gym.controllers.catalogue import ALIASES
 from wisp_gym.errors import one_of, require
 from wisp_gym.evaluation.arguments import EPILOG, add_comparison
 from wisp_gym.evaluation.comparison_plot import draw
