@@ -197,5 +197,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
             write_text(given.out, text(calibration, header))
     if given.preset:
         save(study_preset(calibration), given.preset)
-    header, *rows = lines(calibration)
-    print(table(header, rows))
+    names, *rows = lines(calibration)
+    print(table(names, rows))
