@@ -22,7 +22,7 @@ from agents.training.fleet_ppo import FleetPPO
 from agents.training.learners import default_settings, make_env, make_model, standardise
 from agents.training.networks import engine_policy
 from wisp_gym.cli import Parser, aligned, run, whole
-from wisp_gym.evaluation.speed import machine
+from wisp_gym.machine import machine, shown
 
 PROGRAM = "python -m agents.training benchmark"
 
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "rollouts alone": rates(lambda: len(fleet.collect(policy).actions), given.repetitions),
         "rollouts and training": rates(trained, given.repetitions),
     }
-    print("  ".join(f"{name} {value}" for name, value in machine().items()) + "\n")
+    print(shown(machine("numba", "numpy")) + "\n")
     header = [["decisions a second", "median", "least", "most"]]
     print(
         aligned(
