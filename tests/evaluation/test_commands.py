@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from wisp_gym.cli import aligned, run, seed_list, seeds
-from wisp_gym.controllers.resolve import ALIASES, BATCHING, SPECULATION
+from wisp_gym.controllers.catalogue import ALIASES, BATCHING, SPECULATION
 from wisp_gym.evaluation import capacities, capacity_search, comparison
 from wisp_gym.evaluation.arguments import controller_names
 from wisp_gym.evaluation.metrics import Metrics
@@ -261,6 +261,13 @@ def test_the_capacity_of_a_sample_lies_on_the_curve_through_what_was_run() -> No
         ("survival:.7,inf,2+fcfs , fixed:4+wisp:0.05,1e1", ["survival:.7,inf,2+fcfs", "fixed:4+wisp:0.05,1e1"]),
         ("fixed:4+fcfs;4runs/x+wisp", ["fixed:4+fcfs", "4runs/x+wisp"]),
         ("a/b.json+wisp,a/c", ["a/b.json+wisp", "a/c"]),
+        ("aligned(thr=0.2, A=0.6)+fcfs,wisp", ["aligned(thr=0.2, A=0.6)+fcfs", "wisp"]),
+        (
+            "fixed(4)+static(8, 0.1)+chunk:64,0.2+admit(0.9), sled",
+            ["fixed(4)+static(8, 0.1)+chunk:64,0.2+admit(0.9)", "sled"],
+        ),
+        ("confidence:0.6,8+static(n=4),fixed(k=2)+fcfs", ["confidence:0.6,8+static(n=4)", "fixed(k=2)+fcfs"]),
+        ("wisp;aligned(0.2, A=0.6)+fcfs", ["wisp", "aligned(0.2, A=0.6)+fcfs"]),
     ],
 )
 def test_commas_separate_controllers_and_keep_their_parameters(text: str, names: list[str]) -> None:
@@ -312,6 +319,8 @@ FLAGS = [
     (["--controllers", "wisp+fcsf"], ["'fcsf'", "did you mean 'fcfs'"]),
     (["--controllers", "fixed:99+fcfs"], ["fixed:99", "0 to 32"]),
     (["--controllers", "fixed:x+fcfs"], ["k given 'x'"]),
+    (["--controllers", "aligned(thresh=0.2, A=1)+fcfs,wisp"], ["unknown setting 'thresh'; did you mean 'thr'"]),
+    (["--controllers", "aligned(thr=0.2,wisp"], ["'(' is not closed"]),
     (["--controllers", "wisp,,sled"], ["--controllers", "empty"]),
     (["--controllers", "wisp,wisp"], ["--controllers", "'wisp' is given twice"]),
     (["--controllers", "missing/policy.json+wisp"], ["missing/policy.json"]),

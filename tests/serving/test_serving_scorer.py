@@ -28,7 +28,7 @@ from wisp_gym.scenario import dumps
 from wisp_gym.serving.bundle.bundle import Bundle, from_bytes, load_bundle
 from wisp_gym.serving.bundle.schema import BundleError
 from wisp_gym.serving.estimator import TERMS, VerificationTimeEstimator
-from wisp_gym.serving.export import export
+from wisp_gym.serving.export import command
 from wisp_gym.serving.scheduler.features import Request
 from wisp_gym.serving.scheduler.scheduler import BatchScheduler, ServerLimits
 
@@ -51,7 +51,7 @@ def exported(policy: ScorerPolicy, folder: Path) -> Bundle:
     """Its bundle, by the command."""
     save_scorer(policy, folder / "policy.json")
     write_bytes(folder / "scenario.toml", dumps(SCENARIO).encode())
-    assert run(export.main, export.PROGRAM, [str(folder), "-o", str(folder / "policy.onnx")]) == 0
+    assert run(command.main, command.PROGRAM, [str(folder), "-o", str(folder / "policy.onnx")]) == 0
     return load_bundle(folder / "policy.onnx")
 
 

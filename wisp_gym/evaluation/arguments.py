@@ -9,29 +9,32 @@ from collections.abc import Sequence
 from typing import Any
 
 from wisp_gym.cli import Parser, output_file, seeds, speed
-from wisp_gym.controllers.resolve import listing
-from wisp_gym.evaluation.outcomes import DEFAULT_SCENARIO
+from wisp_gym.controllers.describe import listing
+from wisp_gym.controllers.names import outside
+from wisp_gym.scenario import DEFAULT_SCENARIO
 
-# A further parameter of the controller before it: a number, to the end or up to the next '+'.
+# A further setting of the controller before it: a number, to the end or up to the next '+'.
 PARAMETER = re.compile(r"\s*[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|nan)\s*(\+.*)?", re.ASCII | re.DOTALL | re.I)
-EPILOG = f"""controllers, separated by commas; a piece that begins with a number, as in confidence:0.6,8+static:4,0.1,
-is a parameter of the controller before it; with a semicolon anywhere, semicolons alone separate:
+EPILOG = f"""controllers, separated by commas: aligned(thr=0.2, A=0.6)+fcfs or, shorter, aligned:0.2,0.6+fcfs. A comma inside
+brackets or before a number belongs to the controller; with a semicolon anywhere, semicolons alone separate.
+docs/guide/controllers.md explains names.
 
 {listing()}"""
 
 
 def controller_names(text: str) -> list[str]:
-    """Type of `--controllers`: split at commas, but a piece that begins with a number (to its end or up to a '+') is a
-    parameter of the controller before it. With a semicolon anywhere, semicolons alone separate."""
-    if ";" in text:
-        names = [piece.strip() for piece in text.split(";")]
-    else:
-        names = []
-        for piece in text.split(","):
-            if names and PARAMETER.fullmatch(piece):
-                names[-1] += f",{piece.strip()}"
-            else:
-                names.append(piece.strip())
+    """Type of `--controllers`: names with commas between them. A comma inside brackets, or before a number (to the end or up to
+    a '+'), belongs to the controller. With a semicolon anywhere, semicolons alone separate.
+
+    Raises:
+        ArgumentTypeError: a name is empty.
+    """
+    names: list[str] = []
+    for piece in text.split(";") if ";" in text else outside(text, ","):
+        if names and ";" not in text and PARAMETER.fullmatch(piece):
+            names[-1] += f",{piece.strip()}"
+        else:
+            names.append(piece.strip())
     if not all(names):
         raise ArgumentTypeError(f"given '{text}', allowed are names separated by commas, none of them empty")
     return names

@@ -37,17 +37,10 @@ from wisp_gym.errors import InputError
 from wisp_gym.evaluation.arguments import EPILOG, add_comparison
 from wisp_gym.evaluation.capacity_search import capacity_interval, margins, mean_attainment, search
 from wisp_gym.evaluation.comparison_tables import slo_words
-from wisp_gym.evaluation.outcomes import (
-    DEFAULT_SCENARIO,
-    Controllers,
-    Row,
-    chosen_controllers,
-    chosen_scenario,
-    run_all,
-)
+from wisp_gym.evaluation.outcomes import Controllers, Row, chosen_controllers, chosen_scenario, run_all
 from wisp_gym.evaluation.pool import Pool
 from wisp_gym.evaluation.statistics import mean
-from wisp_gym.scenario import Scenario, warnings
+from wisp_gym.scenario import DEFAULT_SCENARIO, Scenario, warnings
 
 PROGRAM = "wisp-gym capacity"
 DEFAULT_SEEDS = 10

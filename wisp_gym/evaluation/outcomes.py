@@ -17,7 +17,6 @@ from wisp_gym.evaluation.metrics import measure, per_class
 from wisp_gym.evaluation.pool import Pool, Threads
 from wisp_gym.scenario import Scenario, load, with_, with_slo
 
-DEFAULT_SCENARIO = "wisp-a100-qwen3-32b"
 Row = dict[str, Any]
 Controllers = str | Controller | Iterable[str | Controller]  # one or several, by name or themselves
 
