@@ -9,22 +9,20 @@ many decisions of the engine. Files: ablation.json, ablation.txt, and each varia
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from agents.training.learners import DECISIONS, default_settings, make_env, make_model, standardise
+from agents.training.arguments import flag, parse
+from agents.training.learners import make_env, make_model
 from agents.training.networks import engine_policy
-from wisp_gym.cli import Parser, aligned, run, whole
+from agents.training.settings import ALGORITHMS, new_settings
+from wisp_gym.cli import aligned, whole
 from wisp_gym.controllers.catalogue import SPECULATION
 from wisp_gym.controllers.policy import save_policy
 from wisp_gym.controllers.resolve import resolve
@@ -49,12 +47,22 @@ STATISTICS = [
     "survival", "accept_probability", "confidence", "entropy", "margin", "logit_spread", "expected_tokens", "adapted_survival",
 ]  # fmt: skip
 SELFISH = {"on_time": 0.3, "externality": 0.0}
-VARIANTS: dict[str, dict[str, Any]] = {
-    "as trained by default": {},
-    "without boundary entries": {"hidden": BOUNDARY},
-    "without draft statistics": {"hidden": STATISTICS},
-    "selfish reward": {"fleet": {"weights": SELFISH}},
-    "one load, no randomisation": {"fleet": {"randomise": {"devices": [64, 64]}}},
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What differs from the default: entries hidden from the network by name, and fields of FleetSettings."""
+
+    hidden: list[str] = field(default_factory=list)
+    fleet: dict[str, Any] = field(default_factory=dict)
+
+
+VARIANTS = {
+    "as trained by default": Variant(),
+    "without boundary entries": Variant(hidden=BOUNDARY),
+    "without draft statistics": Variant(hidden=STATISTICS),
+    "selfish reward": Variant(fleet={"weights": SELFISH}),
+    "one load, no randomisation": Variant(fleet={"randomise": {"devices": [64, 64]}}),
 }
 RULE = "aligned rule, CEM with the same budget"
 POPULATION, ELITE = 12, 4
@@ -65,15 +73,14 @@ def test_scenarios() -> list[Scenario]:
     return [with_(load(SCENARIO), n_devices=n, horizon=HORIZON) for n in LOADS]
 
 
-def train_variant(changes: dict[str, Any], seed: int, decisions: int, path: Path, bar: tqdm[Any]) -> str:
-    """Train one variant and save its policy; returns the controller's name."""
-    settings = default_settings(seed, decisions, **changes.get("fleet", {}))
-    settings["env_kwargs"]["scenario"] = SCENARIO
-    settings["hidden"] = changes.get("hidden", [])
-    env = make_env(settings)
-    model = make_model(settings, env, "cpu")
-    standardise(model, env, seed)
-    model.learn(decisions, callback=lambda *_: bar.update(settings["hyperparameters"]["decisions"]) is None)
+def train_variant(variant: Variant, seed: int, decisions: int, path: Path, bar: tqdm[Any]) -> str:
+    """Train one variant and save its policy at `path`; returns the controller's name. `bar` counts decisions."""
+    env_kwargs = {"scenario": SCENARIO}
+    settings = replace(
+        new_settings(n_timesteps=decisions, seed=seed, fleet=variant.fleet), env_kwargs=env_kwargs, hidden=variant.hidden
+    )  # fmt: skip
+    model = make_model(settings, make_env(settings))
+    model.learn(decisions, callback=lambda *_: bar.update(settings.hyperparameters["decisions"]) is None)
     save_policy(engine_policy(model.policy, "token"), path)
     return f"{path}+fcfs"
 
@@ -112,12 +119,8 @@ def tune_rule(seed: int, decisions: int) -> str:
             scores.append(score)
             left -= used
         elite = tried[np.argsort(scores)[-ELITE:]]
-        mean, std, best, world = (
-            elite.mean(axis=0),
-            elite.std(axis=0) + 0.02 * (high - low),
-            elite.mean(axis=0),
-            world + 1,
-        )
+        mean, std, best = elite.mean(axis=0), elite.std(axis=0) + 0.02 * (high - low), elite.mean(axis=0)
+        world += 1
     return rule_name(best)
 
 
@@ -175,50 +178,50 @@ def show(rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Arguments:
     """The flags."""
-    parser = Parser(prog=PROGRAM, description=__doc__)
-    add = parser.add_argument
-    add("--seeds", type=whole(1, 100), default=3, metavar="N", help="training seeds of each variant (default 3)")
-    add(
-        "-n",
-        "--n-timesteps",
-        type=whole(1, 10**9),
-        default=DECISIONS["fleet"],
-        metavar="N",
-        help="decisions of each training",
+
+    seeds: int = flag(3, "training seeds of each variant", of=whole(1, 100), metavar="N")
+    n_timesteps: int = flag(
+        ALGORITHMS["fleet"].n_timesteps, "decisions of each training", "-n", of=whole(1, 10**9), metavar="N"
     )
-    add("--out", type=Path, default=Path("runs/ablation"), metavar="DIR", help="new folder (default runs/ablation)")
-    return parser.parse_args(arguments)
+    out: Path = flag(Path("runs/ablation"), "new folder", metavar="DIR")
+
+
+def new_folder(path: Path) -> None:
+    """Make the folder. Raises InputError where it exists or cannot be made."""
+    try:
+        path.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"argument --out: cannot make '{path}': {error.strerror}; allowed is a new folder") from None
+
+
+def contestants(seeds: int, decisions: int, out: Path) -> dict[str, list[str]]:
+    """Train every variant with every seed, and tune the rule; variant → its controllers' names."""
+    names: dict[str, list[str]] = {}
+    total = (len(VARIANTS) + 1) * seeds * decisions
+    with tqdm(total=total, unit=" decisions", unit_scale=True, disable=None, leave=False) as bar:
+        for k, (name, variant) in enumerate(VARIANTS.items()):
+            paths = [out / f"variant-{k}-seed-{seed}.json" for seed in range(seeds)]
+            names[name] = [train_variant(variant, seed, decisions, path, bar) for seed, path in enumerate(paths)]
+        names[RULE] = [tune_rule(seed, decisions) for seed in range(seeds)]
+    return names
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train every variant, test all, print."""
-    given = parse(arguments)
+    args, _ = parse(Arguments, PROGRAM, __doc__, arguments)
     torch.set_num_threads(1)
-    try:
-        given.out.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(
-            f"argument --out: cannot make '{given.out}': {error.strerror}; allowed is a new folder"
-        ) from None
-    names: dict[str, list[str]] = {}
-    total = (len(VARIANTS) + 1) * given.seeds * given.n_timesteps
-    with tqdm(total=total, unit=" decisions", unit_scale=True, disable=None, leave=False) as bar:
-        for k, (variant, changes) in enumerate(VARIANTS.items()):
-            paths = [given.out / f"variant-{k}-seed-{seed}.json" for seed in range(given.seeds)]
-            names[variant] = [
-                train_variant(changes, seed, given.n_timesteps, path, bar) for seed, path in enumerate(paths)
-            ]
-        names[RULE] = [tune_rule(seed, given.n_timesteps) for seed in range(given.seeds)]
+    new_folder(args.out)
+    names = contestants(args.seeds, args.n_timesteps, args.out)
     flat = [name for each in names.values() for name in each]
     with tqdm(total=len(LOADS) * (len(flat) + 1) * len(TEST_SEEDS), unit=" worlds", disable=None, leave=False) as bar:
-        each = gains(flat, bar).reshape(len(names), given.seeds, len(LOADS), len(TEST_SEEDS))
+        each = gains(flat, bar).reshape(len(names), args.seeds, len(LOADS), len(TEST_SEEDS))
     rows = [row(variant, found) for variant, found in zip(names, each, strict=True)]
-    write_json(given.out / "ablation.json", [r | {"controllers": names[r["variant"]]} for r in rows])
-    write_text(given.out / "ablation.txt", show(rows) + "\n")
+    write_json(args.out / "ablation.json", [r | {"controllers": names[r["variant"]]} for r in rows])
+    write_text(args.out / "ablation.txt", show(rows) + "\n")
     print(show(rows))
-
-
-if __name__ == "__main__":
-    sys.exit(run(main, PROGRAM))

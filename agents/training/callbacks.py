@@ -121,9 +121,7 @@ class Validate(BaseCallback):
         if self.every and self.model.num_timesteps - self.scored_at >= self.every:
             self.score()
             self.checkpoint()
-        if (
-            self.stop.asked
-        ):  # the checkpoint comes before the score, so that it is the one of a run that was never stopped
+        if self.stop.asked:  # the checkpoint before the score, so that it is that of a run that was never stopped
             self.checkpoint()
             raise KeyboardInterrupt
 

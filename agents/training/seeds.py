@@ -6,110 +6,77 @@ begins again from its seed and ends with the same bytes.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 from tempfile import TemporaryDirectory
-from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from agents.distributed import RayPool
 from agents.pool import Pool
 from agents.training import run_folder
+from agents.training.callbacks import StopRequest
+from agents.training.rivals import Scores, held_out_scenario
+from agents.training.run import Output, compare, fit, make, open_folder, train
+from agents.training.settings import Settings
 from wisp_gym.cli import aligned
-from wisp_gym.errors import InputError
 from wisp_gym.evaluation.tables import cell
 from wisp_gym.files import write_bytes
 from wisp_gym.scenario import Scenario, load
 
-LAST_SEED = 2**31 - 1  # numpy's and stable-baselines3's
 Files = dict[str, bytes]  # path in the run's folder → content
-
-
-def refuse_seeds(given: argparse.Namespace, settings: dict[str, Any]) -> None:
-    """Refuse flags that do not go together, before anything is started.
-
-    Raises:
-        InputError: one line.
-    """
-    if given.seeds is None:
-        if given.distributed is not None and settings["algo"] != "fleet":
-            raise InputError(
-                f"argument --distributed: --algo {settings['algo']} steps its worlds in one process; allowed beside it is --seeds N, or --algo fleet"
-            )
-        return
-    if given.trained_agent is not None:
-        raise InputError("argument --seeds: not allowed with --trained-agent, whose run has its seed")
-    if settings["seed"] + given.seeds - 1 > LAST_SEED:
-        raise InputError(f"argument --seeds: given {given.seeds}, allowed is a last seed of {LAST_SEED} at most")
-    if given.distributed is not None and given.tensorboard_log is not None:
-        raise InputError(
-            "argument --tensorboard-log: not allowed with --seeds and --distributed, whose runs are elsewhere"
-        )
 
 
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-def train_seeds(given: argparse.Namespace, settings: dict[str, Any], pool: Pool, command: Sequence[str] | None) -> str:
-    """Train every seed and return the table of the spread."""
-    each = [settings | {"seed": settings["seed"] + k} for k in range(given.seeds)]
-    away = isinstance(pool, RayPool)
-    folders = list((trained_away if away else trained_here)(given, each, pool, command))
-    return spread([one["seed"] for one in each], folders)
+def train_seeds(settings: Settings, n: int, output: Output, pool: Pool, device: str = "cpu") -> str:
+    """Train `n` seeds, from that of the settings on, each in a folder of its own; returns the table of the spread.
+
+    Raises:
+        InputError, SystemExit: as `train`.
+    """
+    each = [replace(settings, seed=settings.seed + k) for k in range(n)]
+    if isinstance(pool, RayPool):
+        folders = list(trained_away(each, output, pool, device))
+    else:
+        folders = [train(one, output, pool, device) for one in each]
+    return spread([one.seed for one in each], folders)
 
 
-def trained_here(
-    given: argparse.Namespace, each: list[dict[str, Any]], pool: Pool, command: Sequence[str] | None
-) -> Iterator[Path]:
-    """The runs' folders, one training after the other."""
-    import train  # the command itself, which imports this module
-
-    for settings in each:
-        yield train.train(given, settings, pool, command)
-
-
-def trained_away(
-    given: argparse.Namespace, each: list[dict[str, Any]], pool: Pool, command: Sequence[str] | None
-) -> Iterator[Path]:
+def trained_away(each: Sequence[Settings], output: Output, pool: Pool, device: str) -> Iterator[Path]:
     """The runs' folders: trained in tasks, written and compared with the rivals here."""
-    import train
-
-    scenario = load(each[0]["env_kwargs"]["scenario"])
-    held_out = train.held_out_scenario(each[0], scenario)
-    jobs = [(settings, scenario, given.device) for settings in each]
-    with tqdm(total=len(each), unit="seed", disable=None if not given.progress else False, leave=False) as bar:
+    scenario = load(each[0].env_kwargs["scenario"])
+    held_out = held_out_scenario(each[0], scenario)
+    jobs = [(settings, scenario, device) for settings in each]
+    with tqdm(total=len(each), unit="seed", disable=None if not output.progress else False, leave=False) as bar:
         for settings, (files, scores) in zip(each, pool.map(train_in_a_task, jobs), strict=True):
-            folder, log = train.open_folder(settings, scenario, given, command)
+            folder, log = open_folder(settings, scenario, output)
             log.close()
             for name, content in files.items():
                 write_bytes(folder / name, content)
             bar.update()
-            print(f"trained seed {settings['seed']}; run folder {folder}", flush=True)
-            if not given.no_comparison:
-                train.finish(folder, settings, held_out, scores, False, pool)
+            print(f"trained seed {settings.seed}; run folder {folder}", flush=True)
+            if output.comparison:
+                compare(folder, settings, held_out, scores, pool)
             yield folder
 
 
-def train_in_a_task(settings: dict[str, Any], scenario: Scenario, device: str) -> tuple[Files, Any]:
+def train_in_a_task(settings: Settings, scenario: Scenario, device: str) -> tuple[Files, Scores]:
     """The job: the files of a training, and its scores. It has one core."""
-    import torch
-
-    import train
-
     torch.set_num_threads(1)
-    kwargs = {"threads": 1} | settings["env_kwargs"] | {"scenario": scenario}
-    model, _ = train.prepare(settings | {"env_kwargs": kwargs}, argparse.Namespace(trained_agent=None, device=device))
-    with TemporaryDirectory() as temporary, train.StopRequest() as stop:
+    kwargs = {"threads": 1} | settings.env_kwargs | {"scenario": scenario}
+    model, _ = make(replace(settings, env_kwargs=kwargs), device)
+    with TemporaryDirectory() as temporary, StopRequest() as stop:
         folder = Path(temporary)
         (folder / run_folder.CHECKPOINTS).mkdir()
-        log = run_folder.make_logger(folder, None)
-        held_out = train.held_out_scenario(settings, scenario)
-        _, scores = train.fit(model, None, settings, held_out, folder, log, stop, False)
+        model.set_logger(run_folder.make_logger(folder, None))
+        _, scores = fit(model, settings, held_out_scenario(settings, scenario), folder, stop)
         paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
         return {str(path.relative_to(folder)): path.read_bytes() for path in paths}, scores
 

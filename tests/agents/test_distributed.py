@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from agents.pool import Threads
 from agents.study import __main__ as study
 from agents.study.folder import read_study
 from agents.study.run import chunk, player, training_goodput
+from agents.training import settings
 from agents.training.fleet_tasks import TaskFleet
 from agents.training.networks import engine_policy
 from tests.agents.test_fleet import actor, fleet
@@ -224,9 +226,9 @@ def flags(tmp_path: Path, name: str) -> list[str]:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short rollouts."""
-    monkeypatch.setitem(train.HYPERPARAMETERS["fleet"], "decisions", ROLLOUT)
-    monkeypatch.setitem(train.HYPERPARAMETERS["fleet"], "batch_size", ROLLOUT)
-    monkeypatch.setitem(train.FLEET, "worlds", 4)
+    monkeypatch.setitem(settings.HYPERPARAMETERS["fleet"], "decisions", ROLLOUT)
+    monkeypatch.setitem(settings.HYPERPARAMETERS["fleet"], "batch_size", ROLLOUT)
+    monkeypatch.setattr(settings, "FLEET", replace(settings.FLEET, worlds=4))
 
 
 @pytest.mark.usefixtures("small")
