@@ -77,7 +77,7 @@ class Arguments:
     )
     distributed: str | None = flag(
         None, "run on Ray (extra 'distributed'): on all cores of this machine, or on the cluster at HOST:PORT",
-        metavar="ADDRESS", const=LOCAL,
+        metavar="ADDRESS", nargs="?", const=LOCAL,
     )  # fmt: skip
     device: str = flag("cpu", "torch device: cpu, cuda or auto; the network is small")
 
@@ -123,7 +123,7 @@ def chosen_settings(args: Arguments, given: frozenset[str]) -> Settings:
         return resumed_settings(args.trained_agent, args.n_timesteps, args.eval_freq)
     preset = PRESETS[one_of("argument --preset", args.preset, [*PRESETS, *SERVER_PRESETS])] if args.preset else {}
     return new_settings(
-        args.algo, args.env, n_timesteps=args.n_timesteps or preset.get("n_timesteps"), seed=args.seed,
+        args.algo, env=args.env, n_timesteps=args.n_timesteps or preset.get("n_timesteps"), seed=args.seed,
         eval_freq=args.eval_freq, n_eval_envs=args.n_eval_envs, env_kwargs=env_kwargs(args.env_kwargs),
         fleet=preset.get("fleet"),
     )  # fmt: skip

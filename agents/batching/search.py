@@ -16,6 +16,7 @@ from wisp_gym.controllers.resolve import Controller, resolve
 from wisp_gym.controllers.scorer_policy import ScorerPolicy, make_scorer
 from wisp_gym.engine.worlds import Worlds
 from wisp_gym.evaluation.metrics import Metrics, measure
+from wisp_gym.rules.batching import LEARNED
 from wisp_gym.scenario import Scenario
 
 PRICE_SHARPNESS = 0.2  # of prices' scores: the next one in the ladder comes so far behind
@@ -77,8 +78,6 @@ class Arena:
 
 def learned(controller: Controller, policy: ScorerPolicy) -> Controller:
     """A controller whose batching half is a policy."""
-    from wisp_gym.rules.batching import LEARNED
-
     return replace(controller, batching=LEARNED, batching_parameters=(), scorer=policy.weights)
 
 

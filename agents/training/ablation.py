@@ -75,10 +75,8 @@ def test_scenarios() -> list[Scenario]:
 
 def train_variant(variant: Variant, seed: int, decisions: int, path: Path, bar: tqdm[Any]) -> str:
     """Train one variant and save its policy at `path`; returns the controller's name. `bar` counts decisions."""
-    env_kwargs = {"scenario": SCENARIO}
-    settings = replace(
-        new_settings(n_timesteps=decisions, seed=seed, fleet=variant.fleet), env_kwargs=env_kwargs, hidden=variant.hidden
-    )  # fmt: skip
+    given = {"env_kwargs": {"scenario": SCENARIO}, "fleet": variant.fleet}
+    settings = replace(new_settings(n_timesteps=decisions, seed=seed, **given), hidden=variant.hidden)
     model = make_model(settings, make_env(settings))
     model.learn(decisions, callback=lambda *_: bar.update(settings.hyperparameters["decisions"]) is None)
     save_policy(engine_policy(model.policy, "token"), path)
@@ -109,19 +107,14 @@ def tune_rule(seed: int, decisions: int) -> str:
     ranges = [setting.tune for setting in SPECULATION["aligned"].settings if setting.tune]
     low, high = np.array(ranges).T
     rng = np.random.default_rng(seed)
-    mean, std = (low + high) / 2.0, (high - low) / 3.0
-    left, world, best = decisions, TRAINING_SEED + 1000 * seed, mean
+    mean, std, left, world = (low + high) / 2.0, (high - low) / 3.0, decisions, TRAINING_SEED + 1000 * seed
     while left > 0:
         tried = np.clip(rng.normal(mean, std, (POPULATION, len(low))), low, high)
-        scores = []
-        for values in tried:
-            score, used = training_goodput(rule_name(values), world)
-            scores.append(score)
-            left -= used
+        scores, used = zip(*(training_goodput(rule_name(values), world) for values in tried), strict=True)
         elite = tried[np.argsort(scores)[-ELITE:]]
-        mean, std, best = elite.mean(axis=0), elite.std(axis=0) + 0.02 * (high - low), elite.mean(axis=0)
-        world += 1
-    return rule_name(best)
+        mean, std = elite.mean(axis=0), elite.std(axis=0) + 0.02 * (high - low)
+        left, world = left - sum(used), world + 1
+    return rule_name(mean)
 
 
 def rule_name(values: np.ndarray) -> str:
@@ -136,10 +129,8 @@ def gains(names: Sequence[str], bar: tqdm[Any]) -> np.ndarray:
     """(names, loads, worlds) goodput over that of the reference in the same world."""
     result = []
     for scenario in test_scenarios():
-        outcomes = run_all(
-            scenario, [resolve(name, scenario) for name in (*names, REFERENCE)], TEST_SEEDS, NO_TRACE, bar
-        )
-        each = np.array([goodput(own) for own in outcomes])
+        controllers = [resolve(name, scenario) for name in (*names, REFERENCE)]
+        each = np.array([goodput(own) for own in run_all(scenario, controllers, TEST_SEEDS, NO_TRACE, bar)])
         result.append(each[:-1] / each[-1])
     return np.stack(result, axis=1)
 
@@ -152,11 +143,8 @@ def row(variant: str, each: np.ndarray) -> dict[str, Any]:
         low, high = bootstrap_interval(list(worlds))
         found[f"gain_{n}_percent"], found[f"gain_{n}_low"], found[f"gain_{n}_high"] = float(worlds.mean()), low, high
     by_seed = 100.0 * (each.mean(axis=(1, 2)) - 1.0)
-    return found | {
-        "gain_percent": float(by_seed.mean()),
-        "seed_low": float(by_seed.min()),
-        "seed_high": float(by_seed.max()),
-    }
+    of_seeds = {"gain_percent": by_seed.mean(), "seed_low": by_seed.min(), "seed_high": by_seed.max()}
+    return found | {name: float(value) for name, value in of_seeds.items()}
 
 
 def show(rows: Sequence[dict[str, Any]]) -> str:
@@ -192,14 +180,6 @@ class Arguments:
     out: Path = flag(Path("runs/ablation"), "new folder", metavar="DIR")
 
 
-def new_folder(path: Path) -> None:
-    """Make the folder. Raises InputError where it exists or cannot be made."""
-    try:
-        path.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"argument --out: cannot make '{path}': {error.strerror}; allowed is a new folder") from None
-
-
 def contestants(seeds: int, decisions: int, out: Path) -> dict[str, list[str]]:
     """Train every variant with every seed, and tune the rule; variant → its controllers' names."""
     names: dict[str, list[str]] = {}
@@ -216,7 +196,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train every variant, test all, print."""
     args, _ = parse(Arguments, PROGRAM, __doc__, arguments)
     torch.set_num_threads(1)
-    new_folder(args.out)
+    try:
+        args.out.mkdir(parents=True)
+    except OSError as error:
+        words = f"argument --out: cannot make '{args.out}': {error.strerror}; allowed is a new folder"
+        raise InputError(words) from None
     names = contestants(args.seeds, args.n_timesteps, args.out)
     flat = [name for each in names.values() for name in each]
     with tqdm(total=len(LOADS) * (len(flat) + 1) * len(TEST_SEEDS), unit=" worlds", disable=None, leave=False) as bar:

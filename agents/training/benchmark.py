@@ -37,8 +37,7 @@ def rates(work: Callable[[], int], repetitions: int) -> list[float]:
     found = []
     for _ in range(repetitions):
         began = time.perf_counter()
-        decisions = work()
-        found.append(decisions / (time.perf_counter() - began))
+        found.append(work() / (time.perf_counter() - began))
     return found
 
 
@@ -46,20 +45,18 @@ def measured(repetitions: int) -> dict[str, list[float]]:
     """Decisions per second of each repetition, of rollouts alone and with training."""
     torch.set_num_threads(1)
     settings = new_settings(n_timesteps=10**9)
-    model = make_model(settings, make_env(settings))
+    model, n = make_model(settings, make_env(settings)), settings.hyperparameters["decisions"]
     assert isinstance(model, FleetPPO)
     assert model.fleet is not None
-    fleet, policy, n = model.fleet, engine_policy(model.policy, "token"), settings.hyperparameters["decisions"]
+    fleet, policy = model.fleet, engine_policy(model.policy, "token")
     model.learn(n)  # compiles
 
     def trained() -> int:
         model.learn(n, reset_num_timesteps=False)
         return n
 
-    return {
-        "rollouts alone": rates(lambda: len(fleet.collect(policy).actions), repetitions),
-        "rollouts and training": rates(trained, repetitions),
-    }
+    alone = rates(lambda: len(fleet.collect(policy).actions), repetitions)
+    return {"rollouts alone": alone, "rollouts and training": rates(trained, repetitions)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -95,9 +94,9 @@ class Validate(BaseCallback):
 
     def write_scores(self) -> None:
         """Write validation.csv."""
-        rows = [f"{decisions},{goodput:.4f},{drafted:.4f}\n" for decisions, goodput, drafted in self.scores]
-        header = "decisions,goodput_tokens_per_s,drafted_per_round\n"
-        write_text(self.folder / "validation.csv", header + "".join(rows))
+        rows = [f"{decisions},{goodput:.4f},{drafted:.4f}" for decisions, goodput, drafted in self.scores]
+        lines = ["decisions,goodput_tokens_per_s,drafted_per_round", *rows]
+        write_text(self.folder / "validation.csv", "\n".join(lines) + "\n")
 
     def checkpoint(self) -> None:
         """Write a checkpoint named by the number of decisions; it remembers the scores and the best policy so far."""
@@ -142,18 +141,13 @@ class Progress(BaseCallback):
 
     def _on_training_start(self) -> None:
         done = self.model.num_timesteps
-        self.bar = tqdm(
-            total=self.total, initial=done, unit=" decisions", unit_scale=True, disable=not self.shown, file=sys.stderr
-        )
+        self.bar = tqdm(total=self.total, initial=done, unit=" decisions", unit_scale=True, disable=not self.shown)
 
     def _on_step(self) -> bool:
         self.bar.update(min(self.model.num_timesteps, self.total) - self.bar.n)
         if self.validate.scores:
             self.bar.set_postfix_str(f"goodput {self.validate.scores[-1][1]:.0f} tokens/s", refresh=False)
         return True
-
-    def _on_training_end(self) -> None:
-        self.close()
 
     def close(self) -> None:
         """Leave the bar as it stands."""

@@ -30,6 +30,9 @@ from wisp_gym.files import write_bytes
 from wisp_gym.scenario import Scenario, load
 
 Files = dict[str, bytes]  # path in the run's folder → content
+Reached = tuple[
+    float | None, ...
+]  # goodput and difference to WISP's in tokens/s, share of promises kept; None: not known
 
 
 # --- training --------------------------------------------------------------------------------------------------------
@@ -92,42 +95,29 @@ def sample_std(values: list[float]) -> float:
 SUMMARIES: dict[str, Callable[[list[float]], float]] = {"mean": fmean, "std": sample_std, "least": min, "most": max}
 
 
-def learned_row(folder: Path) -> dict[str, float | None]:
-    """What a run's policy reached: in the held-out worlds, or without a comparison in the validation worlds."""
+def reached(folder: Path) -> Reached:
+    """What a run's policy reached in the held-out worlds; without a comparison, its goodput in the validation worlds."""
     comparison = folder / "comparison.json"
     if comparison.is_file():
         rows = json.loads(comparison.read_text(encoding="utf-8"))
         own = next(row for row in rows if row["controller"].startswith(str(folder / "policy.json")))
-        return {
-            "goodput": own["goodput_tokens_per_s"],
-            "against": own["goodput_difference_tokens_per_s"],
-            "met": own["slo_attainment"],
-        }
+        return own["goodput_tokens_per_s"], own["goodput_difference_tokens_per_s"], own["slo_attainment"]
     lines = (folder / "validation.csv").read_text(encoding="utf-8").splitlines()[1:]
-    return {"goodput": max(float(line.split(",")[1]) for line in lines), "against": None, "met": None}
+    return max(float(line.split(",")[1]) for line in lines), None, None
 
 
 def spread(seeds: Sequence[int], folders: Sequence[Path]) -> str:
     """Table of what each seed's policy reached, with mean, standard deviation, least and most."""
-    found = [learned_row(folder) for folder in folders]
-    columns = {name: [row[name] for row in found] for name in ("goodput", "against", "met")}
-    rows = [
-        [str(seed), *cells(row["goodput"], row["against"], row["met"]), str(folder)]
-        for seed, row, folder in zip(seeds, found, folders, strict=True)
-    ]
+    found = [reached(folder) for folder in folders]
+    rows = [[str(seed), *cells(one), str(folder)] for seed, one, folder in zip(seeds, found, folders, strict=True)]
     for name, of in SUMMARIES.items():
-        rows.append([name, *cells(*(summary(of, values) for values in columns.values())), ""])
-    where = "validation worlds" if None in columns["against"] else "held-out worlds"
+        columns = [[value for value in column if value is not None] for column in zip(*found, strict=True)]
+        rows.append([name, *cells([of(known) if len(known) == len(found) else None for known in columns]), ""])
+    where = "validation worlds" if any(against is None for _, against, _ in found) else "held-out worlds"
     header = [["seed", "goodput", "vs WISP", "SLO met", "run folder"], ["", "tokens/s", "tokens/s", "%", ""]]
     return f"{len(seeds)} seeds, {where}\n\n{aligned(header, rows)}"
 
 
-def summary(of: Callable[[list[float]], float], values: list[float | None]) -> float | None:
-    """A number of all seeds; None where one of them has none."""
-    known = [value for value in values if value is not None]
-    return of(known) if len(known) == len(values) else None
-
-
-def cells(goodput: float | None, against: float | None, met: float | None) -> list[str]:
-    """The numbers of a row."""
-    return [cell(goodput), cell(against), cell(met, factor=100.0)]
+def cells(numbers: Sequence[float | None]) -> list[str]:
+    """The numbers of a row: goodput and difference in tokens/s, and a share in %."""
+    return [cell(value, factor=factor) for value, factor in zip(numbers, (1.0, 1.0, 100.0), strict=True)]

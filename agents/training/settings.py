@@ -1,4 +1,4 @@
-"""What decides a training's numbers: the algorithms with their defaults and reasons, presets, and the settings of one run."""
+"""What decides a training's numbers: the algorithms with their settings and reasons, presets, and the settings of one run."""
 
 from __future__ import annotations
 
@@ -16,47 +16,53 @@ from wisp_gym.scenario import DEFAULT_SCENARIO
 T = TypeVar("T")
 
 ENVIRONMENTS = {"wisp_gym/Speculation-v0": "token", "wisp_gym/SpeculationLength-v0": "length"}
-WIDTHS = [64, 64]
 
 # Worlds are told apart by their seeds: training draws its own, validation and test use these and no other.
 VALIDATION_SEED = 2_000_000  # the first of them
 TEST_SEEDS = range(1_000_000, 1_000_000 + 20)
 
-# Why these hyperparameters. fleet: a trajectory is a round, undiscounted; large batches keep the two cores busy with arithmetic
-# instead of calls. ppo, a2c: steps are tokens. Within a round reward comes at its end, and rounds hardly influence each other, so
-# the discount only has to reach over a round. A discount nearer to 1 lets the agent lower its own average rate, against which
-# time is charged, and learning collapses (seen at 0.995).
-HYPERPARAMETERS: dict[str, dict[str, Any]] = {
-    "fleet": {"decisions": 65_536, "batch_size": 8192, "n_epochs": 4, "gamma": 1.0, "gae_lambda": 0.95, "ent_coef": 0.01},
-    "ppo": {"n_steps": 64, "batch_size": 1024, "n_epochs": 4, "gamma": 0.97, "gae_lambda": 0.95, "ent_coef": 0.003},
-    "a2c": {"n_steps": 16, "gamma": 0.97, "gae_lambda": 0.95, "ent_coef": 0.003},
-}  # fmt: skip
-
 
 @dataclass(frozen=True)
-class Algorithm:
-    """What an algorithm is trained with unless told otherwise, beside HYPERPARAMETERS.
+class Settings:
+    """All that decides a run's numbers, as its config.json holds it.
 
     Attributes:
-        n_timesteps: decisions. n_envs: environments side by side; a fleet's gives the spaces alone.
-        learning_rate: falls linearly to a twentieth. activation: tanh takes most of a decision's time in the engine.
-        controller: what everything follows that does not learn; "" where everything does.
+        algo: one of ALGORITHMS. env: one of ENVIRONMENTS. n_timesteps: decisions in all. seed: of everything.
+        eval_freq: decisions between two validations, each with a checkpoint; 0: only at the end. n_envs: side by side.
+        env_kwargs: arguments of the environment, `scenario` among them. hyperparameters: of the algorithm.
+        learning_rate: falls linearly to a twentieth. widths: of the hidden layers. activation: "relu" or "tanh".
+        validation_seeds, test_seeds: of the held-out worlds. fleet: its worlds, for the algorithm of that name.
+        hidden: entries of the observation that the network does without, by name. resumed_from: the run that was gone on with.
     """
 
-    n_timesteps: int
-    n_envs: int
-    learning_rate: float
-    activation: str
-    controller: str = ""
+    algo: str
+    env: str = "wisp_gym/Speculation-v0"
+    n_timesteps: int = 600_000
+    seed: int = 0
+    eval_freq: int = 0
+    n_envs: int = 64
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    hyperparameters: dict[str, Any] = field(default_factory=dict)
+    learning_rate: float = 1e-3
+    widths: list[int] = field(default_factory=lambda: [64, 64])
+    activation: str = "tanh"
+    validation_seeds: list[int] = field(default_factory=list)
+    test_seeds: list[int] = field(default_factory=lambda: list(TEST_SEEDS))
+    fleet: FleetSettings | None = None
+    hidden: list[str] = field(default_factory=list)
+    resumed_from: str = ""
+
+    @property
+    def decision(self) -> str:
+        """What an action is: "token" or "length"."""
+        return ENVIRONMENTS[self.env]
+
+    def as_json(self) -> dict[str, Any]:
+        """What config.json holds: without `fleet`, `hidden` and `resumed_from` where the run has none."""
+        return {name: value for name, value in asdict(self).items() if value or name not in LAST_FIELDS}
 
 
-# With ppo and a2c one device of each world learns; the others follow WISP's rule, so that what it learns does not depend on its
-# own past.
-ALGORITHMS = {
-    "fleet": Algorithm(2_500_000, 1, 2e-3, "relu"),
-    "ppo": Algorithm(600_000, 64, 1e-3, "tanh", "wisp+fcfs"),
-    "a2c": Algorithm(600_000, 64, 1e-3, "tanh", "wisp+fcfs"),
-}
+LAST_FIELDS = ("fleet", "hidden", "resumed_from")
 
 # What a fleet's episodes draw unless told otherwise: loads from idle to overload, prefill chunks of any size. Without scenarios it
 # is that of the environment's arguments.
@@ -66,6 +72,30 @@ FLEET = FleetSettings(
     randomise={"devices": [8, 130], "prefill_chunk": [0.15, 1.2]},
 )
 FLEET_ARGUMENTS = ("scenario", "devices", "horizon_s", "randomise", "slo", "threads")
+
+# With ppo and a2c one device of each world learns; the others follow WISP's rule, so that what it learns does not depend on its
+# own past.
+FOLLOWED = {"scenario": DEFAULT_SCENARIO, "controller": "wisp+fcfs"}
+
+# fleet: a trajectory is a round, undiscounted; large batches keep the two cores busy with arithmetic instead of calls, and tanh would
+# take most of a decision's time in the engine. The one environment gives the spaces alone.
+# ppo, a2c: steps are tokens. Within a round reward comes at its end, and rounds hardly influence each other, so the discount only
+# has to reach over a round. A discount nearer to 1 lets the agent lower its own average rate, against which time is charged,
+# and learning collapses (seen at 0.995).
+ALGORITHMS = {
+    "fleet": Settings(
+        "fleet", n_timesteps=2_500_000, n_envs=1, env_kwargs={"scenario": DEFAULT_SCENARIO}, learning_rate=2e-3, activation="relu",
+        fleet=FLEET, hyperparameters={
+            "decisions": 65_536, "batch_size": 8192, "n_epochs": 4, "gamma": 1.0, "gae_lambda": 0.95, "ent_coef": 0.01,
+        },
+    ),
+    "ppo": Settings("ppo", env_kwargs=FOLLOWED, hyperparameters={
+        "n_steps": 64, "batch_size": 1024, "n_epochs": 4, "gamma": 0.97, "gae_lambda": 0.95, "ent_coef": 0.003,
+    }),
+    "a2c": Settings("a2c", env_kwargs=FOLLOWED, hyperparameters={
+        "n_steps": 16, "gamma": 0.97, "gae_lambda": 0.95, "ent_coef": 0.003,
+    }),
+}  # fmt: skip
 
 # The shipped policies again.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -82,72 +112,26 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Settings:
-    """All that decides a run's numbers, as its config.json holds it.
-
-    Attributes:
-        algo: one of ALGORITHMS. env: one of ENVIRONMENTS. n_timesteps: decisions in all. seed: of everything.
-        eval_freq: decisions between two validations, each with a checkpoint; 0: only at the end. n_envs: side by side.
-        env_kwargs: arguments of the environment, `scenario` among them. hyperparameters, learning_rate: of the algorithm.
-        widths: of the hidden layers. activation: "relu" or "tanh". validation_seeds, test_seeds: of the held-out worlds.
-        fleet: its worlds, with the algorithm fleet. hidden: entries of the observation that the network does without, by name.
-        resumed_from: the run or checkpoint that was gone on with.
-    """
-
-    algo: str
-    env: str
-    n_timesteps: int
-    seed: int
-    eval_freq: int
-    n_envs: int
-    env_kwargs: dict[str, Any]
-    hyperparameters: dict[str, Any]
-    learning_rate: float
-    widths: list[int]
-    activation: str
-    validation_seeds: list[int]
-    test_seeds: list[int]
-    fleet: FleetSettings | None = None
-    hidden: list[str] = field(default_factory=list)
-    resumed_from: str = ""
-
-    @property
-    def decision(self) -> str:
-        """What an action is: "token" or "length"."""
-        return ENVIRONMENTS[self.env]
-
-    def as_json(self) -> dict[str, Any]:
-        """What config.json holds, without what the run has none of."""
-        optional = ("fleet", "hidden", "resumed_from")
-        return {name: value for name, value in asdict(self).items() if value or name not in optional}
-
-
 def new_settings(
-    algo: str = "fleet", env: str = next(iter(ENVIRONMENTS)), *, n_timesteps: int | None = None, seed: int = 0,
-    eval_freq: int | None = None, n_eval_envs: int = 8, env_kwargs: Mapping[str, Any] | None = None,
-    fleet: Mapping[str, Any] | None = None,
+    algo: str = "fleet", *, n_timesteps: int | None = None, eval_freq: int | None = None, n_eval_envs: int = 8,
+    env_kwargs: Mapping[str, Any] | None = None, fleet: Mapping[str, Any] | None = None, **changes: Any,
 ) -> Settings:  # fmt: skip
-    """Settings of a new run.
+    """Settings of a new run: those of the algorithm, with what is given in their place.
 
     Args:
-        n_timesteps: default that of the algorithm. eval_freq: default a twelfth of n_timesteps. n_eval_envs: validation worlds.
-        env_kwargs: arguments of the environment, over the defaults. fleet: fields of FleetSettings, over those of FLEET.
+        eval_freq: default a twelfth of the decisions. n_eval_envs: validation worlds. env_kwargs: over those of the algorithm.
+        fleet: fields of its FleetSettings. changes: other fields of Settings.
 
     Raises:
         InputError: an unknown algorithm or environment, or an argument that a fleet has no use for.
     """
-    default = ALGORITHMS[one_of("argument --algo", algo, ALGORITHMS)]
-    given = dict(env_kwargs or {})
-    total = n_timesteps or default.n_timesteps
-    controller = {"controller": default.controller} if default.controller else {}
-    return Settings(
-        algo=algo, env=one_of("argument --env", env, ENVIRONMENTS), n_timesteps=total, seed=seed,
-        eval_freq=total // 12 if eval_freq is None else eval_freq, n_envs=default.n_envs,
-        env_kwargs={"scenario": DEFAULT_SCENARIO, **controller, **given}, hyperparameters=HYPERPARAMETERS[algo],
-        learning_rate=default.learning_rate, widths=WIDTHS, activation=default.activation,
-        validation_seeds=[VALIDATION_SEED + k for k in range(n_eval_envs)], test_seeds=list(TEST_SEEDS),
-        fleet=fleet_settings(given, replace(FLEET, **(fleet or {}))) if algo == "fleet" else None,
+    base, given = ALGORITHMS[one_of("argument --algo", algo, ALGORITHMS)], dict(env_kwargs or {})
+    one_of("argument --env", changes.get("env", base.env), ENVIRONMENTS)
+    total = n_timesteps or base.n_timesteps
+    return replace(
+        base, n_timesteps=total, eval_freq=total // 12 if eval_freq is None else eval_freq,
+        env_kwargs={**base.env_kwargs, **given}, validation_seeds=[VALIDATION_SEED + k for k in range(n_eval_envs)],
+        fleet=base.fleet and fleet_settings(given, replace(base.fleet, **(fleet or {}))), **changes,
     )  # fmt: skip
 
 

@@ -24,9 +24,9 @@ from agents.pool import Threads
 from agents.study import __main__ as study
 from agents.study.folder import read_study
 from agents.study.run import chunk, player, training_goodput
-from agents.training import settings
 from agents.training.fleet_tasks import TaskFleet
 from agents.training.networks import engine_policy
+from agents.training.settings import ALGORITHMS
 from tests.agents.test_fleet import actor, fleet
 from tests.agents.test_train import TINY as SCENARIO
 from tests.agents.test_train import assert_same_end
@@ -226,9 +226,9 @@ def flags(tmp_path: Path, name: str) -> list[str]:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short rollouts."""
-    monkeypatch.setitem(settings.HYPERPARAMETERS["fleet"], "decisions", ROLLOUT)
-    monkeypatch.setitem(settings.HYPERPARAMETERS["fleet"], "batch_size", ROLLOUT)
-    monkeypatch.setattr(settings, "FLEET", replace(settings.FLEET, worlds=4))
+    base, sizes = ALGORITHMS["fleet"], {"decisions": ROLLOUT, "batch_size": ROLLOUT}
+    hyperparameters, worlds = base.hyperparameters | sizes, replace(base.fleet, worlds=4)
+    monkeypatch.setitem(ALGORITHMS, "fleet", replace(base, hyperparameters=hyperparameters, fleet=worlds))
 
 
 @pytest.mark.usefixtures("small")

@@ -30,7 +30,7 @@ from agents.training.learners import make_env, make_model
 from agents.training.networks import Standardise, engine_policy
 from agents.training.rivals import RIVALS
 from agents.training.run_folder import new_folder
-from agents.training.settings import ALGORITHMS, ENVIRONMENTS, HYPERPARAMETERS, new_settings
+from agents.training.settings import ALGORITHMS, ENVIRONMENTS, new_settings
 from wisp_gym.cli import run
 from wisp_gym.controllers.policy import load_policy, save_policy
 from wisp_gym.errors import InputError
@@ -39,7 +39,7 @@ from wisp_gym.rules.mlp import logits
 from wisp_gym.scenario import load
 
 ROOT = Path(__file__).resolve().parents[2]
-ROLLOUT = ALGORITHMS["ppo"].n_envs * HYPERPARAMETERS["ppo"]["n_steps"]  # decisions between two updates
+ROLLOUT = ALGORITHMS["ppo"].n_envs * ALGORITHMS["ppo"].hyperparameters["n_steps"]  # decisions between two updates
 TOTAL = 3 * ROLLOUT
 NAME = "ppo-Speculation-v0_1"
 TINY = """
@@ -152,7 +152,7 @@ def test_the_folder_says_what_the_run_was(trained: Path, tiny: Path) -> None:
         0,
     )
     assert config["env_kwargs"] == {"scenario": str(tiny), "controller": "wisp+fcfs", "horizon_s": 8}
-    assert config["hyperparameters"] == HYPERPARAMETERS["ppo"]
+    assert config["hyperparameters"] == ALGORITHMS["ppo"].hyperparameters
     assert not set(config["validation_seeds"]) & set(config["test_seeds"])
     assert "train.py --algo ppo -n" in (trained / "command.txt").read_text()
     assert json.loads((trained / "versions.json").read_text())["torch"] == version("torch")
@@ -207,7 +207,7 @@ def test_the_bar_appears_on_a_terminal_or_on_demand(
     ],
 )  # fmt: skip
 def test_other_algorithms_and_decisions_train_and_resume(algo: str, env: str, tiny: Path, tmp_path: Path) -> None:
-    given = HYPERPARAMETERS[algo]
+    given = ALGORITHMS[algo].hyperparameters
     steps = given["decisions"] if algo == "fleet" else ALGORITHMS[algo].n_envs * given["n_steps"]
     more = ("--no-comparison", "--algo", algo, "--env", f"wisp_gym/{env}", "--eval-freq", str(steps))
     assert call(*flags(tiny, tmp_path, *more, n=2 * steps)) == 0
