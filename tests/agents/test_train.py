@@ -22,6 +22,7 @@ import torch
 from stable_baselines3 import PPO
 
 import train
+from agents.pool import Threads
 from agents.training import rivals
 from agents.training.arguments import parse
 from agents.training.callbacks import StopRequest
@@ -307,6 +308,16 @@ def test_the_same_seed_gives_the_same_policy_in_another_process(trained: Path, t
     assert (tmp_path / NAME / "policy.json").read_bytes() == (trained / "policy.json").read_bytes()
     assert call(*flags(tiny, tmp_path, "--no-comparison", "--seed", "1")) == 0
     assert (tmp_path / NAME.replace("_1", "_2") / "policy.json").read_bytes() != (trained / "policy.json").read_bytes()
+
+
+def test_a_run_is_a_function_of_values(trained: Path, tiny: Path, tmp_path: Path) -> None:
+    kwargs = {"scenario": str(tiny), "horizon_s": 8}
+    settings = new_settings("ppo", n_timesteps=TOTAL, eval_freq=ROLLOUT, n_eval_envs=2, env_kwargs=kwargs)
+    folder = train.train(settings, train.Output(tmp_path, comparison=False, command=["mine.py"]), Threads())
+    assert folder == tmp_path / NAME
+    assert_same_end(trained, folder)
+    assert (folder / "config.json").read_bytes() == (trained / "config.json").read_bytes()
+    assert (folder / "command.txt").read_text().endswith(" mine.py\n")
 
 
 def test_a_longer_training_follows_the_schedule_of_its_total(trained: Path, tmp_path: Path) -> None:
