@@ -16,20 +16,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from agents.training.arguments import flag, parse
 from agents.training.learners import make_env, make_model
 from agents.training.networks import engine_policy
 from agents.training.settings import ALGORITHMS, new_settings
-from wisp_gym.cli import aligned, whole
+from wisp_gym.cli import Bar, aligned, progress, whole
 from wisp_gym.controllers.catalogue import SPECULATION
 from wisp_gym.controllers.policy import save_policy
 from wisp_gym.controllers.resolve import resolve
-from wisp_gym.engine.worlds import NO_TRACE, Worlds
+from wisp_gym.engine.worlds import Worlds
 from wisp_gym.errors import InputError
-from wisp_gym.evaluation.evaluate import goodput, run_all
-from wisp_gym.evaluation.tables import bootstrap_interval
+from wisp_gym.evaluation.outcomes import goodput, run_all
+from wisp_gym.evaluation.statistics import bootstrap_interval
 from wisp_gym.files import write_json, write_text
 from wisp_gym.scenario import Scenario, load, with_
 
@@ -73,7 +72,7 @@ def test_scenarios() -> list[Scenario]:
     return [with_(load(SCENARIO), n_devices=n, horizon=HORIZON) for n in LOADS]
 
 
-def train_variant(variant: Variant, seed: int, decisions: int, path: Path, bar: tqdm[Any]) -> str:
+def train_variant(variant: Variant, seed: int, decisions: int, path: Path, bar: Bar) -> str:
     """Train one variant and save its policy at `path`; returns the controller's name. `bar` counts decisions."""
     given = {"env_kwargs": {"scenario": SCENARIO}, "fleet": variant.fleet}
     settings = replace(new_settings(n_timesteps=decisions, seed=seed, **given), hidden=variant.hidden)
@@ -125,12 +124,12 @@ def rule_name(values: np.ndarray) -> str:
 # --- the table -------------------------------------------------------------------------------------------------------
 
 
-def gains(names: Sequence[str], bar: tqdm[Any]) -> np.ndarray:
+def gains(names: Sequence[str], bar: Bar) -> np.ndarray:
     """(names, loads, worlds) goodput over that of the reference in the same world."""
     result = []
     for scenario in test_scenarios():
         controllers = [resolve(name, scenario) for name in (*names, REFERENCE)]
-        each = np.array([goodput(own) for own in run_all(scenario, controllers, TEST_SEEDS, NO_TRACE, bar)])
+        each = np.array([goodput(own) for own in run_all(scenario, controllers, TEST_SEEDS, bar=bar)])
         result.append(each[:-1] / each[-1])
     return np.stack(result, axis=1)
 
@@ -184,7 +183,7 @@ def contestants(seeds: int, decisions: int, out: Path) -> dict[str, list[str]]:
     """Train every variant with every seed, and tune the rule; variant → its controllers' names."""
     names: dict[str, list[str]] = {}
     total = (len(VARIANTS) + 1) * seeds * decisions
-    with tqdm(total=total, unit=" decisions", unit_scale=True, disable=None, leave=False) as bar:
+    with progress(total, " decisions", unit_scale=True) as bar:
         for k, (name, variant) in enumerate(VARIANTS.items()):
             paths = [out / f"variant-{k}-seed-{seed}.json" for seed in range(seeds)]
             names[name] = [train_variant(variant, seed, decisions, path, bar) for seed, path in enumerate(paths)]
@@ -203,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise InputError(words) from None
     names = contestants(args.seeds, args.n_timesteps, args.out)
     flat = [name for each in names.values() for name in each]
-    with tqdm(total=len(LOADS) * (len(flat) + 1) * len(TEST_SEEDS), unit=" worlds", disable=None, leave=False) as bar:
+    with progress(len(LOADS) * (len(flat) + 1) * len(TEST_SEEDS), " worlds") as bar:
         each = gains(flat, bar).reshape(len(names), args.seeds, len(LOADS), len(TEST_SEEDS))
     rows = [row(variant, found) for variant, found in zip(names, each, strict=True)]
     write_json(args.out / "ablation.json", [r | {"controllers": names[r["variant"]]} for r in rows])

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from agents.pool import Pool
 from agents.training.learning_plot import draw
 from agents.training.settings import Settings
-from wisp_gym.controllers.resolve import resolve
-from wisp_gym.engine.worlds import load_trace
+from wisp_gym.cli import progress
 from wisp_gym.errors import InputError
-from wisp_gym.evaluation.evaluate import compare, run_all, show
+from wisp_gym.evaluation import evaluate
+from wisp_gym.evaluation.comparison_tables import show
+from wisp_gym.evaluation.outcomes import Row
+from wisp_gym.evaluation.pool import Pool
 from wisp_gym.files import write_bytes, write_json, write_text
 from wisp_gym.scenario import Scenario, ScenarioError, with_, with_slo
 from wisp_gym.simulation import simulate
 
-Row = dict[str, Any]
 Scores = list[tuple[int, float, float]]  # of validations: decisions, goodput in tokens/s, tokens drafted in a round
 
 BATCHING = "fcfs"  # beside the learned policy; the batching controller is learned elsewhere
@@ -29,7 +26,6 @@ FIXED = [f"fixed:{k}+fcfs" for k in (0, 1, 2, 3, 4, 6, 8)]
 RIVALS = [
     "random:0.5+fcfs", "wisp", "wisp+fcfs", "sled", "centralized", "centralized:0", "survival:0.5+fcfs", "aligned+fcfs", *FIXED, "perfect+fcfs",
 ]  # fmt: skip
-REFERENCE = "wisp"
 TUNING_SEEDS = range(3_000_000, 3_000_000 + 4)  # for WISP's threshold; worlds of no training, validation or test
 
 
@@ -66,23 +62,16 @@ def compare_with_rivals(
         The tables and the verdict.
     """
     learned, tuned = f"{folder / 'policy.json'}+{BATCHING}", tuned_wisp(scenario)
-    rows = held_out_rows([learned, tuned, *RIVALS], settings, scenario, shown, pool)
+    names, seeds, slo = [learned, tuned, *RIVALS], settings.test_seeds, settings.env_kwargs.get("slo")
+    with progress(len(names) * len(seeds), " worlds", shown, desc="held-out worlds") as bar:
+        rows = evaluate(names, scenario, None, slo, seeds, "wisp", pool=pool, bar=bar).rows()
+    rows.sort(key=lambda row: -row["goodput_tokens_per_s"])
     write_json(folder / "comparison.json", rows)
     write_bytes(folder / "comparison.png", draw([(n, goodput) for n, goodput, _ in scores], rows, learned))
     named = [{**row, "controller": "learned" if row["controller"] == learned else row["controller"]} for row in rows]
     text = f"{show(named, scenario)}\n\n{verdict(rows, learned, tuned)}"
     write_text(folder / "comparison.txt", text + "\n")
     return text
-
-
-def held_out_rows(names: Sequence[str], settings: Settings, scenario: Scenario, shown: bool, pool: Pool) -> list[Row]:
-    """A row for each controller, the best first."""
-    seeds, controllers = settings.test_seeds, [resolve(name, scenario) for name in names]
-    total = len(names) * len(seeds)
-    with tqdm(total=total, unit=" worlds", desc="held-out worlds", disable=not shown, leave=False) as bar:
-        outcomes = dict(zip(names, run_all(scenario, controllers, seeds, load_trace(scenario), bar, pool), strict=True))
-    given = argparse.Namespace(slo=settings.env_kwargs.get("slo"), seeds=seeds, per_class=False)
-    return sorted(compare(given, scenario, outcomes, REFERENCE), key=lambda row: -row["goodput_tokens_per_s"])
 
 
 def verdict(rows: Sequence[Row], learned: str, tuned: str) -> str:

@@ -14,7 +14,6 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from agents.distributed import RayPool
-from agents.pool import Pool
 from agents.training import run_folder
 from agents.training.callbacks import Progress, StopRequest, Validate
 from agents.training.checkpoint import load_checkpoint, read_checkpoint
@@ -25,6 +24,7 @@ from agents.training.rivals import BATCHING, Scores, compare_with_rivals, held_o
 from agents.training.settings import Settings
 from wisp_gym.cli import INTERRUPTED
 from wisp_gym.errors import InputError, one_of
+from wisp_gym.evaluation.pool import Pool
 from wisp_gym.scenario import Scenario, load
 
 PROGRAM = "python train.py"  # what goes on with a run

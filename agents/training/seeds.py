@@ -15,17 +15,15 @@ from statistics import fmean, stdev
 from tempfile import TemporaryDirectory
 
 import torch
-from tqdm import tqdm
 
 from agents.distributed import RayPool
-from agents.pool import Pool
 from agents.training import run_folder
 from agents.training.callbacks import StopRequest
 from agents.training.rivals import Scores, held_out_scenario
 from agents.training.run import Output, compare, fit, make, open_folder, train
 from agents.training.settings import Settings
-from wisp_gym.cli import aligned
-from wisp_gym.evaluation.tables import cell
+from wisp_gym.cli import aligned, cell, progress
+from wisp_gym.evaluation.pool import Pool
 from wisp_gym.files import write_bytes
 from wisp_gym.scenario import Scenario, load
 
@@ -57,7 +55,7 @@ def trained_away(each: Sequence[Settings], output: Output, pool: Pool, device: s
     scenario = load(each[0].env_kwargs["scenario"])
     held_out = held_out_scenario(each[0], scenario)
     jobs = [(settings, scenario, device) for settings in each]
-    with tqdm(total=len(each), unit="seed", disable=None if not output.progress else False, leave=False) as bar:
+    with progress(len(each), "seed", output.bar) as bar:
         for settings, (files, scores) in zip(each, pool.map(train_in_a_task, jobs), strict=True):
             folder, log = open_folder(settings, scenario, output)
             log.close()

@@ -22,7 +22,6 @@ import torch
 from stable_baselines3 import PPO
 
 import train
-from agents.pool import Threads
 from agents.training import rivals
 from agents.training.arguments import parse
 from agents.training.callbacks import StopRequest
@@ -35,7 +34,8 @@ from agents.training.settings import ALGORITHMS, ENVIRONMENTS, new_settings
 from wisp_gym.cli import run
 from wisp_gym.controllers.policy import load_policy, save_policy
 from wisp_gym.errors import InputError
-from wisp_gym.evaluation import evaluate
+from wisp_gym.evaluation import comparison as evaluate
+from wisp_gym.evaluation.pool import Threads
 from wisp_gym.rules.mlp import logits
 from wisp_gym.scenario import load
 
@@ -365,7 +365,7 @@ def test_an_interruption_before_the_first_checkpoint_leaves_a_policy(
 def test_an_interrupted_comparison_leaves_the_finished_training(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rivals, "run_all", interrupt)
+    monkeypatch.setattr(rivals, "evaluate", interrupt)
     assert call(*flags(tiny, tmp_path, n=ROLLOUT)) == 130
     assert "the training is complete" in capsys.readouterr().out
     folder = tmp_path / NAME
