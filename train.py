@@ -1,8 +1,8 @@
 """Train a controller on the calibrated model and compare it with its rivals on held-out worlds.
 
-    python train.py                         # the default: PPO over whole fleets of devices, under three minutes on two cores
+    python train.py                         # the default: PPO over whole fleets, under three minutes on two cores
     python train.py -n 1000000 --seed 3     # shorter, another seed
-    python train.py --preset speculation    # the shipped policy again: many GPUs, loads, links, predictors and pairs of models
+    python train.py --preset speculation    # the shipped policy again, made for many systems
     python train.py --preset batching       # the shipped policy of the server (joint: the one that sets prices too)
     python train.py --env-kwargs scenario:mine.toml devices:32           # on a scenario of one's own
     python train.py --algo ppo              # PPO on wisp_gym/Speculation-v0, one learning device in each world
@@ -11,9 +11,10 @@
     python train.py --seeds 5                                            # seeds 0 to 4, and how far they spread
     python train.py --seeds 5 --distributed 10.0.0.5:6379                # on a Ray cluster: docs/guide/distributed.md
 
-A run folder holds config.json, command.txt, versions.json, scenario.toml, progress.csv (SB3's log), validation.csv, checkpoints/,
-policy.json (the policy that was best on validation worlds; use it wherever a controller's name is expected), comparison.json,
-comparison.txt and comparison.png. Ctrl-C leaves a run that can be used and gone on with. More: docs/guide/training.md.
+A run folder holds config.json, command.txt, versions.json, scenario.toml, progress.csv (SB3's log), validation.csv,
+checkpoints/, policy.json (the policy that was best on validation worlds; use it wherever a controller's name is
+expected), comparison.json, comparison.txt and comparison.png. Ctrl-C leaves a run that can be used and gone on with.
+The steps are in agents/training/run.py: make, fit with validations, compare. More: docs/guide/training.md.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ class Arguments:
 
     # Where it begins, how often and where it runs.
     trained_agent: Path | None = flag(
-        None, "go on from a run folder (or one of its checkpoints) with its settings, in a new folder", "-i", metavar="RUN"
+        None, "go on from a run folder (or one of its checkpoints) with its settings, in a new folder",
+        "-i", metavar="RUN",
     )  # fmt: skip
     seeds: int | None = flag(
         None, "train N times, from this seed on, each in a run folder of its own", of=whole(1, 1000), metavar="N"

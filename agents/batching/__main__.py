@@ -1,13 +1,14 @@
-"""Train a batching policy: clone the strongest rule, refine it by MaskablePPO and by evolution strategies, keep the best.
+"""Train a batching policy: clone the strongest rule, refine it by MaskablePPO and by search, keep the best.
 
     python -m agents.batching                       # wisp_gym/Batching-v0, beside the learned speculation policy
     python -m agents.batching --decision joint      # wisp_gym/Joint-v0: prices too, from batching-v1
     python -m agents.batching --log-folder runs --seed 3
 
-`python train.py --preset batching` and `--preset joint` do the same. Worlds differ in GPU, load, prompts and service classes. The
-candidates (clone, during PPO, during the search) are compared in validation worlds; policy.json is the best of them, policy.onnx
-the same for servers, and scores.json holds all scores. Use the run folder in place of a batching rule:
-`speculation-v1+runs/batching_1+admit`, with the limit of admission that it was trained under. More: docs/guide/training.md.
+`python train.py --preset batching` and `--preset joint` do the same. Worlds differ in GPU, load, prompts and service
+classes. The candidates (clone, during PPO, during the search) are compared in validation worlds; policy.json is the
+best of them, policy.onnx the same for servers, and scores.json holds all scores. Use the run folder in place of a
+batching rule: `speculation-v1+runs/batching_1+admit`, with the limit of admission that it was trained under. More:
+docs/guide/training.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Training of a batching policy: clone the strongest rule, refine it by MaskablePPO and evolution strategies, keep the best."""
+"""Training of a batching policy: clone the strongest rule, refine it by MaskablePPO and by search, keep the best."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m agents.training`: what was learned owes to what, and how fast it is learned. `python train.py` trains."""
+"""`python -m agents.training`: what a learned policy owes to what, and how fast it is learned."""
 
 from __future__ import annotations
 
@@ -9,17 +9,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # small batches: a second thread 
 
 from wisp_gym.cli import Commands
 
-main = Commands(
+COMMANDS = Commands(
     "python -m agents.training",
-    "Measurements of training itself; `python train.py` trains.",
+    "Measurements of training; `python train.py` trains.",
     {
-        "ablation": (
-            "agents.training.ablation",
-            "train without one thing at a time, and tune a rule with the same budget",
-        ),
+        "ablation": ("agents.training.ablation", "without one thing at a time, and a rule tuned with the same budget"),
         "benchmark": ("agents.training.benchmark", "decisions a second, of rollouts alone and of training"),
     },
 )
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(COMMANDS())

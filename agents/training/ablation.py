@@ -1,10 +1,11 @@
-"""What a learned speculation policy owes to what: training without one thing at a time, and a rule tuned with the same budget.
+"""What a learned policy owes to what: training without one thing at a time, and a rule tuned with the same budget.
 
     python -m agents.training ablation --seeds 3 --out runs/ablation
 
-Every variant is trained as `python train.py` trains by default, on the calibrated study, and meets the same held-out worlds at three
-loads. The last variant trains no network: the cross-entropy method searches the four settings of the boundary-aligned price stop with as
-many decisions of the engine. Files: ablation.json, ablation.txt, and each variant's policies.
+Every variant is trained as `python train.py` trains by default, on the calibrated study, and meets the same held-out
+worlds at three loads. The last variant trains no network: the cross-entropy method searches the four settings of the
+boundary-aligned price stop with as many decisions of the engine. Files: ablation.json, ablation.txt, and each variant's
+policies.
 """
 
 from __future__ import annotations
@@ -40,10 +41,12 @@ REFERENCE = "wisp+fcfs"
 TEST_SEEDS = range(1_000_000, 1_000_000 + 20)
 TRAINING_SEED = 4_000_000  # of the worlds in which the rule is tuned, the first of them
 
-# Entries of the observation (docs/guide/environments.md) that tell when a message would meet the server, and what the draft model says.
+# Entries of the observation (docs/guide/environments.md) that tell when a message would meet the server, and what the
+# draft model says.
 BOUNDARY = ["boundary_left", "draftable_tokens", "boundaries_missed", "server_busy", "info_age"]
 STATISTICS = [
-    "survival", "accept_probability", "confidence", "entropy", "margin", "logit_spread", "expected_tokens", "adapted_survival",
+    "survival", "accept_probability", "confidence", "entropy", "margin", "logit_spread", "expected_tokens",
+    "adapted_survival",
 ]  # fmt: skip
 SELFISH = {"on_time": 0.3, "externality": 0.0}
 
@@ -74,8 +77,9 @@ def test_scenarios() -> list[Scenario]:
 
 def train_variant(variant: Variant, seed: int, decisions: int, path: Path, bar: Bar) -> str:
     """Train one variant and save its policy at `path`; returns the controller's name. `bar` counts decisions."""
-    given = {"env_kwargs": {"scenario": SCENARIO}, "fleet": variant.fleet}
-    settings = replace(new_settings(n_timesteps=decisions, seed=seed, **given), hidden=variant.hidden)
+    env_kwargs = {"scenario": SCENARIO}
+    base = new_settings(n_timesteps=decisions, seed=seed, env_kwargs=env_kwargs, fleet=variant.fleet)
+    settings = replace(base, hidden=variant.hidden)
     model = make_model(settings, make_env(settings))
     model.learn(decisions, callback=lambda *_: bar.update(settings.hyperparameters["decisions"]) is None)
     save_policy(engine_policy(model.policy, "token"), path)

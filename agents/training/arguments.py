@@ -1,4 +1,4 @@
-"""The flags of a command from a frozen dataclass: a field is a flag, its default the default, the text beside it the help.
+"""A command's flags from a frozen dataclass: a field is a flag, its default the default, the text beside it the help.
 
 @dataclass(frozen=True)
 class Arguments:
@@ -25,8 +25,8 @@ def flag(default: Any, text: str, short: str = "", *, of: Any = None, **more: An
 
     Args:
         default: without the flag; the help names it unless it is None, False or empty, which the text must explain.
-        text: the help. short: a second name of one letter, such as "-n".
-        of: type of a value, as argparse has it; by default that of the annotation. more: for argparse, such as `metavar`.
+        text: the help. short: a second name of one letter, such as "-n". of: type of a value, as argparse has it; by
+            default that of the annotation. more: for argparse, such as `metavar`.
     """
     told = text if default is None or default is False or default in ("", ()) else f"{text} (default {default})"
     return field(default=default, metadata={"short": short, "type": of, "more": {"help": told, **more}})
@@ -39,7 +39,8 @@ def parse(
 
     Args:
         kind: its fields are made by `flag` and annotated as bool (a switch), str, int, Path, one of them or None, or
-            tuple[str, ...] (one word or more). program, description: for the help. arguments: None for the process's own.
+            tuple[str, ...] (one word or more). program, description: for the help. arguments: None for the process's
+            own.
 
     Raises:
         SystemExit: 2 after a wrong flag, which one line on stderr names; 0 after --help.

@@ -2,7 +2,8 @@
 
     python -m agents.training benchmark
 
-Medians of several repetitions after one that compiles. The figures are of this machine as it is used now; compare ratios.
+Medians of several repetitions after one that compiles. The figures are of this machine as it is used now; compare
+ratios.
 """
 
 from __future__ import annotations

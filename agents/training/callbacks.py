@@ -52,17 +52,18 @@ class StopRequest:
 class Validate(BaseCallback):
     """Every `every` decisions: score the policy on validation worlds, keep the best, write a checkpoint.
 
-    The score is the mean goodput when every device follows the policy. Files: `validation.csv`, `policy.json` (best so far),
-    `checkpoints/*.pt`.
+    The score is the mean goodput when every device follows the policy. Files: `validation.csv`, `policy.json` (best so
+    far), `checkpoints/*.pt`.
 
     Args:
-        folder: the run's folder. scenario: of the validation worlds. batching: batching rule beside the policy.
-        seeds: of the validation worlds. every: decisions between two scores; 0 scores only before and after the training.
+        folder: the run's folder. scenario, seeds: of the validation worlds. batching: rule beside the policy.
+        every: decisions between two scores; 0 scores only before and after the training.
         decision: "token" or "length". stop: whether to stop before the next rollout, by KeyboardInterrupt.
     """
 
     def __init__(
-        self, folder: Path, scenario: Scenario, batching: str, seeds: Sequence[int], every: int, decision: str, stop: StopRequest
+        self, folder: Path, scenario: Scenario, batching: str, seeds: Sequence[int], every: int, decision: str,
+        stop: StopRequest,
     ):  # fmt: skip
         super().__init__()
         self.folder, self.scenario, self.batching = folder, scenario, batching
@@ -76,7 +77,8 @@ class Validate(BaseCallback):
 
     def current(self) -> Policy:
         """The policy as the engine runs it."""
-        return engine_policy(self.model.policy, self.decision, decisions=self.model.num_timesteps)  # type: ignore[arg-type]
+        network, decisions = self.model.policy, self.model.num_timesteps
+        return engine_policy(network, self.decision, decisions=decisions)  # type: ignore[arg-type]
 
     def score(self) -> None:
         """Score, write down, keep the best; nothing when these weights have been scored."""

@@ -69,12 +69,15 @@ def save_checkpoint(path: Path, model: OnPolicyAlgorithm, env: DecisionVecEnv, v
     Args:
         validation: scores so far and the best policy, as plain JSON values.
     """
-    legacy = np.random.get_state(legacy=False)
+    legacy: Any = np.random.get_state(legacy=False)
+    key, place = legacy["state"]["key"].tolist(), legacy["state"]["pos"]
     state = {
-        "version": VERSION, "timesteps": model.num_timesteps, "updates": model._n_updates, "policy": model.policy.state_dict(),
-        "optimizer": model.policy.optimizer.state_dict(), "torch_random": torch.get_rng_state(),
-        "numpy_random": json.dumps({**legacy, "state": {"key": legacy["state"]["key"].tolist(), "pos": legacy["state"]["pos"]}}),  # type: ignore[index, call-overload]
-        "last_observations": torch.from_numpy(np.asarray(model._last_obs)), "last_starts": torch.from_numpy(np.asarray(model._last_episode_starts)),
+        "version": VERSION, "timesteps": model.num_timesteps, "updates": model._n_updates,
+        "policy": model.policy.state_dict(), "optimizer": model.policy.optimizer.state_dict(),
+        "torch_random": torch.get_rng_state(),
+        "numpy_random": json.dumps({**legacy, "state": {"key": key, "pos": place}}),
+        "last_observations": torch.from_numpy(np.asarray(model._last_obs)),
+        "last_starts": torch.from_numpy(np.asarray(model._last_episode_starts)),
         "worlds": worlds_state(model, env),
         "episodes": json.dumps(list(model.ep_info_buffer or [])), "validation": json.dumps(validation),
     }  # fmt: skip

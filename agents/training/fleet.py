@@ -1,17 +1,17 @@
 """Experience of whole fleets: the engine runs the policy's own weights on every device and hands over all decisions.
 
 Every device of every world follows one policy (parameter sharing) whose actions are drawn at random. A decision's
-trajectory is its round: it ends when the round's reply is delivered. Rounds that are still open when enough decisions are
-recorded are kept for the next time, so that long rounds are not left out.
+trajectory is its round: it ends when the round's reply is delivered. Rounds that are still open when enough decisions
+are recorded are kept for the next time, so that long rounds are not left out.
 
 Reward of a round, in tokens (docs/guide/training.md):
 
     (1 + pressure·urgency)·(committed − ρ·(time of the round)) − (price of a draft token)·drafted − externality
 
-ρ is the device's own rate in tokens/s over its last rounds: time costs what it would have earned. The externality is the verification
-time that the round's drafts add to their batch, times the tokens per second that the server commits: what the others lose. The urgency is
-near 1 for a device that is behind its deadlines and near 0 for one that is far ahead: a round, a trajectory of its own, does not see
-that to be faster now keeps later tokens on time.
+ρ is the device's own rate in tokens/s over its last rounds: time costs what it would have earned. The externality is
+the verification time that the round's drafts add to their batch, times the tokens per second that the server commits:
+what the others lose. The urgency is near 1 for a device that is behind its deadlines and near 0 for one that is far
+ahead: a round, a trajectory of its own, does not see that to be faster now keeps later tokens on time.
 """
 
 from __future__ import annotations
@@ -172,8 +172,8 @@ class Fleet:
     """
 
     def __init__(
-        self, settings: FleetSettings, policy: Policy, decisions: int = 65_536, seed: int = 0, threads: int | None = None,
-        slo: float | None = None,
+        self, settings: FleetSettings, policy: Policy, decisions: int = 65_536, seed: int = 0,
+        threads: int | None = None, slo: float | None = None,
     ):  # fmt: skip
         self.weights = WEIGHTS | dict(settings.weights)
         usual, wide = dict(settings.randomise), {**settings.randomise, **settings.varied}

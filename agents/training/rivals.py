@@ -24,7 +24,8 @@ Scores = list[tuple[int, float, float]]  # of validations: decisions, goodput in
 BATCHING = "fcfs"  # beside the learned policy; the batching controller is learned elsewhere
 FIXED = [f"fixed:{k}+fcfs" for k in (0, 1, 2, 3, 4, 6, 8)]
 RIVALS = [
-    "random:0.5+fcfs", "wisp", "wisp+fcfs", "sled", "centralized", "centralized:0", "survival:0.5+fcfs", "aligned+fcfs", *FIXED, "perfect+fcfs",
+    "random:0.5+fcfs", "wisp", "wisp+fcfs", "sled", "centralized", "centralized:0", "survival:0.5+fcfs", "aligned+fcfs",
+    *FIXED, "perfect+fcfs",
 ]  # fmt: skip
 TUNING_SEEDS = range(3_000_000, 3_000_000 + 4)  # for WISP's threshold; worlds of no training, validation or test
 
@@ -44,7 +45,7 @@ def held_out_scenario(settings: Settings, scenario: Scenario) -> Scenario:
 
 
 def tuned_wisp(scenario: Scenario) -> str:
-    """WISP's stop rule with the threshold, of twelve, that delivers most in worlds of its own, and its better scheduler."""
+    """WISP's stop rule with the scheduler and the threshold, of twelve, that deliver most in worlds of their own."""
     names = [f"wisp:{0.05 + 0.075 * k:.3f}+{batching}" for k in range(12) for batching in ("fcfs", "wisp")]
     goodput = [np.mean([m.goodput_tokens_per_s for m in simulate(scenario, name, TUNING_SEEDS)]) for name in names]
     return names[int(np.argmax(goodput))]
@@ -88,7 +89,7 @@ def verdict(rows: Sequence[Row], learned: str, tuned: str) -> str:
         return f"{100 * (own / goodput[name] - 1):+.1f} %" if goodput[name] > 0 else f"{own:+.1f} tokens/s"
 
     return (
-        f"learned: {own:.1f} tokens/s on time, {against('wisp')} against WISP, {against(tuned)} against WISP tuned ({tuned}), "
-        f"{against(fixed)} against the best fixed length ({fixed}); "
+        f"learned: {own:.1f} tokens/s on time, {against('wisp')} against WISP, "
+        f"{against(tuned)} against WISP tuned ({tuned}), {against(fixed)} against the best fixed length ({fixed}); "
         f"ahead of it: {', '.join(ahead) if ahead else 'none of the controllers'}"
     )

@@ -1,4 +1,4 @@
-"""One training as a function of values: worlds and model, training with validation, comparison; all into a run's folder."""
+"""One training as a function of values: worlds and model, training with validation, comparison; a run's folder."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Output:
 
     Attributes:
         log_folder: where the run's folder is made. tensorboard_log: where TensorBoard's events go, if anywhere.
-        progress: a progress bar even where standard error is no terminal. comparison: with the rivals, after the training.
-        command: the run's command.txt; default this process's own.
+        progress: a progress bar even where standard error is no terminal. comparison: with the rivals, after the
+            training. command: the run's command.txt; default this process's own.
     """
 
     log_folder: Path = Path("runs")
@@ -106,8 +106,8 @@ def make(settings: Settings, device: str, resume: Path | None = None) -> tuple[O
     record = load_checkpoint(path, state, model, env)
     if settings.n_timesteps <= model.num_timesteps:
         raise InputError(
-            f"argument --n-timesteps: given {settings.n_timesteps}, allowed is more than the {model.num_timesteps} that "
-            f"'{path}' has done"
+            f"argument --n-timesteps: given {settings.n_timesteps}, "
+            f"allowed is more than the {model.num_timesteps} that '{path}' has done"
         )
     return model, record
 
@@ -171,7 +171,8 @@ def say_interrupted(folder: Path, decisions: int) -> NoReturn:
 
 
 def compare(
-    folder: Path, settings: Settings, held_out: Scenario, scores: Scores, pool: Pool, bar: bool = False, stopped: bool = False
+    folder: Path, settings: Settings, held_out: Scenario, scores: Scores, pool: Pool, bar: bool = False,
+    stopped: bool = False,
 ) -> None:  # fmt: skip
     """Compare a trained policy with its rivals, and say how it did.
 

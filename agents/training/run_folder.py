@@ -55,7 +55,7 @@ def installed(package: str) -> str | None:
 
 
 def commit() -> str | None:
-    """Commit of these sources, with "+changes" where they were edited since; None where they are under no version control."""
+    """Commit of these sources, with "+changes" where they were edited since; None without version control."""
     folder = Path(__file__).resolve().parent
     command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"]
     try:

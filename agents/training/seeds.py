@@ -1,7 +1,7 @@
 """One training with several seeds, and how far they spread: one learned policy says little about a way of learning.
 
-Here one after the other; on a cluster each seed is one task, which returns the run's files. A task that dies with its worker
-begins again from its seed and ends with the same bytes.
+Here one after the other; on a cluster each seed is one task, which returns the run's files. A task that dies with its
+worker begins again from its seed and ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ SUMMARIES: dict[str, Callable[[list[float]], float]] = {"mean": fmean, "std": sa
 
 
 def reached(folder: Path) -> Reached:
-    """What a run's policy reached in the held-out worlds; without a comparison, its goodput in the validation worlds."""
+    """What a run's policy reached in held-out worlds; without a comparison, its goodput in validation worlds."""
     comparison = folder / "comparison.json"
     if comparison.is_file():
         rows = json.loads(comparison.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What decides a training's numbers: the algorithms with their settings and reasons, presets, and the settings of one run."""
+"""What decides a training's numbers: algorithms with their settings and reasons, presets, the settings of a run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Settings:
         env_kwargs: arguments of the environment, `scenario` among them. hyperparameters: of the algorithm.
         learning_rate: falls linearly to a twentieth. widths: of the hidden layers. activation: "relu" or "tanh".
         validation_seeds, test_seeds: of the held-out worlds. fleet: its worlds, for the algorithm of that name.
-        hidden: entries of the observation that the network does without, by name. resumed_from: the run that was gone on with.
+        hidden: entries of the observation that the network does without. resumed_from: the run that was gone on with.
     """
 
     algo: str
@@ -64,8 +64,8 @@ class Settings:
 
 LAST_FIELDS = ("fleet", "hidden", "resumed_from")
 
-# What a fleet's episodes draw unless told otherwise: loads from idle to overload, prefill chunks of any size. Without scenarios it
-# is that of the environment's arguments.
+# What a fleet's episodes draw unless told otherwise: loads from idle to overload, prefill chunks of any size. Without
+# scenarios it is that of the environment's arguments.
 FLEET = FleetSettings(
     worlds=16,
     weights={"on_time": 0.3, "externality": 1.5},
@@ -73,19 +73,19 @@ FLEET = FleetSettings(
 )
 FLEET_ARGUMENTS = ("scenario", "devices", "horizon_s", "randomise", "slo", "threads")
 
-# With ppo and a2c one device of each world learns; the others follow WISP's rule, so that what it learns does not depend on its
-# own past.
+# With ppo and a2c one device of each world learns; the others follow WISP's rule, so that what it learns does not
+# depend on its own past.
 FOLLOWED = {"scenario": DEFAULT_SCENARIO, "controller": "wisp+fcfs"}
 
-# fleet: a trajectory is a round, undiscounted; large batches keep the two cores busy with arithmetic instead of calls, and tanh would
-# take most of a decision's time in the engine. The one environment gives the spaces alone.
-# ppo, a2c: steps are tokens. Within a round reward comes at its end, and rounds hardly influence each other, so the discount only
-# has to reach over a round. A discount nearer to 1 lets the agent lower its own average rate, against which time is charged,
-# and learning collapses (seen at 0.995).
+# fleet: a trajectory is a round, undiscounted; large batches keep the two cores busy with arithmetic instead of calls,
+# and tanh would take most of a decision's time in the engine. The one environment gives the spaces alone. ppo, a2c:
+# steps are tokens. Within a round reward comes at its end, and rounds hardly influence each other, so the discount only
+# has to reach over a round. A discount nearer to 1 lets the agent lower its own average rate, against which time is
+# charged, and learning collapses (seen at 0.995).
 ALGORITHMS = {
     "fleet": Settings(
-        "fleet", n_timesteps=2_500_000, n_envs=1, env_kwargs={"scenario": DEFAULT_SCENARIO}, learning_rate=2e-3, activation="relu",
-        fleet=FLEET, hyperparameters={
+        "fleet", n_timesteps=2_500_000, n_envs=1, env_kwargs={"scenario": DEFAULT_SCENARIO}, learning_rate=2e-3,
+        activation="relu", fleet=FLEET, hyperparameters={
             "decisions": 65_536, "batch_size": 8192, "n_epochs": 4, "gamma": 1.0, "gae_lambda": 0.95, "ent_coef": 0.01,
         },
     ),
@@ -104,8 +104,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "fleet": {
             "scenarios": ["wisp-study", "wisp-a100-qwen3-32b", "h100-qwen3-32b", "wisp-a100-llama-70b"], "worlds": 4,
             "varied": {
-                "verification_time": [0.4, 1.6], "jitter": [0.0, 3.0], "separation": [0.3, 2.0], "draft_speed": [0.4, 2.5],
-                "acceptance_logit": [-0.8, 0.8], "slo_speed": [0.5, 1.5], "price": [0.0, 0.2],
+                "verification_time": [0.4, 1.6], "jitter": [0.0, 3.0], "separation": [0.3, 2.0],
+                "draft_speed": [0.4, 2.5], "acceptance_logit": [-0.8, 0.8], "slo_speed": [0.5, 1.5],
+                "price": [0.0, 0.2],
             },
         },
     },
@@ -119,8 +120,8 @@ def new_settings(
     """Settings of a new run: those of the algorithm, with what is given in their place.
 
     Args:
-        eval_freq: default a twelfth of the decisions. n_eval_envs: validation worlds. env_kwargs: over those of the algorithm.
-        fleet: fields of its FleetSettings. changes: other fields of Settings.
+        eval_freq: default a twelfth of the decisions. n_eval_envs: validation worlds. env_kwargs: over those of the
+            algorithm. fleet: fields of its FleetSettings. changes: other fields of Settings.
 
     Raises:
         InputError: an unknown algorithm or environment, or an argument that a fleet has no use for.
