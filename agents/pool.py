@@ -37,7 +37,7 @@ RETRIES = 10  # of a task whose worker died; one that kills every worker must co
 ANSWER_S = 5.0  # within which a cluster must answer
 ADDRESS = re.compile(r"(\[?[\w.:-]+\]?):(\d{1,5})", re.ASCII)
 ROOT = Path(__file__).resolve().parents[1]
-CODE = ("wisp_gym", "agents", "estimators", "traces", "train.py")  # what workers of another machine are sent
+CODE = ("wisp_gym", "agents", "estimators", "traces")  # what workers of another machine are sent
 T = TypeVar("T")
 
 

@@ -15,7 +15,7 @@ from agents.sim2real.profile import Measured, row_of
 from agents.sim2real.settings import Settings
 from agents.study.page import Page, Picture, Table, as_html, as_markdown, picture_bytes
 from wisp_gym.files import write_bytes, write_json, write_text
-from wisp_gym.serving.machine import machine
+from wisp_gym.machine import machine
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MARKERS = "osD^v<>p"
@@ -118,7 +118,7 @@ def draw(found: Sequence[Cell]) -> bytes:
 
 def setting_words(settings: Settings, worlds: int) -> str:
     """How the figures were made, and on which machine."""
-    about = ", ".join(f"{name} {value}" for name, value in machine().items())
+    about = ", ".join(f"{name} {value}" for name, value in machine("numpy", "onnxruntime").items())
     return (
         f"{settings.repeats} runs of {settings.seconds} s each, after {settings.warmup_seconds} s, closed loop: a device has its next "
         f"prompt at once. Draft tokens paced to {settings.draft_token_ms:g} ms, delays shaped to {settings.one_way_ms:g} ms. Engine: "

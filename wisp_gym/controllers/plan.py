@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from wisp_gym.engine.build import CLASS_STEP, accepted_share, classes_of
 from wisp_gym.scenario import Scenario
 
 MOST_GROUPS = 8  # groups that are tried (a group more costs a launch a cycle)
@@ -88,8 +89,6 @@ def make_plan(scenario: Scenario) -> Plan:
 
 def costs_of(scenario: Scenario) -> Costs:
     """Costs of each length, by the server's own estimator, at the mean context of a response."""
-    from wisp_gym.engine.build import CLASS_STEP, accepted_share, classes_of
-
     alpha, e = accepted_share(scenario), scenario.estimator
     k = np.arange(scenario.max_draft_tokens + 1)
     context = scenario.workload.prompt.median_tokens + scenario.workload.output.median_tokens / 2

@@ -19,9 +19,12 @@ from wisp_gym.controllers.names import fault, one_piece
 from wisp_gym.controllers.plan import Plan, make_plan
 from wisp_gym.controllers.policy import Policy, load_policy
 from wisp_gym.controllers.scorer_policy import load_scorer
+from wisp_gym.engine.build import mean_acceptance, separation
+from wisp_gym.engine.trace_files import load_recording, passed_confidence
 from wisp_gym.rules import batching as batching_rules
 from wisp_gym.rules import speculation as speculation_rules
 from wisp_gym.rules import trimming
+from wisp_gym.rules.rejection_predictor import load_predictor
 from wisp_gym.scenario import Scenario
 
 NO_POLICY = np.zeros(0, dtype=np.float32)
@@ -163,10 +166,6 @@ def published_threshold(scenario: Scenario) -> float:
     A predictor's own where the draft names one; else that which 80.1 % of the accepted tokens pass: by the confidence of
     a recorded trace, or by the closed form of the parametric process.
     """
-    from wisp_gym.engine.build import mean_acceptance, separation
-    from wisp_gym.engine.trace_files import load_recording, passed_confidence
-    from wisp_gym.rules.rejection_predictor import load_predictor
-
     if scenario.draft.predictor:
         return load_predictor(scenario.draft.predictor).threshold
     if scenario.draft.trace:

@@ -10,7 +10,7 @@ import numpy as np
 from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES
 from wisp_gym.engine import gather, gather_batching
 from wisp_gym.envs.episodes import Episodes
-from wisp_gym.envs.rendering import Recorder
+from wisp_gym.envs.rendering import FrameLog
 from wisp_gym.envs.rewards import BATCHING_WEIGHTS, checked_weights
 from wisp_gym.envs.shells import DecisionEnv, DecisionVectorEnv, Task, markdown_rows
 from wisp_gym.envs.speculation import DEFAULT_SCENARIO
@@ -139,7 +139,7 @@ class BatchingEnv(DecisionEnv):
         horizon_s: float = 60.0, average_reward: float = 0.0, reward_weights: Mapping[str, float] | None = None,
         randomise: Mapping[str, Any] | None = None, slo: float | None = None, render_mode: str | None = None, responses_join: bool = True,
     ):  # fmt: skip
-        recorder = Recorder(render_mode, self.metadata["render_modes"])
+        frames = FrameLog(render_mode, self.metadata["render_modes"])
         task = BatchingTask(
             1,
             scenario,
@@ -151,11 +151,11 @@ class BatchingEnv(DecisionEnv):
             reward_weights,
             randomise,
             slo,
-            recorder.log_rows,
+            frames.log_rows,
             1,
             responses_join=responses_join,
         )
-        self.set_up(task, recorder)
+        self.set_up(task, frames)
 
 
 class BatchingVectorEnv(DecisionVectorEnv):

@@ -7,7 +7,7 @@ from typing import Any
 
 from wisp_gym.engine import gather_batching
 from wisp_gym.envs.batching import BatchingTask
-from wisp_gym.envs.rendering import Recorder
+from wisp_gym.envs.rendering import FrameLog
 from wisp_gym.envs.shells import DecisionEnv, DecisionVectorEnv, markdown_rows
 from wisp_gym.envs.speculation import DEFAULT_SCENARIO
 from wisp_gym.scenario import Scenario
@@ -66,12 +66,12 @@ class JointEnv(DecisionEnv):
         horizon_s: float = 60.0, average_reward: float = 0.0, reward_weights: Mapping[str, float] | None = None,
         randomise: Mapping[str, Any] | None = None, slo: float | None = None, render_mode: str | None = None, responses_join: bool = True,
     ):  # fmt: skip
-        recorder = Recorder(render_mode, self.metadata["render_modes"])
+        frames = FrameLog(render_mode, self.metadata["render_modes"])
         task = BatchingTask(
-            1, scenario, devices, controller, visible, horizon_s, average_reward, reward_weights, randomise, slo, recorder.log_rows, 1,
+            1, scenario, devices, controller, visible, horizon_s, average_reward, reward_weights, randomise, slo, frames.log_rows, 1,
             prices=True, responses_join=responses_join,
         )  # fmt: skip
-        self.set_up(task, recorder)
+        self.set_up(task, frames)
 
 
 class JointVectorEnv(DecisionVectorEnv):

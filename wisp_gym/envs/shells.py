@@ -14,7 +14,7 @@ from wisp_gym.controllers.policy import Policy
 from wisp_gym.engine import gather
 from wisp_gym.engine.loop import DONE
 from wisp_gym.envs.episodes import Episodes
-from wisp_gym.envs.rendering import Recorder
+from wisp_gym.envs.rendering import FrameLog
 from wisp_gym.envs.rewards import weighted
 
 RENDER_MODES = ["ansi", "rgb_array"]
@@ -111,9 +111,9 @@ class DecisionEnv(gym.Env[np.ndarray, np.int64]):
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": RENDER_MODES, "render_fps": 4}  # type: ignore[misc]
 
-    def set_up(self, task: Task, recorder: Recorder) -> None:
+    def set_up(self, task: Task, frames: FrameLog) -> None:
         """Spaces of a task."""
-        self.task, self.recorder, self.render_mode = task, recorder, recorder.mode
+        self.task, self.frames, self.render_mode = task, frames, frames.mode
         self.observation_space = gym.spaces.Box(task.low, task.high, dtype=np.float32)
         self.action_space = gym.spaces.Discrete(task.actions)
         self.action = np.zeros(1, np.int64)
@@ -134,7 +134,7 @@ class DecisionEnv(gym.Env[np.ndarray, np.int64]):
         rewards, terms, over = self.task.step(self.action)
         named = {name: float(term[0]) for name, term in terms.items()}
         info = self.info(float(self.task.elapsed_s()[0]), named)
-        self.recorder.keep(self.task.episodes.arrays)
+        self.frames.keep(self.task.episodes.arrays)
         return self.task.observations[0].copy(), float(rewards[0]), False, bool(over[0]), info
 
     def info(self, dt: float, terms: dict[str, float]) -> dict[str, Any]:
@@ -154,7 +154,7 @@ class DecisionEnv(gym.Env[np.ndarray, np.int64]):
 
     def render(self) -> str | np.ndarray | None:  # type: ignore[override]
         """The last seconds as a timeline: text ("ansi") or a picture ("rgb_array")."""
-        return self.recorder.render(
+        return self.frames.render(
             self.task.episodes.arrays, float(self.task.outcomes[0, gather.CLOCK_S]), int(self.task.device[0])
         )
 

@@ -12,7 +12,7 @@ from wisp_gym.controllers.policy import load_policy
 from wisp_gym.engine import gather
 from wisp_gym.engine.session import EXTERNAL_LENGTH, EXTERNAL_TOKEN
 from wisp_gym.envs.episodes import Episodes
-from wisp_gym.envs.rendering import Recorder
+from wisp_gym.envs.rendering import FrameLog
 from wisp_gym.envs.rewards import SPECULATION_WEIGHTS, checked_weights
 from wisp_gym.envs.shells import DecisionEnv, DecisionVectorEnv, Task, markdown_rows
 from wisp_gym.scenario import Scenario
@@ -148,12 +148,12 @@ class SpeculationEnv(DecisionEnv):
         reward_weights: Mapping[str, float] | None = None, randomise: Mapping[str, Any] | None = None, slo: float | None = None,
         reveal_fates: bool = False, render_mode: str | None = None,
     ):  # fmt: skip
-        recorder = Recorder(render_mode, self.metadata["render_modes"])
+        frames = FrameLog(render_mode, self.metadata["render_modes"])
         task = SpeculationTask(
             1, self.external, scenario, devices, controller, others, horizon_s, average_reward, reward_weights, randomise, slo,
-            reveal_fates, recorder.log_rows, 1,
+            reveal_fates, frames.log_rows, 1,
         )  # fmt: skip
-        self.set_up(task, recorder)
+        self.set_up(task, frames)
 
 
 class SpeculationLengthEnv(SpeculationEnv):
