@@ -1,7 +1,7 @@
 """Where a command's jobs run: on this machine's threads (`wisp_gym.evaluation.pool`), or as tasks of a Ray cluster.
 
 The cluster is one that Ray starts on this machine, or a running one by its address. Ray places the tasks, keeps what they hand
-over, and runs a task again when its worker or machine dies. docs/guide/distributed.md says what is sent where.
+over, and runs a task again when its worker or machine dies. docs/guide/cluster.md says what is sent where.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 A suite (agents/study/suites/*.toml) lists cells, controllers, seeds and the budget. The study's folder keeps every finished world;
 the same command, or `--resume FOLDER`, goes on after a kill and ends with the same bytes. docs/guide/study.md is the protocol.
-With `--distributed` the worlds run on a Ray cluster: docs/guide/distributed.md.
+With `--distributed` the worlds run on a Ray cluster: docs/guide/cluster.md.
 """
 
 from __future__ import annotations
