@@ -21,13 +21,15 @@ from tqdm import tqdm
 from agents.bounds.fluid import Bound, fluid_bound, information_bound
 from agents.bounds.identical import best_periodic, capacity_at_speed, is_identical
 from wisp_gym.cli import MAX_DEVICES, Parser, aligned, refuse_same_files, run, seed_list, speed, whole, write_rows
-from wisp_gym.controllers.resolve import Controller, resolve
+from wisp_gym.controllers.resolve import resolve
+from wisp_gym.engine.feasibility import warnings
 from wisp_gym.engine.worlds import load_trace
 from wisp_gym.evaluation.arguments import add_comparison, chosen_controllers, chosen_scenario
 from wisp_gym.evaluation.evaluate import EPILOG, Outcome, Row, run_all, slo_words
 from wisp_gym.evaluation.tables import bootstrap_interval, cell, interval_cell, mean
+from wisp_gym.rules.controller import Controller
 from wisp_gym.rules.speculation import ORACLE, PERFECT
-from wisp_gym.scenario import Scenario, warnings
+from wisp_gym.scenario import Scenario
 
 PROGRAM = "python -m agents.bounds"
 DEFAULT_SEEDS = 10

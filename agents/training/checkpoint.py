@@ -18,14 +18,12 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from agents.training.fleet import Decisions
 from agents.training.fleet_ppo import FleetPPO, joined
-from wisp_gym.engine.state import World
 from wisp_gym.envs.sb3 import DecisionVecEnv
 from wisp_gym.errors import InputError
 from wisp_gym.files import write_bytes
 
 VERSION = 3
 TASK_ARRAYS = ("kinds", "observations", "outcomes", "clock_s", "device")
-STATE_FIELDS = World._fields[: World._fields.index("trace")]
 
 
 def as_tensor(array: np.ndarray) -> torch.Tensor:
@@ -41,12 +39,12 @@ def restore(array: np.ndarray, stored: torch.Tensor) -> None:
 def worlds_state(env: DecisionVecEnv) -> dict[str, Any]:
     """State of every world, of the decision makers and of their random generators."""
     task = env.envs.task
-    arrays = {name: as_tensor(getattr(task.episodes.arrays, name)) for name in STATE_FIELDS}
+    arrays = {name: as_tensor(array) for name, array in task.episodes.arrays.own().items()}
     arrays |= {f"task_{name}": as_tensor(getattr(task, name)) for name in TASK_ARRAYS}
     arrays |= {
         "returns": as_tensor(env.returns),
         "lengths": as_tensor(env.lengths),
-        "policy": as_tensor(task.episodes.worlds.policy),
+        "policy": as_tensor(task.episodes.arrays.policy),
     }
     return {"arrays": arrays, "generators": json.dumps([rng.bit_generator.state for rng in env.envs.rngs])}
 
@@ -155,13 +153,14 @@ def load_learner(state: dict[str, Any], model: OnPolicyAlgorithm) -> None:
 def load_worlds(state: dict[str, Any], env: DecisionVecEnv) -> None:
     """Every world, the decision makers and their random generators."""
     task, arrays = env.envs.task, state["arrays"]
-    for name in STATE_FIELDS:
-        restore(getattr(task.episodes.arrays, name), arrays[name])
+    for name, array in task.episodes.arrays.own().items():
+        restore(array, arrays[name])
     for name in TASK_ARRAYS:
         restore(getattr(task, name), arrays[f"task_{name}"])
     restore(env.returns, arrays["returns"])
     restore(env.lengths, arrays["lengths"])
-    task.episodes.worlds.policy = np.frombuffer(arrays["policy"].numpy().tobytes(), dtype=np.float32).copy()
+    weights = np.frombuffer(arrays["policy"].numpy().tobytes(), dtype=np.float32).copy()
+    task.episodes.worlds.arrays = task.episodes.arrays._replace(policy=weights)
     for rng, saved in zip(env.envs.rngs, json.loads(state["generators"]), strict=True):
         rng.bit_generator.state = saved
     env.began = True

@@ -24,7 +24,6 @@ from wisp_gym.controllers.resolve import (
     ALIASES,
     BATCHING,
     CENTRALIZED,
-    NO_POLICY,
     SPECULATION,
     ControllerError,
     listing,
@@ -36,6 +35,7 @@ from wisp_gym.rules import batching as b
 from wisp_gym.rules import speculation as s
 from wisp_gym.rules import trimming
 from wisp_gym.rules.bandits import MEMORY
+from wisp_gym.rules.controller import NO_POLICY
 from wisp_gym.rules.mlp import argmax_action, logits, pack
 from wisp_gym.scenario import Scenario, load, with_
 from wisp_gym.simulation import simulate

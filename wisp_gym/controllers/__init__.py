@@ -20,7 +20,7 @@ from wisp_gym.controllers.shipped import FOLDER, shipped_names
 if TYPE_CHECKING:
     from wisp_gym.controllers.predict import SpeculationPredictor
     from wisp_gym.controllers.predict_batching import BatchingPredictor
-    from wisp_gym.controllers.resolve import Controller
+    from wisp_gym.rules.controller import Controller
     from wisp_gym.scenario import Scenario
     from wisp_gym.serving.bundle.bundle import Bundle
 

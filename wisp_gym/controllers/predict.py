@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wisp_gym.contract import observation as observed
-from wisp_gym.controllers.resolve import ALIASES, SPECULATION, Controller, ControllerError, is_file, resolve
+from wisp_gym.controllers.resolve import ALIASES, SPECULATION, ControllerError, is_file, resolve
 from wisp_gym.engine.state import PARAMETERS
 from wisp_gym.jit import jit
 from wisp_gym.rules.bandits import MEMORY
+from wisp_gym.rules.controller import Controller
 from wisp_gym.rules.speculation import ORACLE, PERFECT, POLICY_LENGTH, choose_length, continue_drafting
 from wisp_gym.scenario import Scenario, load
 

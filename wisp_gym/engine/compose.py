@@ -62,8 +62,9 @@ def describe(c, d, now_s, turn, f):
 
 
 @jit
-def begin_batch(c, s, devices, queue, features):
+def begin_batch(w):
     """Start to compose: an empty batch, and a feature row for every queued request."""
+    c, s = w.config[0], w.server[0]
     s.n_batch = 0
     s.sum_new, s.sum_pairs, s.sum_cached = 0.0, 0.0, 0.0
     s.sum_kv, s.sum_context = 0, 0
@@ -72,11 +73,11 @@ def begin_batch(c, s, devices, queue, features):
     s.chunk_settled = 0
     s.kv_missing, s.prefill_waiting, s.n_starving = 0, 0, 0
     for q in range(s.n_queue):
-        d = devices[queue[q]]
-        describe(c, d, s.now_s, s.turn, features[q])
+        d = w.device[w.queue[q]]
+        describe(c, d, s.now_s, s.turn, w.features[q])
         s.prefill_waiting += uncached_tokens(d)
         s.kv_missing += uncached_tokens(d) if d.cached_tokens > 0 else 0
-        s.n_starving += 1 if rules.starving(features[q], ladders.PATIENCE_S) else 0
+        s.n_starving += 1 if rules.starving(w.features[q], ladders.PATIENCE_S) else 0
     if c.chunk_tokens > 0:
         s.chunk_left = max(c.chunk_tokens, int(c.chunk_share * s.prefill_waiting))
     s.step_starved_s += s.n_starving * (s.now_s - s.composed_s)
@@ -156,11 +157,12 @@ def add(c, s, devices, i, batch, due_s):
 
 
 @jit
-def join_responses(c, s, devices, queue, batch, features):
+def join_responses(w):
     """Responses whose context is in memory join in order of arrival, as far as memory and the batch limit allow."""
+    c, s = w.config[0], w.server[0]
     for q in range(s.n_queue):
-        if features[q, rules.UNCACHED_TOKENS] == 0.0 and fits(c, s, devices[queue[q]]):
-            add(c, s, devices, queue[q], batch, binding_deadline_s(rules.FCFS, s.now_s, features[q], 0.0))
+        if w.features[q, rules.UNCACHED_TOKENS] == 0.0 and fits(c, s, w.device[w.queue[q]]):
+            add(c, s, w.device, w.queue[q], w.batch, binding_deadline_s(rules.FCFS, s.now_s, w.features[q], 0.0))
 
 
 @jit
@@ -180,9 +182,8 @@ def decode_step_with_s(c, s, d):
 
 
 @jit
-def may_join(c, s, devices, i, f, parameters):
-    """Whether the rule and the engine's limits let device i's request join."""
-    d = devices[i]
+def may_join(c, s, d, f, parameters):
+    """Whether the rule and the engine's limits let a device's request join."""
     if not fits(c, s, d):
         return False
     batch_s = predict_s(c, s.sum_new, s.sum_pairs, s.sum_cached)
@@ -237,8 +238,16 @@ def keep_cached(features, keys, order, n):
 
 
 @jit
-def compose(c, s, devices, queue, batch, features, keys, order, parameters):
+def compose(w):
     """Compose a batch by the batching rule: admit the queued requests in order of priority, passing over what may not join."""
+    c, s, features, keys, order, parameters = (
+        w.config[0],
+        w.server[0],
+        w.features,
+        w.keys,
+        w.order,
+        w.batching_parameters,
+    )
     n = s.n_queue
     kind, margin = c.batching, margin_of(c.batching, parameters)
     for q in range(n):
@@ -254,9 +263,9 @@ def compose(c, s, devices, queue, batch, features, keys, order, parameters):
         q = order[k] if in_order else pop(keys, order, n)
         if not checked and protects(kind) and not leads(kind, parameters, s.now_s, s.mean_batch_s, features[q]):
             checked = True
-            s.earliest_deadline_s = earliest_met_s(c, s, devices, batch, margin)
-        if may_join(c, s, devices, queue[q], features[q], parameters):
-            add(c, s, devices, queue[q], batch, binding_deadline_s(kind, s.now_s, features[q], margin))
+            s.earliest_deadline_s = earliest_met_s(c, s, w.device, w.batch, margin)
+        if may_join(c, s, w.device[w.queue[q]], features[q], parameters):
+            add(c, s, w.device, w.queue[q], w.batch, binding_deadline_s(kind, s.now_s, features[q], margin))
         if in_order:
             k += 1
         else:

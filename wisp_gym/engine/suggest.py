@@ -46,15 +46,16 @@ def length_for_all(c, parameters, knowledge, rounds, mean_accepted):
 
 
 @jit
-def suggest_lengths(c, s, devices, replies, memory, parameters):
+def suggest_lengths(w):
     """Compute lengths for the members of the batch that has just ended; their replies carry them."""
+    c, s, devices, replies, memory = w.config[0], w.server[0], w.device, w.replies, w.memory
     knowledge = memory[memory.shape[0] - 1]
     rounds, mean_accepted = note_batch(c, s, devices, replies, memory, knowledge)
     if c.speculation == GOODSPEED:
-        share_budget(parameters[0], memory, replies, s.n_replies, c.max_draft_tokens, c.accept_prior)
+        share_budget(w.speculation_parameters[0], memory, replies, s.n_replies, c.max_draft_tokens, c.accept_prior)
         for k in range(s.n_replies):
             devices[replies[k]].suggested_tokens = int(memory[replies[k], S_LENGTH])
     elif s.n_replies > 0:
-        length = length_for_all(c, parameters, knowledge, rounds, mean_accepted)
+        length = length_for_all(c, w.speculation_parameters, knowledge, rounds, mean_accepted)
         for k in range(s.n_replies):
             devices[replies[k]].suggested_tokens = min(length, c.max_draft_tokens)

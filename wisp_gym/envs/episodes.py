@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from wisp_gym.controllers.policy import Policy
-from wisp_gym.controllers.resolve import Controller, resolve
+from wisp_gym.controllers.resolve import resolve
 from wisp_gym.engine.build import mean_acceptance
 from wisp_gym.engine.state import World
 from wisp_gym.engine.worlds import Worlds, load_trace
 from wisp_gym.errors import did_you_mean
+from wisp_gym.rules.controller import Controller
 from wisp_gym.scenario import Scenario, load, with_slo
 
 # What an episode may draw: the number of devices; factors on verification times (a faster or slower GPU), on the jitter of
@@ -137,8 +138,7 @@ class Episodes:
     def restart(self, index: int, rng: np.random.Generator, options: Mapping[str, Any] | None) -> dict[str, float]:
         """Begin a new episode in world `index`; returns what was drawn."""
         drawn = self.draw(rng, options or {})
-        for target, source in zip(self.arrays[: World._fields.index("log")], self.template.arrays, strict=False):
-            target[index] = source[0]
+        self.arrays.begin_again(index, self.template.arrays)
         c = self.arrays.config[index, 0]
         c["seed"] = rng.integers(2**63)
         c["n_devices"] = drawn["devices"]

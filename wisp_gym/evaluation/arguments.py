@@ -7,8 +7,9 @@ import re
 from argparse import ArgumentTypeError
 
 from wisp_gym.cli import Parser, output_file, seeds, speed
-from wisp_gym.controllers.resolve import Controller, resolve
+from wisp_gym.controllers.resolve import resolve
 from wisp_gym.errors import InputError
+from wisp_gym.rules.controller import Controller
 from wisp_gym.scenario import DEFAULT_SCENARIO, Scenario, load, with_, with_slo
 
 # A further parameter of the controller before it: a number, to the end or up to the next '+'.

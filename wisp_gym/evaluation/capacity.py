@@ -40,13 +40,14 @@ from wisp_gym.cli import (
     whole,
     write_rows,
 )
-from wisp_gym.controllers.resolve import Controller
+from wisp_gym.engine.feasibility import warnings
 from wisp_gym.engine.worlds import NO_TRACE
 from wisp_gym.errors import InputError
 from wisp_gym.evaluation.arguments import add_comparison, chosen_controllers, chosen_scenario
 from wisp_gym.evaluation.evaluate import EPILOG, Row, run_all, slo_words
 from wisp_gym.evaluation.tables import CONFIDENCE, cell, interval_cell, mean, resampled
-from wisp_gym.scenario import Scenario, warnings
+from wisp_gym.rules.controller import Controller
+from wisp_gym.scenario import Scenario
 
 PROGRAM = "wisp-gym capacity"
 DEFAULT_SEEDS = 10

@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from agents.pool import Pool, Threads
 from wisp_gym.cli import MAX_DEVICES, Parser, aligned, output_file, refuse_same_files, run, seed_list, whole, write_rows
-from wisp_gym.controllers.resolve import ALIASES, Controller, listing
+from wisp_gym.controllers.resolve import ALIASES, listing
+from wisp_gym.engine.feasibility import warnings
 from wisp_gym.engine.worlds import NO_TRACE, Worlds, load_trace
 from wisp_gym.errors import InputError, did_you_mean
 from wisp_gym.evaluation.arguments import add_comparison, chosen_controllers, chosen_scenario
@@ -28,7 +29,8 @@ from wisp_gym.evaluation.comparison_plot import draw
 from wisp_gym.evaluation.metrics import measure, per_class
 from wisp_gym.evaluation.tables import bootstrap_interval, cell, interval_cell, mean
 from wisp_gym.files import write_bytes
-from wisp_gym.scenario import Scenario, warnings
+from wisp_gym.rules.controller import Controller
+from wisp_gym.scenario import Scenario
 
 PROGRAM = "wisp-gym evaluate"
 DEFAULT_SEEDS = 20

@@ -20,12 +20,13 @@ import numpy as np
 from tqdm import tqdm
 
 from wisp_gym.cli import MAX_DEVICES, MAX_SEED, Parser, output_file, refuse_same_files, run, whole
+from wisp_gym.engine.feasibility import warnings
 from wisp_gym.engine.worlds import load_trace
 from wisp_gym.errors import InputError
 from wisp_gym.evaluation.arguments import chosen_controllers, controller_names
 from wisp_gym.evaluation.evaluate import EPILOG, run_world
 from wisp_gym.files import write_bytes, write_text
-from wisp_gym.scenario import DEFAULT_SCENARIO, Scenario, load, warnings, with_
+from wisp_gym.scenario import DEFAULT_SCENARIO, Scenario, load, with_
 from wisp_gym.view.timeline import MOST_S, chrome_trace, record, window
 from wisp_gym.view.timeline_plot import draw
 

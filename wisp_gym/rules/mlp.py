@@ -12,7 +12,7 @@ import numpy as np
 from wisp_gym.jit import jit_allocating, jit_inline
 
 TANH, RELU = 0, 1
-HEADER = 4
+N_IN, N_OUT, ACTIVATION, N_HIDDEN, HEADER = range(5)  # places in the vector; from HEADER on the widths
 MAX_WIDTH = 1024
 MAX_LAYERS = 8
 
@@ -123,8 +123,8 @@ def activate(activation, values):
 @jit_allocating
 def logits(policy, observation, out):
     """Write the policy's outputs for an observation into `out`; returns their number."""
-    n_out, activation, hidden = int(policy[1]), int(policy[2]), int(policy[3])
-    width = int(policy[0])
+    n_out, activation, hidden = int(policy[N_OUT]), int(policy[ACTIVATION]), int(policy[N_HIDDEN])
+    width = int(policy[N_IN])
     values = observation
     offset = HEADER + hidden
     for index in range(hidden):
@@ -141,7 +141,7 @@ def logits(policy, observation, out):
 @jit_allocating
 def argmax_action(policy, observation):
     """Index of the largest output (the first among equals)."""
-    out = np.empty(int(policy[1]), dtype=np.float32)
+    out = np.empty(int(policy[N_OUT]), dtype=np.float32)
     n = logits(policy, observation, out)
     best = 0
     for k in range(1, n):

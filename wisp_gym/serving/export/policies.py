@@ -9,16 +9,10 @@ from typing import Any
 
 from wisp_gym.controllers.policy import Policy
 from wisp_gym.controllers.predict import named
-from wisp_gym.controllers.resolve import (
-    BATCHING,
-    SPECULATION,
-    Controller,
-    ControllerError,
-    find_rule,
-    published_threshold,
-)
+from wisp_gym.controllers.resolve import BATCHING, SPECULATION, ControllerError, find_rule, published_threshold
 from wisp_gym.controllers.scorer_policy import load_scorer
 from wisp_gym.errors import InputError
+from wisp_gym.rules.controller import Controller
 from wisp_gym.rules.speculation import POLICY_LENGTH
 from wisp_gym.scenario import Scenario, dumps, load
 from wisp_gym.serving.bundle.bundle import schema
