@@ -1,4 +1,9 @@
-"""The server's side: launching and finishing verification batches."""
+"""The server's side: launching and finishing verification batches.
+
+Legend: `w` World; `c` CONFIG, `s` SERVER and `d` DEVICE row; `i` number of a device; `devices` (n,) DEVICE;
+`queue`, `batch` (n,) int64 devices, of which the first `s.n_queue` and `s.n_batch` count; `totals` TOTALS row;
+`log` (capacity,) LOG_ROW.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +25,7 @@ from wisp_gym.rules.batching import PIPELINED
 
 @jit
 def solo_time_s(c, d):
-    """True time, without noise, of a batch of this request alone."""
+    """True time, in s and without noise, of a batch of this request alone."""
     total = d.cached_tokens + d.take_tokens
     return batch_time_s(
         c.host_s, c.launch_s, c.weights_s, c.token_s, c.sharpness, c.cached_token_s, c.pair_s,
@@ -44,7 +49,7 @@ def leave_queue(s, devices, queue):
 
 @jit
 def queued_work_s(c, s, devices, queue):
-    """Predicted time that the waiting requests add to a batch, up to the first 64 of them."""
+    """Predicted time, in s, that the waiting requests add to a batch: of all as of the first 64."""
     n = min(s.n_queue, 64)
     new, cached = 0.0, 0.0
     for q in range(n):
@@ -106,7 +111,7 @@ def log_launch(s, devices, batch, log):
 
 @jit
 def external_work(c, s, devices):
-    """Predicted verification time that the external device's drafts add (for its reward)."""
+    """Count the predicted verification time, in s, that the external device's drafts add (for its reward)."""
     i = c.external_device
     if i >= 0 and devices[i].in_batch and devices[i].completes:
         d = devices[i]

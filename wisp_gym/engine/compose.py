@@ -1,4 +1,11 @@
-"""Composing a batch: what waits, what fits, and which requests the rule takes."""
+"""Composing a batch: what waits, what fits, and which requests the rule takes.
+
+Legend: `w` World; `c` CONFIG, `s` SERVER and `d` DEVICE row; `i` number of a device; `devices` (n,) DEVICE;
+`queue`, `batch` (n,) int64 devices; `f` (FEATURES,) and `features` (n, FEATURES) float64, a row for each queued
+request; `keys` (n,) float64 and `order` (n,) int64 heap of places in the queue, of which the first `n` count;
+`parameters` (8,) float64 of the batching rule; `margin` share that is added to predicted times; `pairs` sum of new
+tokens × total length.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +21,19 @@ from wisp_gym.rules.batching import admits, binding_deadline_s, leads, margin_of
 
 @jit
 def uncached_tokens(d):
-    """Context of a waiting request that is not in the cache (the last token is always run through the model)."""
+    """Context, in tokens, of a waiting request that is not in the cache (the last token is always run through the model)."""
     return d.prompt_tokens + d.committed - 1 - d.cached_tokens
 
 
 @jit
 def predict_s(c, new_tokens, pairs, cached_tokens):
-    """Four-term prediction of a batch's time: `δ + α·Σn + β·Σn·L + γ·Σc`."""
+    """Four-term prediction of a batch's time, in s: `δ + α·Σn + β·Σn·L + γ·Σc`."""
     return c.est_launch_s + c.est_new_token_s * new_tokens + c.est_pair_s * pairs + c.est_cached_token_s * cached_tokens
 
 
 @jit
 def next_token_due_s(d):
-    """When the response's next token must leave the server to be delivered on time; of a first token its target."""
+    """When, in s, the response's next token must leave the server to be delivered on time; of a first token its target."""
     if d.committed == 0 and d.clock_from_arrival == 0:
         return d.arrival_s + d.ttft_s - d.delay_mean_s
     return token_deadline_s(d, d.committed) - d.delay_mean_s
@@ -34,7 +41,7 @@ def next_token_due_s(d):
 
 @jit
 def describe(c, d, now_s, turn, f):
-    """Fill the feature row of a queued request."""
+    """Fill the feature row of a queued request; `turn` is the group whose turn it is."""
     uncached = uncached_tokens(d)
     new = uncached + 1 + d.drafted
     if c.chunk_tokens > 0 and uncached > c.chunk_tokens:
@@ -92,7 +99,7 @@ def chunk_is_open(s):
 
 @jit
 def choose_chunk(s, level):
-    """The batch prefills at most so many tokens, by the ladder, in place of the controller's or the scenario's chunk."""
+    """The batch prefills at most so many tokens, by a `level` of the ladder, in place of the controller's or the scenario's chunk."""
     s.chunk_settled = 1
     s.chunk_left = ladders.CHUNK_TOKENS[level]
 
@@ -167,7 +174,7 @@ def join_responses(w):
 
 @jit
 def predicted_with_s(c, s, d):
-    """Predicted time of the batch so far with one more request."""
+    """Predicted time, in s, of the batch so far with one more request."""
     take = tokens_to_run(s, d)
     pairs = s.sum_pairs + take * float(d.cached_tokens + take)
     return predict_s(c, s.sum_new + take, pairs, s.sum_cached + d.cached_tokens)
@@ -175,7 +182,7 @@ def predicted_with_s(c, s, d):
 
 @jit
 def decode_step_with_s(c, s, d):
-    """Predicted time of a step of one token for each member so far and one more sequence, their prompts computed."""
+    """Predicted time, in s, of a step of one token for each member so far and one more sequence, their prompts computed."""
     sequences = s.n_batch + 1
     context = s.sum_context + d.prompt_tokens + d.committed
     return predict_s(c, sequences, context, context - sequences)
@@ -195,7 +202,7 @@ def may_join(c, s, d, f, parameters):
 
 @jit
 def earliest_met_s(c, s, devices, batch, margin):
-    """Earliest deadline among the members of the batch so far that it still meets."""
+    """Earliest deadline, in s, among the members of the batch so far that it still meets; inf for none."""
     end_s = s.now_s + predict_s(c, s.sum_new, s.sum_pairs, s.sum_cached) * (1.0 + margin)
     due_s = math.inf
     for k in range(s.n_batch):
@@ -216,7 +223,7 @@ def is_sorted(keys, n):
 
 @jit
 def is_closed(c, s, checked, margin):
-    """Whether no further request can join: the batch is full, or one more token would miss a deadline that is checked."""
+    """Whether no further request can join: the batch is full, or one more token would miss its deadline, if that is `checked`."""
     if s.n_batch >= c.max_batch_requests:
         return True
     if not checked or s.n_batch == 0:

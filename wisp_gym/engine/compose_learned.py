@@ -1,6 +1,11 @@
 """Composing a batch by a learned scorer, decision by decision, exactly as an agent of `wisp_gym/Batching-v0` would.
 
 Responses in memory join by themselves; the scorer embeds and picks only requests that lack context in memory.
+
+Legend: `w` World; `c` CONFIG and `s` SERVER row; `devices` (n,) DEVICE; `queue` (n,) int64 devices; `features` (n,
+FEATURES) float64, a row for each queued request; `scorer` float32 vector of `rules.scorer.pack`, H its width of an
+embedding; `row` (REQUEST,) float32 entries of a request; `places` (m,) int64 places in the queue; `embeddings` (H,
+m) and `scores` (m,) float32.
 """
 
 from __future__ import annotations
@@ -35,7 +40,7 @@ def clear_dynamic(row):
 
 @jit_allocating
 def places_to_score(c, s, features):
-    """(n,) visible places in the queue whose request lacks context in memory."""
+    """(m,) int64 visible places in the queue whose request lacks context in memory."""
     places = np.empty(min(s.n_queue, c.visible_requests), np.int64)
     n = 0
     for q in range(len(places)):
@@ -47,7 +52,7 @@ def places_to_score(c, s, features):
 
 @jit_allocating
 def embed_queue(c, s, devices, queue, features, scorer, places, embeddings):
-    """Write the embedding of the request in each of the places, (H, n)."""
+    """Write the embedding of the request in each of the places."""
     row, seen = np.zeros(REQUEST, np.float32), np.empty(REQUEST, np.float32)
     hidden, embedding = np.empty(shape_of(scorer).hidden, np.float32), np.empty(embeddings.shape[0], np.float32)
     for k in range(len(places)):

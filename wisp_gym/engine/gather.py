@@ -1,4 +1,9 @@
-"""What an outside decision maker is handed after each step, gathered in compiled code."""
+"""What an outside decision maker is handed after each step, gathered in compiled code.
+
+Legend: `w` World; `worlds` World with a leading axis (W, …), of which `first` … `last` − 1 are worked on; `c`
+CONFIG, `s` SERVER and `d` DEVICE row; `kind`, `kinds` (W,) int64 what a world waits for; `actions` (W,) int64;
+`observation`, `observations` (W, size) float32; `outcome`, `outcomes` (W, SIZE) float64.
+"""
 
 from __future__ import annotations
 

@@ -9,6 +9,10 @@ time are taken in this order, so that a message that arrives just as a batch end
 2. the end of the running batch;
 3. composing and launching the next batch;
 4. replies of the batch that ended (they carry the predicted end of the batch just launched).
+
+Legend: `w` World; `worlds` World with a leading axis (W, …), `index`, `first` and `last` places on it; `c` CONFIG,
+`s` SERVER and `d` DEVICE row; `i` number of a device; `request` number of its request; `action` int64 of a decision
+maker outside; `place` in the queue.
 """
 
 from __future__ import annotations
@@ -67,7 +71,7 @@ def world_of(worlds, index):
 
 @jit
 def start_request(w, i, request, arrival_s, earliest_s):
-    """Begin a device's request unless it never comes."""
+    """Begin a device's request when it has arrived and the device is free, from `earliest_s` on, unless it never comes."""
     if arrival_s < FOREVER_S:
         reach_later(w, i, begin_request(w, i, request, arrival_s, max(arrival_s, earliest_s)))
 
@@ -98,7 +102,7 @@ def after_response(w, i):
 
 @jit
 def next_event_s(s, w):
-    """Time of the next event."""
+    """Time of the next event, in s; inf for none."""
     time_s = w.event_s[0] if s.n_events > 0 else math.inf
     if s.busy:
         return min(time_s, s.batch_end_s)

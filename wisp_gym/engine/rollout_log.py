@@ -1,6 +1,9 @@
 """What a learner is handed of a fleet: every decision of a policy that draws its actions, and what became of each round.
 
 A decision carries the number of its round; the round's outcome, known when its reply is delivered, carries the same.
+
+Legend: `w` World; `s` SERVER and `d` DEVICE row; `i` number of a device; `o` (SIZE,) float32 observation; `policy`
+float32 vector of `rules.mlp.pack`; `chance` uniform draw in (0, 1).
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ def begin_logging(s, d):
 
 @jit_allocating
 def draw_action(policy, o, chance):
-    """Action drawn from the softmax of the policy's outputs by a uniform draw, and the logarithm of its probability."""
+    """Action (int64) drawn from the softmax of the policy's outputs, and the logarithm of its probability."""
     out = np.empty(int(policy[N_OUT]), dtype=np.float32)
     n = logits(policy, o, out)
     top = out[0]
@@ -43,7 +46,7 @@ def draw_action(policy, o, chance):
 
 @jit
 def sampled_action(w, i, chance):
-    """Draw the policy's action by a uniform draw and log the decision; there must be room."""
+    """Draw the policy's action, returned as int64, and log the decision; there must be room."""
     s, d, o = w.server[0], w.device[i], w.observation[i]
     action, log_probability = draw_action(w.policy, o, chance)
     row = w.decisions[s.n_decisions]

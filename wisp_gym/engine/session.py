@@ -1,4 +1,10 @@
-"""A device's side: requests one after another, rounds of drafting, replies."""
+"""A device's side: requests one after another, rounds of drafting, replies.
+
+Legend: `w` World; `c` CONFIG, `s` SERVER and `d` DEVICE row; `i` number of the device; `request` number of its
+request, from 0; `o` (SIZE,) float32 observation; `trace` (rows,) TRACE_ROW; `source` Source; `parameters` (8,) and
+`memory` (MEMORY,) float64, `policy` float32 weights of the speculation rule; `survivals` (SURVIVALS,) float32 of
+the round's tokens; `totals` TOTALS row; `histogram` (2, LATENCY_BINS) int64; `log` (capacity,) LOG_ROW.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +60,7 @@ BINS_PER_LOG = LATENCY_BINS / math.log(LATENCY_HIGH_S / LATENCY_LOW_S)
 
 @jit
 def write_log(s, log, time_s, kind, device, value):
-    """Append to the event log while there is room."""
+    """Append an event, its `kind` and `value` as in `state.LOG_KINDS` and `device` −1 for the server's, while there is room."""
     n = s.log_length
     if n < log.shape[0]:
         log[n].time_s = time_s
@@ -65,11 +71,11 @@ def write_log(s, log, time_s, kind, device, value):
 
 
 @jit
-def latency_bin(seconds):
-    """Bin of a latency in the logarithmic histogram."""
-    if seconds <= LATENCY_LOW_S:
+def latency_bin(latency_s):
+    """Bin of a latency in the logarithmic histogram, 0 to LATENCY_BINS − 1."""
+    if latency_s <= LATENCY_LOW_S:
         return 0
-    return min(int(math.log(seconds / LATENCY_LOW_S) * BINS_PER_LOG), LATENCY_BINS - 1)
+    return min(int(math.log(latency_s / LATENCY_LOW_S) * BINS_PER_LOG), LATENCY_BINS - 1)
 
 
 @jit
@@ -80,7 +86,7 @@ def in_window(c, time_s):
 
 @jit
 def first_arrival_s(c, i, trace):
-    """Time of a device's first request."""
+    """Time, in s, of a device's first request; FOREVER_S where none comes."""
     if c.arrivals == TRACE:
         return trace[i].arrival_s if i < trace.shape[0] else FOREVER_S
     key = stream_key(c.seed, draws.ARRIVAL, i, 0)
@@ -89,7 +95,7 @@ def first_arrival_s(c, i, trace):
 
 @jit
 def following_arrival_s(c, d, i, request, done_s, trace):
-    """Time of the device's request number `request` (> 0), the one before having ended at `done_s`."""
+    """Time, in s, of the device's request number `request` (> 0), the one before having ended at `done_s`."""
     if c.arrivals == TRACE:
         row = i + request * c.n_devices
         return trace[row].arrival_s if row < trace.shape[0] else FOREVER_S
@@ -101,7 +107,7 @@ def following_arrival_s(c, d, i, request, done_s, trace):
 
 @jit
 def draw_lengths(c, d, i, trace):
-    """Prompt and output length of the device's current request."""
+    """Prompt and output length, in tokens, of the device's current request."""
     if c.arrivals == TRACE:
         row = i + d.request * c.n_devices
         d.prompt_tokens = min(max(trace[row].prompt_tokens, int(c.prompt_min)), int(c.prompt_max))
@@ -164,7 +170,7 @@ def clear_draft(d):
 
 @jit
 def deadline_of_round_s(d):
-    """When the verification must be complete: `round start + E[tokens]/v − downlink`; for a prompt its first-token target."""
+    """When, in s, the verification must be complete: `round start + E[tokens]/v − downlink`; for a prompt its first-token target."""
     if d.committed == 0:
         return d.arrival_s + d.ttft_s - d.delay_mean_s
     return d.round_start_s + d.expected_tokens / d.slo_tokens_per_s - d.delay_mean_s
@@ -211,7 +217,7 @@ def begin_round(c, d, i, o, now_s):
 
 @jit
 def follow_length(c, d, parameters, policy, memory, o):
-    """Draft up to the length that the rule chooses before the first token."""
+    """1 to draft one more token, up to the length that the rule chooses before the first."""
     if d.target_tokens < 0:
         observe_all(c, d, o)
         d.target_tokens = choose_length(c.speculation, parameters, policy, memory, c.max_draft_tokens, o)

@@ -2,6 +2,9 @@
 
 The parametric process (`acceptance`) and traces of real models (`trace_source`) offer the same functions; here is
 the one place that chooses between them. A rejection predictor, where there is one, replaces what either predicts.
+
+Legend: `c` CONFIG and `d` DEVICE row; `i` number of the device; `source` Source; `position` in the output, in
+tokens; fates are 1 accepted, 0 rejected.
 """
 
 from __future__ import annotations
@@ -69,7 +72,7 @@ def statistics_of_token(c, d):
 
 @jit_allocating
 def predicted_acceptance(predictor, statistics):
-    """Output of a rejection predictor (float32 vector of `mlp.pack`) for a token's four statistics."""
+    """Output of a rejection predictor (float32 vector of `mlp.pack`) for a token's four `statistics`, in the order of `INPUTS`; 0 to 1."""
     inputs, out = np.empty(4, np.float32), np.empty(1, np.float32)
     for k in range(4):
         inputs[k] = statistics[k]

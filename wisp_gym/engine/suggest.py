@@ -1,4 +1,9 @@
-"""What a server that suggests lengths knows when a batch ends, and how its replies carry the lengths."""
+"""What a server that suggests lengths knows when a batch ends, and how its replies carry the lengths.
+
+Legend: `w` World; `c` CONFIG, `s` SERVER and `d` DEVICE row; `devices` (n,) DEVICE; `replies` (n,) int64 members of
+the batch that ended; `memory` (n + 1, MEMORY) float64; `knowledge` (MEMORY,) its last row, the server's;
+`parameters` (8,) float64 of the rule; `rounds` verified and `mean_accepted` tokens of each.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +41,7 @@ def note_batch(c, s, devices, replies, memory, knowledge):
 
 @jit
 def length_for_all(c, parameters, knowledge, rounds, mean_accepted):
-    """The length that a rule suggests to a whole batch (one of prompts alone counts as one round)."""
+    """The length, in tokens, that a rule suggests to a whole batch (one of prompts alone counts as one round)."""
     if c.speculation == SGLANG_LOAD:
         return sglang_load_length(knowledge, rounds, mean_accepted)
     expected, costs = c.accept_prior, (c.est_launch_s, c.est_new_token_s, c.est_pair_s)

@@ -3,6 +3,10 @@
 Weights lie in one float32 vector: [inputs, outputs, activation, layers, width₁ … widthₗ, W₁, b₁, …, W_out, b_out], each W
 transposed, in row-major (in, out) order: a layer then adds column after column to all its outputs at once, which compilers
 vectorise without changing the order of any sum. Activation 0 is tanh, 1 is ReLU.
+
+Legend: `policy` the vector; `values`, `out`, `observation` (n,) float32 of one layer; `n_in`, `n_out` widths and
+`offset` place of a layer's weights; `w` (8·n,) float32, eight columns of `n` weights, `v` (8,) their values; `x`
+float32.
 """
 
 from __future__ import annotations
@@ -72,7 +76,7 @@ def layer(policy, offset, n_in, n_out, values, out):
 
 @jit_allocating
 def add_columns(w, n, v, out):
-    """Add eight columns of n weights, times their values."""
+    """Add eight columns, times their values, to (n,) `out`."""
     v0, v1, v2, v3, v4, v5, v6, v7 = v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7]
     for row in range(n):
         total = out[row]
@@ -111,7 +115,7 @@ def tanh(x):
 
 @jit_allocating
 def activate(activation, values):
-    """Apply tanh or ReLU to values in place."""
+    """Apply an `activation`, TANH or RELU, to values in place."""
     if activation == TANH:
         for k in range(values.shape[0]):
             values[k] = tanh(values[k])

@@ -13,6 +13,10 @@ they tell is in g, and an embedding holds for the whole batch.
 
 Weights lie in one float32 vector: the seven numbers of Shape, then W₁, b₁, … W₅, b₅, each W
 transposed, in row-major (in, out) order, as `wisp_gym.rules.mlp` wants it.
+
+Legend: `scorer` the vector; `row` (n,) float32 entries; `values`, `out`, `seen`, `inputs` (n,) float32 before and
+after symlog; `hidden` (H₁,), `embedding` (H,) and `context` (C,) float32; `embeddings` (H, Q) float32 of which the
+first `n` requests count; `query` (H + 1,), `heads` (launches + 1 + chunks,) and `scores` (Q,) float32.
 """
 
 from __future__ import annotations
@@ -96,7 +100,7 @@ def offsets_of(scorer):
 
 @jit_allocating
 def embed(scorer, row, seen, hidden, embedding):
-    """Write the embedding of one request. row: (requests,) float32 with DYNAMIC entries 0; seen, hidden: working memory."""
+    """Write the `embedding` of a request whose DYNAMIC entries are 0; `seen` and `hidden` are working memory."""
     symlog(row, seen)
     n = shape_of(scorer)
     offset = layer(scorer, HEADER, n.requests, n.hidden, seen, hidden)
@@ -117,11 +121,9 @@ def pool(embeddings, n, inputs, start):
 
 @jit_allocating
 def score_context(scorer, row, inputs, context, query, heads):
-    """Write the query for requests and the scores of the other actions.
+    """Write the query for requests and the scores of the other actions: `query` and `heads`.
 
-    Args:
-        row: (globals,) float32 entries. inputs: (globals + H,) float32 whose tail holds the pooled embeddings.
-        context: (C,) working memory. query: (H + 1,), heads: (launches + 1 + chunks,) float32 results.
+    `row`: (globals,) entries. `inputs`: (globals + H,) whose tail holds the pooled embeddings. `context`: working memory.
     """
     symlog(row, inputs)
     third, fourth, fifth = offsets_of(scorer)
@@ -133,7 +135,7 @@ def score_context(scorer, row, inputs, context, query, heads):
 
 @jit_allocating
 def score_requests(query, embeddings, n, scores):
-    """Write the score of picking each of the first n requests; embeddings: (H, Q), so that the inner loop runs in parallel lanes."""
+    """Write the score of picking each of the first n requests; the inner loop runs along (H, Q) in parallel lanes."""
     width = embeddings.shape[0]
     for q in range(n):
         scores[q] = query[width]
@@ -145,7 +147,10 @@ def score_requests(query, embeddings, n, scores):
 
 @jit_allocating
 def best_head(heads, launches, empty, chunk_open):
-    """Valid action other than a pick with the highest score: its place among the heads."""
+    """Valid action other than a pick with the highest score: its place among the heads, (launches + 1 + chunks,).
+
+    `launches`: launch actions. `empty`: whether the batch is. `chunk_open`: whether a prefill chunk may be chosen.
+    """
     best = launches if empty else 0
     for k in range(len(heads)):
         valid = (not empty) if k < launches else (empty if k == launches else chunk_open)
