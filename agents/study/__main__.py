@@ -30,8 +30,7 @@ from wisp_gym.controllers.resolve import resolve
 from wisp_gym.engine.feasibility import warnings
 from wisp_gym.engine.worlds import load_trace
 from wisp_gym.errors import InputError
-from wisp_gym.evaluation.arguments import controller_names
-from wisp_gym.evaluation.evaluate import EPILOG
+from wisp_gym.evaluation.arguments import EPILOG, controller_names
 from wisp_gym.files import write_text
 
 PROGRAM = "python -m agents.study"

@@ -16,11 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wisp_gym.cli import Parser, output_file, whole
+from wisp_gym.controllers.names import is_policy
 from wisp_gym.controllers.policy import load_policy, saved_decision
 from wisp_gym.controllers.predict import named
-from wisp_gym.controllers.resolve import (
-    is_file,
-)
 from wisp_gym.files import write_bytes
 from wisp_gym.scenario import DEFAULT_SCENARIO, load
 from wisp_gym.serving.bundle.bundle import from_bytes, schema
@@ -53,9 +51,9 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     flags = parse(arguments)
-    if is_file(flags.policy) and saved_decision(flags.policy) in schema.SCORERS:
+    if is_policy(flags.policy) and saved_decision(flags.policy) in schema.SCORERS:
         return write(flags.output, scorer_bundle(flags.policy, scenario_of_run(flags.policy, flags.scenario)))
-    policy = load_policy(flags.policy) if is_file(flags.policy) and not flags.batching else None
+    policy = load_policy(flags.policy) if is_policy(flags.policy) and not flags.batching else None
     if flags.batching:
         scenario = load(flags.scenario or DEFAULT_SCENARIO)
         return write(flags.output, batching_bundle(flags.policy, scenario))

@@ -7,9 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from wisp_gym.controllers.catalogue import BATCHING, SPECULATION
+from wisp_gym.controllers.names import ControllerError
 from wisp_gym.controllers.policy import Policy
 from wisp_gym.controllers.predict import named
-from wisp_gym.controllers.resolve import BATCHING, SPECULATION, ControllerError, find_rule, published_threshold
+from wisp_gym.controllers.resolve import find_batching, published_threshold
 from wisp_gym.controllers.scorer_policy import load_scorer
 from wisp_gym.errors import InputError
 from wisp_gym.rules.controller import Controller
@@ -132,12 +134,12 @@ def batching_bundle(name: str, scenario: Scenario) -> bytes:
     Raises:
         ControllerError: unknown, or a rule that waits or looks at the batch so far.
     """
-    rule, parameters = find_rule(name, BATCHING, "batching")
-    if rule.kind not in onnx_batching.RULES:
+    kind, parameters, _ = find_batching(name, scenario)
+    if kind not in onnx_batching.RULES:
         exported = {known.kind: text for text, known in BATCHING.items()}
         allowed = ", ".join(exported[kind] for kind in onnx_batching.RULES)
         raise ControllerError(f"controller '{name}': no order of the queue alone; allowed: {allowed}")
-    g = onnx_batching.queue_graph(rule.kind, parameters)
+    g = onnx_batching.queue_graph(kind, parameters)
     inputs = {table: schema.features_of(table, names) for table, names in g.names.items() if names}
     origin = Origin(name, "", scenario.name, scenario_sha256(scenario))
     fallback, cap = server_fallback(), scenario.max_draft_tokens
