@@ -25,7 +25,7 @@ from wisp_gym.contract.observation import SLACK
 from wisp_gym.controllers.policy import Policy
 from wisp_gym.engine import state
 from wisp_gym.engine.loop import DONE, run_logged
-from wisp_gym.envs.episodes import Episodes
+from wisp_gym.envs.episodes import Episodes, EpisodeSettings
 
 MEMORY_S = 20.0  # time constant of a device's own rate
 SLACK_TOKENS = 4.0  # tokens ahead of its deadlines at which urgency has fallen from 1/2 to about 1/4
@@ -161,7 +161,13 @@ class Fleet:
         room = -(-decisions // (worlds * len(kinds)))
         self.squads = []
         for (scenario, ranges), own in zip(kinds, seeds, strict=True):
-            episodes = Episodes(worlds, scenario, None, f"wisp+{batching}", horizon_s, ranges, slo, threads=threads)
+            episodes = Episodes(
+                worlds,
+                EpisodeSettings(
+                    scenario=scenario, controller=f"wisp+{batching}", horizon_s=horizon_s, randomise=ranges, slo=slo
+                ),
+                threads=threads,
+            )
             episodes.set_policy(policy)
             self.squads.append(Squad(episodes, room, own))
 
