@@ -203,7 +203,7 @@ class ServerProcess:
 
 
 def answer_of(seed: int, device: int, request: int, answers: int) -> int:
-    """Which recorded answer the engine gives to a request of a device in the world of a seed (`engine.recorded.begin_walk`)."""
+    """Which recorded answer the engine gives to a request of a device in the world of a seed (`engine.trace_source.begin_walk`)."""
     return int(first_draw(seed, draws.ANSWER, device, request) * answers)
 
 
