@@ -6,7 +6,7 @@ is a number: the state can be copied, compared, saved and restored as bytes.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -214,9 +214,13 @@ class World(NamedTuple):
         names = self._fields[: self._fields.index("trace")]
         return {name: getattr(self, name) for name in names}
 
+    def shared(self) -> dict[str, Any]:
+        """What all worlds have in common, by name."""
+        return {name: getattr(self, name) for name in self._fields[self._fields.index("trace") :]}
+
     def at(self, index: int | slice) -> World:
         """One of many worlds, as compiled functions take it, or some of them; its arrays are views."""
-        return self._replace(**{name: array[index] for name, array in self.own().items()})
+        return World(**{name: array[index] for name, array in self.own().items()}, **self.shared())
 
     def clear(self, index: int) -> None:
         """Set every number of world `index` to zero."""
