@@ -47,7 +47,7 @@ MAX_FILE_LINES = 450
 DIRECTION = (
     ("wisp_gym.errors",),
     ("wisp_gym.files",),
-    ("wisp_gym.cli", "wisp_gym.jit"),
+    ("wisp_gym.cli", "wisp_gym.jit", "wisp_gym.machine"),
     ("wisp_gym.contract",),
     ("wisp_gym.traces",),
     ("wisp_gym.rules",),
@@ -89,6 +89,7 @@ ROOMS = {
             "errors.py",
             "files.py",
             "jit.py",
+            "machine.py",
             "py.typed",
             "simulation.py",
         ),

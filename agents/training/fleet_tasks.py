@@ -1,8 +1,9 @@
 """A fleet whose worlds run as tasks of a Ray cluster, a task for each world and rollout.
 
-A task takes a world's state and the policy, runs the world until its room for decisions is used up, and returns the world's new
-state and the decisions. Both depend on what it took alone, so a task whose worker dies is run again and nothing is lost. The state
-stays in Ray's object store, the decisions come back; in the order of the worlds, hence with the bytes of a local `Fleet`.
+A task takes a world's state and the policy, runs the world until its room for decisions is used up, and returns the
+world's new state and the decisions. Both depend on what it took alone, so a task whose worker dies is run again and
+nothing is lost. The state stays in Ray's object store, the decisions come back; in the order of the worlds, hence with
+the bytes of a local `Fleet`.
 """
 
 from __future__ import annotations

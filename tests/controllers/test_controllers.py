@@ -1,4 +1,4 @@
-"""Controllers: every rule's decision on cases computed by hand, names, learned policies and their files."""
+"""Controllers: every rule's decision on cases computed by hand, learned policies and their files."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from wisp_gym.contract import observation as o
 from wisp_gym.controllers.catalogue import ALIASES, SPECULATION
+from wisp_gym.controllers.names import ControllerError
 from wisp_gym.controllers.policy import PolicyError, load_policy, make_policy, save_policy
 from wisp_gym.controllers.predict import SpeculationPredictor
-from wisp_gym.controllers.resolve import ControllerError, resolve
+from wisp_gym.controllers.resolve import resolve
 from wisp_gym.rules import batching as b
 from wisp_gym.rules import speculation as s
 from wisp_gym.rules.bandits import MEMORY

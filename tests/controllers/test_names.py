@@ -87,6 +87,12 @@ def test_a_path_that_exists_is_a_policy(tmp_path: Path, monkeypatch: pytest.Monk
     assert not is_policy("mine(2)+fcfs")
 
 
+def test_no_path_breaks_the_reading_of_names(scenario: Scenario) -> None:
+    for text in ("a/\0", "a/\ud800", "x" * 5000 + "/", "/dev/null", "~/x", "+" * 400 + "/"):
+        with pytest.raises((ControllerError, PolicyError)):
+            resolve(text, scenario)
+
+
 def test_one_piece_is_one() -> None:
     assert one_piece("static(n=8)").keywords == (("n", "8"),)
     with pytest.raises(ControllerError, match="given 2 rules joined by '\\+', allowed is one"):

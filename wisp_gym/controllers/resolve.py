@@ -139,7 +139,6 @@ def published_threshold(scenario: Scenario) -> float:
     A predictor's own where the draft names one; else that which 80.1 % of the accepted tokens pass: by the confidence of
     a recorded trace, or by the closed form of the parametric process.
     """
-
     if scenario.draft.predictor:
         return load_predictor(scenario.draft.predictor).threshold
     if scenario.draft.trace:

@@ -14,7 +14,7 @@ from wisp_gym.controllers.policy import Policy
 from wisp_gym.engine import gather
 from wisp_gym.engine.loop import DONE
 from wisp_gym.envs.episodes import Episodes, EpisodeSettings
-from wisp_gym.envs.rendering import Recorder
+from wisp_gym.envs.rendering import FrameLog
 from wisp_gym.envs.rewards import weighted
 
 RENDER_MODES = ["ansi", "rgb_array"]
@@ -120,9 +120,9 @@ class DecisionEnv(gym.Env[np.ndarray, np.int64]):
 
     def __init__(self, render_mode: str | None = None, **arguments: Any):
         """Arguments: see the class."""
-        self.render_mode, self.recorder = render_mode, Recorder(render_mode, self.metadata["render_modes"])
+        self.render_mode, self.frames = render_mode, FrameLog(render_mode, self.metadata["render_modes"])
         settings = self.task_type.settings_type.of(arguments)
-        self.task = task = self.task_type(1, settings, self.recorder.log_rows, 1)
+        self.task = task = self.task_type(1, settings, self.frames.log_rows, 1)
         self.observation_space = gym.spaces.Box(task.low, task.high, dtype=np.float32)
         self.action_space = gym.spaces.Discrete(task.actions)
         self.action = np.zeros(1, np.int64)
@@ -143,7 +143,7 @@ class DecisionEnv(gym.Env[np.ndarray, np.int64]):
         rewards, terms, over = self.task.step(self.action)
         named = {name: float(term[0]) for name, term in terms.items()}
         info = self.info(float(self.task.elapsed_s()[0]), named)
-        self.recorder.keep(self.task.episodes.arrays)
+        self.frames.keep(self.task.episodes.arrays)
         return self.task.observations[0].copy(), float(rewards[0]), False, bool(over[0]), info
 
     def info(self, dt: float, terms: dict[str, float]) -> dict[str, Any]:
@@ -163,7 +163,7 @@ class DecisionEnv(gym.Env[np.ndarray, np.int64]):
 
     def render(self) -> str | np.ndarray | None:  # type: ignore[override]
         """The last seconds as a timeline: text ("ansi") or a picture ("rgb_array")."""
-        return self.recorder.render(
+        return self.frames.render(
             self.task.episodes.arrays, float(self.task.outcomes[0, gather.CLOCK_S]), int(self.task.device[0])
         )
 

@@ -3,7 +3,7 @@
     wisp-gym evaluate --controllers wisp,sled,centralized --devices 64 --seeds 20 --json rows.json
 
 Every world is measured by `wisp_gym.evaluation.metrics`; a row holds the means over the worlds, with 95 % bootstrap intervals of
-the goodput and of its paired difference to the reference. docs/guide/evaluation.md describes every column and key.
+the goodput and of its paired difference to the reference. docs/guide/compare.md describes every column and key.
 """
 
 from __future__ import annotations
