@@ -9,12 +9,12 @@
     python train.py -i runs/ppo-Speculation-v0_1                         # go on with an interrupted run
     python train.py -i runs/ppo-Speculation-v0_1 -n 1200000              # train a finished run for longer
     python train.py --seeds 5                                            # seeds 0 to 4, and how far they spread
-    python train.py --seeds 5 --distributed 10.0.0.5:6379                # on a Ray cluster: docs/guide/distributed.md
+    python train.py --seeds 5 --distributed 10.0.0.5:6379                # on a Ray cluster: docs/guide/cluster.md
 
 A run folder holds config.json, command.txt, versions.json, scenario.toml, progress.csv (SB3's log), validation.csv,
 checkpoints/, policy.json (the policy that was best on validation worlds; use it wherever a controller's name is
 expected), comparison.json, comparison.txt and comparison.png. Ctrl-C leaves a run that can be used and gone on with.
-The steps are in agents/training/run.py: make, fit with validations, compare. More: docs/guide/training.md.
+The steps are in agents/training/run.py: make, fit with validations, compare. More: docs/guide/train.md.
 """
 
 from __future__ import annotations

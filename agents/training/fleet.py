@@ -4,7 +4,7 @@ Every device of every world follows one policy (parameter sharing) whose actions
 trajectory is its round: it ends when the round's reply is delivered. Rounds that are still open when enough decisions
 are recorded are kept for the next time, so that long rounds are not left out.
 
-Reward of a round, in tokens (docs/guide/training.md):
+Reward of a round, in tokens (docs/guide/train.md):
 
     (1 + pressure·urgency)·(committed − ρ·(time of the round)) − (price of a draft token)·drafted − externality
 
