@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 
-from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES
+from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES, WAIT_SHARE
 from wisp_gym.engine.batch import enqueue, finish_batch, launch
 from wisp_gym.engine.compose import add, begin_batch, choose_chunk, chunk_is_open, compose, fits, join_responses
 from wisp_gym.engine.compose_learned import compose_learned
@@ -51,9 +51,6 @@ from wisp_gym.rules.batching import FCFS, LEARNED, PIPELINED, binding_deadline_s
 
 # What `advance` returns: the world is over, which decision it waits for, or that the room for logged decisions is used up.
 DONE, SPECULATION, BATCHING, FULL = 0, 1, 2, 3
-
-# A decision maker outside that launches an empty batch waits for the next arrival, at most this share of a mean batch.
-WAIT_SHARE = 0.25
 
 
 @jit
