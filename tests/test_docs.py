@@ -41,7 +41,9 @@ INLINE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 BARE_FRACTION = re.compile(r"(?<![\w.\])/…])\.\d")
 COMMAND = re.compile(r"(?:python -m [\w.]+|python train\.py|wisp-gym|pip install|pytest|ray start|bash)\b")
-OUR_PATH = re.compile(rf"(?<![\w/.-])((?!wisp_gym/_traces)(?:{'|'.join(OURS)}|docs)/[\w/-]+\.(?:py|md|toml|json|csv|proto|npz|jsonl))\b")
+OUR_PATH = re.compile(
+    rf"(?<![\w/.-])((?!wisp_gym/_traces)(?:{'|'.join(OURS)}|docs)/[\w/-]+\.(?:py|md|toml|json|csv|proto|npz|jsonl))\b"
+)
 OUR_MODULE = re.compile(r"(?<![\w./-])((?:wisp_gym|agents|estimators|traces)(?:\.[A-Za-z_]\w*)+)(?![\w/]|\.\w)")
 FILE_ENDINGS = (".csv", ".json", ".md", ".toml", ".txt")
 RUN_BY_NAME = re.compile(r"python -m ((?:wisp_gym|agents|estimators|traces)[\w.]*)")
