@@ -14,7 +14,7 @@
 A run folder holds config.json, command.txt, versions.json, scenario.toml, progress.csv (SB3's log), validation.csv,
 checkpoints/, policy.json (the policy that was best on validation worlds; use it wherever a controller's name is
 expected), comparison.json, comparison.txt and comparison.png. Ctrl-C leaves a run that can be used and gone on with.
-The steps are in agents/training/run.py: make, fit with validations, compare. More: docs/guide/training.md.
+The steps are in agents/training/run.py: make, fit with validations, compare. More: docs/guide/train.md.
 """
 
 from __future__ import annotations
@@ -89,8 +89,7 @@ class Arguments:
     no_comparison: bool = flag(False, "stop after training, without the comparison on held-out worlds")
 
 
-BEGINNING = frozenset({"preset", "algo", "env", "seed", "n_eval_envs", "env_kwargs"})  # kept by a run that goes on
-OF_A_SERVER_PRESET = ("preset", "seed", "log_folder")
+KEPT = frozenset({"preset", "algo", "env", "seed", "n_eval_envs", "env_kwargs"})  # by a run that is gone on with
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -98,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args, given = parse(Arguments, PROGRAM, __doc__, arguments)
     command = None if arguments is None else ["train.py", *arguments]
     if args.preset in SERVER_PRESETS:
-        refuse(given - {*OF_A_SERVER_PRESET}, f"--preset {args.preset}; allowed are --seed and -f")
+        refuse(given - {"preset", "seed", "log_folder"}, f"--preset {args.preset}; allowed are --seed and -f")
         policy = train_anew(server_preset(args.preset, seed=args.seed), args.log_folder, command)
         print(f"policy: {policy}")
         return
@@ -117,7 +116,7 @@ def chosen_settings(args: Arguments, given: frozenset[str]) -> Settings:
     """All that decides the run's numbers, from the flags or from the run that is gone on with."""
     if args.trained_agent is not None:
         refuse(
-            given & BEGINNING,
+            given & KEPT,
             "--trained-agent, which keeps the run's settings; allowed beside it are -n, -f, -P, --eval-freq, --device, "
             "--tensorboard-log and --no-comparison",
         )

@@ -8,7 +8,7 @@
 classes. The candidates (clone, during PPO, during the search) are compared in validation worlds; policy.json is the
 best of them, policy.onnx the same for servers, and scores.json holds all scores. Use the run folder in place of a
 batching rule: `speculation-v1+runs/batching_1+admit`, with the limit of admission that it was trained under. More:
-docs/guide/training.md.
+docs/guide/train.md.
 """
 
 from __future__ import annotations

@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from wisp_gym.contract.ladders import PRICES
-from wisp_gym.controllers.resolve import Controller, resolve
+from wisp_gym.controllers.resolve import resolve
 from wisp_gym.controllers.scorer_policy import ScorerPolicy, make_scorer
 from wisp_gym.engine.worlds import Worlds
 from wisp_gym.evaluation.metrics import Metrics, measure
 from wisp_gym.rules.batching import LEARNED
+from wisp_gym.rules.controller import Controller
 from wisp_gym.scenario import Scenario
 
 PRICE_SHARPNESS = 0.2  # of prices' scores: the next one in the ladder comes so far behind

@@ -36,12 +36,12 @@ from agents.study.tables import show
 from agents.study.tuning import Tuned
 from wisp_gym.cli import INTERRUPTED, Parser, output_file, write_rows
 from wisp_gym.controllers.resolve import resolve
+from wisp_gym.engine.feasibility import warnings
 from wisp_gym.engine.worlds import load_trace
 from wisp_gym.errors import InputError
 from wisp_gym.evaluation.arguments import controller_names
 from wisp_gym.evaluation.pool import Pool
 from wisp_gym.files import write_json, write_text
-from wisp_gym.scenario import warnings
 
 PROGRAM = "python -m agents.study"
 DEFAULT_SUITE = "quick"

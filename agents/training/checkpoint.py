@@ -18,14 +18,12 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from agents.training.fleet import Decisions
 from agents.training.fleet_ppo import FleetPPO, joined
-from wisp_gym.engine.state import World
 from wisp_gym.envs.sb3 import DecisionVecEnv
 from wisp_gym.errors import InputError
 from wisp_gym.files import write_bytes
 
 VERSION = 3
 TASK_ARRAYS = ("kinds", "observations", "outcomes", "clock_s", "device")
-STATE_FIELDS = World._fields[: World._fields.index("trace")]
 
 
 def as_tensor(array: np.ndarray) -> torch.Tensor:
@@ -43,9 +41,8 @@ def arrays_of(model: OnPolicyAlgorithm, env: DecisionVecEnv) -> dict[str, np.nda
     if isinstance(model, FleetPPO) and model.fleet is not None:
         return model.fleet.saved()
     task = env.envs.task
-    arrays = {name: getattr(task.episodes.arrays, name) for name in STATE_FIELDS}
-    arrays |= {f"task_{name}": getattr(task, name) for name in TASK_ARRAYS}
-    return arrays | {"returns": env.returns, "lengths": env.lengths, "policy": task.episodes.worlds.policy}
+    arrays = task.episodes.arrays.own() | {f"task_{name}": getattr(task, name) for name in TASK_ARRAYS}
+    return arrays | {"returns": env.returns, "lengths": env.lengths, "policy": task.episodes.arrays.policy}
 
 
 def generators_of(model: OnPolicyAlgorithm, env: DecisionVecEnv) -> list[np.random.Generator]:

@@ -4,7 +4,7 @@ Every device of every world follows one policy (parameter sharing) whose actions
 trajectory is its round: it ends when the round's reply is delivered. Rounds that are still open when enough decisions
 are recorded are kept for the next time, so that long rounds are not left out.
 
-Reward of a round, in tokens (docs/guide/training.md):
+Reward of a round, in tokens (docs/guide/train.md):
 
     (1 + pressure·urgency)·(committed − ρ·(time of the round)) − (price of a draft token)·drafted − externality
 
@@ -25,9 +25,8 @@ import numpy as np
 from wisp_gym.contract.observation import SLACK
 from wisp_gym.controllers.policy import Policy
 from wisp_gym.engine import state
-from wisp_gym.engine.loop import DONE, record_worlds
-from wisp_gym.engine.state import World
-from wisp_gym.envs.episodes import Episodes
+from wisp_gym.engine.loop import DONE, run_logged
+from wisp_gym.envs.episodes import Episodes, EpisodeSettings
 from wisp_gym.scenario import Scenario
 
 MEMORY_S = 20.0  # time constant of a device's own rate
@@ -63,7 +62,7 @@ class Squad:
             seen=np.zeros((n, rows, episodes.arrays.observation.shape[-1]), np.float32),
             outcomes=np.zeros((n, rows), state.OUTCOME),
         )
-        episodes.template.arrays.config[0, 0]["record_decisions"] = room
+        episodes.template.arrays.config[0, 0]["log_decisions"] = room
         self.fresh, self.kinds = np.ones(n, bool), np.zeros(n, np.int64)
         self.tokens, self.seconds = np.ones((n, episodes.room)), np.ones((n, episodes.room))
         for index in range(n):
@@ -71,9 +70,8 @@ class Squad:
 
     def saved(self) -> dict[str, np.ndarray]:
         """Everything that decides the experience to come but the generators, by name; the arrays themselves."""
-        fields = World._fields[: World._fields.index("trace")]
         own = {"fresh": self.fresh, "kinds": self.kinds, "tokens": self.tokens, "seconds": self.seconds}
-        return own | {name: getattr(self.episodes.arrays, name) for name in fields}
+        return own | self.episodes.arrays.own()
 
     def restart(self, index: int) -> None:
         """A new episode."""
@@ -84,7 +82,7 @@ class Squad:
 
     def collect(self, weights: Mapping[str, float]) -> list[Decisions]:
         """Run until the room for decisions is used up; decisions of the rounds that are complete by then."""
-        self.episodes.worlds.spread(record_worlds, self.fresh, self.kinds)
+        self.episodes.worlds.spread(run_logged, self.fresh, self.kinds)
         self.fresh[:] = False
         taken = [self.take(index, weights) for index in range(len(self.kinds))]
         for index in np.flatnonzero(self.kinds == DONE):
@@ -186,10 +184,11 @@ class Fleet:
         room = -(-decisions // (settings.worlds * len(kinds)))
         self.squads = []
         for (scenario, ranges), own in zip(kinds, seeds, strict=True):
-            controller = f"wisp+{settings.batching}"
-            episodes = Episodes(
-                settings.worlds, scenario, None, controller, settings.horizon_s, ranges, slo, threads=threads
-            )
+            worlds = EpisodeSettings(
+                scenario=scenario, controller=f"wisp+{settings.batching}", horizon_s=settings.horizon_s,
+                randomise=ranges, slo=slo,
+            )  # fmt: skip
+            episodes = Episodes(settings.worlds, worlds, threads=threads)
             episodes.set_policy(policy)
             self.squads.append(Squad(episodes, room, own))
 

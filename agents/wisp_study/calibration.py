@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from agents.wisp_study.published import CAPACITY, SLO_TOKENS_PER_S, SYSTEMS
-from wisp_gym.controllers.resolve import Controller, resolve
+from wisp_gym.controllers.resolve import resolve
 from wisp_gym.errors import InputError
 from wisp_gym.evaluation.pool import Threads
+from wisp_gym.rules.controller import Controller
 from wisp_gym.scenario import Scenario, load, with_, with_slo
 from wisp_gym.simulation import simulate
 

@@ -40,12 +40,13 @@ from agents.wisp_study.calibration import (
 from agents.wisp_study.reproduce_plot import draw
 from estimators.rejection.operating_point import closed_form, d_prime_of
 from wisp_gym.cli import Bar, Parser, add_log_folder, output_file, progress, table, whole, write_rows
-from wisp_gym.controllers.resolve import Controller, resolve
+from wisp_gym.controllers.resolve import resolve
 from wisp_gym.errors import one_of
 from wisp_gym.evaluation.capacity_search import capacity_interval, mean_attainment
 from wisp_gym.evaluation.pool import Threads
 from wisp_gym.evaluation.statistics import bootstrap_interval
 from wisp_gym.files import write_bytes, write_text
+from wisp_gym.rules.controller import Controller
 from wisp_gym.scenario import Scenario, with_slo
 from wisp_gym.simulation import simulate
 

@@ -19,10 +19,11 @@ from wisp_gym.controllers.catalogue import ALIASES, SPECULATION
 from wisp_gym.controllers.names import ControllerError
 from wisp_gym.controllers.policy import PolicyError, load_policy, make_policy, save_policy
 from wisp_gym.controllers.predict import SpeculationPredictor
-from wisp_gym.controllers.resolve import NO_POLICY, resolve
+from wisp_gym.controllers.resolve import resolve
 from wisp_gym.rules import batching as b
 from wisp_gym.rules import speculation as s
 from wisp_gym.rules.bandits import MEMORY
+from wisp_gym.rules.controller import NO_POLICY
 from wisp_gym.rules.mlp import argmax_action, logits, pack
 from wisp_gym.scenario import Scenario, load, with_
 from wisp_gym.simulation import simulate

@@ -22,12 +22,13 @@ from wisp_gym.controllers.names import ControllerError, Piece, is_policy, one_pi
 from wisp_gym.controllers.policy import Policy, PolicyError, save_policy
 from wisp_gym.controllers.predict import SpeculationPredictor
 from wisp_gym.controllers.predict_batching import BatchingPredictor
-from wisp_gym.controllers.resolve import Controller, published_threshold, resolve
+from wisp_gym.controllers.resolve import published_threshold, resolve
 from wisp_gym.controllers.shipped import shipped_names
 from wisp_gym.engine.build import mean_acceptance, separation
 from wisp_gym.rules import batching as b
 from wisp_gym.rules import speculation as s
 from wisp_gym.rules import trimming
+from wisp_gym.rules.controller import Controller
 from wisp_gym.scenario import Scenario, load
 
 INF = math.inf

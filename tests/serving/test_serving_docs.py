@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from wisp_gym.serving.bundle.bundle import shipped
+from wisp_gym.serving.bundle.names import shipped
 from wisp_gym.serving.bundle.onnx_file import MAX_BYTES, MAX_DIMENSION, MAX_NODES, MAX_TENSORS, OPERATORS
 from wisp_gym.serving.bundle.schema import Schema
 

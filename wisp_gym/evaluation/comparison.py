@@ -25,6 +25,7 @@ from wisp_gym.cli import (
     write_rows,
 )
 from wisp_gym.controllers.catalogue import ALIASES
+from wisp_gym.engine.feasibility import warnings
 from wisp_gym.errors import one_of, require
 from wisp_gym.evaluation.arguments import EPILOG, add_comparison
 from wisp_gym.evaluation.comparison_plot import draw
@@ -41,7 +42,7 @@ from wisp_gym.evaluation.outcomes import (
 from wisp_gym.evaluation.pool import Pool
 from wisp_gym.evaluation.statistics import bootstrap_interval, mean
 from wisp_gym.files import write_bytes
-from wisp_gym.scenario import DEFAULT_SCENARIO, Scenario, warnings
+from wisp_gym.scenario import DEFAULT_SCENARIO, Scenario
 
 PROGRAM = "wisp-gym evaluate"
 DEFAULT_SEEDS = 20
