@@ -6,12 +6,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from wisp_gym.controllers import load
 from wisp_gym.controllers.predict_batching import BatchingPredictor
 from wisp_gym.controllers.shipped import shipped_names
 from wisp_gym.engine import gather_batching as seen
 from wisp_gym.engine.worlds import Worlds
 from wisp_gym.evaluation.metrics import Metrics
+from wisp_gym.policies import load
 from wisp_gym.scenario import load as load_scenario
 from wisp_gym.scenario import with_
 from wisp_gym.simulation import simulate

@@ -21,7 +21,6 @@ from wisp_gym.engine.build import empty_arrays, fill_world
 from wisp_gym.engine.compose import begin_batch
 from wisp_gym.engine.compose_learned import compose_learned
 from wisp_gym.engine.gather_batching import GLOBALS, R_ADMISSIBLE, R_PRESENT, REQUEST
-from wisp_gym.engine.worlds import NO_TRACE
 from wisp_gym.files import write_bytes
 from wisp_gym.rules.batching import AGE_S, COMMITTED_TOKENS, DUE_S
 from wisp_gym.scenario import dumps
@@ -59,7 +58,7 @@ def filled(seed: int, now_s: float):  # type: ignore[no-untyped-def]
     """A world whose server has requests waiting: rounds, prompts, evicted prefixes, on time, late and starving."""
     rng = np.random.default_rng(seed)
     n = int(rng.integers(1, 90))
-    w = empty_arrays(1, n, 0, NO_TRACE, np.zeros(0, np.float32))
+    w = empty_arrays(1, n)
     fill_world(w, 0, SCENARIO, 0, n)
     c, s, d = w.config[0, 0], w.server[0, 0], w.device[0]
     c["max_batch_requests"], c["kv_capacity_tokens"], c["chunk_tokens"] = (
@@ -85,7 +84,8 @@ def filled(seed: int, now_s: float):  # type: ignore[no-untyped-def]
     d["expected_tokens"] = 1.0 + d["drafted"] * rng.uniform(0.2, 1.0, n)
     d["arrival_s"], d["first_token_s"] = now_s - rng.uniform(0.5, 60.0, n), now_s - rng.uniform(0.0, 40.0, n)
     d["delay_mean_s"] = rng.uniform(0.001, 0.05, n)
-    begin_batch(c, s, d, np.arange(n), w.features[0])
+    w.queue[0] = np.arange(n)
+    begin_batch(w.at(0))
     return w, n
 
 

@@ -11,10 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 from wisp_gym.contract import observation as observed
 from wisp_gym.controllers.catalogue import ALIASES, CENTRALIZED, SPECULATION
 from wisp_gym.controllers.names import ControllerError, parse
-from wisp_gym.controllers.resolve import Controller, resolve
+from wisp_gym.controllers.resolve import resolve
 from wisp_gym.engine.state import PARAMETERS
 from wisp_gym.jit import jit
 from wisp_gym.rules.bandits import MEMORY
+from wisp_gym.rules.controller import Controller
 from wisp_gym.rules.speculation import ORACLE, PERFECT, POLICY_LENGTH, choose_length, continue_drafting
 from wisp_gym.scenario import Scenario, load
 

@@ -8,13 +8,14 @@ from numpy.typing import ArrayLike, NDArray
 from wisp_gym.contract import ladders
 from wisp_gym.controllers.catalogue import BATCHING
 from wisp_gym.controllers.names import ControllerError, parse
-from wisp_gym.controllers.resolve import Controller, find_batching, resolve
+from wisp_gym.controllers.resolve import find_batching, resolve
 from wisp_gym.engine import gather_batching as seen
 from wisp_gym.engine.compose_learned import clear_dynamic
 from wisp_gym.engine.state import PARAMETERS
 from wisp_gym.jit import jit_allocating
 from wisp_gym.rules import batching as rules
-from wisp_gym.rules.scorer import best_head, embed, pool, score_context, score_requests
+from wisp_gym.rules.controller import Controller
+from wisp_gym.rules.scorer import best_head, embed, pool, score_context, score_requests, shape_of
 from wisp_gym.scenario import Scenario, load
 
 # What some rules need that the environment's observation does not hold.
@@ -43,7 +44,7 @@ class BatchingPredictor:
         scenario = load(scenario) if isinstance(scenario, str) else scenario
         self.kind, parameters, self.scorer = rule_of(controller, scenario)
         self.launches = len(ladders.PRICES) if prices else 1
-        if len(self.scorer) and int(self.scorer[5]) not in (1, self.launches):
+        if len(self.scorer) and shape_of(self.scorer).launches not in (1, self.launches):
             raise ControllerError(f"controller '{controller}': it sets prices; allowed in wisp_gym/Joint-v0 alone")
         self.parameters = np.zeros(PARAMETERS)
         self.parameters[: len(parameters)] = parameters
@@ -177,7 +178,7 @@ def choose(kind, parameters, max_draft_tokens, launches, observations, actions):
 def embed_places(scorer, o, places, embeddings):
     """Write the places that hold a request without all of its context in memory, and their embeddings; returns how many."""
     row, symlogs = np.zeros(seen.REQUEST, np.float32), np.empty(seen.REQUEST, np.float32)
-    hidden, embedding = np.empty(int(scorer[2]), np.float32), np.empty(embeddings.shape[0], np.float32)
+    hidden, embedding = np.empty(shape_of(scorer).hidden, np.float32), np.empty(embeddings.shape[0], np.float32)
     n = 0
     for q in range(len(places)):
         start = seen.GLOBALS + q * seen.REQUEST
@@ -196,12 +197,12 @@ def embed_places(scorer, o, places, embeddings):
 @jit_allocating
 def score_one(scorer, launches, o):
     """Action of a scorer for one observation."""
-    visible, own = (o.shape[0] - seen.GLOBALS) // seen.REQUEST, int(scorer[5])
-    width = int(scorer[3])
+    shape = shape_of(scorer)
+    visible, own, width = (o.shape[0] - seen.GLOBALS) // seen.REQUEST, shape.launches, shape.embedding
     embeddings, scores = np.empty((width, visible), np.float32), np.empty(visible, np.float32)
     inputs = np.empty(seen.GLOBALS + width, np.float32)
-    context = np.empty(int(scorer[4]), np.float32)
-    query, heads = np.empty(width + 1, np.float32), np.empty(own + 1 + int(scorer[6]), np.float32)
+    context = np.empty(shape.context, np.float32)
+    query, heads = np.empty(width + 1, np.float32), np.empty(own + 1 + shape.chunks, np.float32)
     places = np.empty(visible, np.int64)
     n = embed_places(scorer, o, places, embeddings)
     pool(embeddings, n, inputs, seen.GLOBALS)

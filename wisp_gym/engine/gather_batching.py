@@ -1,4 +1,8 @@
-"""What a batching agent sees: the batch so far and the requests that wait, in order of arrival."""
+"""What a batching agent sees: the batch so far and the requests that wait, in order of arrival.
+
+Legend: `w` World; `c` CONFIG, `s` SERVER and `d` DEVICE row; `f` (FEATURES,) float64 of a queued request; `o`
+float32 entries, (GLOBALS,), (REQUEST,) or all of them; `value` any number.
+"""
 
 from __future__ import annotations
 

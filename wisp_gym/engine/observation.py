@@ -3,6 +3,8 @@
 An observation is a function of what the device has drafted, measured and received with its last reply; it holds
 nothing of the future and nothing of the other parties' state after that reply. Times are divided by the mean batch
 time T that the reply carried, tokens by the cap K or by the service class's period, never by the number of devices.
+
+Legend: `c` CONFIG and `d` DEVICE row; `o` (SIZE,) float32 observation; `p` a probability; `value` any number.
 """
 
 from __future__ import annotations

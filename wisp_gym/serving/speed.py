@@ -1,6 +1,6 @@
 """How fast this machine takes the decisions of `wisp_gym.serving`.
 
-    wisp-gym benchmark serving [--policy FILE ...] [--decisions N] [--members N] [--json FILE]
+    wisp-gym benchmark serving [--policy NAME ...] [--decisions N] [--members N] [--json FILE]
 
 Each figure is the time from handing over the facts to the action, in microseconds: median and 99th percentile over N decisions
 (a tenth of them for batches), one by one, on one thread. `device`: a token's statistics in, continue or send out (`drafted` and
@@ -21,12 +21,15 @@ from wisp_gym.cli import Parser, output_file, whole
 from wisp_gym.cli import table as aligned
 from wisp_gym.files import write_json
 from wisp_gym.machine import machine, shown
-from wisp_gym.serving.bundle.bundle import Bundle, load_bundle, shipped
+from wisp_gym.serving.bundle.bundle import Bundle, load_bundle
+from wisp_gym.serving.bundle.names import shipped
 from wisp_gym.serving.bundle.schema import LENGTH, TOKEN
-from wisp_gym.serving.device.controller import DeviceProfile, Reply, SpeculationController, Token
+from wisp_gym.serving.device.controller import SpeculationController
+from wisp_gym.serving.device.facts import DeviceProfile, Reply, Token
 from wisp_gym.serving.estimator import VerificationTimeEstimator
+from wisp_gym.serving.scheduler.base import ServerLimits
 from wisp_gym.serving.scheduler.features import Request
-from wisp_gym.serving.scheduler.scheduler import BatchScheduler, ServerLimits
+from wisp_gym.serving.scheduler.scheduler import BatchScheduler
 
 PROGRAM = "wisp-gym benchmark serving"
 PACKAGES = ("numpy", "onnxruntime")  # whose versions matter
@@ -134,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write where asked."""
     parser = Parser(prog=PROGRAM, description="Measure the speed of serving decisions.")
     add = parser.add_argument
-    add("--policy", nargs="+", default=list(shipped()), metavar="FILE", help="bundles (default: the shipped ones)")
+    add("--policy", nargs="+", default=list(shipped()), metavar="NAME", help="bundles (default: the shipped ones)")
     add("--decisions", type=whole(100, 10_000_000), default=20_000, metavar="N", help="of each kind (default 20000)")
     add(
         "--members", type=whole(1, QUEUE), default=QUEUE, metavar="N",

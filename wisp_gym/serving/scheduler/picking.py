@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES
+from wisp_gym.serving.scheduler.base import ServerLimits
 from wisp_gym.serving.scheduler.features import FAR, GLOBAL_FEATURES, REQUEST_FEATURES, TABLES, Queue, Server, matrix
 
 # Tensors of the graph by name, with their shapes in widths: r request entries, g global ones, h, e, c of the scorer, a actions.
@@ -103,12 +104,12 @@ class Picking:
 
     Args:
         scorer: the policy. queue, server: what waits, and what the server knows of itself. usable: (Q,) which requests may join.
-        coefficients: (4,) of the estimator. requests, chunk: limits of the batch (chunk 0: none). admit_share: of `ServerLimits`.
+        coefficients: (4,) of the estimator. limits: of the batch.
     """
 
     def __init__(
         self, scorer: Scorer, queue: Queue, server: Server, usable: NDArray[np.bool_], coefficients: NDArray[np.float64],
-        requests: int, chunk: int, admit_share: float = 0.0,
+        limits: ServerLimits,
     ):  # fmt: skip
         rows = matrix(REQUESTS, TABLES["requests"], queue, server, len(usable))
         seen = matrix(GLOBALS, TABLES["globals"], queue, server, 1)[0]
@@ -119,14 +120,16 @@ class Picking:
             [rows_of_scores, self.offsets]
         )  # the last column meets a 1; NEVER there keeps a request out
         self.context = np.ones(len(self.base) + 1, np.float32)
-        self.n, self.launches, self.most, self.server = len(usable), scorer.launches, requests, server
-        self.coefficients, self.begin_below = coefficients.tolist(), admit_share * server.kv_capacity
+        self.n, self.launches, self.limits, self.server = len(usable), scorer.launches, limits, server
+        self.coefficients, self.begin_below = coefficients.tolist(), limits.admit_share * server.kv_capacity
         self.prefill, self.deepest = float(queue.uncached.sum()), float(queue.uncached.max())
         self.uncached, self.cached, self.own = queue.uncached, queue.cached, queue.draft + 1.0
         self.deadline_s = np.where(queue.solo_s > queue.slack_s, math.inf, queue.slack_s).tolist()
         self.free = usable.copy()
         missing = float(queue.uncached[queue.cached > 0].sum())
-        self.batch = Composition([], [], chunk=float(chunk) if chunk > 0 else math.inf, missing=missing)
+        self.batch = Composition(
+            [], [], chunk=float(limits.prefill_tokens) if limits.prefill_tokens > 0 else math.inf, missing=missing
+        )
         self.fit()
         self.join()
 
@@ -134,14 +137,17 @@ class Picking:
         """What each request would run with the chunk as it stands, and which may join as far as that goes."""
         chunk = self.batch.chunk
         self.take = np.where(self.uncached <= chunk, self.uncached + self.own, chunk)
-        self.held = self.cached + self.take
+        self.held = self.limits.held(self.cached + self.take)
         self.largest = float(self.held.max(initial=0.0))
         self.matrix[: self.n, -1] = np.where(self.free & (self.take > 0.0), self.offsets[: self.n], NEVER)
 
     def join(self) -> None:
         """Responses in memory join in order of arrival, as far as memory and the batch limit allow (`compose.join_responses`)."""
         for q in np.flatnonzero(self.free & (self.uncached == 0.0)).tolist():
-            if len(self.batch.members) < self.most and self.batch.kv + self.held[q] <= self.server.kv_capacity:
+            if (
+                len(self.batch.members) < self.limits.requests
+                and self.batch.kv + self.held[q] <= self.server.kv_capacity
+            ):
                 self.add(q)
         self.free &= self.uncached > 0.0
         self.fit()
@@ -181,7 +187,7 @@ class Picking:
 
     def best_pick(self, scores: NDArray[np.float32]) -> tuple[int, float]:
         """Place and score of the best request that fits; −1 where none does."""
-        if len(self.batch.members) >= self.most:
+        if len(self.batch.members) >= self.limits.requests:
             return -1, -math.inf
         if self.batch.kv + self.largest > self.server.kv_capacity:  # only then may memory keep one out
             scores = np.where(self.batch.kv + self.held <= self.server.kv_capacity, scores, NEVER)
@@ -215,7 +221,7 @@ class Picking:
             b.new + take,
             b.pairs + take * (cached + take),
             b.cached + cached,
-            b.kv + cached + take,
+            b.kv + float(self.held[q]),
         )
         b.due_s = min(b.due_s, self.deadline_s[q])
         self.free[q] = False
