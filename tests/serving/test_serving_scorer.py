@@ -28,8 +28,9 @@ from wisp_gym.serving.bundle.bundle import Bundle, from_bytes, load_bundle
 from wisp_gym.serving.bundle.schema import BundleError
 from wisp_gym.serving.estimator import TERMS, VerificationTimeEstimator
 from wisp_gym.serving.export import command
+from wisp_gym.serving.scheduler.base import ServerLimits
 from wisp_gym.serving.scheduler.features import Request
-from wisp_gym.serving.scheduler.scheduler import BatchScheduler, ServerLimits
+from wisp_gym.serving.scheduler.scheduler import BatchScheduler
 
 LIMITS = ServerLimits(kv_tokens=40_000, requests=48, prefill_tokens=300)
 DECISIONS = ("batching", "joint")
