@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from wisp_gym.contract import observation as observed
+from wisp_gym.contract import device
 from wisp_gym.controllers.resolve import ALIASES, SPECULATION, Controller, ControllerError, is_file, resolve
 from wisp_gym.engine.state import PARAMETERS
-from wisp_gym.jit import jit
 from wisp_gym.rules.bandits import MEMORY
-from wisp_gym.rules.speculation import ORACLE, PERFECT, POLICY_LENGTH, choose_length, continue_drafting
+from wisp_gym.rules.observed import decide_drafting
+from wisp_gym.rules.speculation import ORACLE, PERFECT
 from wisp_gym.scenario import Scenario, load
 
 FATES = {PERFECT: "last_fate", ORACLE: "next_fate"}  # what a bound must be told
@@ -60,7 +60,7 @@ class SpeculationPredictor:
         """Actions for observations; every rule but `random` is deterministic, none keeps a state.
 
         Args:
-            observation: (SIZE,) or (n, SIZE) numbers, see `wisp_gym.engine.observation.ENTRIES`.
+            observation: (SIZE,) or (n, SIZE) numbers, see `wisp_gym.contract.device`.
             state, episode_start, deterministic: of stable-baselines3's signature; the state is returned as it came.
             info: for the bounds alone, 0 (rejected) or 1 (accepted), one or (n,): `perfect` reads `last_fate` of the
                 token just drafted, `oracle` `next_fate` of the token that would come next.
@@ -72,8 +72,8 @@ class SpeculationPredictor:
             ValueError: observations of another shape, or fates that are missing or of another shape.
         """
         rows = np.asarray(observation, dtype=np.float32)
-        if rows.ndim not in (1, 2) or rows.shape[-1] != observed.SIZE:
-            size = observed.SIZE
+        if rows.ndim not in (1, 2) or rows.shape[-1] != device.SIZE:
+            size = device.SIZE
             raise ValueError(f"observation: given shape {rows.shape}, allowed are ({size},) and (n, {size})")
         many = np.ascontiguousarray(np.atleast_2d(rows))
         fates = self.fates(info, len(many))
@@ -81,7 +81,9 @@ class SpeculationPredictor:
         c = self.controller
         chances = self.rng.random(len(many))
         memory = np.zeros(MEMORY)  # no rule that uses it gets here
-        decide(c.speculation, self.parameters, c.policy, memory, self.max_draft_tokens, many, fates, chances, actions)
+        decide_drafting(
+            c.speculation, self.parameters, c.policy, memory, self.max_draft_tokens, many, fates, chances, actions
+        )
         return actions.reshape(rows.shape[:-1]), state
 
     def fates(self, info: Mapping[str, Any] | None, n: int) -> NDArray[np.int64]:
@@ -105,16 +107,3 @@ def named(name: str, scenario: Scenario) -> Controller:
     """The controller of a name whose batching rule may be missing."""
     whole = "+" in name or name in ALIASES or name.startswith("centralized") or is_file(name)
     return resolve(name if whole else f"{name}+fcfs", scenario)
-
-
-@jit
-def decide(kind, parameters, policy, memory, max_draft_tokens, observations, fates, chances, actions):
-    """Write the action of each of (n, SIZE) observations into (n,) `actions`."""
-    for row in range(len(observations)):
-        o = observations[row]
-        if kind >= POLICY_LENGTH:
-            actions[row] = choose_length(kind, parameters, policy, memory, max_draft_tokens, o)
-        else:
-            actions[row] = continue_drafting(
-                kind, parameters, policy, memory, max_draft_tokens, o, fates[row], fates[row], chances[row]
-            )

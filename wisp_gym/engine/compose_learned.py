@@ -7,30 +7,26 @@ from __future__ import annotations
 
 import numpy as np
 
+from wisp_gym.contract import request, server
 from wisp_gym.contract.ladders import PRICES
 from wisp_gym.engine.compose import add, choose_chunk, chunk_is_open, fits, join_responses
-from wisp_gym.engine.gather_batching import (
-    GLOBALS,
-    R_ADMISSIBLE,
-    R_PICKED,
-    R_PRESENT,
-    R_WITH,
-    REQUEST,
-    observe_batch,
-    observe_request,
-)
+from wisp_gym.engine.observe_request import observe_request
+from wisp_gym.engine.observe_server import observe_batch
 from wisp_gym.jit import jit_allocating
 from wisp_gym.rules.batching import FCFS, UNCACHED_TOKENS, binding_deadline_s
-from wisp_gym.rules.scorer import best_head, embed, pool, score_context, score_requests
-
-
-@jit_allocating
-def clear_dynamic(row):
-    """Take out what changes while a batch is composed (DYNAMIC)."""
-    row[R_WITH] = 0.0
-    row[R_PRESENT] = 0.0
-    row[R_ADMISSIBLE] = 0.0
-    row[R_PICKED] = 0.0
+from wisp_gym.rules.scorer import (
+    CHUNKS,
+    CONTEXT,
+    EMBEDDING,
+    HIDDEN,
+    LAUNCHES,
+    best_head,
+    embed,
+    keep_still,
+    pool,
+    score_context,
+    score_requests,
+)
 
 
 @jit_allocating
@@ -48,12 +44,12 @@ def places_to_score(c, s, features):
 @jit_allocating
 def embed_queue(c, s, devices, queue, features, scorer, places, embeddings):
     """Write the embedding of the request in each of the places, (H, n)."""
-    row, seen = np.zeros(REQUEST, np.float32), np.empty(REQUEST, np.float32)
-    hidden, embedding = np.empty(int(scorer[2]), np.float32), np.empty(embeddings.shape[0], np.float32)
+    row, seen = np.zeros(request.SIZE, np.float32), np.empty(request.SIZE, np.float32)
+    hidden, embedding = np.empty(int(scorer[HIDDEN]), np.float32), np.empty(embeddings.shape[0], np.float32)
     for k in range(len(places)):
         q = places[k]
         observe_request(c, s, devices[queue[q]], features[q], row)
-        clear_dynamic(row)
+        keep_still(row)
         embed(scorer, row, seen, hidden, embedding)
         for h in range(len(embedding)):
             embeddings[h, k] = embedding[h]
@@ -74,15 +70,15 @@ def best_pick(c, s, devices, queue, places, scores):
 def compose_learned(c, s, devices, queue, batch, features, scorer):
     """Take the best action until it is to launch, or to wait (then the batch is empty)."""
     join_responses(c, s, devices, queue, batch, features)
-    launches, chunks, width = int(scorer[5]), int(scorer[6]), int(scorer[3])
+    launches, chunks, width = int(scorer[LAUNCHES]), int(scorer[CHUNKS]), int(scorer[EMBEDDING])
     places = places_to_score(c, s, features)
     n = len(places)
     embeddings, scores = np.empty((width, n), np.float32), np.empty(n, np.float32)
     embed_queue(c, s, devices, queue, features, scorer, places, embeddings)
-    row, inputs = np.empty(GLOBALS, np.float32), np.empty(GLOBALS + width, np.float32)
-    context = np.empty(int(scorer[4]), np.float32)
+    row, inputs = np.empty(server.SIZE, np.float32), np.empty(server.SIZE + width, np.float32)
+    context = np.empty(int(scorer[CONTEXT]), np.float32)
     query, heads = np.empty(width + 1, np.float32), np.empty(launches + 1 + chunks, np.float32)
-    pool(embeddings, n, inputs, GLOBALS)
+    pool(embeddings, n, inputs, server.SIZE)
     while True:
         observe_batch(c, s, row)
         score_context(scorer, row, inputs, context, query, heads)

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from wisp_gym.contract import request, server
+from wisp_gym.contract.entry import markdown
 from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES
-from wisp_gym.engine import gather, gather_batching
+from wisp_gym.engine import gather
 from wisp_gym.envs.episodes import Episodes
 from wisp_gym.envs.rendering import Recorder
 from wisp_gym.envs.rewards import BATCHING_WEIGHTS, checked_weights
-from wisp_gym.envs.shells import DecisionEnv, DecisionVectorEnv, Task, markdown_rows
+from wisp_gym.envs.shells import DecisionEnv, DecisionVectorEnv, Task
 from wisp_gym.envs.speculation import DEFAULT_SCENARIO
 from wisp_gym.scenario import Scenario
 
@@ -39,7 +41,7 @@ class BatchingTask(Task):
         config["responses_join"] = responses_join
         self.visible, self.launches, self.average = visible, len(PRICES) if prices else 1, average_reward
         self.counted = np.zeros((n, 2))
-        low, high = gather_batching.bounds(visible)
+        low, high = server.LOW + visible * request.LOW, server.HIGH + visible * request.HIGH
         actions = visible + self.launches + 1 + len(CHUNK_TOKENS)
         super().__init__(n, episodes, low, high, actions, checked_weights(reward_weights, BATCHING_WEIGHTS))
 
@@ -60,12 +62,10 @@ class BatchingTask(Task):
 
     def masks(self) -> np.ndarray:
         """Requests that may be picked; launching a batch, or waiting while it is empty; chunks before one has been used."""
-        requests = self.observations[:, gather_batching.GLOBALS :].reshape(
-            self.n, self.visible, gather_batching.REQUEST
-        )
-        admissible = requests[:, :, gather_batching.R_ADMISSIBLE] > 0.5
-        empty = self.observations[:, gather_batching.G_REQUESTS, None] == 0.0
-        chunk_open = self.observations[:, gather_batching.G_CHUNK_OPEN, None] > 0.5
+        requests = self.observations[:, server.SIZE :].reshape(self.n, self.visible, request.SIZE)
+        admissible = requests[:, :, request.ADMISSIBLE] > 0.5
+        empty = self.observations[:, server.BATCH_REQUESTS, None] == 0.0
+        chunk_open = self.observations[:, server.CHUNK_OPEN, None] > 0.5
         parts = [admissible, np.repeat(~empty, self.launches, 1), empty, np.repeat(chunk_open, len(CHUNK_TOKENS), 1)]
         return np.concatenate(parts, axis=1).astype(np.int8)
 
@@ -98,14 +98,10 @@ class BatchingEnv(DecisionEnv):
     `Box((16 + 23·Q,), float32)`: global entries, then Q places of the same entries (zeros where nobody waits). T is the mean
     batch time, K the cap on drafted tokens.
 
-    | entry | name | unit | low | high | meaning |
-    |---|---|---|---|---|---|
     {globals}
 
     For each place q, entry 16 + 23·q + …:
 
-    | entry | name | unit | low | high | meaning |
-    |---|---|---|---|---|---|
     {requests}
 
     ## Starting State
@@ -189,5 +185,5 @@ class BatchingVectorEnv(DecisionVectorEnv):
 
 
 if BatchingEnv.__doc__:
-    BatchingEnv.__doc__ = BatchingEnv.__doc__.replace("{globals}", markdown_rows(gather_batching.GLOBAL_ENTRIES))
-    BatchingEnv.__doc__ = BatchingEnv.__doc__.replace("{requests}", markdown_rows(gather_batching.REQUEST_ENTRIES))
+    BatchingEnv.__doc__ = BatchingEnv.__doc__.replace("{globals}", markdown(server.ENTRIES, "    "))
+    BatchingEnv.__doc__ = BatchingEnv.__doc__.replace("{requests}", markdown(request.ENTRIES, "    "))

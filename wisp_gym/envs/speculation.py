@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from wisp_gym.contract import observation
+from wisp_gym.contract import device
+from wisp_gym.contract.entry import markdown
 from wisp_gym.controllers.policy import load_policy
 from wisp_gym.engine import gather
 from wisp_gym.engine.session import EXTERNAL_LENGTH, EXTERNAL_TOKEN
 from wisp_gym.envs.episodes import Episodes
 from wisp_gym.envs.rendering import Recorder
 from wisp_gym.envs.rewards import SPECULATION_WEIGHTS, checked_weights
-from wisp_gym.envs.shells import DecisionEnv, DecisionVectorEnv, Task, markdown_rows
+from wisp_gym.envs.shells import DecisionEnv, DecisionVectorEnv, Task
 from wisp_gym.scenario import Scenario
 
 DEFAULT_SCENARIO = "wisp-a100-qwen3-32b"
@@ -39,14 +40,8 @@ class SpeculationTask(Task):
         self.external, self.cap = external, episodes.scenario.max_draft_tokens
         self.average = checked_average(average_reward)
         actions = 2 if external == EXTERNAL_TOKEN else self.cap + 1
-        super().__init__(
-            n,
-            episodes,
-            observation.LOW,
-            observation.HIGH,
-            actions,
-            checked_weights(reward_weights, SPECULATION_WEIGHTS),
-        )
+        weights = checked_weights(reward_weights, SPECULATION_WEIGHTS)
+        super().__init__(n, episodes, device.LOW, device.HIGH, actions, weights)
 
     def place(self, index: int, drawn: Mapping[str, float]) -> None:
         """The device that decides in this episode."""
@@ -105,8 +100,6 @@ class SpeculationEnv(DecisionEnv):
     ## Observation Space
     `Box((30,), float32)`; T is the mean batch time that the last reply carried, K the cap.
 
-    | entry | name | unit | low | high | meaning |
-    |---|---|---|---|---|---|
     {table}
 
     ## Starting State
@@ -219,4 +212,4 @@ class SpeculationLengthVectorEnv(SpeculationVectorEnv):
 
 
 if SpeculationEnv.__doc__:
-    SpeculationEnv.__doc__ = SpeculationEnv.__doc__.replace("{table}", markdown_rows(observation.ENTRIES))
+    SpeculationEnv.__doc__ = SpeculationEnv.__doc__.replace("{table}", markdown(device.ENTRIES, "    "))

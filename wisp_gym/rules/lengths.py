@@ -6,7 +6,7 @@ mean batch time T, in which verification itself takes 1.
 
 from __future__ import annotations
 
-from wisp_gym.contract.observation import ACCEPTANCE_AVERAGE, DRAFT_TIME, ONE_WAY_DELAY, UTILISATION
+from wisp_gym.contract.device import ACCEPTANCE_AVERAGE, DRAFT_TIME, ONE_WAY_DELAY, UTILISATION
 from wisp_gym.jit import jit
 
 ALPHA_LOW, ALPHA_HIGH = 0.01, 0.999  # keeps powers and quotients finite

@@ -8,7 +8,7 @@ With x a request's entries of the documented observation and g the global ones, 
                of launching (at each price), waiting and each prefill chunk: W₅ c + b₅
 
 The valid action of the highest score is taken, the first among equals. The order of requests and their number enter only
-through the mean, so neither matters by itself. Entries that change while a batch is composed (DYNAMIC) are left out of x: what
+through the mean, so neither matters by itself. Entries that change while a batch is composed (`request.MOVING`) are left out of x: what
 they tell is in g, and an embedding holds for the whole batch.
 
 Weights lie in one float32 vector: the seven numbers of HEADER, then W₁, b₁, … W₅, b₅, each W
@@ -22,11 +22,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wisp_gym.contract.request import MOVING
 from wisp_gym.jit import jit_allocating
 from wisp_gym.rules.mlp import TANH, activate, layer
 
 PARTS = ("hidden", "embedding", "context", "query", "heads")
-HEADER = 7  # request entries, global entries, H₁, H, C, launch actions, chunk actions
+REQUESTS, GLOBALS, HIDDEN, EMBEDDING, CONTEXT, LAUNCHES, CHUNKS = range(
+    7
+)  # places of the sizes in front of the weights
+HEADER = 7
 MAX_WIDTH = 256
 
 
@@ -78,9 +82,17 @@ def symlog(values, out):
 
 
 @jit_allocating
+def keep_still(row):
+    """Take out of a request's entries what changes while a batch is composed."""
+    for entry in MOVING:
+        row[entry] = 0.0
+
+
+@jit_allocating
 def offsets_of(scorer):
     """Places of the third, fourth and fifth layer's weights."""
-    r, g, h, e, c = int(scorer[0]), int(scorer[1]), int(scorer[2]), int(scorer[3]), int(scorer[4])
+    r, g, h = int(scorer[REQUESTS]), int(scorer[GLOBALS]), int(scorer[HIDDEN])
+    e, c = int(scorer[EMBEDDING]), int(scorer[CONTEXT])
     third = HEADER + h * (r + 1) + e * (h + 1)
     fourth = third + c * (g + e + 1)
     return third, fourth, fourth + (e + 1) * (c + 1)
@@ -88,12 +100,12 @@ def offsets_of(scorer):
 
 @jit_allocating
 def embed(scorer, row, seen, hidden, embedding):
-    """Write the embedding of one request. row: (requests,) float32 with DYNAMIC entries 0; seen, hidden: working memory."""
+    """Write the embedding of one request. row: (requests,) float32 without what moves; seen, hidden: working memory."""
     symlog(row, seen)
-    n_in, h = int(scorer[0]), int(scorer[2])
+    n_in, h = int(scorer[REQUESTS]), int(scorer[HIDDEN])
     offset = layer(scorer, HEADER, n_in, h, seen, hidden)
     activate(TANH, hidden)
-    layer(scorer, offset, h, int(scorer[3]), hidden, embedding)
+    layer(scorer, offset, h, int(scorer[EMBEDDING]), hidden, embedding)
     activate(TANH, embedding)
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from wisp_gym.cli import Parser, output_file, run, whole
+from wisp_gym.contract.tables import TABLES
 from wisp_gym.controllers.policy import Policy, load_policy, saved_decision
 from wisp_gym.controllers.predict import named
 from wisp_gym.controllers.resolve import (
@@ -44,7 +45,6 @@ from wisp_gym.serving.export import speculation_rules as onnx_rules
 from wisp_gym.serving.export.graph import Graph, bundle_bytes
 from wisp_gym.serving.export.parity import compare
 from wisp_gym.serving.export.scorer import scorer_graph
-from wisp_gym.serving.scheduler.features import TABLES
 
 PROGRAM = "wisp_gym.serving.export.export"
 
