@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wisp_gym.contract.averages import FRESH, KEEP, PRIOR_TOKENS
 from wisp_gym.contract.tables import TABLES
 
 
@@ -45,23 +46,23 @@ class Sight:
 
     def learn_delay(self, delay_s: float) -> None:
         """One more one-way delay."""
-        self.delay_spread_s = 0.9 * self.delay_spread_s + 0.1 * abs(delay_s - self.delay_mean_s)
-        self.delay_mean_s = 0.9 * self.delay_mean_s + 0.1 * delay_s
+        self.delay_spread_s = KEEP * self.delay_spread_s + FRESH * abs(delay_s - self.delay_mean_s)
+        self.delay_mean_s = KEEP * self.delay_mean_s + FRESH * delay_s
 
     def learn_fates(self, verified: int, accepted: int) -> None:
         """A reply: of the verified tokens, those up to the first rejected one have been examined."""
-        self.accepted = 0.9 * self.accepted + accepted
-        self.examined = 0.9 * self.examined + min(accepted + 1, verified)
+        self.accepted = KEEP * self.accepted + accepted
+        self.examined = KEEP * self.examined + min(accepted + 1, verified)
         self.last_rejected = accepted < verified
 
     def learn_rate(self, tokens: int, seconds: float) -> None:
         """A round."""
-        self.tokens, self.seconds = 0.9 * self.tokens + tokens, 0.9 * self.seconds + seconds
+        self.tokens, self.seconds = KEEP * self.tokens + tokens, KEEP * self.seconds + seconds
 
     @property
     def acceptance(self) -> float:
         """Share of accepted tokens, with a prior worth four."""
-        return (self.accepted + 4.0 * self.expected_acceptance) / (self.examined + 4.0)
+        return (self.accepted + PRIOR_TOKENS * self.expected_acceptance) / (self.examined + PRIOR_TOKENS)
 
     def adapted(self, chances: list[float]) -> float:
         """Probability that tokens of these predicted acceptances are all accepted, their odds scaled to the running acceptance."""

@@ -18,7 +18,7 @@ from wisp_gym.errors import InputError
 
 FORMAT, VERSION = "wisp-gym policy bundle", 1
 KEY, SEAL = "wisp_gym_schema", "sha256"  # keys of the file's metadata
-MAX_TEXT = 64 * 1024
+MAX_TEXT = 65_536
 
 TOKEN, LENGTH, ORDER, BATCHING, JOINT = "token", "length", "order", "batching", "joint"
 SCORERS = (BATCHING, JOINT)

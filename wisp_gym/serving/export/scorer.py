@@ -11,7 +11,7 @@ import numpy as np
 from wisp_gym.contract import request, server
 from wisp_gym.contract.ladders import CHUNK_TOKENS
 from wisp_gym.serving.export.graph import FLOAT, Graph, Layers
-from wisp_gym.serving.scheduler.picking import NEVER, STILL, launches_of
+from wisp_gym.serving.scheduler.picking import NEVER, POSSIBLE, STILL, launches_of
 
 
 def named(g: Graph, layers: Layers) -> None:
@@ -94,6 +94,6 @@ def scorer_graph(layers: Layers, decision: str) -> Graph:
     g.op("ArgMax", heads, axis=1, keepdims=0, output="other")
     best = g.op("ReduceMax", scores, g.constant([0], np.int64), keepdims=0)
     rival = g.op("ReduceMax", heads, g.constant([1], np.int64), keepdims=0)
-    may = g.op("Less", g.constant([NEVER / 10], np.float32), best)
+    may = g.op("Less", g.constant([POSSIBLE], np.float32), best)
     g.op("And", may, g.op("LessOrEqual", rival, best), output="takes")
     return g

@@ -30,7 +30,8 @@ MOVING = [
     server.BATCH_REQUESTS, server.BATCH_TOKENS, server.BATCH_TIME, server.BATCH_SLACK, server.BATCH_MEMORY, server.CHUNK_LEFT,
     server.CHUNK_OPEN, server.MEMORY_SPOKEN_FOR,
 ]  # fmt: skip
-NEVER = np.float32(-1e30)
+NEVER, POSSIBLE = np.float32(-1e30), np.float32(-1e29)  # score of what may not be done, and what lies below all others
+TRIED = 8.0  # a scorer is checked with entries up to this size
 
 
 class Scorer(NamedTuple):
@@ -186,7 +187,7 @@ class Picking:
             scores = np.where(begins, scores, NEVER)
         q = int(scores.argmax())
         score = float(scores[q])
-        return (q, score) if score > NEVER / 10 else (-1, -math.inf)
+        return (q, score) if score > POSSIBLE else (-1, -math.inf)
 
     def best_other(self, heads: list[float]) -> tuple[int, float]:
         """The valid action other than a pick with the highest score."""
@@ -249,7 +250,7 @@ def check_scorer(scorer: Scorer, decide: Any) -> None:
     rng = np.random.default_rng(0)
     for trial in range(8):
         requests, seen = (
-            rng.uniform(np.maximum(table.LOW, -8.0), np.minimum(table.HIGH, 8.0), (n, table.SIZE))
+            rng.uniform(np.maximum(table.LOW, -TRIED), np.minimum(table.HIGH, TRIED), (n, table.SIZE))
             for table, n in ((request, 5), (server, 1))
         )
         requests[: trial % 6, UNCACHED_TOKENS] = 0.0
