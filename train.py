@@ -34,10 +34,9 @@ import numpy as np
 import torch
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from tqdm import tqdm
 
 from agents.distributed import RayPool, add_distributed
-from agents.pool import Pool, pool_at
+from agents.pool import pool_at
 from agents.training import run_folder
 from agents.training.callbacks import Progress, StopRequest, Validate
 from agents.training.checkpoint import load_checkpoint, read_checkpoint
@@ -61,12 +60,12 @@ from agents.training.learners import (
 )
 from agents.training.learning_plot import draw
 from agents.training.seeds import LAST_SEED, refuse_seeds, train_seeds
-from wisp_gym.cli import Parser, add_log_folder, run, whole
-from wisp_gym.controllers.resolve import resolve
-from wisp_gym.engine.worlds import load_trace
+from wisp_gym.cli import Parser, add_log_folder, progress, run, whole
 from wisp_gym.envs.sb3 import ARGUMENTS, check_argument, env_kwargs
 from wisp_gym.errors import InputError, did_you_mean
-from wisp_gym.evaluation.evaluate import compare, run_all, show
+from wisp_gym.evaluation import evaluate
+from wisp_gym.evaluation.comparison_tables import show
+from wisp_gym.evaluation.pool import Pool
 from wisp_gym.files import write_bytes, write_text
 from wisp_gym.scenario import Scenario, ScenarioError, load, with_, with_slo
 from wisp_gym.simulation import simulate
@@ -243,14 +242,10 @@ def compare_with_rivals(
     learned = f"{folder / 'policy.json'}+{BATCHING}"
     tuned = tuned_wisp(scenario)
     names = [learned, tuned, *RIVALS]
-    controllers = [resolve(name, scenario) for name in names]
-    seeds = settings["test_seeds"]
-    with tqdm(
-        total=len(names) * len(seeds), unit=" worlds", desc="held-out worlds", disable=not shown, leave=False
-    ) as bar:
-        outcomes = dict(zip(names, run_all(scenario, controllers, seeds, load_trace(scenario), bar, pool), strict=True))
-    given = argparse.Namespace(slo=settings["env_kwargs"].get("slo"), seeds=seeds, per_class=False)
-    rows = compare(given, scenario, outcomes, "wisp")
+    slo, seeds = settings["env_kwargs"].get("slo"), settings["test_seeds"]
+    with progress(len(names) * len(seeds), " worlds", shown, desc="held-out worlds") as bar:
+        found = evaluate(names, scenario, None, slo, seeds, "wisp", pool=pool, bar=bar)
+    rows = found.rows()
     rows.sort(key=lambda row: -row["goodput_tokens_per_s"])
     write_json(folder / "comparison.json", rows)
     write_bytes(folder / "comparison.png", draw([(n, goodput) for n, goodput, _ in scores], rows, learned))

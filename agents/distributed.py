@@ -25,9 +25,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 import wisp_gym
-from agents.pool import Job
 from wisp_gym.cli import Parser
 from wisp_gym.errors import InputError
+from wisp_gym.evaluation.pool import Job
 from wisp_gym.scenario import Scenario, with_
 from wisp_gym.traces.speculation import find
 

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -26,8 +27,12 @@ BASE_DEPENDENCIES = {"gymnasium", "numba", "numpy"}
 INSIDE_FUNCTIONS = {
     "matplotlib": "draws the timeline; an environment that is not rendered does without",
     "onnxruntime": "runs an exported policy; the extra `serve` brings it",
+    "torch": "compares an exported policy with its original, where it is at hand",
+    "tqdm": "shows how far a long command is, where it is at hand",
 }
 # The testbed is its own extra: what it needs is imported in its folder, and inside functions of its commands.
+# What a room of the wheel needs besides, each by an extra of its own.
+ROOM_NEEDS = {"wisp_gym/serving/export": {"onnx"}, "wisp_gym/envs/sb3.py": {"stable_baselines3"}}
 TESTBED = {"filelock", "google", "grpc", "grpc_health", "prometheus_client", "torch", "tqdm", "transformers"}
 NEVER_IMPORTED = ("agents", "estimators", "traces", "torch", "sklearn", "stable_baselines3", "matplotlib", "grpc")
 PICKLES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
@@ -37,6 +42,65 @@ MACHINE_PATHS = re.compile(
     r"(?<![\w.~}])/(?:wor" + r"k|roo" + r"t|hom" + r"e/\w+|Use" + r"rs|tm" + r"p)/\w|[A-Z]:\\Us" + "ers"
 )
 MAX_FUNCTION_LINES = 60
+MAX_FILE_LINES = 450
+# Who may import whom: a room imports from itself and from rooms in rows above its own. Deferred imports count.
+DIRECTION = (
+    ("wisp_gym.errors",),
+    ("wisp_gym.files",),
+    ("wisp_gym.cli", "wisp_gym.jit"),
+    ("wisp_gym.contract",),
+    ("wisp_gym.traces",),
+    ("wisp_gym.rules",),
+    ("wisp_gym.scenario",),
+    ("wisp_gym.engine",),
+    ("wisp_gym.controllers",),
+    ("wisp_gym.view",),
+    ("wisp_gym.envs", "wisp_gym.evaluation", "wisp_gym.serving"),
+    ("wisp_gym.simulation",),
+    ("wisp_gym.testbed",),
+    ("wisp_gym.__main__",),
+    ("traces",),
+    ("estimators",),
+    ("agents",),
+    ("train",),
+)
+AGENTS_FLOORS = 4
+ROOMS = {
+    "wisp_gym": {
+        *(
+            "contract",
+            "controllers",
+            "data",
+            "engine",
+            "envs",
+            "evaluation",
+            "rules",
+            "scenario",
+            "scenarios",
+            "serving",
+            "testbed",
+        ),
+        *(
+            "traces",
+            "view",
+            "__init__.py",
+            "__main__.py",
+            "cli.py",
+            "errors.py",
+            "files.py",
+            "jit.py",
+            "py.typed",
+            "simulation.py",
+        ),
+    },
+    "agents": {"__init__.py", "pool.py", "batching", "bounds", "sim2real", "study", "training", "wisp_study"},
+    "estimators": {"__init__.py", "acceptance", "batch_time", "profiling", "rejection"},
+    "docs": {"README.md", "guide", "images", "model", "results", "serving"},
+    "tests": {
+        *("test_house.py", "test_docs.py", "agents", "controllers", "engine", "envs", "estimators", "evaluation"),
+        *("serving", "support", "testbed"),
+    },
+}
 UNSHIPPED_CACHES = shutil.ignore_patterns("__pycache__", "*.egg-info", ".*_cache")
 
 
@@ -68,6 +132,54 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
                 yield from walk(child, at_import and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef))
 
     return walk(ast.parse(path.read_text(encoding="utf-8"), str(path)), True)
+
+
+def module_of(path: Path) -> str:
+    """The dotted name of a file."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def our_imports(path: Path, modules: Collection[str]) -> set[str]:
+    """Our own modules that a file imports, wherever it does, for types alone too."""
+    name, found = module_of(path), set()
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(filter(None, [package if node.level else "", node.module or ""]))
+            inside = {f"{base}.{alias.name}" for alias in node.names}
+            found |= inside if inside <= set(modules) else inside | {base}
+    return (found & set(modules)) - {name}
+
+
+@cache
+def graph() -> dict[str, set[str]]:
+    """Module → the modules that it imports, of everything that is no test."""
+    paths = {module_of(path): path for path in [*sources(*OURS), ROOT / "train.py"]}
+    return {name: our_imports(path, paths.keys()) for name, path in paths.items()}
+
+
+def floors(edges: dict[str, set[str]]) -> list[set[str]]:
+    """Rooms by floor, each above all that it imports; what lies on a circle is on no floor."""
+    left, built = {name: set(below) for name, below in edges.items()}, []
+    while floor := {name for name, below in left.items() if not below & left.keys()}:
+        built.append(floor)
+        left = {name: below for name, below in left.items() if name not in floor}
+    return built
+
+
+def row_of(module: str) -> int:
+    """The row of DIRECTION that a module stands in."""
+    rows = [k for k, row in enumerate(DIRECTION) for room in row if module == room or module.startswith(f"{room}.")]
+    assert rows or module == "wisp_gym", f"{module} stands in no row"
+    return max(rows, default=-1)
+
+
+def room_of(module: str) -> str:
+    """The room that a module belongs to."""
+    return next(room for row in DIRECTION for room in row if module == room or module.startswith(f"{room}."))
 
 
 def python(code: str, folder: Path, *, path: Path) -> str:
@@ -148,17 +260,55 @@ print(len(request_trace.read_trace(request_trace.sample_path("azure-conv-like.cs
 
 @pytest.mark.parametrize("path", sources("wisp_gym"), ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_library_imports_its_three_dependencies_alone(path: Path) -> None:
+    place = str(path.relative_to(ROOT))
     allowed = sys.stdlib_module_names | BASE_DEPENDENCIES | {"wisp_gym"}
-    allowed |= TESTBED if "testbed" in path.parts else set()
+    allowed |= TESTBED if path.is_relative_to(ROOT / "wisp_gym" / "testbed") else set()
+    allowed |= {name for room, needs in ROOM_NEEDS.items() if place.startswith(room) for name in needs}
     found = set(imports(path))
     assert {name for name, at_import in found if at_import} <= allowed
-    inside = TESTBED if path.parent.name == "serving" else set()
-    assert {name for name, _ in found} <= allowed | INSIDE_FUNCTIONS.keys() | inside
+    assert {name for name, _ in found} <= allowed | INSIDE_FUNCTIONS.keys()
 
 
 def test_the_direction_of_imports_is_outwards() -> None:
-    assert not {name for path in sources("estimators", "traces") for name, _ in imports(path)} & {"agents"}
-    assert "wisp_gym" in {name for path in sources("traces") for name, _ in imports(path)}
+    wrong = [
+        f"{name} imports {other}"
+        for name, others in graph().items()
+        for other in others - {"wisp_gym"}
+        if name != "wisp_gym" and not (row_of(other) < row_of(name) or room_of(other) == room_of(name))
+    ]
+    assert not wrong
+
+
+def test_there_are_no_circles() -> None:
+    built = floors(graph())
+    assert not graph().keys() - {name for floor in built for name in floor}
+
+
+def test_agents_need_few_floors() -> None:
+    def room(name: str) -> str:
+        return ".".join(name.split(".")[:2])
+
+    rooms: dict[str, set[str]] = {}
+    for name, others in graph().items():
+        if name.startswith("agents."):
+            inside = {room(other) for other in others if other.startswith("agents.")}
+            rooms[room(name)] = rooms.get(room(name), set()) | (inside - {room(name)})
+    built = floors(rooms)
+    assert rooms.keys() == {name for floor in built for name in floor}  # no circle
+    assert len(built) <= AGENTS_FLOORS
+
+
+def test_nothing_is_imported_from_a_command() -> None:
+    assert not {
+        name: found for name, others in graph().items() if (found := {o for o in others if o.endswith("__main__")})
+    }
+
+
+@pytest.mark.parametrize("folder", ROOMS)
+def test_a_folder_holds_its_rooms_and_nothing_else(folder: str) -> None:
+    assert {
+        path.relative_to(ROOT / folder).parts[0] for path in files() if path.is_relative_to(ROOT / folder)
+    } == ROOMS[folder]
 
 
 def test_importing_the_library_loads_nothing_heavy(tmp_path: Path) -> None:
@@ -221,6 +371,15 @@ def test_functions_are_short() -> None:
         if isinstance(node, ast.FunctionDef)
     }
     assert not {name: count for name, count in lines.items() if count > MAX_FUNCTION_LINES}
+
+
+def test_files_are_short() -> None:
+    lines = {
+        module_of(path): path.read_text(encoding="utf-8").count("\n")
+        for path in sources(*OURS)
+        if "_pb2" not in path.name
+    }
+    assert not {name: count for name, count in lines.items() if count > MAX_FILE_LINES}
 
 
 @pytest.mark.parametrize(

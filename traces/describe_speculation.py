@@ -97,7 +97,7 @@ def describe(trace: SpeculationTrace) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the header and the figures."""
     program = "python -m traces.describe_speculation"
-    parser = Parser(prog=program, description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    parser = Parser(prog=program, description=(__doc__ or "").splitlines()[0])
     parser.add_argument("file", type=Path, help="an NPZ of traces.record")
     given = parser.parse_args(arguments)
     try:

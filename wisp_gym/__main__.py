@@ -11,10 +11,10 @@ COMMANDS = Commands(
     "wisp-gym",
     "Controllers for edge-cloud speculative decoding: compared, exported, and run on real servers.",
     {
-        "evaluate": ("wisp_gym.evaluation.evaluate", "compare controllers in the same worlds"),
-        "capacity": ("wisp_gym.evaluation.capacity", "how many devices a server carries under each controller"),
+        "evaluate": ("wisp_gym.evaluation.comparison", "compare controllers in the same worlds"),
+        "capacity": ("wisp_gym.evaluation.capacities", "how many devices a server carries under each controller"),
         "timeline": ("wisp_gym.evaluation.timeline", "draw what devices and server do"),
-        "export": ("wisp_gym.serving.export.export", "a policy or a rule as one file for a server"),
+        "export": ("wisp_gym.serving.export.command", "a policy or a rule as one file for a server"),
         "benchmark": ("wisp_gym.evaluation.speed", "how fast this machine runs engine, environments, decisions"),
         "server": ("wisp_gym.testbed.server", "verify the drafts of many devices with a real model"),
         "device": ("wisp_gym.testbed.device", "draft with a small model, verified by a server"),

@@ -7,16 +7,18 @@ wrong later is an `InputError` (wisp_gym.errors), which `run` turns into the sam
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
+import math
 import re
 import sys
 import tempfile
 import time
 from argparse import ArgumentTypeError
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from wisp_gym.errors import InputError, did_you_mean, one_line
 from wisp_gym.files import csv_text, write_text
@@ -99,12 +101,17 @@ class Commands:
     Args:
         program: what a user types before the sub-command, such as `wisp-gym` or `python -m agents.training`.
         about: a line or a few, which `--help` begins with.
-        modules: name of each sub-command → (module, what it does in a line).
+        modules: name of each sub-command → (module, or `Commands` of its own, what it does in a line).
         default: the sub-command that is meant where the first argument is none of the names; "" for none.
+        extras: sub-command → the extra of the package that brings what its module imports.
     """
 
-    def __init__(self, program: str, about: str, modules: Mapping[str, tuple[str, str]], default: str = "") -> None:
+    def __init__(
+        self, program: str, about: str, modules: Mapping[str, tuple[str | Commands, str]], default: str = "",
+        extras: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         self.program, self.about, self.modules, self.default = program, about, dict(modules), default
+        self.extras = extras or {}
 
     def help(self) -> str:
         """All sub-commands, a line each."""
@@ -138,10 +145,19 @@ class Commands:
         return BAD_INPUT
 
     def call(self, name: str, arguments: Sequence[str]) -> int:
-        """Import a sub-command's module and run its `main`."""
-        module = importlib.import_module(self.modules[name][0])
-        program = f"{self.program} {name}"
-        return run(module.main, program, arguments, getattr(module, "INTERRUPTED_MEANS", "nothing written"))
+        """Import a sub-command's module and run its `main`; one line where its extra is not installed."""
+        module, program = self.modules[name][0], f"{self.program} {name}"
+        if isinstance(module, Commands):
+            return module(arguments)
+        try:
+            found = importlib.import_module(module)
+            return run(found.main, program, arguments, getattr(found, "INTERRUPTED_MEANS", "nothing written"))
+        except ModuleNotFoundError as error:
+            if name not in self.extras:
+                raise
+            install = f"pip install 'wisp-gym[{self.extras[name]}]'"
+            print(f"{program}: needs {error.name}, which is not installed: {install}", file=sys.stderr)
+            return BAD_INPUT
 
 
 # --- argument types --------------------------------------------------------------------------------------------------
@@ -284,6 +300,43 @@ def add_log_folder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-f", "--log-folder", type=Path, default=Path("runs"), metavar="DIR", help=help_)
 
 
+# --- progress --------------------------------------------------------------------------------------------------------
+
+
+class Bar(Protocol):
+    """What counts what is done."""
+
+    def update(self, n: int = 1) -> Any:
+        """So many more are done."""
+
+
+class NoBar:
+    """A bar that nobody sees."""
+
+    def update(self, n: int = 1) -> None:
+        """Nothing."""
+
+
+@contextlib.contextmanager
+def progress(total: float | None = None, unit: str = "world", shown: bool | None = None, **looks: Any) -> Iterator[Bar]:
+    """A progress bar on standard error, gone when it is done; none where tqdm is not installed.
+
+    Args:
+        total: what it counts up to, None where that is not known. unit: what it counts.
+        shown: whether anybody sees it; default where standard error is a terminal.
+        looks: further arguments of tqdm.
+    """
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        shown = False
+    if not (sys.stderr.isatty() if shown is None else shown):
+        yield NoBar()
+        return
+    with tqdm(total=total, unit=unit, leave=False, **looks) as bar:
+        yield bar
+
+
 # --- results ---------------------------------------------------------------------------------------------------------
 
 
@@ -304,6 +357,16 @@ def aligned(headers: Sequence[Sequence[str]], rows: Sequence[Sequence[str]]) -> 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """`aligned` with one header line."""
     return aligned([header], rows)
+
+
+def cell(value: float | None, digits: int = 1, factor: float = 1.0) -> str:
+    """A number for a table, `-` where nothing was counted."""
+    return "-" if value is None or math.isnan(value) else f"{value * factor:,.{digits}f}"
+
+
+def interval_cell(low: float | None, high: float | None, digits: int = 1) -> str:
+    """An interval for a table, empty where one world gives none."""
+    return "" if low is None or high is None else f"[{low:,.{digits}f}, {high:,.{digits}f}]"
 
 
 def write_rows(rows: Sequence[dict[str, Any]], json_file: Path | None = None, csv_file: Path | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable
 
 
@@ -41,6 +42,18 @@ def one_of(place: str, given: str, allowed: Iterable[str]) -> str:
     if given not in allowed:
         raise InputError(f"{place}: given {given!r}; {did_you_mean(str(given), allowed)}")
     return given
+
+
+def require(package: str, extra: str) -> None:
+    """Refuse, in one line that says what to install, where a package of an extra is missing.
+
+    Raises:
+        InputError: `package` cannot be imported.
+    """
+    try:
+        importlib.import_module(package)
+    except ImportError:
+        raise InputError(f"needs {package}, which is not installed: pip install 'wisp-gym[{extra}]'") from None
 
 
 def one_line(message: str) -> str:

@@ -93,7 +93,7 @@ def _outside(source: Path) -> str:
 
 
 class _Files(caching.CompileResultCacheImpl):
-    _locator_classes = [Locator]  # type: ignore[assignment]  # noqa: RUF012 - as numba has it
+    _locator_classes = [Locator]  # type: ignore[assignment, list-item]  # noqa: RUF012 - as numba has it
 
 
 class _Cache(caching.FunctionCache):

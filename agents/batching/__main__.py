@@ -39,7 +39,7 @@ from wisp_gym.envs.shells import DecisionVectorEnv
 from wisp_gym.errors import InputError, did_you_mean
 from wisp_gym.files import write_bytes, write_json
 from wisp_gym.scenario import load, with_, with_slo
-from wisp_gym.serving.export.export import scorer_bundle
+from wisp_gym.serving.export.policies import scorer_bundle
 
 PROGRAM = "python -m agents.batching"
 ENVIRONMENTS = {"batching": "wisp_gym/Batching-v0", "joint": "wisp_gym/Joint-v0"}

@@ -14,18 +14,28 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Any
-
-from tqdm import tqdm
 
 from agents.bounds.fluid import Bound, fluid_bound, information_bound
 from agents.bounds.identical import best_periodic, capacity_at_speed, is_identical
-from wisp_gym.cli import MAX_DEVICES, Parser, aligned, refuse_same_files, run, seed_list, speed, whole, write_rows
+from wisp_gym.cli import (
+    MAX_DEVICES,
+    Parser,
+    aligned,
+    cell,
+    interval_cell,
+    progress,
+    refuse_same_files,
+    run,
+    seed_list,
+    speed,
+    whole,
+    write_rows,
+)
 from wisp_gym.controllers.resolve import Controller, resolve
-from wisp_gym.engine.worlds import load_trace
-from wisp_gym.evaluation.arguments import add_comparison, chosen_controllers, chosen_scenario
-from wisp_gym.evaluation.evaluate import EPILOG, Outcome, Row, run_all, slo_words
-from wisp_gym.evaluation.tables import bootstrap_interval, cell, interval_cell, mean
+from wisp_gym.evaluation.arguments import EPILOG, add_comparison
+from wisp_gym.evaluation.comparison_tables import slo_words
+from wisp_gym.evaluation.outcomes import Outcome, Row, chosen_controllers, chosen_scenario, run_all
+from wisp_gym.evaluation.statistics import bootstrap_interval, mean
 from wisp_gym.rules.speculation import ORACLE, PERFECT
 from wisp_gym.scenario import Scenario, warnings
 
@@ -140,8 +150,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
         prog=PROGRAM, description="Upper bounds on throughput and goodput of any controller.", epilog=EPILOG
     )
-    add_comparison(parser, DEFAULT_SEEDS)
-    parser.set_defaults(controllers=[DEFAULT_CONTROLLERS])
+    add_comparison(parser, DEFAULT_SEEDS, DEFAULT_CONTROLLERS)
     add = parser.add_argument
     add("--devices", type=whole(1, MAX_DEVICES), metavar="N", help="number of devices (default: the scenario's)")
     add(
@@ -156,11 +165,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def measure_all(given: argparse.Namespace, scenario: Scenario, bounds: dict[str, Bound]) -> list[Row]:
     """Rows of the controllers asked for and of the best fixed length."""
-    controllers = chosen_controllers(given, scenario)
+    controllers = chosen_controllers(given.controllers, scenario)
     fixed = {f"fixed:{k}+fcfs": resolve(f"fixed:{k}+fcfs", scenario) for k in range(scenario.max_draft_tokens + 1)}
     everyone = [*controllers.values(), *fixed.values()]
-    with tqdm(total=len(everyone) * len(given.seeds), unit="world", disable=None, leave=False) as bar:
-        outcomes = run_all(scenario, everyone, given.seeds, load_trace(scenario), bar)
+    with progress(len(everyone) * len(given.seeds)) as bar:
+        outcomes = run_all(scenario, everyone, given.seeds, bar=bar)
     rows = []
     for (name, controller), own in zip(controllers.items(), outcomes, strict=False):
         kind = bound_for(controller)
@@ -188,20 +197,19 @@ def closed_forms(given: argparse.Namespace, scenario: Scenario) -> list[str]:
 
 def title(given: argparse.Namespace, scenario: Scenario) -> str:
     """What the tables are of."""
-    slo: dict[str, Any] = {"slo_tokens_per_s": given.slo}
     floor = "" if given.fairness is None else f", at least {given.fairness:g} tokens/s for every device in the bounds"
     worlds = f"{len(given.seeds)} paired worlds (seeds {seed_list(given.seeds)})"
-    return f"{scenario.name}: {scenario.n_devices} devices, {slo_words(slo)}, {worlds}{floor}"
+    return f"{scenario.name}: {scenario.n_devices} devices, {slo_words(given.slo)}, {worlds}{floor}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Bound, run, print, and write where asked."""
     given = parse(arguments)
     refuse_same_files({"--scenario": given.scenario}, {"--json": given.json, "--csv": given.csv})
-    scenario = chosen_scenario(given, given.devices)
+    scenario = chosen_scenario(given.scenario, given.devices, given.slo)
     for warning in warnings(scenario):
         print(f"note: {warning}", file=sys.stderr)
-    chosen_controllers(given, scenario)  # wrong names end the command before the work starts
+    chosen_controllers(given.controllers, scenario)  # wrong names end the command before the work starts
     bounds = bounds_of(scenario, given.fairness or 0.0)
     rows = measure_all(given, scenario, bounds)
     parts = [title(given, scenario), show_bounds(bounds), show_classes(bounds["information"]), show_measured(rows)]

@@ -17,14 +17,15 @@ from agents.sim2real.profile import Measured, RandomLength, Setting, build_scena
 from agents.sim2real.server import FCFS, Served
 from traces import record
 from wisp_gym.controllers import load as load_controller
-from wisp_gym.controllers.resolve import ALIASES, is_file, split
+from wisp_gym.controllers.catalogue import ALIASES
+from wisp_gym.controllers.names import is_policy, parse
 from wisp_gym.engine.build import accepted_share, smallest_batch_s
 from wisp_gym.errors import InputError
 from wisp_gym.files import write_bytes, write_text
 from wisp_gym.scenario import Scenario
 from wisp_gym.serving import DeviceProfile, SpeculationController
 from wisp_gym.serving.bundle.bundle import from_bytes
-from wisp_gym.serving.export.export import batching_bundle, rule_bundle, rule_of
+from wisp_gym.serving.export.policies import batching_bundle, rule_bundle, rule_of
 from wisp_gym.traces.speculation import SpeculationTrace, read_speculation_trace
 
 START_WINDOW_S = 2.0  # over which first requests are spread
@@ -128,7 +129,7 @@ class Bench:
 
     def controllers(self, scenario: Scenario, name: str, n: int) -> Callable[[int], SpeculationController]:
         """A bundle's controllers, told what a device of the scenario knows at first."""
-        learned = is_file(name)
+        learned = is_policy(name)
         bundle = (
             load_controller(name).bundle() if learned else from_bytes(rule_bundle(rule_of(name, scenario), scenario))
         )
@@ -226,7 +227,7 @@ def pieces(name: str) -> tuple[str, str]:
     Raises:
         InputError: additions, which the testbed's server does not know.
     """
-    speculation, rest = split(ALIASES.get(name, name))
+    speculation, *rest = [piece.text for piece in parse(ALIASES.get(name, name))]
     if len(rest) > 1:
         raise InputError(f"--controllers '{name}': allowed are a speculation and a batching rule, without additions")
     return speculation, rest[0] if rest else "wisp"

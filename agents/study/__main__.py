@@ -29,8 +29,7 @@ from wisp_gym.cli import Parser, output_file, run, write_rows
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.engine.worlds import load_trace
 from wisp_gym.errors import InputError
-from wisp_gym.evaluation.arguments import controller_names
-from wisp_gym.evaluation.evaluate import EPILOG
+from wisp_gym.evaluation.arguments import EPILOG, controller_names
 from wisp_gym.files import write_text
 from wisp_gym.scenario import warnings
 

@@ -5,22 +5,20 @@ The settings are those that tuning found for all training cells; they were tuned
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from tqdm import tqdm
-
-from agents.pool import Pool
 from agents.study.folder import Key, Worlds
 from agents.study.results import BEST_RULE, CAPACITY, WISP_TUNED, Results
 from agents.study.run import TRAINING, TUNED, Row, chunk
 from agents.study.suite import WISP, Suite
+from wisp_gym.cli import Bar, progress
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.engine.worlds import NO_TRACE
-from wisp_gym.evaluation.capacity import Curve, capacity_row
-from wisp_gym.evaluation.evaluate import Outcome
-from wisp_gym.evaluation.tables import mean
+from wisp_gym.evaluation.capacities import Curve, Goal, capacity_row
+from wisp_gym.evaluation.outcomes import Outcome
+from wisp_gym.evaluation.pool import Pool
+from wisp_gym.evaluation.statistics import mean
 from wisp_gym.scenario import with_slo
 
 AS_THEY_ARE = {"SLED": "sled", "centralized": "centralized", "centralized:0": "centralized:0"}
@@ -44,6 +42,7 @@ class StoredCurve(Curve):
     worlds: Worlds
     key: Key
     pool: Pool
+    bar: Bar
 
     def run(self, n_devices: int) -> list[Row]:
         """The measures of each world with `n_devices` devices."""
@@ -75,18 +74,17 @@ def entrants(results: Results) -> dict[str, str]:
 
 
 def capacities(suite: Suite, rows: Sequence[Row], worlds: Worlds, pool: Pool) -> list[Row]:
-    """A row for each SLO speed and rung, as of `wisp_gym.evaluation.capacity`; none where the suite asks for none."""
+    """A row for each SLO speed and rung, as of `wisp_gym.evaluation.capacities`; none where the suite asks for none."""
     asked = suite.capacity
     if asked is None:
         return []
     found = []
-    with tqdm(desc=CAPACITY, unit="world", disable=None, leave=False) as bar:
+    with progress(desc=CAPACITY) as bar:
         for slo in asked.slo:
             scenario = with_slo(asked.scenario, slo)
-            given = argparse.Namespace(slo=slo, seeds=asked.seeds, attainment=asked.attainment, starved=asked.starved,
-                                       max_devices=asked.max_devices)  # fmt: skip
+            goal = Goal(asked.attainment, asked.starved, asked.max_devices)
             for title, setting in entrants(Results(rows)).items():
-                curve = StoredCurve(scenario, resolve(setting, scenario), asked.seeds, bar, worlds=worlds,
-                                    key=(CAPACITY, setting, f"{slo:g}"), pool=pool)  # fmt: skip
-                found.append({"table": CAPACITY, "rung": title} | capacity_row(given, setting, curve))
+                curve = StoredCurve(scenario, resolve(setting, scenario), asked.seeds, bar=bar, pool=pool, worlds=worlds,
+                                    key=(CAPACITY, setting, f"{slo:g}"))  # fmt: skip
+                found.append({"table": CAPACITY, "rung": title} | capacity_row(setting, curve, slo, goal))
     return found

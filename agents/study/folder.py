@@ -16,8 +16,7 @@ from typing import Any
 
 import wisp_gym
 from agents.study.suite import file_digests
-from agents.study.tuning import pieces
-from wisp_gym.controllers.resolve import is_file, split
+from wisp_gym.controllers.lookup import parts_of
 from wisp_gym.controllers.shipped import policy_path
 from wisp_gym.errors import InputError
 from wisp_gym.files import write_text
@@ -41,10 +40,8 @@ def code_digest() -> str:
 
 def policy_digests(controllers: Sequence[str]) -> Told:
     """SHA-256 of the policy files among controllers."""
-    parts = {
-        part for name in controllers if not pieces(name) for whole in [split(name)] for part in (whole[0], *whole[1])
-    }
-    found = [policy_path(part) for part in sorted(parts) if is_file(part)]
+    parts = {part.name for name in controllers for part in parts_of(name) if part.is_policy}
+    found = [policy_path(part) for part in sorted(parts)]
     return file_digests(file for file in found if file.is_file())
 
 

@@ -16,8 +16,7 @@ from agents.study.report_tables import IN_A_CLOSED_LOOP, columns
 from agents.study.results import LADDER, WISP_TUNED, Choice, Results, bounds_of, ladder, rung_scores
 from agents.study.run import GOODPUT, Row
 from agents.study.tables import capacity_title
-from wisp_gym.evaluation.statistics import performance_profile, profile_interval
-from wisp_gym.evaluation.tables import bootstrap_interval, mean
+from wisp_gym.evaluation.statistics import bootstrap_interval, mean, performance_profile, profile_interval
 
 COLOURS = {title: f"C{i}" for i, title in enumerate(dict.fromkeys([*(rung.title for rung in LADDER), *AS_THEY_ARE]))}
 Ladders = dict[str, dict[str, Row]]  # cell → rung → row

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from agents.study.results import LADDER, Own, Results, aggregates, bounds_of, cell_row, comparable, ladder
 from agents.study.run import GOODPUT, Row
 from agents.study.tables import MEASURES, PROFILE_TITLE, capacity_lines, capacity_title, profile_lines
-from wisp_gym.evaluation.tables import cell, interval_cell, mean
+from wisp_gym.cli import cell, interval_cell
+from wisp_gym.evaluation.statistics import mean
 
 IN_A_CLOSED_LOOP = (
     "A device asks again only after its last answer, so requests of starved devices hardly count in the attainment: a rule "

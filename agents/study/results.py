@@ -18,13 +18,14 @@ from agents.study.run import GOODPUT, METRICS, PER_CELL, TRAINING, TUNED, Row
 from agents.study.suite import WISP
 from wisp_gym.evaluation.statistics import (
     Scores,
+    bootstrap_interval,
     interval,
     iqm,
+    mean,
     probability_of_improvement,
     resampled_improvement,
     resampled_iqm,
 )
-from wisp_gym.evaluation.tables import bootstrap_interval, mean
 
 CAPACITY = "capacity"  # the table key of rows that hold no world
 BEST_RULE = "best rule"

@@ -22,12 +22,11 @@ from agents.study.results import (
 from agents.study.run import GOODPUT, Row
 from agents.study.suite import Suite
 from agents.study.tuning import Tuned
-from wisp_gym.cli import aligned, seed_list
-from wisp_gym.evaluation.evaluate import COSTS, SERVICE
+from wisp_gym.cli import aligned, cell, interval_cell, seed_list
+from wisp_gym.evaluation.comparison_tables import COSTS, SERVICE
 from wisp_gym.evaluation.statistics import performance_profile
-from wisp_gym.evaluation.tables import cell, interval_cell
 
-# Columns of the aggregate tables, as `wisp_gym.evaluation.evaluate` shows them.
+# Columns of the aggregate tables, as `wisp_gym.evaluation.comparison_tables` shows them.
 SHOWN = (
     "slo_attainment", "starved_share", "wasted_drafting_share", "interference_s", "joules_per_1k_tokens", "dollars_per_1k_tokens",
 )  # fmt: skip

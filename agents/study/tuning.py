@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,16 +21,8 @@ from numpy.typing import NDArray
 from scipy.stats import qmc
 
 from agents.study.suite import Cell
-from wisp_gym.controllers.resolve import (
-    ADDITIONS,
-    ALIASES,
-    BATCHING,
-    CENTRALIZED,
-    SPECULATION,
-    Rule,
-    Setting,
-    numbers,
-)
+from wisp_gym.controllers.catalogue import Setting
+from wisp_gym.controllers.lookup import Part, parts_of
 
 POPULATION = 6  # settings drawn from one normal distribution
 ELITES = 4  # best settings that it is fitted to
@@ -41,14 +33,8 @@ Scores = dict[tuple[str, str], float]  # (controller, cell) → mean goodput ove
 Evaluate = Callable[[Sequence[tuple[str, Cell]]], Scores]
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(Part):
     """One rule of a controller: its name, its settings and their values."""
-
-    name: str
-    rule: Rule
-    values: tuple[float, ...]
-    given: int  # so many values stood in the controller's name
 
     @property
     def tuned(self) -> list[int]:
@@ -128,19 +114,13 @@ def position_of(setting: Setting, value: float) -> float:
 
 
 def pieces(controller: str) -> tuple[Piece, ...]:
-    """The rules of a controller; none where it is no combination of the catalogue's rules (a learned policy)."""
-    words = ALIASES.get(controller, controller).split("+")
-    heads = [CENTRALIZED] if words[0].partition(":")[0] in CENTRALIZED else [SPECULATION, BATCHING]
-    places = heads + [ADDITIONS] * (len(words) - len(heads))
-    if len(words) < len(heads) or any(w.partition(":")[0] not in rules for w, rules in zip(words, places, strict=True)):
-        return ()
-    return tuple(piece(word, rules) for word, rules in zip(words, places, strict=True))
+    """The rules of a controller; none where a learned policy is among them.
 
-
-def piece(text: str, rules: Mapping[str, Rule]) -> Piece:
-    """One rule with its values."""
-    name, _, rest = text.partition(":")
-    return Piece(name, rules[name], numbers(text, rest, rules[name]), len(rest.split(",")) if rest else 0)
+    Raises:
+        ControllerError: an unknown name or an impossible setting.
+    """
+    parts = parts_of(controller)
+    return () if any(part.is_policy for part in parts) else tuple(Piece(**vars(part)) for part in parts)
 
 
 def families(controllers: Sequence[str]) -> list[Family]:

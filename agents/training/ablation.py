@@ -28,10 +28,10 @@ from wisp_gym.cli import Parser, aligned, run, whole
 from wisp_gym.controllers.catalogue import SPECULATION
 from wisp_gym.controllers.policy import save_policy
 from wisp_gym.controllers.resolve import resolve
-from wisp_gym.engine.worlds import NO_TRACE, Worlds
+from wisp_gym.engine.worlds import Worlds
 from wisp_gym.errors import InputError
-from wisp_gym.evaluation.evaluate import goodput, run_all
-from wisp_gym.evaluation.tables import bootstrap_interval
+from wisp_gym.evaluation.outcomes import goodput, run_all
+from wisp_gym.evaluation.statistics import bootstrap_interval
 from wisp_gym.files import write_json, write_text
 from wisp_gym.scenario import Scenario, load, with_
 
@@ -133,9 +133,8 @@ def gains(names: Sequence[str], bar: tqdm[Any]) -> np.ndarray:
     """(names, loads, worlds) goodput over that of the reference in the same world."""
     result = []
     for scenario in test_scenarios():
-        outcomes = run_all(
-            scenario, [resolve(name, scenario) for name in (*names, REFERENCE)], TEST_SEEDS, NO_TRACE, bar
-        )
+        controllers = [resolve(name, scenario) for name in (*names, REFERENCE)]
+        outcomes = run_all(scenario, controllers, TEST_SEEDS, bar=bar)
         each = np.array([goodput(own) for own in outcomes])
         result.append(each[:-1] / each[-1])
     return np.stack(result, axis=1)

@@ -18,11 +18,10 @@ from typing import Any
 from tqdm import tqdm
 
 from agents.distributed import RayPool
-from agents.pool import Pool
 from agents.training import run_folder
-from wisp_gym.cli import aligned
+from wisp_gym.cli import aligned, cell
 from wisp_gym.errors import InputError
-from wisp_gym.evaluation.tables import cell
+from wisp_gym.evaluation.pool import Pool
 from wisp_gym.files import write_bytes
 from wisp_gym.scenario import Scenario, load
 

@@ -21,7 +21,7 @@ from estimators.acceptance.pairs import AUTOCORRELATION, PAIRS
 from estimators.rejection.models import MLP
 from estimators.rejection.operating_point import published
 from traces.describe_speculation import LAGS, acceptance_by_position, autocorrelation, by_quarter
-from wisp_gym.cli import Parser, run, table
+from wisp_gym.cli import Parser, table
 from wisp_gym.errors import InputError
 from wisp_gym.files import check_writable, write_json
 from wisp_gym.traces.requests import TraceError
@@ -72,7 +72,7 @@ def text(columns: dict[str, dict[str, float]]) -> str:
 
 def parse(arguments: Sequence[str] | None) -> Namespace:
     """Return the flags, checked."""
-    parser = Parser(allow_abbrev=False, prog=PROGRAM, description=(__doc__ or "").splitlines()[0])
+    parser = Parser(prog=PROGRAM, description=(__doc__ or "").splitlines()[0])
     parser.add_argument("trace", nargs="+", type=Path, metavar="TRACE", help="speculation traces (NPZ)")
     parser.add_argument("--json", metavar="FILE", help="write the figures of the traces")
     given = parser.parse_args(arguments)
@@ -96,7 +96,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.json:
         clean = {name: {k: None if np.isnan(v) else v for k, v in c.items()} for name, c in columns.items()}
         write_json(given.json, clean)
-
-
-if __name__ == "__main__":
-    raise SystemExit(run(main, PROGRAM))

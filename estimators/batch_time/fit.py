@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 import wisp_gym
 from estimators.batch_time.regression import COLUMNS, ConvexRegressor, WispRegressor, scores, upper_quantile
-from wisp_gym.cli import Parser, run, table
+from wisp_gym.cli import Parser, table
 from wisp_gym.engine.verification import batch_time_s
 from wisp_gym.errors import InputError, one_of
 from wisp_gym.files import check_writable, write_json
@@ -239,7 +239,6 @@ def profiles(given: Namespace) -> dict[str, tuple[str, Profile]]:
 def parse(arguments: Sequence[str] | None) -> Namespace:
     """Return the flags."""
     parser = Parser(
-        allow_abbrev=False,
         prog="python -m estimators.batch_time fit",
         description="Fit and score the verification time estimators.",
     )
@@ -267,7 +266,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
             write_json(COEFFICIENTS / f"{file}.json", result)
     if given.json:
         write_json(given.json, [{"name": name, **result} for name, (_, result) in results.items()])
-
-
-if __name__ == "__main__":
-    raise SystemExit(run(main, "python -m estimators.batch_time fit"))

@@ -30,7 +30,7 @@ from estimators.batch_time.measured_levels import levels, show_levels
 from estimators.batch_time.measured_tables import TABLES, Series, read
 from estimators.batch_time.regression import ConvexRegressor, WispRegressor, scores
 from estimators.batch_time.roofline import SoftRooflineRegressor
-from wisp_gym.cli import Parser, run, table
+from wisp_gym.cli import Parser, table
 from wisp_gym.errors import InputError, one_of
 from wisp_gym.files import check_writable, write_csv, write_json
 
@@ -183,7 +183,6 @@ def picture(path: Path, name: str, every: Sequence[Series], studies: Mapping[tup
 def parse(arguments: Sequence[str] | None) -> Namespace:
     """Return the flags."""
     parser = Parser(
-        allow_abbrev=False,
         prog="python -m estimators.batch_time measured",
         description="Fit and score batch time on measured and reconstructed servers.",
     )
@@ -241,7 +240,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.write:
         for path, key in ((SCORES_FILE, "scores"), (COEFFICIENTS_FILE, "coefficients"), (LEVELS_FILE, "levels")):
             write_csv(path, found[key], provenance(given.splits))
-
-
-if __name__ == "__main__":
-    raise SystemExit(run(main, "python -m estimators.batch_time measured"))

@@ -27,7 +27,7 @@ from estimators.batch_time.regression import ConvexRegressor, WispRegressor, sco
 from estimators.batch_time.roofline import SoftRooflineRegressor
 from estimators.profiling.shapes import SHAPES
 from wisp_gym import scenario as scenarios
-from wisp_gym.cli import Parser, run, table
+from wisp_gym.cli import Parser, table
 from wisp_gym.engine.verification import batch_time_s
 from wisp_gym.errors import InputError, one_of
 from wisp_gym.files import check_writable, write_json, write_text
@@ -250,7 +250,7 @@ def show(found: dict[str, Any]) -> None:
 
 def parse(arguments: Sequence[str] | None) -> Namespace:
     """Return the flags, checked."""
-    parser = Parser(allow_abbrev=False, prog=PROGRAM, description=(__doc__ or "").splitlines()[0])
+    parser = Parser(prog=PROGRAM, description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "profile", nargs="+", type=Path, metavar="CSV", help="of python -m estimators.profiling batches"
     )
@@ -305,7 +305,3 @@ def picture(measured: Measured, predicted: dict[str, NDArray[np.float64]]) -> by
     title = f"{measured.shape} on {measured.device}: {len(measured.kinds)} batches, each held out"
     profile = measured.profile
     return draw(title, "measured", measured.kinds, profile.X[:, 0], profile.seconds, predicted)
-
-
-if __name__ == "__main__":
-    raise SystemExit(run(main, PROGRAM))

@@ -24,7 +24,7 @@ from estimators.profiling.grid import Batch, Limits, grid
 from estimators.profiling.machine import about, gpu_id
 from estimators.profiling.power import PowerLog
 from estimators.profiling.shapes import SHAPES, Shape
-from wisp_gym.cli import OutOfTime, Parser, run, table
+from wisp_gym.cli import OutOfTime, Parser, table
 from wisp_gym.errors import InputError, one_of
 from wisp_gym.files import check_writable, write_csv
 
@@ -209,7 +209,7 @@ def describe(given: Namespace, limits: Limits) -> str:
 
 def parse(arguments: Sequence[str] | None) -> Namespace:
     """Return the flags, checked."""
-    parser = Parser(allow_abbrev=False, prog=PROGRAM, description=(__doc__ or "").splitlines()[0])
+    parser = Parser(prog=PROGRAM, description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="CSV to write, or to go on with")
     parser.add_argument("--shape", default="qwen3-32b", help=f"one of: {', '.join(SHAPES)} (default %(default)s)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -271,7 +271,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{len(rows)} batches in {given.out}")
     if left:
         raise OutOfTime(f"{left} batches are left; the same command goes on")
-
-
-if __name__ == "__main__":
-    raise SystemExit(run(main, PROGRAM))

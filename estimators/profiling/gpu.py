@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wisp_gym.cli import OUT_OF_TIME, OutOfTime, Parser, run, table
+from wisp_gym.cli import OUT_OF_TIME, OutOfTime, Parser, table
 from wisp_gym.errors import InputError
 from wisp_gym.files import write_json, write_text
 
@@ -59,7 +59,7 @@ class Step:
 
     Attributes:
         name: unique.
-        module: what `python -m` runs.
+        runs: what `python -m` runs.
         flags: its arguments.
         after: steps that must be done before.
         minutes: its share of the time; 0 where it takes no limit of its own (seconds of work, no GPU).
@@ -67,7 +67,7 @@ class Step:
     """
 
     name: str
-    module: str
+    runs: str
     flags: tuple[str, ...]
     after: tuple[str, ...] = ()
     minutes: float = 0.0
@@ -76,7 +76,7 @@ class Step:
     def command(self, minutes: float) -> list[str]:
         """Return the command line, limited to so many minutes where it takes a limit."""
         limit = ["--minutes", f"{minutes:.2f}"] if self.minutes else []
-        return [sys.executable, "-m", self.module, *self.flags, *limit]
+        return [sys.executable, "-m", *self.runs.split(), *self.flags, *limit]
 
 
 def flags(values: Mapping[str, float], prefix: str = "") -> list[str]:
@@ -98,14 +98,14 @@ def plan(given: Namespace) -> list[Step]:
     out, sizes, device = given.out, given.sizes, ["--device", given.device]
     profiles = [out / f"profile-{shape}.csv" for shape in SHAPES[sizes]]
     steps = [
-        Step(f"profile {shape}", "estimators.profiling.batches",
+        Step(f"profile {shape}", "estimators.profiling batches",
              (*device, "--shape", shape, "--out", str(file), *flags(GRIDS[sizes])), minutes=SHARE_MINUTES["profile"])
         for shape, file in zip(SHAPES[sizes], profiles, strict=True)
     ]  # fmt: skip
     written = ("--presets", str(out / "presets"), "--plots", str(out / "pictures"), "--json", str(out / "fits.json"))
     profiled = tuple(step.name for step in steps)
     steps.append(
-        Step("fit", "estimators.batch_time.profiles", (*map(str, profiles), *written), profiled, says="fits.txt")
+        Step("fit", "estimators.batch_time profiles", (*map(str, profiles), *written), profiled, says="fits.txt")
     )
     pair, trained = out / "pair", [f for model in ("target", "draft") for f in flags(PAIRS[sizes][model], f"{model}-")]
     steps.append(Step("train pair", "traces.train_pair",
@@ -128,12 +128,12 @@ def trace_steps(given: Namespace, pair: Path, device: list[str]) -> list[Step]:
     told = [kind for kind in files if sizes == "full" or kind == "sampled"]
     for kind in told:
         stem = files[kind][0].stem
-        steps.append(Step(f"predict {kind}", "estimators.predictor",
+        steps.append(Step(f"predict {kind}", "estimators.rejection",
                           (str(files[kind][0]), "--json", str(out / f"{stem}-predictor.json")), (f"record {kind}",),
                           says=f"{stem}-predictor.txt"))  # fmt: skip
     report = (*(str(file) for file, _ in files.values()), "--json", str(out / "traces.json"))
     needed = (*(f"record {kind}" for kind in files), *(f"predict {kind}" for kind in told))
-    steps.append(Step("report", "estimators.acceptance.trace_report", report, needed, says="traces.txt"))
+    steps.append(Step("report", "estimators.acceptance report", report, needed, says="traces.txt"))
     return steps
 
 
@@ -201,7 +201,7 @@ def listing(given: Namespace, done: Sequence[str]) -> str:
 
 def parse(arguments: Sequence[str] | None) -> Namespace:
     """Return the flags, checked."""
-    parser = Parser(allow_abbrev=False, prog=PROGRAM, description=(__doc__ or "").splitlines()[0])
+    parser = Parser(prog=PROGRAM, description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FOLDER", help="made if missing, gone on with if not"
     )
@@ -232,7 +232,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise InputError("failed: " + ", ".join(f"{name} (exit code {code})" for name, code in failed.items()))
     if left:
         raise OutOfTime(f"left: {', '.join(left)}; the same command goes on")
-
-
-if __name__ == "__main__":
-    raise SystemExit(run(main, PROGRAM))

@@ -25,7 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from estimators.profiling.machine import processor
-from wisp_gym.cli import Parser, run, table, whole_numbers
+from wisp_gym.cli import Parser, table, whole_numbers
 from wisp_gym.errors import InputError
 from wisp_gym.files import check_writable, write_csv
 
@@ -180,7 +180,6 @@ def describe(given: Namespace) -> str:
 def parse(arguments: Sequence[str] | None) -> Namespace:
     """Return the flags, checked."""
     parser = Parser(
-        allow_abbrev=False,
         prog="python -m estimators.profiling llama",
         description="Measure batch times of a Llama-type transformer.",
     )
@@ -237,7 +236,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(table(["measured", "ms"], [[name, f"{1e3 * value:.2f}"] for name, value in
           (("shortest", seconds[0]), ("median", statistics.median(seconds)), ("longest", seconds[-1]))]))  # fmt: skip
     print(f"{len(rows)} configurations written to {given.out}")
-
-
-if __name__ == "__main__":
-    raise SystemExit(run(main, "python -m estimators.profiling llama"))

@@ -19,7 +19,6 @@ import ray
 import train
 from agents import distributed
 from agents.distributed import LOCAL, RayPool, carried, cluster, received, worker_settings
-from agents.pool import Threads
 from agents.study import __main__ as study
 from agents.study.folder import read_study
 from agents.study.run import chunk, player, training_goodput
@@ -32,6 +31,7 @@ from wisp_gym.cli import run
 from wisp_gym.controllers.policy import save_policy
 from wisp_gym.engine.worlds import load_trace
 from wisp_gym.errors import InputError
+from wisp_gym.evaluation.pool import Threads
 from wisp_gym.scenario import load, with_
 from wisp_gym.traces.requests import sample_path
 from wisp_gym.traces.speculation import find, samples

@@ -19,8 +19,9 @@ from agents.study.run import GOODPUT, PER_CELL, TRAINING, TUNED, cell_bounds
 from agents.study.suite import ALL, WISP, chosen_controllers, described, read_suite, restored, suites
 from agents.study.tuning import Family, families, family_name, tune
 from wisp_gym.cli import run
-from wisp_gym.controllers.resolve import BATCHING, SPECULATION, resolve
-from wisp_gym.evaluation import capacity
+from wisp_gym.controllers.catalogue import BATCHING, SPECULATION
+from wisp_gym.controllers.resolve import resolve
+from wisp_gym.evaluation import capacities as capacity
 from wisp_gym.scenario import dumps, load, with_
 from wisp_gym.simulation import simulate
 

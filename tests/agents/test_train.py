@@ -29,7 +29,7 @@ from agents.training.run_folder import new_folder
 from wisp_gym.cli import run
 from wisp_gym.controllers.policy import load_policy, save_policy
 from wisp_gym.errors import InputError
-from wisp_gym.evaluation import evaluate
+from wisp_gym.evaluation import comparison as evaluate
 from wisp_gym.rules.mlp import logits
 from wisp_gym.scenario import load
 

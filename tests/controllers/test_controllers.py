@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import math
-import string
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,24 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wisp_gym.contract import device as o
-from wisp_gym.controllers.policy import Policy, PolicyError, load_policy, make_policy, save_policy
+from wisp_gym.controllers.catalogue import ALIASES, SPECULATION
+from wisp_gym.controllers.policy import PolicyError, load_policy, make_policy, save_policy
 from wisp_gym.controllers.predict import SpeculationPredictor
-from wisp_gym.controllers.resolve import (
-    ADDITIONS,
-    ALIASES,
-    BATCHING,
-    CENTRALIZED,
-    NO_POLICY,
-    SPECULATION,
-    ControllerError,
-    listing,
-    published_threshold,
-    resolve,
-)
-from wisp_gym.engine.build import mean_acceptance, separation
+from wisp_gym.controllers.resolve import NO_POLICY, ControllerError, resolve
 from wisp_gym.rules import batching as b
 from wisp_gym.rules import speculation as s
-from wisp_gym.rules import trimming
 from wisp_gym.rules.bandits import MEMORY
 from wisp_gym.rules.mlp import argmax_action, logits, pack
 from wisp_gym.scenario import Scenario, load, with_
@@ -307,131 +293,6 @@ def test_limits_of_the_other_batches() -> None:
     assert (
         b.priority(b.CONTINUOUS, (16.0, 0.0), 0.0, 0.05, request(arrived_s=7.0)) == 0.0
     )  # in turn: as they stand in the queue
-
-
-# --- names -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "speculation", "parameters", "batching", "batch_parameters"),
-    [
-        ("fixed:7+edf", s.FIXED, (7.0,), b.EDF, ()),
-        ("fixed+fcfs", s.FIXED, (4.0,), b.FCFS, ()),
-        ("sled", s.FIXED, (8.0,), b.STATIC, (4.0, 0.1)),
-        ("sled-confidence", s.CONFIDENCE_RULE, (0.6, INF), b.STATIC, (4.0, 0.1)),
-        ("survival:0.5,8,2+wisp:0.1", s.SURVIVAL_RULE, (0.5, 8.0, 2.0), b.WISP, (0.1, 4.0)),
-        ("wisp:0.25,6+static:8", s.WISP, (0.25, 6.0), b.STATIC, (8.0, 0.1)),
-        ("oracle+fcfs", s.ORACLE, (), b.FCFS, ()),
-        ("centralized", s.FIXED, (0.0,), b.CONTINUOUS, (16.0, 0.0)),
-        ("centralized:0,24", s.FIXED, (0.0,), b.CONTINUOUS, (0.0, 24.0)),
-        ("centralized-paced:0.1", s.FIXED, (0.0,), b.PACED, (0.1,)),
-        ("fixed:4+edf-demoted", s.FIXED, (4.0,), b.EDF_DEMOTED, (0.0,)),
-        ("fixed:4+control-limit:6", s.FIXED, (4.0,), b.CONTROL_LIMIT, (6.0, 0.1)),
-        ("fixed:4+aged", s.FIXED, (4.0,), b.AGED, (30.0,)),
-    ],
-)
-def test_names_become_rules_and_numbers(
-    scenario: Scenario, name: str, speculation: int, parameters: Any, batching: int, batch_parameters: Any
-) -> None:
-    found = resolve(name, scenario)
-    assert (found.speculation, found.speculation_parameters) == (speculation, parameters)
-    assert (found.batching, found.batching_parameters) == (batching, batch_parameters)
-    assert found.centralized == name.startswith("centralized")
-    assert found.name == name
-    assert (found.trim, found.chunk_tokens) == (trimming.NONE, None)
-
-
-def test_trim_and_chunk_follow_the_batching_rule(scenario: Scenario) -> None:
-    found = resolve("fixed:8+edf-demoted:0.5+tetris:48+chunk:32", scenario)
-    assert (found.speculation_parameters, found.batching, found.batching_parameters) == ((8.0,), b.EDF_DEMOTED, (0.5,))
-    assert (found.trim, found.trim_tokens, found.chunk_tokens, found.uses_predictor) == (trimming.TETRIS, 48, 32, True)
-    assert resolve("fixed:8+fcfs+chunk+dspark", scenario).chunk_tokens == 128
-    alone = resolve("centralized:4+chunk:64", scenario)
-    assert (alone.centralized, alone.chunk_tokens, alone.uses_predictor) == (True, 64, False)
-    assert resolve("dspark", scenario).trim == trimming.DSPARK
-    assert resolve("fixed:8+aged+admit:0.8+chunk:64", scenario).admit_share == 0.8
-    assert resolve("centralized:0+admit", scenario).admit_share == 0.95
-
-
-def test_a_policys_path_may_hold_a_plus_sign(scenario: Scenario) -> None:
-    paths: list[str] = []
-
-    def load_policy(path: str | Path) -> Policy:
-        paths.append(str(path))
-        return make_policy(layers(1, o.SIZE, 2), "token", "tanh")
-
-    for name, batching, trim in (
-        ("a+b/policy.json", b.WISP, trimming.NONE), ("a+b/policy.json+fcfs", b.FCFS, trimming.NONE),
-        ("a+b/policy.json+edf+dspark+chunk:64", b.EDF, trimming.DSPARK),
-    ):  # fmt: skip
-        found = resolve(name, scenario, load_policy)
-        assert (found.batching, found.trim) == (batching, trim)
-    assert paths == ["a+b/policy.json"] * 3
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("wsip", "did you mean 'wisp'"),
-        ("survivall:0.5+fcfs", "did you mean 'survival'"),
-        ("fixed:4+edff", "did you mean 'edf'"),
-        ("qqq+fcfs", "allowed: fixed, confidence"),
-        ("fixed:4", "for instance 'fixed:4+fcfs'"),
-        ("fixed:-1+fcfs", "allowed is 0 to 32"),
-        ("fixed:nan+fcfs", "k given nan"),
-        ("fixed:1,2+fcfs", "at most 1"),
-        ("confidence:1.5+fcfs", "c given 1.5, allowed is 0 to 1"),
-        ("wisp+static:0", "n given 0, allowed is 1 to 4096"),
-        ("centralized:x", "b given 'x'"),
-        ("", "unknown"),
-        ("+", "unknown"),
-        ("centralised", "did you mean 'centralized'"),
-        ("centralized-paced:-1", "margin given -1, allowed is 0 to 10"),
-        ("fixed:4+edf-demotd", "did you mean 'edf-demoted'"),
-        ("fixed:4+fcfs+dsprak", "did you mean 'dspark'"),
-        ("fixed:4+dspark", "a batching rule is missing"),
-        ("fixed:4+fcfs+edf", "allowed: dspark, tetris, adaserve, chunk, admit"),
-        ("fixed:4+fcfs+dspark+tetris", "'tetris' does not fit"),
-        ("fixed:4+fcfs+chunk+chunk", "one chunk"),
-        ("fixed:4+fcfs+chunk:-1", "tokens given -1"),
-        ("fixed:4+fcfs+admit:0.9+admit:0.8", "one admit"),
-        ("fixed:4+fcfs+admit:0", "share given 0, allowed is 0.01 to 1"),
-        ("centralized+dspark", "where devices draft"),
-    ],
-)
-def test_wrong_names_are_refused_with_the_nearest_choice(scenario: Scenario, name: str, words: str) -> None:
-    with pytest.raises(ControllerError) as caught:
-        resolve(name, scenario)
-    assert words in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.text(alphabet=string.ascii_lowercase + "0123456789:,.+-", max_size=24))
-def test_no_text_breaks_the_reading_of_names(text: str) -> None:
-    with contextlib.suppress(ControllerError, PolicyError):
-        assert resolve(text, load("wisp-a100-qwen3-32b")).name == text
-
-
-def test_the_listing_names_every_rule() -> None:
-    words = listing().split()
-    for name, rule in (*SPECULATION.items(), *BATCHING.items(), *CENTRALIZED.items(), *ADDITIONS.items()):
-        assert name + (":" if rule.settings else "") + ",".join(setting.name for setting in rule.settings) in words
-        assert rule.meaning in listing()
-        for setting in rule.settings:
-            assert math.isnan(setting.default) or setting.low <= setting.default <= setting.high
-            assert setting.tune is None or setting.low <= setting.tune[0] < setting.tune[1] <= setting.high
-    assert set(ALIASES) < set(words)
-
-
-def test_wisp_stops_at_its_published_operating_point(scenario: Scenario) -> None:
-    threshold = published_threshold(scenario)
-    assert resolve("wisp", scenario).speculation_parameters == (threshold, INF)
-    # evidence ~ N(±d/2, 1) for accepted and rejected tokens; the threshold passes 80.1 % of the accepted ones
-    d, share = separation(scenario.draft.statistics.auc), mean_acceptance(scenario.draft.acceptance)
-    evidence = np.random.default_rng(0).normal(d / 2, 1.0, 200_000)
-    p = 1.0 / (1.0 + np.exp(-(math.log(share / (1 - share)) + d * evidence)))
-    assert (p >= threshold).mean() == pytest.approx(0.801, abs=0.004)
 
 
 # --- learned policies ------------------------------------------------------------------------------------------------

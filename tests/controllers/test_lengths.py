@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.controllers.test_stopping import CAP, INF, rows_at_random, seen
-from wisp_gym.controllers.resolve import NO_POLICY, SPECULATION
+from wisp_gym.controllers.catalogue import SPECULATION
+from wisp_gym.controllers.resolve import NO_POLICY
 from wisp_gym.engine.state import PARAMETERS
 from wisp_gym.rules import speculation as s
 from wisp_gym.rules.adaptation import AVERAGE, OFFSET, ladder_index

@@ -11,9 +11,10 @@ import pytest
 
 from agents.bounds.toy import TICK_S, Toy, solve, toy_scenario
 from tests.support.small_worlds import BASE, CONSTANT_ACCEPTANCE, horizon, log_of, plain, run
+from wisp_gym.controllers.names import ControllerError
 from wisp_gym.controllers.plan import Costs, Plan, improve, make_plan, rate_of, starts
 from wisp_gym.controllers.predict_batching import BatchingPredictor
-from wisp_gym.controllers.resolve import Controller, ControllerError, resolve
+from wisp_gym.controllers.resolve import Controller, resolve
 from wisp_gym.engine.state import TRACE_ROW
 from wisp_gym.engine.worlds import NO_TRACE, Worlds
 from wisp_gym.scenario import Scenario, with_

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from wisp_gym.contract import device, request, server
+from wisp_gym.controllers.names import ControllerError
 from wisp_gym.controllers.policy import PolicyError, load_policy
 from wisp_gym.controllers.predict_batching import BatchingPredictor
-from wisp_gym.controllers.resolve import ControllerError, resolve
+from wisp_gym.controllers.resolve import resolve
 from wisp_gym.controllers.scorer_policy import ScorerPolicy, load_scorer, make_scorer, save_scorer, shape_for
 from wisp_gym.engine.worlds import Worlds
 from wisp_gym.envs.shells import DecisionEnv

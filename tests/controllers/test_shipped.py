@@ -6,7 +6,6 @@ import pytest
 from wisp_gym.contract import device
 from wisp_gym.controllers import load
 from wisp_gym.controllers.policy import load_policy
-from wisp_gym.controllers.resolve import ControllerError, resolve, split
 from wisp_gym.controllers.shipped import FOLDER, policy_path, shipped_names
 from wisp_gym.scenario import load as load_scenario
 from wisp_gym.scenario import with_
@@ -38,12 +37,6 @@ def test_one_name_for_engine_environment_and_server(name: str) -> None:
     assert np.array_equal(loaded.engine(scenario).policy, load_policy(name).weights)
     assert (in_environment == on_server).mean() > 0.995  # sums in another order: a tie may fall the other way
     assert 0.0 < in_environment.mean() < 1.0
-
-
-def test_names_are_read_piece_by_piece() -> None:
-    assert split("speculation-v1+aged+chunk:96,0.2+admit") == ("speculation-v1", ["aged", "chunk:96,0.2", "admit"])
-    with pytest.raises(ControllerError, match="speculation-v2"):
-        resolve("speculation-v2+fcfs", load_scenario("wisp-study"))
 
 
 @pytest.mark.parametrize("devices", [24, 64])

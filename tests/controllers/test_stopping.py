@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tests.support.small_worlds import CONSTANT_ACCEPTANCE, horizon, log_of, plain, run
 from wisp_gym.contract import device as o
-from wisp_gym.controllers.resolve import NO_POLICY, SPECULATION, resolve
+from wisp_gym.controllers.catalogue import SPECULATION
+from wisp_gym.controllers.resolve import NO_POLICY, resolve
 from wisp_gym.engine.build import mean_acceptance
 from wisp_gym.engine.state import PARAMETERS
 from wisp_gym.rules import speculation as s

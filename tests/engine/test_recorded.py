@@ -21,7 +21,7 @@ from wisp_gym.engine.draws import stream_key
 from wisp_gym.engine.session import clear_draft, draw_keys
 from wisp_gym.engine.source import begin_walk, draft_token, mark, rewind, step
 from wisp_gym.engine.worlds import Worlds
-from wisp_gym.evaluation import evaluate
+from wisp_gym.evaluation import comparison as evaluate
 from wisp_gym.evaluation.metrics import measure
 from wisp_gym.rules.rejection_predictor import Predictor, make_predictor, save_predictor
 from wisp_gym.scenario import Scenario, ScenarioError, dumps, load, loads, with_

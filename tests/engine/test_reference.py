@@ -23,7 +23,8 @@ from tests.support.small_worlds import (
     small_worlds,
     speculation_traces,
 )
-from wisp_gym.controllers.resolve import SPECULATION, resolve
+from wisp_gym.controllers.catalogue import SPECULATION
+from wisp_gym.controllers.resolve import resolve
 from wisp_gym.engine.worlds import NO_TRACE
 from wisp_gym.rules.rejection_predictor import make_predictor, save_predictor
 from wisp_gym.scenario import with_

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import wisp_gym
-from estimators.acceptance import __main__ as acceptance
+from estimators.acceptance import fit as acceptance
 from estimators.acceptance import pairs as published
 from estimators.acceptance import recorded as recorded_acceptance
 from estimators.acceptance.process import Process, answers

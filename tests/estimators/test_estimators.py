@@ -14,7 +14,7 @@ pytest.importorskip("scipy")
 
 from sklearn.utils.estimator_checks import check_estimator
 
-from estimators.acceptance import __main__ as acceptance
+from estimators.acceptance import fit as acceptance
 from estimators.acceptance import pairs as published
 from estimators.batch_time import fit as verification_time
 from estimators.batch_time.regression import COLUMNS, ConvexRegressor, WispRegressor, scores, upper_quantile

@@ -22,7 +22,7 @@ from estimators.profiling.grid import Batch, Limits, equal, grid
 from estimators.profiling.power import PowerLog
 from estimators.profiling.shapes import SHAPES
 from estimators.profiling.timing import Ceilings, timed
-from wisp_gym import cli
+from wisp_gym import cli, files
 from wisp_gym import scenario as scenarios
 from wisp_gym.cli import OUT_OF_TIME as TRACES_OUT_OF_TIME
 
@@ -167,7 +167,7 @@ def synthetic(path: Path, device: str, shape: str) -> dict[str, float]:
         rows.append({"name": batch.name, "kind": batch.kind, "longest_new": max(batch.new), **sums, "seconds": repr(seconds),
                      "share_of_bound": "0.7", "power_w": "600", "shape": shape, "dtype": "bfloat16", "device": device,
                      "commit": "0"})  # fmt: skip
-    cli.write_csv(path, rows)
+    files.write_csv(path, rows)
     return true
 
 
@@ -208,7 +208,7 @@ def test_names_of_presets_and_what_they_are_compared_with(device, shape, name, r
 
 
 def test_a_profile_of_another_kind_is_refused(capsys):
-    old = Path(__file__).parents[2] / "estimators" / "data" / "profile-cpu-llama-21m.csv"
+    old = Path(__file__).parents[2] / "estimators" / "batch_time" / "data" / "profile-cpu-llama-21m.csv"
     assert cli.run(fit_profile.main, "fit_profile", [str(old)]) == cli.BAD_INPUT
     assert "no column 'shape'" in capsys.readouterr().err
 

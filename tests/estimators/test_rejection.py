@@ -11,13 +11,13 @@ import onnxruntime
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from estimators.rejection import __main__ as predictor
 from estimators.rejection import cost as rejection_cost
 from estimators.rejection import models as rejection_models
 from estimators.rejection import onnx_file as rejection_onnx
 from estimators.rejection import operating_point as rejection
 from estimators.rejection import plot as rejection_plot
 from estimators.rejection import scores as rejection_scores
+from estimators.rejection import train as predictor
 from estimators.rejection.tokens import Tokens, interval, met, on_path, resampled, split
 from wisp_gym import cli
 from wisp_gym.rules.rejection_predictor import INPUTS, load_predictor, make_predictor, save_predictor

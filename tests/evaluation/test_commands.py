@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from wisp_gym.cli import aligned, run, seed_list, seeds
-from wisp_gym.controllers.resolve import ALIASES, BATCHING, SPECULATION
-from wisp_gym.evaluation import capacity, evaluate
+from wisp_gym.controllers.catalogue import ALIASES, BATCHING, SPECULATION
+from wisp_gym.evaluation import capacities, capacity_search, comparison
 from wisp_gym.evaluation.arguments import controller_names
 from wisp_gym.evaluation.metrics import Metrics
-from wisp_gym.evaluation.tables import bootstrap_interval, mean
+from wisp_gym.evaluation.statistics import bootstrap_interval, mean
 from wisp_gym.scenario import load, with_slo
 from wisp_gym.simulation import simulate
 
@@ -33,7 +33,7 @@ warmup_s = 2.0
 measure_s = 15.0
 drain_s = 10.0
 """
-COMMANDS = {"evaluate": evaluate, "capacity": capacity}
+COMMANDS = {"evaluate": comparison, "capacity": capacities}
 
 
 @pytest.fixture
@@ -135,7 +135,8 @@ def test_the_same_seeds_give_the_same_bytes_in_two_processes(short: str, tmp_pat
             "-W",
             "error",
             "-m",
-            "wisp_gym.evaluation.evaluate",
+            "wisp_gym",
+            "evaluate",
             "--scenario",
             short,
             "--seeds",
@@ -220,26 +221,26 @@ def test_the_search_finds_every_crossing_and_respects_the_limit(true: int) -> No
         asked.append(n)
         return 1.0 if n <= true else 0.0
 
-    assert capacity.capacity(measured, 0.9, 100) == true
+    assert capacity_search.search(measured, 0.9, 100) == true
     assert max(asked) <= 100
     assert len(asked) <= 16
 
 
 def test_the_search_survives_a_few_devices_that_miss() -> None:
-    assert capacity.capacity(lambda n: 0.95 if 3 <= n <= 50 else 0.5, 0.9, 1024) == 50
+    assert capacity_search.search(lambda n: 0.95 if 3 <= n <= 50 else 0.5, 0.9, 1024) == 50
 
 
 def test_the_search_takes_worlds_without_requests_as_missed() -> None:
-    assert capacity.capacity(lambda n: math.nan, 0.9, 8) == 0
-    assert np.isnan(capacity.mean_attainment(np.array([np.nan, np.nan])))
-    assert capacity.mean_attainment(np.array([np.nan, 0.5, 1.0])) == 0.75
+    assert capacity_search.search(lambda n: math.nan, 0.9, 8) == 0
+    assert np.isnan(capacity_search.mean_attainment(np.array([np.nan, np.nan])))
+    assert capacity_search.mean_attainment(np.array([np.nan, 0.5, 1.0])) == 0.75
 
 
 def test_a_margin_is_the_scarcer_of_attainment_and_starvation() -> None:
     attained, starved = np.array([[1.0, 0.9], [1.0, np.nan]]), np.array([[0.0, 0.1], [0.3, 0.3]])
-    np.testing.assert_allclose(capacity.margins(attained, 0.9, starved, None), [0.05, 0.1])
-    np.testing.assert_allclose(capacity.margins(attained, 0.9, starved, 0.08), [0.03, -0.22])
-    assert np.isnan(capacity.margins(np.array([np.nan]), 0.9, np.array([0.0]), 0.1))
+    np.testing.assert_allclose(capacity_search.margins(attained, 0.9, starved, None), [0.05, 0.1])
+    np.testing.assert_allclose(capacity_search.margins(attained, 0.9, starved, 0.08), [0.03, -0.22])
+    assert np.isnan(capacity_search.margins(np.array([np.nan]), 0.9, np.array([0.0]), 0.1))
 
 
 def test_the_capacity_of_a_sample_lies_on_the_curve_through_what_was_run() -> None:
@@ -248,7 +249,7 @@ def test_the_capacity_of_a_sample_lies_on_the_curve_through_what_was_run() -> No
         [[1, 0.95, 0.85, 0.8], [1, 1, 0.9, 0.8], [0.8, 0.7, 0.6, 0.5], [1, 1, 1, 0.9], [np.nan, 0.8, 0.92, 0.1]]
     )
     # first curve: half-way from 10 to 20, of which only 19 can still reach the share
-    assert capacity.crossings(devices, curves, 0.9).tolist() == [14.0, 20.0, 0.0, 21.0, 20.0]
+    assert capacity_search.crossings(devices, curves, 0.9).tolist() == [14.0, 20.0, 0.0, 21.0, 20.0]
 
 
 @pytest.mark.parametrize(
@@ -260,6 +261,13 @@ def test_the_capacity_of_a_sample_lies_on_the_curve_through_what_was_run() -> No
         ("survival:.7,inf,2+fcfs , fixed:4+wisp:0.05,1e1", ["survival:.7,inf,2+fcfs", "fixed:4+wisp:0.05,1e1"]),
         ("fixed:4+fcfs;4runs/x+wisp", ["fixed:4+fcfs", "4runs/x+wisp"]),
         ("a/b.json+wisp,a/c", ["a/b.json+wisp", "a/c"]),
+        ("aligned(thr=0.2, A=0.6)+fcfs,wisp", ["aligned(thr=0.2, A=0.6)+fcfs", "wisp"]),
+        (
+            "fixed(4)+static(8, 0.1)+chunk:64,0.2+admit(0.9), sled",
+            ["fixed(4)+static(8, 0.1)+chunk:64,0.2+admit(0.9)", "sled"],
+        ),
+        ("confidence:0.6,8+static(n=4),fixed(k=2)+fcfs", ["confidence:0.6,8+static(n=4)", "fixed(k=2)+fcfs"]),
+        ("wisp;aligned(0.2, A=0.6)+fcfs", ["wisp", "aligned(0.2, A=0.6)+fcfs"]),
     ],
 )
 def test_commas_separate_controllers_and_keep_their_parameters(text: str, names: list[str]) -> None:
@@ -311,6 +319,8 @@ FLAGS = [
     (["--controllers", "wisp+fcsf"], ["'fcsf'", "did you mean 'fcfs'"]),
     (["--controllers", "fixed:99+fcfs"], ["fixed:99", "0 to 32"]),
     (["--controllers", "fixed:x+fcfs"], ["k given 'x'"]),
+    (["--controllers", "aligned(thresh=0.2, A=1)+fcfs,wisp"], ["unknown setting 'thresh'; did you mean 'thr'"]),
+    (["--controllers", "aligned(thr=0.2,wisp"], ["'(' is not closed"]),
     (["--controllers", "wisp,,sled"], ["--controllers", "empty"]),
     (["--controllers", "wisp,wisp"], ["--controllers", "'wisp' is given twice"]),
     (["--controllers", "missing/policy.json+wisp"], ["missing/policy.json"]),
@@ -433,7 +443,7 @@ def test_ctrl_c_writes_nothing(
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluate, "run_all", interrupted)
+    monkeypatch.setattr(comparison, "run_all", interrupted)
     assert call("evaluate", "--scenario", short, "--json", str(tmp_path / "rows.json")) == 130
     assert capsys.readouterr().err.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["short.toml"]

@@ -23,7 +23,7 @@ from wisp_gym.files import write_bytes
 from wisp_gym.scenario import dumps
 from wisp_gym.serving.bundle.bundle import from_bytes, load_bundle, shipped
 from wisp_gym.serving.bundle.schema import BundleError
-from wisp_gym.serving.export import export
+from wisp_gym.serving.export import command, policies
 from wisp_gym.serving.export.parity import compiled_actions, held, record
 
 RULES = (
@@ -105,7 +105,7 @@ def test_shipped_bundles_are_what_the_command_writes(tmp_path: Path) -> None:
         origin = load_bundle(name).schema.origin
         kind, _, _ = name.partition("-")
         flags = [] if kind == "speculation" else ["--batching"]
-        assert run(export.main, export.PROGRAM, [origin.made_by, *flags, "-o", str(tmp_path / name)]) == 0
+        assert run(command.main, command.PROGRAM, [origin.made_by, *flags, "-o", str(tmp_path / name)]) == 0
         assert (tmp_path / name).read_bytes() == path.read_bytes()
 
 
@@ -119,18 +119,18 @@ def run_of(folder: Path) -> Path:
 
 def test_a_run_is_exported_with_its_origin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "policy.onnx"
-    assert run(export.main, export.PROGRAM, [str(run_of(tmp_path)), "-o", str(out), "--check", "1000"]) == 0
+    assert run(command.main, command.PROGRAM, [str(run_of(tmp_path)), "-o", str(out), "--check", "1000"]) == 0
     assert "1,000 of 1,000 recorded observations decided as by the engine, 1,000 as by torch" in capsys.readouterr().out
     described = load_bundle(out).schema
     assert described.learned
     assert described.origin.commit == "1" * 40
     assert described.origin.scenario == SCENARIO.name
-    assert described.origin.scenario_sha256 == export.scenario_sha256(SCENARIO)
+    assert described.origin.scenario_sha256 == policies.scenario_sha256(SCENARIO)
     assert described.inputs["observation"][1] == ["survival", "probability", 0.0, 1.0]
     assert described.actions == ["send what is drafted", "draft one more token"]
     assert described.fallback == {"threshold": published_threshold(SCENARIO)}
     again = tmp_path / "again.onnx"
-    assert run(export.main, export.PROGRAM, [str(tmp_path), "-o", str(again)]) == 0
+    assert run(command.main, command.PROGRAM, [str(tmp_path), "-o", str(again)]) == 0
     assert again.read_bytes() == out.read_bytes()
 
 
@@ -153,7 +153,7 @@ def test_refusals_are_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with contextlib.suppress(SystemExit):  # the parser's way to refuse
-        assert run(export.main, export.PROGRAM, arguments) == 2
+        assert run(command.main, command.PROGRAM, arguments) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert message in error
@@ -162,7 +162,7 @@ def test_refusals_are_one_line(
 
 def test_one_name_for_engine_environment_and_server(tmp_path: Path) -> None:
     seen = np.random.default_rng(0).uniform(device.LOW, device.HIGH, (50, device.SIZE)).astype(np.float32)
-    assert run(export.main, export.PROGRAM, [str(run_of(tmp_path)), "-o", str(tmp_path / "policy.onnx")]) == 0
+    assert run(command.main, command.PROGRAM, [str(run_of(tmp_path)), "-o", str(tmp_path / "policy.onnx")]) == 0
     for name in ("aligned", str(tmp_path), str(tmp_path / "policy.json")):
         loaded = load(name)
         assert loaded.engine(SCENARIO) == named(name, SCENARIO)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.support.bundles import SCENARIO
 from wisp_gym.contract.tables import TABLES
-from wisp_gym.controllers.resolve import BATCHING, find_rule
+from wisp_gym.controllers.resolve import find_batching
 from wisp_gym.engine.build import empty_arrays, fill_world
 from wisp_gym.engine.compose import begin_batch, compose
 from wisp_gym.engine.state import PARAMETERS
@@ -20,7 +20,7 @@ from wisp_gym.engine.worlds import NO_TRACE
 from wisp_gym.serving.bundle.bundle import Bundle, from_bytes, load_bundle
 from wisp_gym.serving.bundle.schema import BundleError
 from wisp_gym.serving.estimator import TERMS, VerificationTimeEstimator
-from wisp_gym.serving.export.export import batching_bundle
+from wisp_gym.serving.export.policies import batching_bundle
 from wisp_gym.serving.scheduler.features import QUANTITIES, Request
 from wisp_gym.serving.scheduler.scheduler import BatchScheduler, ServerLimits
 
@@ -68,12 +68,12 @@ def composed_by_the_engine(
     name: str, requests: list[Request], now_s: float, admit_share: float = 0.0, used: int = 0
 ) -> tuple[list[int], list[int]]:
     """Members and their new tokens."""
-    rule, parameters = find_rule(name, BATCHING, "batching")
+    kind, parameters, _ = find_batching(name, SCENARIO)
     n = len(requests)
     w = empty_arrays(1, n, 0, NO_TRACE, np.zeros(0, np.float32))
     fill_world(w, 0, SCENARIO, 0, n)
     c, s, d = w.config[0, 0], w.server[0, 0], w.device[0]
-    c["batching"], c["max_batch_requests"], c["kv_capacity_tokens"] = rule.kind, LIMITS.requests, LIMITS.kv_tokens
+    c["batching"], c["max_batch_requests"], c["kv_capacity_tokens"] = kind, LIMITS.requests, LIMITS.kv_tokens
     c["chunk_tokens"], c["admit_share"], s["kv_tokens"] = LIMITS.prefill_tokens, admit_share, used
     s["now_s"], s["mean_batch_s"], s["n_queue"] = now_s, MEAN_S, n
     for k, r in enumerate(requests):
@@ -125,7 +125,7 @@ def test_admission_is_that_of_the_engine(name: str) -> None:
 @pytest.mark.parametrize("name", ["wisp", "wisp:0.2,0.5"])
 def test_the_fallback_is_the_rule_that_the_bundle_would_be(name: str) -> None:
     scheduler = scheduler_of("fcfs")
-    settings = dict(zip(("margin", "window"), find_rule(name, BATCHING, "batching")[1], strict=True))
+    settings = dict(zip(("margin", "window"), find_batching(name, SCENARIO)[1], strict=True))
     schema = replace(scheduler.bundle.schema, fallback=settings)
 
     class Broken:

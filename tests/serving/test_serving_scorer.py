@@ -30,7 +30,7 @@ from wisp_gym.scenario import dumps
 from wisp_gym.serving.bundle.bundle import Bundle, from_bytes, load_bundle
 from wisp_gym.serving.bundle.schema import BundleError
 from wisp_gym.serving.estimator import TERMS, VerificationTimeEstimator
-from wisp_gym.serving.export import export
+from wisp_gym.serving.export import command
 from wisp_gym.serving.scheduler.features import Request, Server, describe, facts_of, matrix
 from wisp_gym.serving.scheduler.picking import MOVING, Picking, symlog
 from wisp_gym.serving.scheduler.scheduler import BatchScheduler, ServerLimits
@@ -54,7 +54,7 @@ def exported(policy: ScorerPolicy, folder: Path) -> Bundle:
     """Its bundle, by the command."""
     save_scorer(policy, folder / "policy.json")
     write_bytes(folder / "scenario.toml", dumps(SCENARIO).encode())
-    assert run(export.main, export.PROGRAM, [str(folder), "-o", str(folder / "policy.onnx")]) == 0
+    assert run(command.main, command.PROGRAM, [str(folder), "-o", str(folder / "policy.onnx")]) == 0
     return load_bundle(folder / "policy.onnx")
 
 
@@ -165,9 +165,9 @@ def test_decisions_are_those_of_torch(tmp_path: Path, decision: str) -> None:
             scores = scorer(torch.from_numpy(observations)).numpy()
         theirs = np.where(masks, scores, -np.inf).argmax(axis=1)
         for o, action in zip(observations, theirs, strict=True):
-            rows = o[server.SIZE:].reshape(-1, request.SIZE)
+            rows = o[server.SIZE :].reshape(-1, request.SIZE)
             rows = rows[rows[:, request.PRESENT] > 0.5]
-            pick, takes, other = bundle.decide({"requests": rows, "globals": o[None, :server.SIZE]})
+            pick, takes, other = bundle.decide({"requests": rows, "globals": o[None, : server.SIZE]})
             ours = int(pick[0]) if takes[0] else visible + int(other[0])
             same += ours == action
             kinds.add(min(ours, visible))

@@ -11,7 +11,7 @@ from wisp_gym.controllers.policy import Policy, make_policy
 from wisp_gym.scenario import Scenario, load
 from wisp_gym.serving.bundle.bundle import Bundle, from_bytes
 from wisp_gym.serving.bundle.schema import Origin
-from wisp_gym.serving.export.export import learned_bundle, rule_bundle, rule_of
+from wisp_gym.serving.export.policies import learned_bundle, rule_bundle, rule_of
 
 SCENARIO = load("wisp-a100-qwen3-32b")
 ORIGIN = Origin("a test", "0" * 40, SCENARIO.name, "0" * 64)

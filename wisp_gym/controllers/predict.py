@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wisp_gym.contract import device
-from wisp_gym.controllers.resolve import ALIASES, SPECULATION, Controller, ControllerError, is_file, resolve
+from wisp_gym.controllers.catalogue import ALIASES, CENTRALIZED, SPECULATION
+from wisp_gym.controllers.names import ControllerError, parse
+from wisp_gym.controllers.resolve import Controller, resolve
 from wisp_gym.engine.state import PARAMETERS
 from wisp_gym.rules.bandits import MEMORY
 from wisp_gym.rules.observed import decide_drafting
@@ -104,6 +106,11 @@ class SpeculationPredictor:
 
 
 def named(name: str, scenario: Scenario) -> Controller:
-    """The controller of a name whose batching rule may be missing."""
-    whole = "+" in name or name in ALIASES or name.startswith("centralized") or is_file(name)
+    """The controller of a name whose batching rule may be missing; it is first come, first served then.
+
+    Raises:
+        ControllerError, PolicyError: as `resolve`.
+    """
+    first, *more = parse(name)
+    whole = more or first.is_policy or name in ALIASES or first.name in CENTRALIZED
     return resolve(name if whole else f"{name}+fcfs", scenario)

@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wisp_gym.contract import ladders, request, server
-from wisp_gym.controllers.resolve import BATCHING, Controller, ControllerError, find_batching, resolve
-from wisp_gym.controllers.shipped import policy_path
+from wisp_gym.controllers.catalogue import BATCHING
+from wisp_gym.controllers.names import ControllerError, parse
+from wisp_gym.controllers.resolve import Controller, find_batching, resolve
 from wisp_gym.engine.state import PARAMETERS
 from wisp_gym.rules import batching as rules
 from wisp_gym.rules.observed import decide_batching, score_batching
@@ -81,7 +82,7 @@ class BatchingPredictor:
 def rule_of(controller: Controller | str, scenario: Scenario) -> tuple[int, tuple[float, ...], np.ndarray]:
     """Kind, parameters and scorer of the batching half of a controller."""
     name = controller if isinstance(controller, str) else controller.name
-    if isinstance(controller, str) and (controller.partition(":")[0] in BATCHING or policy_path(controller).is_file()):
+    if isinstance(controller, str) and is_batching(controller):
         kind, parameters, scorer = find_batching(controller, scenario)
     else:
         whole = resolve(controller, scenario) if isinstance(controller, str) else controller
@@ -92,3 +93,9 @@ def rule_of(controller: Controller | str, scenario: Scenario) -> tuple[int, tupl
             f"controller '{name}': it needs {HIDDEN[kind]}, which Batching-v0 does not show; allowed: {allowed}, centralized"
         )
     return kind, parameters, scorer
+
+
+def is_batching(name: str) -> bool:
+    """Whether a name is that of a batching rule or of a saved policy alone."""
+    first, *more = parse(name)
+    return not more and (first.is_policy or first.name in BATCHING)

@@ -1,50 +1,33 @@
-"""Controllers by name: `speculation+batching[+trim][+chunk][+admit]`, each with its parameters after a colon.
+"""Controllers by name: `speculation+batching[+trim][+chunk][+admit]`, each with its settings after a colon or in brackets.
 
-Examples: `wisp+wisp`, `fixed:4+fcfs`, `confidence:0.6+static:4,0.1`, `centralized`, `runs/mine/policy.json+wisp`,
-`fixed:8+fcfs+dspark`, `wisp+aged+chunk:256+admit`.
+Examples: `wisp+wisp`, `fixed:4+fcfs`, `aligned(thr=0.2, A=0.6)+static:4,0.1`, `centralized`, `fixed:8+fcfs+dspark`,
+`runs/mine/policy.json+wisp`, `speculation-v1+aged+chunk(tokens=256)+admit`. The grammar: `wisp_gym.controllers.names`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
 
-from wisp_gym.controllers.catalogue import (
-    ADDITIONS,
-    ADMISSION,
-    ALIASES,
-    BATCHING,
-    CENTRALIZED,
-    CHUNK,
-    SPECULATION,
-    TRIMMING,
-    Rule,
-    Setting,
-)
+from wisp_gym.controllers.catalogue import ADMISSION, BATCHING, CENTRALIZED, CHUNK, TRIMMING
+from wisp_gym.controllers.lookup import SAVED, Part, find, parts_of
+from wisp_gym.controllers.names import fault, one_piece
 from wisp_gym.controllers.plan import Plan, make_plan
 from wisp_gym.controllers.policy import Policy, load_policy
 from wisp_gym.controllers.scorer_policy import load_scorer
-from wisp_gym.controllers.shipped import shipped_names
-from wisp_gym.errors import InputError, did_you_mean
 from wisp_gym.rules import batching as batching_rules
 from wisp_gym.rules import speculation as speculation_rules
 from wisp_gym.rules import trimming
 from wisp_gym.scenario import Scenario
 
 NO_POLICY = np.zeros(0, dtype=np.float32)
-FILE_ENDINGS = (".json", ".onnx", ".zip")
 
 # WISP's published operating point: share of accepted tokens that its MLP lets pass (arXiv 2601.11652).
 WISP_RECALL = 0.801
-
-
-class ControllerError(InputError):
-    """A controller name that cannot be understood; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -72,65 +55,106 @@ class Controller:
     scorer: np.ndarray = field(default_factory=lambda: NO_POLICY, compare=False)  # learned batching policy
 
 
-def shown(name: str, rule: Rule) -> str:
-    """A rule's name with those of its settings."""
-    return name + (":" if rule.settings else "") + ",".join(setting.name for setting in rule.settings)
+def resolve(name: str, scenario: Scenario, load: Callable[[str], Policy] = load_policy) -> Controller:
+    """Controller of a name.
 
+    Args:
+        name: `speculation+batching[+trim][+chunk][+admit]`, a whole system, a server alone, or a saved policy (by default with
+            wisp, one of the server beside `speculation-v1`). In place of a batching rule, a saved policy of the server.
+        scenario: gives the default of WISP's threshold, and devices to plan for.
+        load: reads the policy of devices.
 
-def listing() -> str:
-    """Table of all rules for `--help`."""
-    lines = []
-    for title, rules in (
-        ("speculation", SPECULATION),
-        ("batching", BATCHING),
-        ("server alone", CENTRALIZED),
-        ("added to batching", ADDITIONS),
-    ):
-        lines.append(f"{title}:")
-        for name, rule in rules.items():
-            lines.append(f"  {shown(name, rule):<24} {rule.meaning}")
-    lines.append("whole systems:")
-    lines += [f"  {name:<24} {meaning}" for name, meaning in ALIASES.items()]
-    lines.append("  FILE[+batching]          a saved policy: policy.json or its run folder (default +wisp)")
-    lines.append(f"  {', '.join(shipped_names()):<24} shipped policies, wherever a file may stand")
-    lines.append("  speculation+FILE         a saved batching policy, beside any speculation rule or policy")
-    return "\n".join(lines)
-
-
-def numbers(name: str, text: str, rule: Rule) -> tuple[float, ...]:
-    """Parameters after the colon, checked; missing ones take their defaults."""
-    parts = text.split(",") if text else []
-    if len(parts) > len(rule.settings):
-        allowed = ", ".join(setting.name for setting in rule.settings)
-        raise ControllerError(
-            f"controller '{name}': given {len(parts)} parameters, allowed at most {len(rule.settings)} ({allowed})"
+    Raises:
+        ControllerError: unknown name or impossible setting, with the nearest valid choice.
+        PolicyError: a saved policy that cannot be used.
+    """
+    first, *rest = parts_of(name)
+    if first.name in CENTRALIZED:
+        found = Controller(
+            name=name,
+            speculation=speculation_rules.FIXED,
+            speculation_parameters=(0.0,),
+            batching=first.rule.kind,
+            batching_parameters=first.values,
+            centralized=True,
         )
-    given = [number(name, part, setting) for part, setting in zip(parts, rule.settings, strict=False)]
-    return (*given, *(setting.default for setting in rule.settings[len(parts) :]))
+        return with_additions(found, rest)
+    policy = load(first.name) if first.is_policy else None
+    return with_additions(paired(name, first, policy, rest[0], scenario), rest[1:])
 
 
-def number(name: str, part: str, setting: Setting) -> float:
-    """One parameter, checked."""
-    allowed = f"{setting.low:g} to {setting.high:g}"
-    try:
-        value = float(part)
-    except ValueError:
-        raise ControllerError(
-            f"controller '{name}': {setting.name} given '{part}', allowed is a number from {allowed}"
-        ) from None
-    if not setting.low <= value <= setting.high:
-        raise ControllerError(f"controller '{name}': {setting.name} given {part}, allowed is {allowed}")
-    return value
+def with_policy(name: str, policy: Policy, batching: str, scenario: Scenario) -> Controller:
+    """A learned speculation policy with a batching rule, or with a saved policy of the server.
+
+    Args:
+        name: how the controller is called. batching: a name, such as `static:4,0.1`.
+
+    Raises:
+        ControllerError, PolicyError: as `resolve`.
+    """
+    return paired(name, Part(name, SAVED), policy, find(one_piece(batching), BATCHING, "batching"), scenario)
 
 
-def find_rule(text: str, rules: dict[str, Rule], kind: str) -> tuple[Rule, tuple[float, ...]]:
-    """Rule and parameters of `name:parameters`."""
-    name, _, rest = text.partition(":")
-    if name not in rules:
-        raise ControllerError(
-            f"unknown {kind} controller '{name}'; {did_you_mean(name, list(dict.fromkeys([*rules, *ALIASES, *CENTRALIZED])))}"
-        )
-    return rules[name], numbers(text, rest, rules[name])
+def paired(name: str, first: Part, policy: Policy | None, batching: Part, scenario: Scenario) -> Controller:
+    """A speculation rule, or a policy, beside a batching rule or a saved policy of the server."""
+    rule, (kind, parameters, scorer) = first.rule, decided_by(batching, scenario)
+    planned = rule.kind == speculation_rules.SUGGESTED_LENGTH or kind == batching_rules.PIPELINED
+    return Controller(
+        name=name,
+        speculation=policy.kind if policy else rule.kind,
+        speculation_parameters=filled(first, scenario),
+        batching=kind,
+        batching_parameters=parameters,
+        uses_predictor=rule.uses_predictor,
+        sees_statistics=rule.sees_statistics,
+        sees_observation=rule.sees_observation,
+        learns=rule.learns,
+        suggests=rule.suggests,
+        plan=make_plan(scenario) if planned else None,
+        policy=policy.weights if policy else NO_POLICY,
+        scorer=scorer,
+    )
+
+
+def filled(part: Part, scenario: Scenario) -> tuple[float, ...]:
+    """The numbers of a part; what depends on the scenario is WISP's threshold alone."""
+    return tuple(published_threshold(scenario) if math.isnan(value) else value for value in part.values)
+
+
+def find_batching(text: str, scenario: Scenario) -> tuple[int, tuple[float, ...], np.ndarray]:
+    """Kind, parameters and scorer of a batching rule or of a saved policy of the server, by name.
+
+    Raises:
+        ControllerError, PolicyError: as `resolve`.
+    """
+    return decided_by(find(one_piece(text), BATCHING, "batching"), scenario)
+
+
+def decided_by(batching: Part, scenario: Scenario) -> tuple[int, tuple[float, ...], np.ndarray]:
+    """Kind, parameters and scorer of a batching part; a pipelined rule is told the plan's cycle and groups."""
+    if batching.is_policy:
+        return batching_rules.LEARNED, (), load_scorer(batching.name).weights
+    kind, parameters = batching.rule.kind, batching.values
+    if kind == batching_rules.PIPELINED:
+        plan = make_plan(scenario)
+        parameters = (*parameters, plan.cycle_s, float(plan.n_groups))
+    return kind, parameters, NO_POLICY
+
+
+def with_additions(controller: Controller, additions: list[Part]) -> Controller:
+    """The controller with at most one trimming rule, one prefill chunk and one limit of admission."""
+    for part in additions:
+        if part.name in CHUNK and controller.chunk_tokens is None:
+            controller = replace(controller, chunk_tokens=int(part.values[0]), chunk_share=part.values[1])
+        elif part.name in ADMISSION and not controller.admit_share:
+            controller = replace(controller, admit_share=part.values[0])
+        elif part.name in TRIMMING and not controller.trim and not controller.centralized:
+            tokens = int(part.values[0]) if part.values else 0  # survivals are the predictor's, so its time is spent
+            controller = replace(controller, trim=part.rule.kind, trim_tokens=tokens, uses_predictor=True)
+        else:
+            allowed = f"allowed: one of {', '.join(TRIMMING)} where devices draft, one chunk, one admit"
+            raise fault(controller.name, f"'{part.name}' does not fit; {allowed}")
+    return controller
 
 
 def published_threshold(scenario: Scenario) -> float:
@@ -151,136 +175,3 @@ def published_threshold(scenario: Scenario) -> float:
     share = mean_acceptance(scenario.draft.acceptance)
     evidence = d / 2.0 - NormalDist().inv_cdf(WISP_RECALL)
     return 1.0 / (1.0 + math.exp(-(math.log(share / (1.0 - share)) + d * evidence)))
-
-
-def centralized(name: str, text: str) -> Controller:
-    """Continuous batching on the server alone."""
-    rule, parameters = find_rule(text, CENTRALIZED, "centralized")
-    return Controller(name, speculation_rules.FIXED, (0.0,), rule.kind, parameters, centralized=True)
-
-
-def with_additions(controller: Controller, texts: list[str]) -> Controller:
-    """The controller with at most one trimming rule, one prefill chunk and one limit of admission."""
-    for text in texts:
-        name = text.partition(":")[0]
-        if name not in ADDITIONS:
-            hint = did_you_mean(name, list(ADDITIONS))
-            raise ControllerError(f"controller '{controller.name}': unknown addition '{text}'; {hint}")
-        rule, values = find_rule(text, ADDITIONS, "batching")
-        if name in CHUNK and controller.chunk_tokens is None:
-            controller = replace(controller, chunk_tokens=int(values[0]), chunk_share=values[1])
-        elif name in ADMISSION and not controller.admit_share:
-            controller = replace(controller, admit_share=values[0])
-        elif name in TRIMMING and not controller.trim and not controller.centralized:
-            tokens = int(values[0]) if values else 0  # survivals are the predictor's, so its time is spent
-            controller = replace(controller, trim=rule.kind, trim_tokens=tokens, uses_predictor=True)
-        else:
-            raise ControllerError(
-                f"controller '{controller.name}': '{text}' does not fit; allowed: one of {', '.join(TRIMMING)} where devices draft, "
-                "one chunk, one admit"
-            )
-    return controller
-
-
-def is_file(text: str) -> bool:
-    """Whether a name means a saved policy (a file, a run folder, a shipped one) rather than a rule."""
-    if not text or text.partition(":")[0] in SPECULATION:
-        return False
-    return text in shipped_names() or text.endswith(FILE_ENDINGS) or "/" in text or Path(text).is_dir()
-
-
-def split(full: str) -> tuple[str, list[str]]:
-    """Speculation and the pieces after it, the first of which may be a file of a batching policy."""
-    first, rest = take_piece(full.split("+"), {**SPECULATION, **CENTRALIZED, **ALIASES})
-    if not rest:
-        return first, []
-    second, rest = take_piece(rest, {**BATCHING, **ADDITIONS})
-    return first, [second, *rest]
-
-
-def take_piece(parts: list[str], rules: Mapping[str, object]) -> tuple[str, list[str]]:
-    """The first piece of a name, and the parts left. The path of a file may hold a plus sign: the longest that exists, else the
-
-    shortest that ends as a file, else all up to the last part that looks like one.
-    """
-    if parts[0].partition(":")[0] in rules or parts[0] in shipped_names() or not any(map(is_file, parts)):
-        return parts[0], parts[1:]
-    joined = ["+".join(parts[: k + 1]) for k in range(len(parts))]
-    there = [k for k, path in enumerate(joined) if is_file(path) and Path(path).exists()]
-    named = [k for k, path in enumerate(joined) if path.endswith(FILE_ENDINGS)]
-    n = 1 + (there[-1] if there else named[0] if named else max(k for k, part in enumerate(parts) if is_file(part)))
-    return "+".join(parts[:n]), parts[n:]
-
-
-def find_batching(text: str, scenario: Scenario) -> tuple[int, tuple[float, ...], np.ndarray]:
-    """Kind, parameters and scorer of a batching rule or of a saved policy; a pipelined rule is told the plan's cycle and groups."""
-    if is_file(text):
-        return batching_rules.LEARNED, (), load_scorer(text).weights
-    rule, parameters = find_rule(text, BATCHING, "batching")
-    if rule.kind == batching_rules.PIPELINED:
-        plan = make_plan(scenario)
-        parameters = (*parameters, plan.cycle_s, float(plan.n_groups))
-    return rule.kind, parameters, NO_POLICY
-
-
-def with_policy(name: str, policy: Policy, batching: str, scenario: Scenario) -> Controller:
-    """A learned speculation policy with a batching rule, or a learned one."""
-    kind, parameters, scorer = find_batching(batching, scenario)
-    return Controller(
-        name,
-        policy.kind,
-        (),
-        kind,
-        parameters,
-        plan=make_plan(scenario) if kind == batching_rules.PIPELINED else None,
-        scorer=scorer,
-        uses_predictor=True,
-        sees_statistics=True,
-        sees_observation=True,
-        policy=policy.weights,
-    )
-
-
-def resolve(name: str, scenario: Scenario, load: Callable[[str], Policy] = load_policy) -> Controller:
-    """Controller of a name.
-
-    Args:
-        name: `speculation+batching[+trim][+chunk][+admit]`, a whole system, or a file of a saved policy (optionally with `+batching…`,
-            default wisp). In place of a batching rule, a file of a saved batching policy.
-        scenario: gives the default of WISP's threshold.
-        load: reads a policy file.
-
-    Raises:
-        ControllerError: unknown name or impossible parameter, with the nearest valid choice.
-    """
-    speculation, pieces = split(ALIASES.get(name, name))
-    if speculation.partition(":")[0] in CENTRALIZED:
-        return with_additions(centralized(name, speculation), pieces)
-    if is_file(speculation):
-        return with_additions(
-            with_policy(name, load(speculation), pieces[0] if pieces else "wisp", scenario), pieces[1:]
-        )
-    rule, parameters = find_rule(speculation, SPECULATION, "speculation")
-    if not pieces or pieces[0].partition(":")[0] in ADDITIONS:
-        raise ControllerError(
-            f"controller '{name}': a batching rule is missing, for instance '{speculation}+fcfs'; allowed: {', '.join(BATCHING)}"
-        )
-    batch_kind, batch_parameters, scorer = find_batching(pieces[0], scenario)
-    if rule.kind == speculation_rules.WISP and math.isnan(parameters[0]):
-        parameters = (published_threshold(scenario), *parameters[1:])
-    planned = rule.kind == speculation_rules.SUGGESTED_LENGTH or batch_kind == batching_rules.PIPELINED
-    found = Controller(
-        name,
-        rule.kind,
-        parameters,
-        batch_kind,
-        batch_parameters,
-        scorer=scorer,
-        uses_predictor=rule.uses_predictor,
-        sees_statistics=rule.sees_statistics,
-        sees_observation=rule.sees_observation,
-        learns=rule.learns,
-        suggests=rule.suggests,
-        plan=make_plan(scenario) if planned else None,
-    )
-    return with_additions(found, pieces[1:])

@@ -6,11 +6,14 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from matplotlib.figure import Figure
+from wisp_gym.errors import require
 
 
 def draw(rows: Sequence[dict[str, Any]], suffix: str) -> bytes:
-    """The picture of `rows` (those of `wisp_gym.evaluation.evaluate`) as the bytes of a "png", "svg" or "pdf" file."""
+    """The picture of `rows` (those of `wisp_gym.evaluation.comparison`) as the bytes of a "png", "svg" or "pdf" file."""
+    require("matplotlib", "plot")
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(10.0, 1.6 + 0.4 * len(rows)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=[2, 1])
     for y, row in enumerate(rows):

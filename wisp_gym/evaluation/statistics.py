@@ -1,26 +1,72 @@
-"""Aggregates over many cells and worlds, after Agarwal et al., *Deep Reinforcement Learning at the Edge of the
-Statistical Precipice*, 2021 (arXiv 2108.13264), for paired worlds.
+"""Bootstrap intervals over paired worlds, and aggregates over many cells and worlds.
 
-Scores are (worlds, cells) arrays: world n of cell m under one controller. Worlds are resampled with replacement within each
-cell (the paper's stratified bootstrap), with the same draws for every controller: worlds are common, so intervals of
-differences are paired ones. docs/guide/study.md says why the package `rliable` is not used.
+The aggregates are those of Agarwal et al., *Deep Reinforcement Learning at the Edge of the Statistical Precipice*, 2021
+(arXiv 2108.13264). Scores are (worlds, cells) arrays: world n of cell m under one controller. Worlds are resampled with
+replacement within each cell (the paper's stratified bootstrap), with the same draws for every controller: worlds are common,
+so intervals of differences are paired ones. docs/guide/study.md says why the package `rliable` is not used.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import trim_mean
-
-from wisp_gym.evaluation.tables import CONFIDENCE, RESAMPLES
 
 Scores = NDArray[np.float64]
+RESAMPLES = 2_000
+CONFIDENCE = 0.95
 TRIMMED = 0.25  # on each side: the middle half remains
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """Mean of the values that exist (a world in which nothing was counted has none); None without any."""
+    counted = [value for value in values if value is not None]
+    return math.fsum(counted) / len(counted) if counted else None
+
+
+def resampled(n: int) -> NDArray[np.int64]:
+    """(RESAMPLES, n) indices of bootstrap samples of `n` worlds; the same ones every time, so that results repeat."""
+    return np.random.default_rng(0).integers(n, size=(RESAMPLES, n))
+
+
+def interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """The middle 95 % of bootstrap values: the percentile interval."""
+    low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
+def bootstrap_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """95 % percentile-bootstrap interval of the mean over worlds (Efron and Tibshirani, 1993, section 13.3).
+
+    Args:
+        values: one of each world; for a comparison the differences of paired worlds.
+
+    Returns:
+        Low and high; None for fewer than two worlds, of which no spread can be told.
+    """
+    if len(values) < 2:
+        return None, None
+    return interval(np.asarray(values, dtype=np.float64)[resampled(len(values))].mean(axis=1))
+
+
+# --- over cells and worlds -------------------------------------------------------------------------------------------
+
+
+def middle_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the last axis of the middle half: scipy's `trim_mean(values, 0.25, axis=-1)`, to the last bit.
+
+    The partition, not a sort, sets the order of the sum and so its last bits.
+    """
+    cut = int(TRIMMED * values.shape[-1])
+    kept = slice(cut, values.shape[-1] - cut)
+    return np.asarray(np.mean(np.partition(values, (kept.start, kept.stop - 1), axis=-1)[..., kept], axis=-1))
 
 
 def iqm(scores: Scores) -> float:
     """Interquartile mean: the mean of the middle half of all (worlds, cells) scores [section 4.3 of the paper]."""
-    return float(trim_mean(scores, TRIMMED, axis=None))
+    return float(middle_mean(scores.ravel()))
 
 
 def strata(worlds: int, cells: int) -> NDArray[np.int64]:
@@ -31,13 +77,7 @@ def strata(worlds: int, cells: int) -> NDArray[np.int64]:
 def resampled_iqm(scores: Scores) -> NDArray[np.float64]:
     """(RESAMPLES,) interquartile means of stratified bootstrap samples; draws are common to all controllers."""
     drawn = np.take_along_axis(scores[np.newaxis], strata(*scores.shape), axis=1)
-    return np.asarray(trim_mean(drawn.reshape(RESAMPLES, -1), TRIMMED, axis=1))
-
-
-def interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    """The middle 95 % of bootstrap values: the percentile interval."""
-    low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
+    return middle_mean(drawn.reshape(RESAMPLES, -1))
 
 
 def wins(ours: Scores, others: Scores) -> NDArray[np.float64]:

@@ -22,10 +22,10 @@ from tqdm import tqdm
 from wisp_gym.cli import MAX_DEVICES, MAX_SEED, Parser, output_file, refuse_same_files, run, whole
 from wisp_gym.engine.worlds import load_trace
 from wisp_gym.errors import InputError
-from wisp_gym.evaluation.arguments import DEFAULT_SCENARIO, chosen_controllers, controller_names
-from wisp_gym.evaluation.evaluate import EPILOG, run_world
+from wisp_gym.evaluation.arguments import EPILOG, controller_names
+from wisp_gym.evaluation.outcomes import chosen_controllers, run_world
 from wisp_gym.files import write_bytes, write_text
-from wisp_gym.scenario import Scenario, load, warnings, with_
+from wisp_gym.scenario import DEFAULT_SCENARIO, Scenario, load, warnings, with_
 from wisp_gym.view.timeline import MOST_S, chrome_trace, record, window
 from wisp_gym.view.timeline_plot import draw
 
@@ -99,7 +99,11 @@ def check(given: argparse.Namespace) -> None:
 
 def strips(given: argparse.Namespace, scenario: Scenario) -> list[Strip]:
     """The same stretch of the same world under each controller, in the order given."""
-    controllers, trace, end_s = chosen_controllers(given, scenario), load_trace(scenario), given.start + given.seconds
+    controllers, trace, end_s = (
+        chosen_controllers([n for g in given.controllers for n in g], scenario),
+        load_trace(scenario),
+        given.start + given.seconds,
+    )
     found = []
     for name, controller in tqdm(controllers.items(), unit="world", disable=None, leave=False):
         log, overhead_s = record(given.scenario, name, given.devices, end_s, given.seed)

@@ -27,7 +27,10 @@ from wisp_gym.scenario.parts import (
 )
 from wisp_gym.scenario.toml import dumps, load, loads, presets, save
 
+DEFAULT_SCENARIO = "wisp-a100-qwen3-32b"  # the preset that every command and environment begins with
+
 __all__ = [
+    "DEFAULT_SCENARIO",
     "Acceptance",
     "DeviceClass",
     "Draft",

@@ -1,97 +1,28 @@
-"""Export a policy or a rule for real servers: one ONNX file that `wisp_gym.serving` runs without torch.
-
-    wisp-gym export runs/ppo-Speculation-v0_1 -o policy.onnx
-    wisp-gym export aligned --scenario wisp-a100-qwen3-32b -o aligned.onnx
-    wisp-gym export --batching wisp -o batching.onnx
-
-The file holds the whole decision (normalisation, network or rule, masking, decoding) and its schema: features with units and
-ranges, meaning of the actions, the commit that trained it, the hash of its scenario. The same input gives the same bytes.
-With --check it is compared with torch and with the engine's compiled policy on recorded observations.
-"""
+"""Bundles of policies and of rules: one ONNX file each with the whole decision and its schema. The same input gives the same bytes."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sys
-from argparse import Namespace
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wisp_gym.cli import Parser, output_file, run, whole
 from wisp_gym.contract.tables import TABLES
-from wisp_gym.controllers.policy import Policy, load_policy, saved_decision
+from wisp_gym.controllers.catalogue import BATCHING, SPECULATION
+from wisp_gym.controllers.names import ControllerError
+from wisp_gym.controllers.policy import Policy
 from wisp_gym.controllers.predict import named
-from wisp_gym.controllers.resolve import (
-    BATCHING,
-    SPECULATION,
-    Controller,
-    ControllerError,
-    find_rule,
-    is_file,
-    published_threshold,
-)
+from wisp_gym.controllers.resolve import Controller, find_batching, published_threshold
 from wisp_gym.controllers.scorer_policy import load_scorer
 from wisp_gym.errors import InputError
-from wisp_gym.evaluation.arguments import DEFAULT_SCENARIO
-from wisp_gym.files import write_bytes
 from wisp_gym.rules.speculation import POLICY_LENGTH
 from wisp_gym.scenario import Scenario, dumps, load
-from wisp_gym.serving.bundle.bundle import from_bytes, schema
+from wisp_gym.serving.bundle.bundle import schema
 from wisp_gym.serving.bundle.schema import Origin, Schema
 from wisp_gym.serving.export import batching_rules as onnx_batching
 from wisp_gym.serving.export import speculation_rules as onnx_rules
 from wisp_gym.serving.export.graph import Graph, bundle_bytes
-from wisp_gym.serving.export.parity import compare
 from wisp_gym.serving.export.scorer import scorer_graph
-
-PROGRAM = "wisp_gym.serving.export.export"
-
-
-def parse(arguments: Sequence[str] | None) -> Namespace:
-    """The flags."""
-    parser = Parser(prog=PROGRAM, description=__doc__)
-    add = parser.add_argument
-    add("policy", metavar="RUN|RULE", help="run folder, policy.json, or a rule such as wisp, fixed:4, aligned")
-    add("--batching", action="store_true", help="the rule is a server's (wisp, edf-demoted …), not a device's")
-    add("-o", "--output", type=output_file(".onnx"), required=True, metavar="FILE", help="the bundle to write")
-    add("--scenario", default="", metavar="NAME|FILE",
-        help=f"a rule's scenario (default {DEFAULT_SCENARIO}); that of a run is in its folder")  # fmt: skip
-    add("--check", type=whole(1, 10**6), default=0, metavar="N", help="compare on N recorded observations, e.g. 10000")
-    return parser.parse_args(arguments)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line."""
-    flags = parse(arguments)
-    if is_file(flags.policy) and saved_decision(flags.policy) in schema.SCORERS:
-        return write(flags.output, scorer_bundle(flags.policy, scenario_of_run(flags.policy, flags.scenario)))
-    policy = load_policy(flags.policy) if is_file(flags.policy) and not flags.batching else None
-    if flags.batching:
-        scenario = load(flags.scenario or DEFAULT_SCENARIO)
-        return write(flags.output, batching_bundle(flags.policy, scenario))
-    if policy is not None:
-        scenario = scenario_of_run(flags.policy, flags.scenario)
-        data = learned_bundle(policy, scenario, origin_of_run(flags.policy, scenario))
-        controller = named(flags.policy, scenario)
-    else:
-        scenario = load(flags.scenario or DEFAULT_SCENARIO)
-        controller = rule_of(flags.policy, scenario)
-        data = rule_bundle(controller, scenario)
-    if flags.check:
-        print(compare(from_bytes(data), controller, policy, scenario, flags.check))
-    write(flags.output, data)
-
-
-def write(path: Path, data: bytes) -> None:
-    """Write a bundle, which must be one that can be read."""
-    bundle = from_bytes(data)
-    write_bytes(path, data)
-    print(f"{path.name}: {bundle.schema.decision} policy, {len(data):,} bytes, sha256 {bundle.sha256}")
-
-
-# --- learned policies ------------------------------------------------------------------------------------------------
 
 
 def run_folder(name: str) -> Path:
@@ -202,12 +133,12 @@ def batching_bundle(name: str, scenario: Scenario) -> bytes:
     Raises:
         ControllerError: unknown, or a rule that waits or looks at the batch so far.
     """
-    rule, parameters = find_rule(name, BATCHING, "batching")
-    if rule.kind not in onnx_batching.RULES:
+    kind, parameters, _ = find_batching(name, scenario)
+    if kind not in onnx_batching.RULES:
         exported = {known.kind: text for text, known in BATCHING.items()}
         allowed = ", ".join(exported[kind] for kind in onnx_batching.RULES)
         raise ControllerError(f"controller '{name}': no order of the queue alone; allowed: {allowed}")
-    g = onnx_batching.queue_graph(rule.kind, parameters)
+    g = onnx_batching.queue_graph(kind, parameters)
     inputs = {table: schema.features_of(table, names) for table, names in g.names.items() if names}
     origin = Origin(name, "", scenario.name, scenario_sha256(scenario))
     fallback, cap = server_fallback(), scenario.max_draft_tokens
@@ -221,7 +152,3 @@ def described(decision: str, learned: bool, scenario: Scenario, origin: Origin) 
     cap = scenario.max_draft_tokens
     inputs = {"observation": schema.features_of("observation")}
     return Schema(decision, learned, inputs, schema.actions_of(decision, cap), cap, fallback, origin)
-
-
-if __name__ == "__main__":
-    sys.exit(run(main, PROGRAM))

@@ -1,0 +1,23 @@
+"""`python -m estimators.batch_time`: Fit the batch time and score it on configurations that the fit has not seen."""
+
+from __future__ import annotations
+
+import sys
+
+from wisp_gym.cli import Commands
+
+COMMANDS = Commands(
+    "python -m estimators.batch_time",
+    "Fit the batch time and score it on configurations that the fit has not seen.",
+    {
+        "fit": ("estimators.batch_time.fit", "the estimators that a scheduler asks, from a profile or a scenario"),
+        "profiles": (
+            "estimators.batch_time.profiles",
+            "measured profiles: fit, score by configuration, compare, write presets",
+        ),
+        "measured": ("estimators.batch_time.measured", "three forms on measured and reconstructed servers"),
+    },
+)
+
+if __name__ == "__main__":
+    sys.exit(COMMANDS())

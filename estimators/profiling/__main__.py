@@ -1,0 +1,20 @@
+"""`python -m estimators.profiling`: Measure what a batch costs on this machine."""
+
+from __future__ import annotations
+
+import sys
+
+from wisp_gym.cli import Commands
+
+COMMANDS = Commands(
+    "python -m estimators.profiling",
+    "Measure what a batch costs on this machine.",
+    {
+        "gpu": ("estimators.profiling.gpu", "everything that is measured on a GPU, by one command"),
+        "batches": ("estimators.profiling.batches", "batch times of a Qwen3-type model over a grid of batches"),
+        "llama": ("estimators.profiling.llama", "batch times of transformers' Llama on a processor"),
+    },
+)
+
+if __name__ == "__main__":
+    sys.exit(COMMANDS())

@@ -1,0 +1,83 @@
+"""Running worlds: what each controller makes of each seed's world."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from wisp_gym.cli import Bar, NoBar
+from wisp_gym.controllers.resolve import Controller, resolve
+from wisp_gym.engine.worlds import NO_TRACE, Worlds, load_trace
+from wisp_gym.errors import InputError
+from wisp_gym.evaluation.metrics import measure, per_class
+from wisp_gym.evaluation.pool import Pool, Threads
+from wisp_gym.scenario import Scenario, load, with_, with_slo
+
+Row = dict[str, Any]
+Controllers = str | Controller | Iterable[str | Controller]  # one or several, by name or themselves
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one world gave: `metrics` by name, and one row per SLO class; None where nothing was counted."""
+
+    metrics: Row
+    classes: list[Row]
+
+
+def chosen_scenario(scenario: Scenario | str, devices: int | None = None, slo: float | None = None) -> Scenario:
+    """A scenario, or the one of this name or file, with another population and one SLO class (tokens/s) if asked for."""
+    scenario = load(scenario) if isinstance(scenario, str) else scenario
+    scenario = scenario if slo is None else with_slo(scenario, slo)
+    return scenario if devices is None else with_(scenario, n_devices=devices)
+
+
+def chosen_controllers(controllers: Controllers, scenario: Scenario) -> dict[str, Controller]:
+    """Name → controller, in the order given.
+
+    Raises:
+        InputError: a controller that is given twice, or a name that means none.
+    """
+    found: dict[str, Controller] = {}
+    for one in [controllers] if isinstance(controllers, str | Controller) else controllers:
+        name = one if isinstance(one, str) else one.name
+        if name in found:
+            raise InputError(f"controllers: '{name}' is given twice, allowed is every controller once")
+        found[name] = resolve(one, scenario) if isinstance(one, str) else one
+    return found
+
+
+def run_world(scenario: Scenario, controller: Controller, seed: int, trace: np.ndarray = NO_TRACE) -> Outcome:
+    """Run one world of `scenario.n_devices` devices to its end, on the calling thread."""
+    worlds = Worlds(1, scenario.n_devices, trace=trace, threads=1)
+    worlds.fill(0, scenario, seed, controller)
+    worlds.run(early=True)
+    rows = per_class(worlds.arrays, 0, scenario)
+    classes = [{key: None if math.isnan(value) else value for key, value in row.items()} for row in rows]
+    return Outcome(measure(worlds.arrays, 0, scenario).row(), classes)
+
+
+def run_all(
+    scenario: Scenario,
+    controllers: Sequence[Controller],
+    seeds: Sequence[int],
+    pool: Pool | None = None,
+    bar: Bar | None = None,
+) -> list[list[Outcome]]:
+    """Outcomes of every controller (outer) in every world (inner), run on all cores or in a pool; `bar` counts worlds."""
+    trace, counted = load_trace(scenario), bar or NoBar()
+    jobs = [(scenario, controller, seed, trace) for controller in controllers for seed in seeds]
+    outcomes = []
+    for outcome in (pool or Threads()).map(run_world, jobs):
+        outcomes.append(outcome)
+        counted.update()
+    return [outcomes[first : first + len(seeds)] for first in range(0, len(jobs), len(seeds))]
+
+
+def goodput(outcomes: Sequence[Outcome]) -> list[float]:
+    """Goodput of every world, tokens/s."""
+    return [outcome.metrics["goodput_tokens_per_s"] for outcome in outcomes]
