@@ -61,7 +61,7 @@ from agents.training.learners import (
 from agents.training.learning_plot import draw
 from agents.training.seeds import LAST_SEED, refuse_seeds, train_seeds
 from wisp_gym.cli import Parser, add_log_folder, progress, run, whole
-from wisp_gym.envs.sb3 import ARGUMENTS, check_argument, env_kwargs
+from wisp_gym.envs.arguments import ARGUMENTS, check_argument, env_kwargs
 from wisp_gym.errors import InputError, did_you_mean
 from wisp_gym.evaluation import evaluate
 from wisp_gym.evaluation.comparison_tables import show
