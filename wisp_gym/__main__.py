@@ -7,6 +7,16 @@ from collections.abc import Sequence
 
 from wisp_gym.cli import Commands
 
+BENCHMARKS = Commands(
+    "wisp-gym benchmark",
+    "How fast this machine is.",
+    {
+        "engine": ("wisp_gym.evaluation.speed", "worlds and environments"),
+        "serving": ("wisp_gym.serving.speed", "decisions of exported policies, one by one"),
+    },
+    default="engine",
+    extras={"serving": "serve"},
+)
 COMMANDS = Commands(
     "wisp-gym",
     "Controllers for edge-cloud speculative decoding: compared, exported, and run on real servers.",
@@ -15,11 +25,12 @@ COMMANDS = Commands(
         "capacity": ("wisp_gym.evaluation.capacities", "how many devices a server carries under each controller"),
         "timeline": ("wisp_gym.evaluation.timeline", "draw what devices and server do"),
         "export": ("wisp_gym.serving.export.command", "a policy or a rule as one file for a server"),
-        "benchmark": ("wisp_gym.evaluation.speed", "how fast this machine runs engine, environments, decisions"),
+        "benchmark": (BENCHMARKS, "how fast this machine runs engine, environments, decisions"),
         "server": ("wisp_gym.testbed.server", "verify the drafts of many devices with a real model"),
         "device": ("wisp_gym.testbed.device", "draft with a small model, verified by a server"),
         "soak": ("wisp_gym.testbed.soak", "many devices at a server's limits, every answer checked"),
     },
+    extras={"export": "export", "server": "testbed", "device": "testbed", "soak": "testbed"},
 )
 
 

@@ -27,8 +27,9 @@ COMPILED_FOLDERS = ("contract", "rules", "engine")  # what compiled code is made
 def sources_digest() -> str:
     """Digest of all sources that compiled code is made of, and of numba's version."""
     digest = hashlib.sha256(numba.__version__.encode())
-    for path in [Path(__file__), *(p for f in COMPILED_FOLDERS for p in sorted((PACKAGE / f).rglob("*.py")))]:
-        digest.update(path.name.encode() + path.read_bytes())
+    compiled = [path for folder in COMPILED_FOLDERS for path in sorted((PACKAGE / folder).rglob("*.py"))]
+    for path in [PACKAGE / "jit.py", *compiled]:
+        digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 

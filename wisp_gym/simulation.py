@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wisp_gym.controllers.resolve import Controller, resolve
+from wisp_gym.controllers.resolve import resolve
 from wisp_gym.engine.worlds import Worlds, load_trace
 from wisp_gym.evaluation.metrics import Metrics, measure
+from wisp_gym.rules.controller import Controller
 from wisp_gym.scenario import Scenario, load
 
 

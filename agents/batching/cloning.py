@@ -1,14 +1,15 @@
 """Behaviour cloning: a scorer learns to batch as the strongest rule does, before it is trained further.
 
-The teacher is `aged` with memory-aware admission and a prefill chunk that grows with the prompts that wait, as fast as is best in
-each kind of world: the learner has to tell them apart by what it sees. The teacher is asked in the states that the learner itself
-comes to (DAgger, arXiv 1011.0686), from the second round on.
+The teacher is `aged` with memory-aware admission and a prefill chunk that grows with the prompts that wait, as fast as
+is best in each kind of world: the learner has to tell them apart by what it sees. The teacher is asked in the states
+that the learner itself comes to (DAgger, arXiv 1011.0686), from the second round on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,8 +28,8 @@ class Teacher:
     """What the rule does in a state, for `wisp_gym/Batching-v0` and `Joint-v0`.
 
     Attributes:
-        rule: the batching rule. chunk_tokens, chunk_share: tokens that a batch prefills at least, and share of those that wait; of
-            the ladder the nearest. admit_share: of KV memory. price: of the ladder.
+        rule: the batching rule. chunk_tokens, chunk_share: tokens that a batch prefills at least, and share of those
+            that wait; of the ladder the nearest. admit_share: of KV memory. price: of the ladder.
     """
 
     rule: str = "aged:30"
@@ -78,11 +79,14 @@ def parts_of(observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def demonstrate(
     envs: DecisionVectorEnv, teacher: Teacher, learner: Scorer | None, steps: int, rng: np.random.Generator, keep: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Observations, masks and the teacher's actions of a share `keep` of the states with a choice that are met, by the teacher or,
+    """Observations (n, size), masks (n, actions) and the teacher's actions (n,) in states that are met.
 
-    where given, the learner.
+    Args:
+        learner: who acts; None for the teacher. steps: of all worlds.
+        keep: share that is kept of the states with a choice.
     """
-    predictor = BatchingPredictor(teacher.rule, envs.task.episodes.scenario, prices=envs.task.launches > 1)  # type: ignore[attr-defined]
+    task: Any = envs.task
+    predictor = BatchingPredictor(teacher.rule, task.episodes.scenario, prices=task.launches > 1)
     rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     observations, masks = envs.task.observations.copy(), envs.task.masks()
     for _ in range(steps):
@@ -99,9 +103,9 @@ def demonstrate(
 def compact(
     observations: np.ndarray, masks: np.ndarray, actions: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The same decisions with PLACES places: those that hold a request which lacks context first, the others being no matter.
+    """The same decisions (of `demonstrate`) with PLACES places, requests that lack context first.
 
-    Decisions with more of them are left out.
+    The other requests are no matter; decisions with more such requests are left out.
     """
     g, requests = parts_of(observations)
     n, visible = requests.shape[:2]
@@ -128,15 +132,20 @@ def greedy(scorer: Scorer, observations: np.ndarray, masks: np.ndarray) -> np.nd
 
 
 def loss_of(scorer: Scorer, rows: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """Mean of −log of the probability of the teacher's action among the valid ones."""
+    """Mean of −log of the probability of the teacher's action among the valid ones; rows as of `demonstrate`."""
     observations, masks, targets = rows
     return torch.nn.functional.cross_entropy(scorer(observations).masked_fill(masks == 0, FORBIDDEN), targets)
 
 
 def fit(
-    scorer: Scorer, optimizer: torch.optim.Optimizer, columns: list[torch.Tensor], epochs: int, falling: bool, rng: np.random.Generator
+    scorer: Scorer, optimizer: torch.optim.Optimizer, columns: list[torch.Tensor], epochs: int, falling: bool,
+    rng: np.random.Generator,
 ) -> float:  # fmt: skip
-    """So many passes over all decisions, with a learning rate that falls to 0 if asked; the loss of the last pass."""
+    """So many passes over all decisions (columns as of `demonstrate`); the mean loss of the last one.
+
+    Args:
+        falling: whether the learning rate falls to 0.
+    """
     total = 0.0
     for epoch in range(epochs):
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1.0 - epoch / epochs if falling else 1.0)
@@ -151,10 +160,11 @@ def fit(
 
 
 def clone(
-    scorer: Scorer, worlds: Sequence[DecisionVectorEnv], teachers: Sequence[Teacher], seed: int, rounds: int = 4, steps: int = 1200,
-    keep: float = 1.0, epochs: int = 8, last_epochs: int = 20, say: Callable[[str], None] = lambda text: None,
+    scorer: Scorer, worlds: Sequence[DecisionVectorEnv], teachers: Sequence[Teacher], seed: int, rounds: int = 4,
+    steps: int = 1200, keep: float = 1.0, epochs: int = 8, last_epochs: int = 20,
+    say: Callable[[str], None] = lambda text: None,
 ) -> None:  # fmt: skip
-    """Train the scorer on each world's teacher: `rounds` times collect and fit on all that was collected, the last time for longer."""
+    """Train the scorer on each world's teacher: `rounds` times collect and fit on all so far, the last time longer."""
     rng = np.random.default_rng(seed)
     for envs in worlds:
         envs.reset(seed=seed)

@@ -3,8 +3,8 @@
 A batch takes several decisions in no time, and then a tenth of a second passes: per step, a discount would punish large
 batches. Here a step that lasts dt seconds is discounted by exp(−dt/horizon) and its advantage traced by exp(−dt/trace).
 
-The policy starts from a good one, the critic from nothing: at first the critic learns alone. In place of the entropy stands
-−KL(start ‖ policy), so that `ent_coef` is the price of leaving the policy that it started from.
+The policy starts from a good one, the critic from nothing: at first the critic learns alone. In place of the entropy
+stands −KL(start ‖ policy), so that `ent_coef` is the price of leaving the policy that it started from.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def make_ppo(envs: MixedVecEnv, scorer: Scorer, seed: int, n_steps: int, learnin
 def refine(
     model: BatchingPPO, warmup: int, decisions: int, rounds: int, consider: Callable[[int, Scorer], None]
 ) -> None:
-    """Let the critic learn for `warmup` decisions with the policy as it is, then both; `consider` each of `rounds` policies."""
+    """Let the critic learn alone for `warmup` decisions, then both; `consider` each of `rounds` policies."""
     policy = model.policy
     if warmup:
         policy.scorer.requires_grad_(False)

@@ -1,6 +1,7 @@
 """The scorer of waiting requests in torch, as a policy of sb3-contrib's MaskablePPO, and its copy for the engine.
 
-The formulas are those of `wisp_gym.rules.scorer`. The critic has the same form with weights of its own and is not exported.
+The formulas are those of `wisp_gym.rules.scorer`. The critic has the same form with weights of its own and is not
+exported.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ class Critic(nn.Module):
 
 
 def divergence(anchor: torch.Tensor, scores: torch.Tensor, masks: torch.Tensor | None) -> torch.Tensor:
-    """(B,) KL divergence of the anchor's actions from the policy's, over the valid ones; both scores are (B, actions)."""
+    """(B,) KL divergence of the anchor's actions from the policy's, over the valid ones; scores are (B, actions)."""
     invalid = torch.zeros_like(scores, dtype=torch.bool) if masks is None else masks == 0
     p, q = (s.masked_fill(invalid, FORBIDDEN).log_softmax(1) for s in (anchor, scores))
     return (p.exp() * (p - q)).sum(1)
@@ -118,15 +119,16 @@ class ScorerActorCritic(MaskableActorCriticPolicy):
     anchor: Scorer | None  # where the policy started from
 
     def __init__(
-        self, observation_space: gym.spaces.Box, action_space: gym.spaces.Discrete, lr_schedule: Callable[[float], float], **kwargs: Any
+        self, observation_space: gym.spaces.Box, action_space: gym.spaces.Discrete,
+        lr_schedule: Callable[[float], float], **kwargs: Any,
     ):  # fmt: skip
         kwargs["net_arch"] = []
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def _build(self, lr_schedule: Callable[[float], float]) -> None:
         """Scorer, critic and optimiser, in place of the perceptrons."""
-        visible = (self.observation_space.shape[0] - server.SIZE) // request.SIZE  # type: ignore[index]
-        launches = int(self.action_space.n) - visible - 1 - shape_for("batching", *WIDTHS).chunks  # type: ignore[attr-defined]
+        size, actions = self.observation_space.shape[0], int(self.action_space.n)  # type: ignore[index, attr-defined]
+        launches = actions - (size - server.SIZE) // request.SIZE - 1 - shape_for("batching", *WIDTHS).chunks
         self.scorer = Scorer(next(name for name, n in DECISIONS.items() if n == launches))
         self.critic, self.anchor = Critic(), None
         groups = [
@@ -158,7 +160,7 @@ class ScorerActorCritic(MaskableActorCriticPolicy):
     def evaluate_actions(
         self, obs: torch.Tensor, actions: torch.Tensor, action_masks: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Values, log probabilities and, in place of the entropy, −KL(anchor ‖ policy): a price on leaving the anchor."""
+        """Values, log probabilities and, in place of the entropy, −KL(anchor ‖ policy): a price on leaving it."""
         distribution = self.distribution(obs, action_masks)
         values, log_probabilities = self.critic(obs), distribution.log_prob(actions)
         if self.anchor is None:

@@ -1,7 +1,8 @@
 """Evolution strategies on a scorer's weights, in worlds that the engine runs to their end.
 
-What a batch takes in now shows in memory and queues tens of seconds and thousands of decisions later; whole worlds tell that,
-and the engine runs them at full speed. OpenAI-ES (arXiv 1703.03864): antithetic pairs in common worlds, ranks, one step.
+What a batch takes in now shows in memory and queues tens of seconds and thousands of decisions later; whole worlds tell
+that, and the engine runs them at full speed. OpenAI-ES (arXiv 1703.03864): antithetic pairs in common worlds, ranks,
+one step.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from wisp_gym.contract.ladders import PRICES
-from wisp_gym.controllers.resolve import Controller, resolve
+from wisp_gym.controllers.resolve import resolve
 from wisp_gym.controllers.scorer_policy import ScorerPolicy, make_scorer
 from wisp_gym.engine.worlds import Worlds
 from wisp_gym.evaluation.metrics import Metrics, measure
+from wisp_gym.rules.batching import LEARNED
+from wisp_gym.rules.controller import Controller
 from wisp_gym.scenario import Scenario
 
 PRICE_SHARPNESS = 0.2  # of prices' scores: the next one in the ladder comes so far behind
@@ -43,7 +46,8 @@ class Arena:
     """
 
     def __init__(
-        self, cells: Sequence[Cell], speculation: str, worlds: int, threads: int | None = None, admit_share: float = 0.95
+        self, cells: Sequence[Cell], speculation: str, worlds: int, threads: int | None = None,
+        admit_share: float = 0.95,
     ):  # fmt: skip
         self.cells, self.speculation, self.each, self.admit_share = list(cells), speculation, worlds, admit_share
         room = max(cell.devices for cell in self.cells)
@@ -77,13 +81,11 @@ class Arena:
 
 def learned(controller: Controller, policy: ScorerPolicy) -> Controller:
     """A controller whose batching half is a policy."""
-    from wisp_gym.rules.batching import LEARNED
-
     return replace(controller, batching=LEARNED, batching_parameters=(), scorer=policy.weights)
 
 
 def calibrated(cells: Sequence[Cell], speculation: str, rule: str, seeds: Sequence[int], allowed: float) -> list[Cell]:
-    """The cells with a rule's goodput as their unit, and its share of starved devices, or `allowed`, as what may starve."""
+    """The cells with a rule's goodput as their unit; its share of starved devices, or `allowed`, may starve."""
     outcomes = Arena(cells, speculation, len(seeds)).run(rule, seeds)
     return [
         replace(
@@ -95,12 +97,12 @@ def calibrated(cells: Sequence[Cell], speculation: str, rule: str, seeds: Sequen
 
 
 def flat(policy: ScorerPolicy) -> np.ndarray:
-    """All weights of a policy."""
+    """(weights,) float64: all weights of a policy."""
     return np.concatenate([part.ravel() for layer in policy.layers for part in layer]).astype(np.float64)
 
 
 def shaped(policy: ScorerPolicy, values: np.ndarray) -> ScorerPolicy:
-    """A policy of the same form with these weights."""
+    """A policy of the same form with these (weights,)."""
     layers, place = [], 0
     for w, b in policy.layers:
         parts = []
@@ -114,8 +116,9 @@ def shaped(policy: ScorerPolicy, values: np.ndarray) -> ScorerPolicy:
 def perturbation(policy: ScorerPolicy, rng: np.random.Generator) -> np.ndarray:
     """(weights,) one direction to try; embeddings and context stay as they are.
 
-    Of a batching policy each weight of the last layers moves for itself, by the size of its layer's weights. Of a joint one the price
-    alone: with scores `−s·(j − t)²` of price j, the wanted price t moves, in steps of the ladder, linearly with the context.
+    Of a batching policy each weight of the last layers moves for itself, by the size of its layer's weights. Of a joint
+    one the price alone: with scores `−s·(j − t)²` of price j, the wanted price t moves, in steps of the ladder,
+    linearly with the context.
     """
     parts = [np.zeros(part.shape) for layer in policy.layers for part in layer]
     if policy.decision == "joint":
@@ -133,8 +136,8 @@ def perturbation(policy: ScorerPolicy, rng: np.random.Generator) -> np.ndarray:
 
 
 def evolve(
-    start: ScorerPolicy, arena: Arena, seed: int, generations: int = 30, pairs: int = 6, sigma: float = 0.1, step: float = 0.3,
-    say: Callable[[str], None] = lambda text: None,
+    start: ScorerPolicy, arena: Arena, seed: int, generations: int = 30, pairs: int = 6, sigma: float = 0.1,
+    step: float = 0.3, say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[ScorerPolicy]:  # fmt: skip
     """The policy after each of so many steps of evolution strategies.
 

@@ -31,13 +31,15 @@ from wisp_gym.cli import (
     whole,
     write_rows,
 )
-from wisp_gym.controllers.resolve import Controller, resolve
+from wisp_gym.controllers.resolve import resolve
+from wisp_gym.engine.feasibility import warnings
 from wisp_gym.evaluation.arguments import EPILOG, add_comparison
 from wisp_gym.evaluation.comparison_tables import slo_words
 from wisp_gym.evaluation.outcomes import Outcome, Row, chosen_controllers, chosen_scenario, run_all
 from wisp_gym.evaluation.statistics import bootstrap_interval, mean
+from wisp_gym.rules.controller import Controller
 from wisp_gym.rules.speculation import ORACLE, PERFECT
-from wisp_gym.scenario import Scenario, warnings
+from wisp_gym.scenario import Scenario
 
 PROGRAM = "python -m agents.bounds"
 DEFAULT_SEEDS = 10

@@ -23,7 +23,7 @@ import numpy as np
 
 from agents.sim2real.server import BatchRow, Served, batch_row, read_batches, write_settings
 from wisp_gym.engine import draws
-from wisp_gym.testbed.client import Device, Request
+from wisp_gym.testbed.client import Device, DeviceSettings, Request
 from wisp_gym.testbed.connection import Link, open_channel
 from wisp_gym.testbed.controlling import Controller
 from wisp_gym.testbed.draft import Drafted, DraftModel
@@ -203,7 +203,7 @@ class ServerProcess:
 
 
 def answer_of(seed: int, device: int, request: int, answers: int) -> int:
-    """Which recorded answer the engine gives to a request of a device in the world of a seed (`engine.recorded.begin_walk`)."""
+    """Which recorded answer the engine gives to a request of a device in the world of a seed (`engine.trace_source.begin_walk`)."""
     return int(first_draw(seed, draws.ANSWER, device, request) * answers)
 
 
@@ -262,10 +262,8 @@ class Running:
         channel = open_channel(self.address, None, 16 << 20)
         rng, delays = random.Random(fleet.seed * 1_000_003 + place), Delays()
         watched = Watched(self.inner[place], place, out.rounds, out.end_s, delays)
-        device = Device(
-            lambda: ShapedLink(channel, fleet.shape, rng, delays), self.drafts[place], watched, self.digest, fleet.max_draft_tokens,
-            reply_timeout_s=60.0,
-        )  # fmt: skip
+        settings = DeviceSettings(self.digest, fleet.max_draft_tokens, reply_timeout_s=60.0)
+        device = Device(lambda: ShapedLink(channel, fleet.shape, rng, delays), self.drafts[place], watched, settings)
         speed, ttft_s = fleet.slo[place]
         time.sleep(max(self.start_s + start_of(fleet.seed, place, fleet.start_window_s) - time.monotonic(), 0.0))
         try:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from agents.sim2real.compare import BESIDE, COMPARED, TOLERANCE, Cell, Order, Result, cells, orders
 from agents.sim2real.profile import Measured, row_of
 from wisp_gym.files import write_bytes, write_json, write_text
-from wisp_gym.serving.machine import machine
+from wisp_gym.machine import machine
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MARKERS = "osD^v<>p"
@@ -168,7 +168,7 @@ def write_report(
 ) -> None:
     """report.md, report.html, cells.png and results.json in the run's folder."""
     found, ranked = cells(results), orders(results)
-    about = ", ".join(f"{name} {value}" for name, value in machine().items())
+    about = ", ".join(f"{name} {value}" for name, value in machine("numpy", "onnxruntime").items())
     setting = (
         f"{given.repeats} runs of {given.seconds} s each, after {given.warmup_seconds} s, closed loop: a device has its next prompt at once. "
         f"Draft tokens paced to {given.draft_token_ms:g} ms, delays shaped to {given.one_way_ms:g} ms. Engine: the first {given.repeats} seeds "

@@ -26,8 +26,9 @@ from wisp_gym.errors import InputError
 from wisp_gym.files import write_text
 
 if TYPE_CHECKING:  # torch takes seconds to import
-    from wisp_gym.testbed.scheduling import VerificationTime, WaitingRound
-    from wisp_gym.testbed.torch_engine.target import Job
+    from wisp_gym.serving import Batch, Request, Scheduler
+    from wisp_gym.testbed.engine import Job
+    from wisp_gym.testbed.service import Server
 
 FCFS = "fcfs"
 
@@ -56,7 +57,7 @@ class Served:
 
 
 class MemberRow(NamedTuple):
-    """A member of a batch, as the testbed's `WaitingRound` has it."""
+    """A member of a batch."""
 
     arrived_s: float
     new_tokens: int
@@ -85,39 +86,44 @@ def batch_row(row: Sequence[Any]) -> BatchRow:
     return BatchRow(row[0], row[1], row[2], row[3], [MemberRow(*member) for member in row[4]])
 
 
-class Timed:
-    """A target that notes how long its last pass took, and now and then the yardstick after it."""
+def noting(target: Any, kv_tokens: int) -> Any:
+    """An engine in torch that notes how long its last pass took (`pass_s`), and now and then the yardstick after it."""
+    from wisp_gym.testbed.torch_engine.engine import TorchEngine
 
-    def __init__(self, target: Any) -> None:
-        self.target, self.yardstick = target, Yardstick(target.model)
-        self.pass_s = self.yardstick_s = 0.0
-        self.vocabulary, self.max_tokens, self.end_tokens = target.vocabulary, target.max_tokens, target.end_tokens
+    class Timed(TorchEngine):
+        pass_s = yardstick_s = 0.0
+        yardstick = Yardstick(target.model)
 
-    def verify(self, jobs: Sequence[Job]) -> list[list[int]]:
-        """The tokens that each round commits."""
-        begun_s = time.perf_counter()
-        committed: list[list[int]] = self.target.verify(jobs)
-        self.pass_s = time.perf_counter() - begun_s
-        self.yardstick_s = self.yardstick.seconds()
-        return committed
+        def verify(self, jobs: Sequence[Job]) -> list[list[int]]:
+            begun_s = time.perf_counter()
+            committed = super().verify(jobs)
+            self.pass_s = time.perf_counter() - begun_s
+            self.yardstick_s = self.yardstick.seconds()
+            return committed
+
+    return Timed(target, kv_tokens)
 
 
-class Noted:
-    """Predicts by another, and keeps what is observed."""
+def note_batches(scheduler: Scheduler, engine: Any) -> list[BatchRow]:
+    """The rows of all batches that a scheduler will hear of, as they end."""
+    rows: list[BatchRow] = []
+    queue: list[Request] = []
+    compose, finished = scheduler.compose, scheduler.finished
 
-    def __init__(self, inner: VerificationTime, target: Timed) -> None:
-        self.inner, self.target = inner, target
-        self.rows: list[BatchRow] = []
+    def composing(requests: Sequence[Request], now_s: float, kv_used_tokens: int = 0) -> Batch:
+        queue[:] = requests
+        return compose(requests, now_s, kv_used_tokens)
 
-    def predict_s(self, rounds: Sequence[WaitingRound]) -> float:
-        """Seconds of a batch of these rounds."""
-        return self.inner.predict_s(rounds)
+    def ended(batch: Batch, seconds: float, committed_tokens: int = 0) -> bool:
+        members = [
+            MemberRow(r.arrived_s, new, r.cached_tokens, r.draft_tokens, not r.committed_tokens)
+            for r, new in zip([queue[place] for place in batch.members], batch.new_tokens, strict=True)
+        ]
+        rows.append(BatchRow(time.monotonic(), seconds, engine.pass_s, engine.yardstick_s, members))
+        return finished(batch, seconds, committed_tokens)
 
-    def observe(self, rounds: Sequence[WaitingRound], seconds: float) -> None:
-        """A batch has ended just now."""
-        members = [MemberRow(r.arrived_s, r.new_tokens, r.cached_tokens, r.drafted_tokens, r.prompt) for r in rounds]
-        self.rows.append(BatchRow(time.monotonic(), seconds, self.target.pass_s, self.target.yardstick_s, members))
-        self.inner.observe(rounds, seconds)
+    scheduler.compose, scheduler.finished = composing, ended  # type: ignore[method-assign]
+    return rows
 
 
 def deepened(model: Any, layers: int, intermediate: int) -> Any:
@@ -158,25 +164,21 @@ def deepened(model: Any, layers: int, intermediate: int) -> Any:
     return model
 
 
-def build(given: Served) -> tuple[Any, Noted]:
+def build(given: Served) -> tuple[Server, list[BatchRow]]:
     """The server and its notes."""
-    from wisp_gym.serving import load_bundle
-    from wisp_gym.testbed.scheduling import BundleScheduler, LearnedTime
-    from wisp_gym.testbed.service import Server
+    from wisp_gym.testbed.scheduling import find_bundle, make_scheduler
+    from wisp_gym.testbed.service import Server, ServerSettings
     from wisp_gym.testbed.settings import Limits
     from wisp_gym.testbed.torch_engine.models import load_model, load_tokenizer, tokenizer_digest
-    from wisp_gym.testbed.torch_engine.target import Target, first_coefficients
+    from wisp_gym.testbed.torch_engine.target import Target
 
-    model = load_model(given.target, "--target", given.device, given.dtype)
-    target = Timed(Target(deepened(model, given.layers, given.intermediate) if given.layers else model))
-    digest, limits = tokenizer_digest(load_tokenizer(given.target, "--target")), Limits(**given.limits)
-    first = given.coefficients or first_coefficients(target.target)
-    if given.scheduler == FCFS:
-        noted = Noted(LearnedTime(first), target)
-        return Server(target, digest, limits, verification_time=noted), noted
-    scheduler = BundleScheduler(load_bundle(given.scheduler), first, limits)
-    noted = Noted(scheduler, target)
-    return Server(target, digest, limits, None, scheduler, noted), noted
+    model, limits = load_model(given.target, "--target", given.device, given.dtype), Limits(**given.limits)
+    target = Target(deepened(model, given.layers, given.intermediate) if given.layers else model)
+    engine = noting(target, limits.kv_tokens)
+    scheduler = make_scheduler(find_bundle(given.scheduler), engine, limits, given.coefficients)
+    rows = note_batches(scheduler, engine)
+    digest = tokenizer_digest(load_tokenizer(given.target, "--target"))
+    return Server(engine, digest, scheduler, ServerSettings(limits)), rows
 
 
 def write_settings(path: Path, given: Served) -> None:
@@ -196,9 +198,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from wisp_gym.testbed.server import serve
 
     torch.set_num_threads(len(given.cores))
-    server, noted = build(given)
-    asyncio.run(serve(server, argparse.Namespace(listen=("127.0.0.1", 0), metrics=None, grace_s=0.0), None))
-    write_text(given.batches, "".join(json.dumps(row) + "\n" for row in noted.rows))
+    server, rows = build(given)
+    asyncio.run(serve(server, ("127.0.0.1", 0)))
+    write_text(given.batches, "".join(json.dumps(row) + "\n" for row in rows))
     return 0
 
 

@@ -27,11 +27,11 @@ from agents.study.tables import show
 from agents.study.tuning import Tuned
 from wisp_gym.cli import Parser, output_file, run, write_rows
 from wisp_gym.controllers.resolve import resolve
+from wisp_gym.engine.feasibility import warnings
 from wisp_gym.engine.worlds import load_trace
 from wisp_gym.errors import InputError
 from wisp_gym.evaluation.arguments import EPILOG, controller_names
 from wisp_gym.files import write_text
-from wisp_gym.scenario import warnings
 
 PROGRAM = "python -m agents.study"
 DEFAULT_SUITE = "quick"

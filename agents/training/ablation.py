@@ -1,30 +1,28 @@
-"""What a learned speculation policy owes to what: training without one thing at a time, and a rule tuned with the same budget.
+"""What a learned policy owes to what: training without one thing at a time, and a rule tuned with the same budget.
 
     python -m agents.training ablation --seeds 3 --out runs/ablation
 
-Every variant is trained as `python train.py` trains by default, on the calibrated study, and meets the same held-out worlds at three
-loads. The last variant trains no network: the cross-entropy method searches the four settings of the boundary-aligned price stop with as
-many decisions of the engine. Files: ablation.json, ablation.txt, and each variant's policies.
+Every variant is trained as `python train.py` trains by default, on the calibrated study, and meets the same held-out
+worlds at three loads. The last variant trains no network: the cross-entropy method searches the four settings of the
+boundary-aligned price stop with as many decisions of the engine. Files: ablation.json, ablation.txt, and each variant's
+policies.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from agents.training.learners import DECISIONS, default_settings, make_env, make_model, standardise
+from agents.training.arguments import flag, parse
+from agents.training.learners import make_env, make_model
 from agents.training.networks import engine_policy
-from wisp_gym.cli import Parser, aligned, run, whole
+from agents.training.settings import ALGORITHMS, new_settings
+from wisp_gym.cli import Bar, aligned, progress, whole
 from wisp_gym.controllers.catalogue import SPECULATION
 from wisp_gym.controllers.policy import save_policy
 from wisp_gym.controllers.resolve import resolve
@@ -43,18 +41,30 @@ REFERENCE = "wisp+fcfs"
 TEST_SEEDS = range(1_000_000, 1_000_000 + 20)
 TRAINING_SEED = 4_000_000  # of the worlds in which the rule is tuned, the first of them
 
-# Entries of the observation (docs/guide/environments.md) that tell when a message would meet the server, and what the draft model says.
+# Entries of the observation (docs/guide/environments.md) that tell when a message would meet the server, and what the
+# draft model says.
 BOUNDARY = ["boundary_left", "draftable_tokens", "boundaries_missed", "server_busy", "info_age"]
 STATISTICS = [
-    "survival", "accept_probability", "confidence", "entropy", "margin", "logit_spread", "expected_tokens", "adapted_survival",
+    "survival", "accept_probability", "confidence", "entropy", "margin", "logit_spread", "expected_tokens",
+    "adapted_survival",
 ]  # fmt: skip
 SELFISH = {"on_time": 0.3, "externality": 0.0}
-VARIANTS: dict[str, dict[str, Any]] = {
-    "as trained by default": {},
-    "without boundary entries": {"hidden": BOUNDARY},
-    "without draft statistics": {"hidden": STATISTICS},
-    "selfish reward": {"fleet": {"weights": SELFISH}},
-    "one load, no randomisation": {"fleet": {"randomise": {"devices": [64, 64]}}},
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What differs from the default: entries hidden from the network by name, and fields of FleetSettings."""
+
+    hidden: list[str] = field(default_factory=list)
+    fleet: dict[str, Any] = field(default_factory=dict)
+
+
+VARIANTS = {
+    "as trained by default": Variant(),
+    "without boundary entries": Variant(hidden=BOUNDARY),
+    "without draft statistics": Variant(hidden=STATISTICS),
+    "selfish reward": Variant(fleet={"weights": SELFISH}),
+    "one load, no randomisation": Variant(fleet={"randomise": {"devices": [64, 64]}}),
 }
 RULE = "aligned rule, CEM with the same budget"
 POPULATION, ELITE = 12, 4
@@ -65,15 +75,13 @@ def test_scenarios() -> list[Scenario]:
     return [with_(load(SCENARIO), n_devices=n, horizon=HORIZON) for n in LOADS]
 
 
-def train_variant(changes: dict[str, Any], seed: int, decisions: int, path: Path, bar: tqdm[Any]) -> str:
-    """Train one variant and save its policy; returns the controller's name."""
-    settings = default_settings(seed, decisions, **changes.get("fleet", {}))
-    settings["env_kwargs"]["scenario"] = SCENARIO
-    settings["hidden"] = changes.get("hidden", [])
-    env = make_env(settings)
-    model = make_model(settings, env, "cpu")
-    standardise(model, env, seed)
-    model.learn(decisions, callback=lambda *_: bar.update(settings["hyperparameters"]["decisions"]) is None)
+def train_variant(variant: Variant, seed: int, decisions: int, path: Path, bar: Bar) -> str:
+    """Train one variant and save its policy at `path`; returns the controller's name. `bar` counts decisions."""
+    env_kwargs = {"scenario": SCENARIO}
+    base = new_settings(n_timesteps=decisions, seed=seed, env_kwargs=env_kwargs, fleet=variant.fleet)
+    settings = replace(base, hidden=variant.hidden)
+    model = make_model(settings, make_env(settings))
+    model.learn(decisions, callback=lambda *_: bar.update(settings.hyperparameters["decisions"]) is None)
     save_policy(engine_policy(model.policy, "token"), path)
     return f"{path}+fcfs"
 
@@ -102,23 +110,14 @@ def tune_rule(seed: int, decisions: int) -> str:
     ranges = [setting.tune for setting in SPECULATION["aligned"].settings if setting.tune]
     low, high = np.array(ranges).T
     rng = np.random.default_rng(seed)
-    mean, std = (low + high) / 2.0, (high - low) / 3.0
-    left, world, best = decisions, TRAINING_SEED + 1000 * seed, mean
+    mean, std, left, world = (low + high) / 2.0, (high - low) / 3.0, decisions, TRAINING_SEED + 1000 * seed
     while left > 0:
         tried = np.clip(rng.normal(mean, std, (POPULATION, len(low))), low, high)
-        scores = []
-        for values in tried:
-            score, used = training_goodput(rule_name(values), world)
-            scores.append(score)
-            left -= used
+        scores, used = zip(*(training_goodput(rule_name(values), world) for values in tried), strict=True)
         elite = tried[np.argsort(scores)[-ELITE:]]
-        mean, std, best, world = (
-            elite.mean(axis=0),
-            elite.std(axis=0) + 0.02 * (high - low),
-            elite.mean(axis=0),
-            world + 1,
-        )
-    return rule_name(best)
+        mean, std = elite.mean(axis=0), elite.std(axis=0) + 0.02 * (high - low)
+        left, world = left - sum(used), world + 1
+    return rule_name(mean)
 
 
 def rule_name(values: np.ndarray) -> str:
@@ -129,13 +128,12 @@ def rule_name(values: np.ndarray) -> str:
 # --- the table -------------------------------------------------------------------------------------------------------
 
 
-def gains(names: Sequence[str], bar: tqdm[Any]) -> np.ndarray:
+def gains(names: Sequence[str], bar: Bar) -> np.ndarray:
     """(names, loads, worlds) goodput over that of the reference in the same world."""
     result = []
     for scenario in test_scenarios():
         controllers = [resolve(name, scenario) for name in (*names, REFERENCE)]
-        outcomes = run_all(scenario, controllers, TEST_SEEDS, bar=bar)
-        each = np.array([goodput(own) for own in outcomes])
+        each = np.array([goodput(own) for own in run_all(scenario, controllers, TEST_SEEDS, bar=bar)])
         result.append(each[:-1] / each[-1])
     return np.stack(result, axis=1)
 
@@ -148,11 +146,8 @@ def row(variant: str, each: np.ndarray) -> dict[str, Any]:
         low, high = bootstrap_interval(list(worlds))
         found[f"gain_{n}_percent"], found[f"gain_{n}_low"], found[f"gain_{n}_high"] = float(worlds.mean()), low, high
     by_seed = 100.0 * (each.mean(axis=(1, 2)) - 1.0)
-    return found | {
-        "gain_percent": float(by_seed.mean()),
-        "seed_low": float(by_seed.min()),
-        "seed_high": float(by_seed.max()),
-    }
+    of_seeds = {"gain_percent": by_seed.mean(), "seed_low": by_seed.min(), "seed_high": by_seed.max()}
+    return found | {name: float(value) for name, value in of_seeds.items()}
 
 
 def show(rows: Sequence[dict[str, Any]]) -> str:
@@ -174,50 +169,46 @@ def show(rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Arguments:
     """The flags."""
-    parser = Parser(prog=PROGRAM, description=__doc__)
-    add = parser.add_argument
-    add("--seeds", type=whole(1, 100), default=3, metavar="N", help="training seeds of each variant (default 3)")
-    add(
-        "-n",
-        "--n-timesteps",
-        type=whole(1, 10**9),
-        default=DECISIONS["fleet"],
-        metavar="N",
-        help="decisions of each training",
+
+    seeds: int = flag(3, "training seeds of each variant", of=whole(1, 100), metavar="N")
+    n_timesteps: int = flag(
+        ALGORITHMS["fleet"].n_timesteps, "decisions of each training", "-n", of=whole(1, 10**9), metavar="N"
     )
-    add("--out", type=Path, default=Path("runs/ablation"), metavar="DIR", help="new folder (default runs/ablation)")
-    return parser.parse_args(arguments)
+    out: Path = flag(Path("runs/ablation"), "new folder", metavar="DIR")
+
+
+def contestants(seeds: int, decisions: int, out: Path) -> dict[str, list[str]]:
+    """Train every variant with every seed, and tune the rule; variant → its controllers' names."""
+    names: dict[str, list[str]] = {}
+    total = (len(VARIANTS) + 1) * seeds * decisions
+    with progress(total, " decisions", unit_scale=True) as bar:
+        for k, (name, variant) in enumerate(VARIANTS.items()):
+            paths = [out / f"variant-{k}-seed-{seed}.json" for seed in range(seeds)]
+            names[name] = [train_variant(variant, seed, decisions, path, bar) for seed, path in enumerate(paths)]
+        names[RULE] = [tune_rule(seed, decisions) for seed in range(seeds)]
+    return names
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train every variant, test all, print."""
-    given = parse(arguments)
+    args, _ = parse(Arguments, PROGRAM, __doc__, arguments)
     torch.set_num_threads(1)
     try:
-        given.out.mkdir(parents=True)
+        args.out.mkdir(parents=True)
     except OSError as error:
-        raise InputError(
-            f"argument --out: cannot make '{given.out}': {error.strerror}; allowed is a new folder"
-        ) from None
-    names: dict[str, list[str]] = {}
-    total = (len(VARIANTS) + 1) * given.seeds * given.n_timesteps
-    with tqdm(total=total, unit=" decisions", unit_scale=True, disable=None, leave=False) as bar:
-        for k, (variant, changes) in enumerate(VARIANTS.items()):
-            paths = [given.out / f"variant-{k}-seed-{seed}.json" for seed in range(given.seeds)]
-            names[variant] = [
-                train_variant(changes, seed, given.n_timesteps, path, bar) for seed, path in enumerate(paths)
-            ]
-        names[RULE] = [tune_rule(seed, given.n_timesteps) for seed in range(given.seeds)]
+        words = f"argument --out: cannot make '{args.out}': {error.strerror}; allowed is a new folder"
+        raise InputError(words) from None
+    names = contestants(args.seeds, args.n_timesteps, args.out)
     flat = [name for each in names.values() for name in each]
-    with tqdm(total=len(LOADS) * (len(flat) + 1) * len(TEST_SEEDS), unit=" worlds", disable=None, leave=False) as bar:
-        each = gains(flat, bar).reshape(len(names), given.seeds, len(LOADS), len(TEST_SEEDS))
+    with progress(len(LOADS) * (len(flat) + 1) * len(TEST_SEEDS), " worlds") as bar:
+        each = gains(flat, bar).reshape(len(names), args.seeds, len(LOADS), len(TEST_SEEDS))
     rows = [row(variant, found) for variant, found in zip(names, each, strict=True)]
-    write_json(given.out / "ablation.json", [r | {"controllers": names[r["variant"]]} for r in rows])
-    write_text(given.out / "ablation.txt", show(rows) + "\n")
+    write_json(args.out / "ablation.json", [r | {"controllers": names[r["variant"]]} for r in rows])
+    write_text(args.out / "ablation.txt", show(rows) + "\n")
     print(show(rows))
-
-
-if __name__ == "__main__":
-    sys.exit(run(main, PROGRAM))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -53,17 +52,18 @@ class StopRequest:
 class Validate(BaseCallback):
     """Every `every` decisions: score the policy on validation worlds, keep the best, write a checkpoint.
 
-    The score is the mean goodput when every device follows the policy. Files: `validation.csv`, `policy.json` (best so far),
-    `checkpoints/*.pt`.
+    The score is the mean goodput when every device follows the policy. Files: `validation.csv`, `policy.json` (best so
+    far), `checkpoints/*.pt`.
 
     Args:
-        folder: the run's folder. scenario: of the validation worlds. batching: batching rule beside the policy.
-        seeds: of the validation worlds. every: decisions between two scores; 0 scores only before and after the training.
+        folder: the run's folder. scenario, seeds: of the validation worlds. batching: rule beside the policy.
+        every: decisions between two scores; 0 scores only before and after the training.
         decision: "token" or "length". stop: whether to stop before the next rollout, by KeyboardInterrupt.
     """
 
     def __init__(
-        self, folder: Path, scenario: Scenario, batching: str, seeds: Sequence[int], every: int, decision: str, stop: StopRequest
+        self, folder: Path, scenario: Scenario, batching: str, seeds: Sequence[int], every: int, decision: str,
+        stop: StopRequest,
     ):  # fmt: skip
         super().__init__()
         self.folder, self.scenario, self.batching = folder, scenario, batching
@@ -77,7 +77,8 @@ class Validate(BaseCallback):
 
     def current(self) -> Policy:
         """The policy as the engine runs it."""
-        return engine_policy(self.model.policy, self.decision, decisions=self.model.num_timesteps)  # type: ignore[arg-type]
+        network, decisions = self.model.policy, self.model.num_timesteps
+        return engine_policy(network, self.decision, decisions=decisions)  # type: ignore[arg-type]
 
     def score(self) -> None:
         """Score, write down, keep the best; nothing when these weights have been scored."""
@@ -95,9 +96,9 @@ class Validate(BaseCallback):
 
     def write_scores(self) -> None:
         """Write validation.csv."""
-        rows = [f"{decisions},{goodput:.4f},{drafted:.4f}\n" for decisions, goodput, drafted in self.scores]
-        header = "decisions,goodput_tokens_per_s,drafted_per_round\n"
-        write_text(self.folder / "validation.csv", header + "".join(rows))
+        rows = [f"{decisions},{goodput:.4f},{drafted:.4f}" for decisions, goodput, drafted in self.scores]
+        lines = ["decisions,goodput_tokens_per_s,drafted_per_round", *rows]
+        write_text(self.folder / "validation.csv", "\n".join(lines) + "\n")
 
     def checkpoint(self) -> None:
         """Write a checkpoint named by the number of decisions; it remembers the scores and the best policy so far."""
@@ -121,9 +122,7 @@ class Validate(BaseCallback):
         if self.every and self.model.num_timesteps - self.scored_at >= self.every:
             self.score()
             self.checkpoint()
-        if (
-            self.stop.asked
-        ):  # the checkpoint comes before the score, so that it is the one of a run that was never stopped
+        if self.stop.asked:  # the checkpoint before the score, so that it is that of a run that was never stopped
             self.checkpoint()
             raise KeyboardInterrupt
 
@@ -144,18 +143,13 @@ class Progress(BaseCallback):
 
     def _on_training_start(self) -> None:
         done = self.model.num_timesteps
-        self.bar = tqdm(
-            total=self.total, initial=done, unit=" decisions", unit_scale=True, disable=not self.shown, file=sys.stderr
-        )
+        self.bar = tqdm(total=self.total, initial=done, unit=" decisions", unit_scale=True, disable=not self.shown)
 
     def _on_step(self) -> bool:
         self.bar.update(min(self.model.num_timesteps, self.total) - self.bar.n)
         if self.validate.scores:
             self.bar.set_postfix_str(f"goodput {self.validate.scores[-1][1]:.0f} tokens/s", refresh=False)
         return True
-
-    def _on_training_end(self) -> None:
-        self.close()
 
     def close(self) -> None:
         """Leave the bar as it stands."""

@@ -18,14 +18,12 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from agents.training.fleet import Decisions
 from agents.training.fleet_ppo import FleetPPO, joined
-from wisp_gym.engine.state import World
 from wisp_gym.envs.sb3 import DecisionVecEnv
 from wisp_gym.errors import InputError
 from wisp_gym.files import write_bytes
 
 VERSION = 3
 TASK_ARRAYS = ("kinds", "observations", "outcomes", "clock_s", "device")
-STATE_FIELDS = World._fields[: World._fields.index("trace")]
 
 
 def as_tensor(array: np.ndarray) -> torch.Tensor:
@@ -38,43 +36,28 @@ def restore(array: np.ndarray, stored: torch.Tensor) -> None:
     array[...] = np.frombuffer(stored.numpy().tobytes(), dtype=array.dtype).reshape(array.shape)
 
 
-def worlds_state(env: DecisionVecEnv) -> dict[str, Any]:
-    """State of every world, of the decision makers and of their random generators."""
+def arrays_of(model: OnPolicyAlgorithm, env: DecisionVecEnv) -> dict[str, np.ndarray]:
+    """All that decides the experience to come but the generators, by name: the arrays themselves."""
+    if isinstance(model, FleetPPO) and model.fleet is not None:
+        return model.fleet.saved()
     task = env.envs.task
-    arrays = {name: as_tensor(getattr(task.episodes.arrays, name)) for name in STATE_FIELDS}
-    arrays |= {f"task_{name}": as_tensor(getattr(task, name)) for name in TASK_ARRAYS}
-    arrays |= {
-        "returns": as_tensor(env.returns),
-        "lengths": as_tensor(env.lengths),
-        "policy": as_tensor(task.episodes.worlds.policy),
-    }
-    return {"arrays": arrays, "generators": json.dumps([rng.bit_generator.state for rng in env.envs.rngs])}
+    arrays = task.episodes.arrays.own() | {f"task_{name}": getattr(task, name) for name in TASK_ARRAYS}
+    return arrays | {"returns": env.returns, "lengths": env.lengths, "policy": task.episodes.arrays.policy}
 
 
-def fleet_state(model: FleetPPO) -> dict[str, Any]:
-    """State of every world of a fleet, of their random generators, and the decisions that were left over."""
-    assert model.fleet is not None
-    arrays = {name: as_tensor(array) for name, array in model.fleet.saved().items()}
-    left = (
-        {name: torch.from_numpy(array.copy()) for name, array in joined(model.left)._asdict().items()}
-        if model.left
-        else {}
-    )
+def generators_of(model: OnPolicyAlgorithm, env: DecisionVecEnv) -> list[np.random.Generator]:
+    """The random generators of all worlds."""
+    return model.fleet.generators() if isinstance(model, FleetPPO) and model.fleet is not None else env.envs.rngs
+
+
+def worlds_state(model: OnPolicyAlgorithm, env: DecisionVecEnv) -> dict[str, Any]:
+    """State of every world and its generator, and the decisions that a fleet had left over."""
+    left = joined(model.left)._asdict() if isinstance(model, FleetPPO) and model.left else {}
     return {
-        "arrays": arrays,
-        "left": left,
-        "generators": json.dumps([rng.bit_generator.state for rng in model.fleet.generators()]),
+        "arrays": {name: as_tensor(array) for name, array in arrays_of(model, env).items()},
+        "left": {name: torch.from_numpy(array.copy()) for name, array in left.items()},
+        "generators": json.dumps([rng.bit_generator.state for rng in generators_of(model, env)]),
     }
-
-
-def load_fleet(state: dict[str, Any], model: FleetPPO) -> None:
-    """Put a fleet back."""
-    assert model.fleet is not None
-    for name, array in model.fleet.saved().items():
-        restore(array, state["arrays"][name])
-    model.left = [Decisions(**{name: part.numpy() for name, part in state["left"].items()})] if state["left"] else []
-    for rng, saved in zip(model.fleet.generators(), json.loads(state["generators"]), strict=True):
-        rng.bit_generator.state = saved
 
 
 def save_checkpoint(path: Path, model: OnPolicyAlgorithm, env: DecisionVecEnv, validation: dict[str, Any]) -> None:
@@ -83,13 +66,16 @@ def save_checkpoint(path: Path, model: OnPolicyAlgorithm, env: DecisionVecEnv, v
     Args:
         validation: scores so far and the best policy, as plain JSON values.
     """
-    legacy = np.random.get_state(legacy=False)
+    legacy: Any = np.random.get_state(legacy=False)
+    key, place = legacy["state"]["key"].tolist(), legacy["state"]["pos"]
     state = {
-        "version": VERSION, "timesteps": model.num_timesteps, "updates": model._n_updates, "policy": model.policy.state_dict(),
-        "optimizer": model.policy.optimizer.state_dict(), "torch_random": torch.get_rng_state(),
-        "numpy_random": json.dumps({**legacy, "state": {"key": legacy["state"]["key"].tolist(), "pos": legacy["state"]["pos"]}}),  # type: ignore[index, call-overload]
-        "last_observations": torch.from_numpy(np.asarray(model._last_obs)), "last_starts": torch.from_numpy(np.asarray(model._last_episode_starts)),
-        "worlds": fleet_state(model) if isinstance(model, FleetPPO) else worlds_state(env),
+        "version": VERSION, "timesteps": model.num_timesteps, "updates": model._n_updates,
+        "policy": model.policy.state_dict(), "optimizer": model.policy.optimizer.state_dict(),
+        "torch_random": torch.get_rng_state(),
+        "numpy_random": json.dumps({**legacy, "state": {"key": key, "pos": place}}),
+        "last_observations": torch.from_numpy(np.asarray(model._last_obs)),
+        "last_starts": torch.from_numpy(np.asarray(model._last_episode_starts)),
+        "worlds": worlds_state(model, env),
         "episodes": json.dumps(list(model.ep_info_buffer or [])), "validation": json.dumps(validation),
     }  # fmt: skip
     content = io.BytesIO()
@@ -124,20 +110,16 @@ def load_checkpoint(path: Path, state: dict[str, Any], model: OnPolicyAlgorithm,
     """
     try:
         load_learner(state, model)
-        if isinstance(model, FleetPPO):
-            load_fleet(state["worlds"], model)
-        else:
-            load_worlds(state["worlds"], env)
+        load_worlds(state["worlds"], model, env)
         load_generators(state)
         record = json.loads(state["validation"])
-        return {
-            "scores": [(n, goodput, drafted) for n, goodput, drafted in record["scores"]],
-            "policy": str(record["policy"]),
-        }
+        scores = [(n, goodput, drafted) for n, goodput, drafted in record["scores"]]
+        return {"scores": scores, "policy": str(record["policy"])}
     except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"argument --trained-agent: '{path}' does not fit the settings of its run ({reason}); allowed is a checkpoint of that run"
+            f"argument --trained-agent: '{path}' does not fit the settings of its run ({reason}); "
+            "allowed is a checkpoint of that run"
         ) from None
 
 
@@ -152,18 +134,14 @@ def load_learner(state: dict[str, Any], model: OnPolicyAlgorithm) -> None:
     model.ep_success_buffer = deque(maxlen=model._stats_window_size)  # SB3 makes neither of them where one exists
 
 
-def load_worlds(state: dict[str, Any], env: DecisionVecEnv) -> None:
-    """Every world, the decision makers and their random generators."""
-    task, arrays = env.envs.task, state["arrays"]
-    for name in STATE_FIELDS:
-        restore(getattr(task.episodes.arrays, name), arrays[name])
-    for name in TASK_ARRAYS:
-        restore(getattr(task, name), arrays[f"task_{name}"])
-    restore(env.returns, arrays["returns"])
-    restore(env.lengths, arrays["lengths"])
-    task.episodes.worlds.policy = np.frombuffer(arrays["policy"].numpy().tobytes(), dtype=np.float32).copy()
-    for rng, saved in zip(env.envs.rngs, json.loads(state["generators"]), strict=True):
+def load_worlds(state: dict[str, Any], model: OnPolicyAlgorithm, env: DecisionVecEnv) -> None:
+    """Every world and its generator, and the decisions that a fleet had left over."""
+    for name, array in arrays_of(model, env).items():
+        restore(array, state["arrays"][name])
+    for rng, saved in zip(generators_of(model, env), json.loads(state["generators"]), strict=True):
         rng.bit_generator.state = saved
+    if isinstance(model, FleetPPO) and state["left"]:
+        model.left = [Decisions(**{name: part.numpy() for name, part in state["left"].items()})]
     env.began = True
 
 

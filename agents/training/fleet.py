@@ -1,22 +1,23 @@
 """Experience of whole fleets: the engine runs the policy's own weights on every device and hands over all decisions.
 
 Every device of every world follows one policy (parameter sharing) whose actions are drawn at random. A decision's
-trajectory is its round: it ends when the round's reply is delivered. Rounds that are still open when enough decisions are
-recorded are kept for the next time, so that long rounds are not left out.
+trajectory is its round: it ends when the round's reply is delivered. Rounds that are still open when enough decisions
+are recorded are kept for the next time, so that long rounds are not left out.
 
-Reward of a round, in tokens (docs/guide/training.md):
+Reward of a round, in tokens (docs/guide/train.md):
 
     (1 + pressure·urgency)·(committed − ρ·(time of the round)) − (price of a draft token)·drafted − externality
 
-ρ is the device's own rate in tokens/s over its last rounds: time costs what it would have earned. The externality is the verification
-time that the round's drafts add to their batch, times the tokens per second that the server commits: what the others lose. The urgency is
-near 1 for a device that is behind its deadlines and near 0 for one that is far ahead: a round, a trajectory of its own, does not see
-that to be faster now keeps later tokens on time.
+ρ is the device's own rate in tokens/s over its last rounds: time costs what it would have earned. The externality is
+the verification time that the round's drafts add to their batch, times the tokens per second that the server commits:
+what the others lose. The urgency is near 1 for a device that is behind its deadlines and near 0 for one that is far
+ahead: a round, a trajectory of its own, does not see that to be faster now keeps later tokens on time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,12 +25,13 @@ import numpy as np
 from wisp_gym.contract.device import SLACK
 from wisp_gym.controllers.policy import Policy
 from wisp_gym.engine import state
-from wisp_gym.engine.loop import DONE, record_worlds
-from wisp_gym.engine.state import World
-from wisp_gym.envs.episodes import Episodes
+from wisp_gym.engine.loop import DONE, run_logged
+from wisp_gym.envs.episodes import Episodes, EpisodeSettings
+from wisp_gym.scenario import Scenario
 
 MEMORY_S = 20.0  # time constant of a device's own rate
 SLACK_TOKENS = 4.0  # tokens ahead of its deadlines at which urgency has fallen from 1/2 to about 1/4
+WEIGHTS = {"on_time": 0.0, "externality": 1.0, "pressure": 0.0}
 
 
 class Decisions(NamedTuple):
@@ -60,7 +62,7 @@ class Squad:
             seen=np.zeros((n, rows, episodes.arrays.observation.shape[-1]), np.float32),
             outcomes=np.zeros((n, rows), state.OUTCOME),
         )
-        episodes.template.arrays.config[0, 0]["record_decisions"] = room
+        episodes.template.arrays.config[0, 0]["log_decisions"] = room
         self.fresh, self.kinds = np.ones(n, bool), np.zeros(n, np.int64)
         self.tokens, self.seconds = np.ones((n, episodes.room)), np.ones((n, episodes.room))
         for index in range(n):
@@ -68,9 +70,8 @@ class Squad:
 
     def saved(self) -> dict[str, np.ndarray]:
         """Everything that decides the experience to come but the generators, by name; the arrays themselves."""
-        fields = World._fields[: World._fields.index("trace")]
         own = {"fresh": self.fresh, "kinds": self.kinds, "tokens": self.tokens, "seconds": self.seconds}
-        return own | {name: getattr(self.episodes.arrays, name) for name in fields}
+        return own | self.episodes.arrays.own()
 
     def restart(self, index: int) -> None:
         """A new episode."""
@@ -81,7 +82,7 @@ class Squad:
 
     def collect(self, weights: Mapping[str, float]) -> list[Decisions]:
         """Run until the room for decisions is used up; decisions of the rounds that are complete by then."""
-        self.episodes.worlds.spread(record_worlds, self.fresh, self.kinds)
+        self.episodes.worlds.spread(run_logged, self.fresh, self.kinds)
         self.fresh[:] = False
         taken = [self.take(index, weights) for index in range(len(self.kinds))]
         for index in np.flatnonzero(self.kinds == DONE):
@@ -118,9 +119,8 @@ class Squad:
         tokens = (1.0 - weights["on_time"]) * o["committed"] + weights["on_time"] * o["on_time"]
         self.learn_rates(index, o, seconds)
         rate = (self.tokens[index] / self.seconds[index])[o["device"]]
-        waiting = 1.0 - o["draft_s"].sum() / max(
-            seconds.sum(), 1e-9
-        )  # share of their time that the world's devices do not draft
+        # The share of their time that the world's devices do not draft.
+        waiting = 1.0 - o["draft_s"].sum() / max(seconds.sum(), 1e-9)
         extern = o["work_s"] * o["token_rate"] * o["utilisation"] * waiting
         own = (1.0 + weights["pressure"] / (1.0 + np.exp(slack / SLACK_TOKENS))) * (tokens - rate * seconds)
         return own - o["price"] * o["drafted"] - weights["externality"] * extern
@@ -137,33 +137,58 @@ class Squad:
         self.seconds[index] += np.bincount(o["device"], seconds, n)
 
 
-WEIGHTS = {"on_time": 0.0, "externality": 1.0, "pressure": 0.0}
+@dataclass(frozen=True)
+class FleetSettings:
+    """The worlds of a fleet, and what a round is paid.
+
+    Attributes:
+        scenarios: presets, TOML files or scenarios. worlds: of each. batching: rule of the server.
+        horizon_s: length of an episode. weights: of the reward, over those of WEIGHTS.
+        randomise: as of the environments, drawn for each episode.
+        varied: more to draw, in as many worlds again: a policy for many systems must also know the usual ones well.
+    """
+
+    scenarios: Sequence[str | Scenario] = ()
+    worlds: int = 4
+    batching: str = "fcfs"
+    horizon_s: float = 60.0
+    weights: Mapping[str, float] = field(default_factory=dict)
+    randomise: Mapping[str, Any] = field(default_factory=dict)
+    varied: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Fleet:
     """Worlds of several scenarios in which one policy drives every device.
 
     Args:
-        scenarios: presets or TOML files. policy: drives the devices at first. worlds: of each scenario. decisions: recorded by a `collect`, about.
-        batching: rule of the server. horizon_s: of an episode. randomise: as of the environments, drawn for each episode.
-        varied: more to draw, in as many worlds again: a policy for many systems must also know the usual ones well.
-        weights: of the reward, see WEIGHTS. seed: of everything. slo: speed in tokens/s of a single service class, instead of
-            the scenario's mix.
+        settings: the worlds. policy: drives the devices at first. decisions: recorded by a `collect`, about.
+        seed: of everything. threads: to run on, default one for each core.
+        slo: speed in tokens/s of a single service class, instead of the scenario's mix.
+
+    Raises:
+        ValueError: a scenario, a range or a speed that cannot be.
     """
 
     def __init__(
-        self, scenarios: Sequence[str], policy: Policy, worlds: int = 4, decisions: int = 65_536, batching: str = "fcfs", horizon_s: float = 60.0,
-        randomise: Mapping[str, Any] | None = None, varied: Mapping[str, Any] | None = None, weights: Mapping[str, float] | None = None,
-        seed: int = 0, threads: int | None = None, slo: float | None = None,
+        self, settings: FleetSettings, policy: Policy, decisions: int = 65_536, seed: int = 0,
+        threads: int | None = None, slo: float | None = None,
     ):  # fmt: skip
-        self.weights = WEIGHTS | dict(weights or {})
-        usual, wide = dict(randomise or {}), dict(randomise or {}) | dict(varied or {})
-        kinds = [(scenario, ranges) for ranges in ([usual, wide] if varied else [usual]) for scenario in scenarios]
+        self.weights = WEIGHTS | dict(settings.weights)
+        usual, wide = dict(settings.randomise), {**settings.randomise, **settings.varied}
+        kinds = [
+            (scenario, ranges)
+            for ranges in ([usual, wide] if settings.varied else [usual])
+            for scenario in settings.scenarios
+        ]
         seeds = np.random.SeedSequence(seed).spawn(len(kinds))
-        room = -(-decisions // (worlds * len(kinds)))
+        room = -(-decisions // (settings.worlds * len(kinds)))
         self.squads = []
         for (scenario, ranges), own in zip(kinds, seeds, strict=True):
-            episodes = Episodes(worlds, scenario, None, f"wisp+{batching}", horizon_s, ranges, slo, threads=threads)
+            worlds = EpisodeSettings(
+                scenario=scenario, controller=f"wisp+{settings.batching}", horizon_s=settings.horizon_s,
+                randomise=ranges, slo=slo,
+            )  # fmt: skip
+            episodes = Episodes(settings.worlds, worlds, threads=threads)
             episodes.set_policy(policy)
             self.squads.append(Squad(episodes, room, own))
 

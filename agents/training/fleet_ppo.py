@@ -1,4 +1,4 @@
-"""stable-baselines3's PPO with experience of whole fleets (agents/training/fleet.py) in place of steps of environments."""
+"""stable-baselines3's PPO with experience of whole fleets (`fleet.py`) in place of steps of environments."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ from wisp_gym.jit import jit
 
 @jit
 def advantages_of_rounds(rewards, values, ends, lam, advantages):
-    """Generalised advantage estimates within each round (undiscounted: a round is over in less than a second)."""
+    """Write generalised advantage estimates within each round; undiscounted, as a round is over in less than a second.
+
+    Args:
+        rewards, values: (N,) float64. ends: (N,) bool, the last decision of each round. lam: λ. advantages: (N,),
+            written.
+    """
     following, value = 0.0, 0.0
     for k in range(len(rewards) - 1, -1, -1):
         if ends[k]:
@@ -37,8 +42,8 @@ def joined(parts: Sequence[Decisions]) -> Decisions:
 class FleetPPO(PPO):
     """PPO whose rollouts are decisions of whole fleets.
 
-    It stays an algorithm of stable-baselines3: save, load, callbacks, logger. Timesteps are decisions; a callback's `on_step`
-    is called once a rollout. A loaded model decides at once and learns once it is given a `fleet`.
+    It stays an algorithm of stable-baselines3: save, load, callbacks, logger. Timesteps are decisions; a callback's
+    `on_step` is called once a rollout. A loaded model decides at once and learns once it is given a `fleet`.
 
     Args:
         policy, env, kwargs: as of PPO; `env` gives the spaces (any number of environments, none of which is stepped).
@@ -46,7 +51,8 @@ class FleetPPO(PPO):
     """
 
     def __init__(
-        self, policy: Any, env: Any, fleet: Fleet | None = None, decisions: int = 65_536, decision: str = "token", **kwargs: Any
+        self, policy: Any, env: Any, fleet: Fleet | None = None, decisions: int = 65_536, decision: str = "token",
+        **kwargs: Any,
     ):  # fmt: skip
         self.fleet, self.decisions, self.decision = fleet, decisions, decision
         self.left: list[Decisions] = []
@@ -62,7 +68,7 @@ class FleetPPO(PPO):
         return [*super()._excluded_save_params(), "fleet", "left"]
 
     def gather(self, wanted: int) -> Decisions:
-        """At least `wanted` decisions, with what was left over before."""
+        """At least `wanted` decisions, with what was left over before. Raises ValueError without a fleet."""
         if self.fleet is None:
             raise ValueError("fleet: given none, allowed is an agents.training.fleet.Fleet to learn from")
         policy = engine_policy(self.policy, self.decision)

@@ -1,8 +1,9 @@
 """A fleet whose worlds run as tasks of a Ray cluster, a task for each world and rollout.
 
-A task takes a world's state and the policy, runs the world until its room for decisions is used up, and returns the world's new
-state and the decisions. Both depend on what it took alone, so a task whose worker dies is run again and nothing is lost. The state
-stays in Ray's object store, the decisions come back; in the order of the worlds, hence with the bytes of a local `Fleet`.
+A task takes a world's state and the policy, runs the world until its room for decisions is used up, and returns the
+world's new state and the decisions. Both depend on what it took alone, so a task whose worker dies is run again and
+nothing is lost. The state stays in Ray's object store, the decisions come back; in the order of the worlds, hence with
+the bytes of a local `Fleet`.
 """
 
 from __future__ import annotations
@@ -17,9 +18,6 @@ from agents.distributed import RayPool
 from agents.training.fleet import Decisions, Fleet, Squad
 from agents.training.fleet_ppo import joined
 from wisp_gym.controllers.policy import Policy
-from wisp_gym.engine.state import World
-
-SHARED = World._fields.index("trace")  # from here on all worlds of a squad have the same
 
 
 class WorldState(NamedTuple):
@@ -32,7 +30,7 @@ class WorldState(NamedTuple):
 def frame_of(squad: Squad) -> Squad:
     """A squad of one world: what all worlds of the squad have in common, with room for the state of any of them."""
     frame, episodes, worlds = copy.copy(squad), copy.copy(squad.episodes), copy.copy(squad.episodes.worlds)
-    worlds.arrays = World(*(array[:1] for array in worlds.arrays[:SHARED]), *worlds.arrays[SHARED:])
+    worlds.arrays = worlds.arrays.at(slice(1))
     worlds.n_worlds, worlds.threads, worlds.edges = 1, 1, [0, 1]
     episodes.worlds, frame.episodes, frame.rngs = worlds, episodes, squad.rngs[:1]
     for name in ("fresh", "kinds", "tokens", "seconds"):

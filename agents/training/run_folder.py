@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import platform
@@ -15,7 +16,7 @@ from typing import Any
 
 from stable_baselines3.common.logger import CSVOutputFormat, KVWriter, Logger, TensorBoardOutputFormat
 
-from wisp_gym.errors import InputError, did_you_mean
+from wisp_gym.errors import InputError, near
 from wisp_gym.files import write_json, write_text
 from wisp_gym.scenario import Scenario, dumps
 
@@ -33,25 +34,16 @@ def new_folder(parent: Path, name: str) -> Path:
     try:
         parent.mkdir(parents=True, exist_ok=True)
         numbers = [path.name.rpartition("_")[2] for path in parent.glob(f"{name}_*")]
-        taken = [int(number) for number in numbers if number.isdecimal()]
-        folder = next(
-            made for n in itertools.count(max(taken, default=0) + 1) if (made := claimed(parent / f"{name}_{n}"))
-        )
-        (folder / CHECKPOINTS).mkdir()
+        first = 1 + max((int(number) for number in numbers if number.isdecimal()), default=0)
+        for n in itertools.count(first):
+            with contextlib.suppress(FileExistsError):  # of another run that starts at the same time
+                folder = parent / f"{name}_{n}"
+                folder.mkdir()
+                (folder / CHECKPOINTS).mkdir()
+                return folder
     except OSError as error:
-        raise InputError(
-            f"argument --log-folder: cannot write '{parent}': {error.strerror}; allowed is a writable folder"
-        ) from None
-    return folder
-
-
-def claimed(folder: Path) -> Path | None:
-    """The folder, made just now; None where another run that starts at the same time was faster."""
-    try:
-        folder.mkdir()
-    except FileExistsError:
-        return None
-    return folder
+        reason = error.strerror
+    raise InputError(f"argument --log-folder: cannot write '{parent}': {reason}; allowed is a writable folder")
 
 
 def installed(package: str) -> str | None:
@@ -63,7 +55,7 @@ def installed(package: str) -> str | None:
 
 
 def commit() -> str | None:
-    """Commit of these sources, with "+changes" where they were edited since; None where they are not under version control."""
+    """Commit of these sources, with "+changes" where they were edited since; None without version control."""
     folder = Path(__file__).resolve().parent
     command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"]
     try:
@@ -99,17 +91,15 @@ def make_logger(folder: Path, tensorboard: Path | None) -> Logger:
         InputError: the TensorBoard folder cannot be written, or TensorBoard is not installed.
     """
     outputs: list[KVWriter] = []
-    if tensorboard is not None:
-        try:
+    flag = "argument --tensorboard-log"
+    try:
+        if tensorboard is not None:
             outputs.append(TensorBoardOutputFormat(str(tensorboard / folder.name)))
-        except OSError as error:
-            raise InputError(
-                f"argument --tensorboard-log: cannot write '{tensorboard}': {error.strerror}; allowed is a writable folder"
-            ) from None
-        except AssertionError:  # SB3's way to say that the package is missing
-            raise InputError(
-                "argument --tensorboard-log: needs the package tensorboard, which is not installed"
-            ) from None
+    except OSError as error:
+        words = f"{flag}: cannot write '{tensorboard}': {error.strerror}; allowed is a writable folder"
+        raise InputError(words) from None
+    except AssertionError:  # SB3's way to say that the package is missing
+        raise InputError(f"{flag}: needs the package tensorboard, which is not installed") from None
     return Logger(str(folder), [CSVOutputFormat(str(folder / "progress.csv")), *outputs])
 
 
@@ -126,10 +116,9 @@ def folder_of(run: Path) -> Path:
         return run
     if run.is_file():
         return run.resolve().parent.parent
-    siblings = [str(path) for path in sorted(run.parent.glob("*"))] if run.parent.is_dir() else []
-    hint = did_you_mean(str(run), siblings)
-    near = f"; {hint}" if hint.startswith("did you mean") else ""
-    raise InputError(f"{RUN}: '{run}' does not exist{near}; allowed is a run folder or one of its checkpoints/*.pt")
+    alike = near(str(run), map(str, sorted(run.parent.glob("*"))) if run.parent.is_dir() else [])
+    hint = f"; did you mean '{alike}'?" if alike else ""
+    raise InputError(f"{RUN}: '{run}' does not exist{hint}; allowed is a run folder or one of its checkpoints/*.pt")
 
 
 def latest_checkpoint(run: Path) -> Path:

@@ -23,9 +23,10 @@ import numpy as np
 
 from agents.wisp_study.published import CAPACITY, SLO_TOKENS_PER_S, SYSTEMS
 from wisp_gym.cli import Parser, aligned, output_file, run, whole
-from wisp_gym.controllers.resolve import Controller, resolve
+from wisp_gym.controllers.resolve import resolve
 from wisp_gym.errors import InputError
 from wisp_gym.files import write_text
+from wisp_gym.rules.controller import Controller
 from wisp_gym.scenario import Scenario, load, save, with_, with_slo
 from wisp_gym.simulation import simulate
 

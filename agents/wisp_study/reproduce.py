@@ -39,11 +39,12 @@ from agents.wisp_study.calibration import (
 )
 from agents.wisp_study.reproduce_plot import draw
 from wisp_gym.cli import Parser, add_log_folder, aligned, output_file, run, whole, write_rows
-from wisp_gym.controllers.resolve import Controller, resolve
+from wisp_gym.controllers.resolve import resolve
 from wisp_gym.errors import InputError, did_you_mean
 from wisp_gym.evaluation.capacity_search import capacity_interval, mean_attainment
 from wisp_gym.evaluation.statistics import bootstrap_interval
 from wisp_gym.files import write_bytes, write_text
+from wisp_gym.rules.controller import Controller
 from wisp_gym.scenario import Scenario, with_slo
 from wisp_gym.simulation import simulate
 

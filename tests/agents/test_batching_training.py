@@ -14,11 +14,12 @@ pytest.importorskip("sb3_contrib")
 
 import train
 from agents.batching import cloning as batching_cloning
-from agents.batching.__main__ import preset, with_prices
 from agents.batching.cloning import Teacher, clone, compact, loss_of, parts_of
 from agents.batching.ppo import HORIZON_S, TRACE_S, MixedVecEnv, TimedRolloutBuffer, make_ppo, refine
 from agents.batching.scorer_network import Scorer, ScorerActorCritic
 from agents.batching.search import Arena, Cell, evolve, flat, shaped
+from agents.batching.settings import preset
+from agents.batching.training import with_prices
 from wisp_gym.cli import run
 from wisp_gym.contract import request, server
 from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES

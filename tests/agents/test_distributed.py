@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from agents.study.folder import read_study
 from agents.study.run import chunk, player, training_goodput
 from agents.training.fleet_tasks import TaskFleet
 from agents.training.networks import engine_policy
+from agents.training.settings import ALGORITHMS
 from tests.agents.test_fleet import actor, fleet
 from tests.agents.test_train import TINY as SCENARIO
 from tests.agents.test_train import assert_same_end
@@ -224,9 +226,9 @@ def flags(tmp_path: Path, name: str) -> list[str]:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short rollouts."""
-    monkeypatch.setitem(train.HYPERPARAMETERS["fleet"], "decisions", ROLLOUT)
-    monkeypatch.setitem(train.HYPERPARAMETERS["fleet"], "batch_size", ROLLOUT)
-    monkeypatch.setitem(train.FLEET, "worlds", 4)
+    base, sizes = ALGORITHMS["fleet"], {"decisions": ROLLOUT, "batch_size": ROLLOUT}
+    hyperparameters, worlds = base.hyperparameters | sizes, replace(base.fleet, worlds=4)
+    monkeypatch.setitem(ALGORITHMS, "fleet", replace(base, hyperparameters=hyperparameters, fleet=worlds))
 
 
 @pytest.mark.usefixtures("small")

@@ -1,6 +1,7 @@
 """Experience of whole fleets: what the engine records is what the policy did, whole rounds, and nothing is lost."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,10 +9,11 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from agents.training.fleet import Decisions, Fleet
+from agents.training.fleet import Decisions, Fleet, FleetSettings
 from agents.training.fleet_ppo import FleetPPO
-from agents.training.learners import default_settings, make_env, make_model, standardise
+from agents.training.learners import make_env, make_model
 from agents.training.networks import Standardise, engine_policy
+from agents.training.settings import new_settings
 from wisp_gym.contract import device
 from wisp_gym.engine import state
 
@@ -27,12 +29,10 @@ def actor(seed: int = 0) -> ActorCriticPolicy:
     return policy
 
 
-def fleet(decisions: int, seed: int = 0, **kwargs) -> Fleet:
+def fleet(decisions: int, seed: int = 0, weights: dict[str, float] | None = None) -> Fleet:
     """Two worlds of 12 devices."""
-    policy = engine_policy(actor(), "token")
-    return Fleet(
-        ["wisp-study"], policy, worlds=2, decisions=decisions, randomise={"devices": (12, 12)}, seed=seed, **kwargs
-    )
+    worlds = FleetSettings(["wisp-study"], worlds=2, randomise={"devices": (12, 12)}, weights=weights or {})
+    return Fleet(worlds, engine_policy(actor(), "token"), decisions, seed)
 
 
 def rounds_of(got: Decisions) -> list[tuple[bytes, ...]]:
@@ -104,12 +104,10 @@ def squad_weights(pressure: float) -> dict[str, float]:
 
 
 def test_the_learner_is_saved_and_loaded_as_any_of_sb3(tmp_path):
-    settings = default_settings(n_timesteps=1)
-    settings["hyperparameters"] = settings["hyperparameters"] | {"decisions": 2048, "batch_size": 512}
-    settings["fleet"] = settings["fleet"] | {"worlds": 2, "randomise": {"devices": [8, 8]}}
+    settings = new_settings(n_timesteps=1, fleet={"worlds": 2, "randomise": {"devices": [8, 8]}})
+    settings = replace(settings, hyperparameters=settings.hyperparameters | {"decisions": 2048, "batch_size": 512})
     env = make_env(settings)
-    model = make_model(settings, env, "cpu")
-    standardise(model, env, 0)
+    model = make_model(settings, env)
     model.learn(2048)
     model.save(tmp_path / "model.zip")
     loaded = FleetPPO.load(tmp_path / "model.zip", env=env)

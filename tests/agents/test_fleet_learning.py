@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from agents.bounds.toy import Toy, solve, toy_scenario
-from agents.training.fleet import Fleet
+from agents.training.fleet import Fleet, FleetSettings
 from agents.training.fleet_ppo import FleetPPO
 from agents.training.networks import Standardise, engine_policy, uniform_policy
 from wisp_gym.controllers.resolve import with_policy
@@ -25,9 +25,8 @@ def trained(toy: Toy, externality: float, total: int, seed: int = 0) -> FleetPPO
         "wisp_gym/SpeculationLength-v0", num_envs=1, vectorization_mode="vector_entry_point", scenario=scenario
     )
     actions = toy.max_draft_tokens + 1
-    fleet = Fleet(
-        [scenario], uniform_policy(actions, "length"), worlds=8, decisions=4096, weights={"externality": externality}, seed=seed
-    )  # fmt: skip
+    worlds = FleetSettings([scenario], worlds=8, weights={"externality": externality})
+    fleet = Fleet(worlds, uniform_policy(actions, "length"), 4096, seed)
     model = FleetPPO(
         "MlpPolicy", DecisionVecEnv(envs, seed), fleet=fleet, decisions=4096, decision="length", batch_size=1024, n_epochs=8,
         ent_coef=0.02, learning_rate=lambda left: 3e-3 * max(left, 0.05), seed=seed, device="cpu", gamma=1.0,

@@ -216,6 +216,7 @@ def test_families_share_what_is_searched() -> None:
         "centralized": ("centralized:0",),
     }
     assert family_name("runs/mine+fcfs") == "runs/mine+fcfs"
+    assert family_name("survival(h=0.5, k_max=8)+edf") == "survival:*,8+edf"  # settings by name are the same family
 
 
 def test_positions_respect_scale_and_grid() -> None:

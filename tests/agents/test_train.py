@@ -22,19 +22,25 @@ import torch
 from stable_baselines3 import PPO
 
 import train
+from agents.training import rivals
+from agents.training.arguments import parse
 from agents.training.callbacks import StopRequest
 from agents.training.checkpoint import read_checkpoint
+from agents.training.learners import make_env, make_model
 from agents.training.networks import Standardise, engine_policy
+from agents.training.rivals import RIVALS
 from agents.training.run_folder import new_folder
+from agents.training.settings import ALGORITHMS, ENVIRONMENTS, new_settings
 from wisp_gym.cli import run
 from wisp_gym.controllers.policy import load_policy, save_policy
 from wisp_gym.errors import InputError
 from wisp_gym.evaluation import comparison as evaluate
+from wisp_gym.evaluation.pool import Threads
 from wisp_gym.rules.mlp import logits
 from wisp_gym.scenario import load
 
 ROOT = Path(__file__).resolve().parents[2]
-ROLLOUT = train.N_ENVS["ppo"] * train.HYPERPARAMETERS["ppo"]["n_steps"]  # decisions between two updates
+ROLLOUT = ALGORITHMS["ppo"].n_envs * ALGORITHMS["ppo"].hyperparameters["n_steps"]  # decisions between two updates
 TOTAL = 3 * ROLLOUT
 NAME = "ppo-Speculation-v0_1"
 TINY = """
@@ -147,7 +153,7 @@ def test_the_folder_says_what_the_run_was(trained: Path, tiny: Path) -> None:
         0,
     )
     assert config["env_kwargs"] == {"scenario": str(tiny), "controller": "wisp+fcfs", "horizon_s": 8}
-    assert config["hyperparameters"] == train.HYPERPARAMETERS["ppo"]
+    assert config["hyperparameters"] == ALGORITHMS["ppo"].hyperparameters
     assert not set(config["validation_seeds"]) & set(config["test_seeds"])
     assert "train.py --algo ppo -n" in (trained / "command.txt").read_text()
     assert json.loads((trained / "versions.json").read_text())["torch"] == version("torch")
@@ -202,21 +208,20 @@ def test_the_bar_appears_on_a_terminal_or_on_demand(
     ],
 )  # fmt: skip
 def test_other_algorithms_and_decisions_train_and_resume(algo: str, env: str, tiny: Path, tmp_path: Path) -> None:
-    given = train.HYPERPARAMETERS[algo]
-    steps = given["decisions"] if algo == "fleet" else train.N_ENVS[algo] * given["n_steps"]
+    given = ALGORITHMS[algo].hyperparameters
+    steps = given["decisions"] if algo == "fleet" else ALGORITHMS[algo].n_envs * given["n_steps"]
     more = ("--no-comparison", "--algo", algo, "--env", f"wisp_gym/{env}", "--eval-freq", str(steps))
     assert call(*flags(tiny, tmp_path, *more, n=2 * steps)) == 0
     straight, resumed = tmp_path / f"{algo}-{env}_1", tmp_path / f"{algo}-{env}_2"
-    assert load_policy(straight).decision == train.ENVIRONMENTS[f"wisp_gym/{env}"]
+    assert load_policy(straight).decision == ENVIRONMENTS[f"wisp_gym/{env}"]
     assert call("-i", str(checkpoint(straight, steps)), "-f", str(tmp_path), "--no-comparison") == 0
     assert_same_end(straight, resumed)
 
 
 def test_the_exported_policy_acts_like_the_network(tiny: Path, tmp_path: Path) -> None:
-    settings = train.chosen_settings(train.parse(flags(tiny, tmp_path)))
-    env = train.make_env(settings)
-    model = train.make_model(settings, env, "cpu")
-    train.standardise(model, env, 0)
+    settings = train.chosen_settings(*parse(train.Arguments, train.PROGRAM, "", flags(tiny, tmp_path)))
+    env = make_env(settings)
+    model = make_model(settings, env)
     assert isinstance(model.policy.features_extractor, Standardise)
     torch.nn.init.normal_(model.policy.action_net.weight, generator=torch.Generator().manual_seed(3))
     save_policy(engine_policy(model.policy, "token"), tmp_path / "policy.json")
@@ -236,8 +241,8 @@ def test_the_exported_policy_acts_like_the_network(tiny: Path, tmp_path: Path) -
 
 
 def test_validation_meets_the_population_and_service_of_the_training(tiny: Path) -> None:
-    settings = {"env_kwargs": {"devices": 3, "slo": 8.0}}
-    held_out = train.held_out_scenario(settings, load(str(tiny)))
+    settings = new_settings(env_kwargs={"devices": 3, "slo": 8.0})
+    held_out = rivals.held_out_scenario(settings, load(str(tiny)))
     assert held_out.n_devices == 3
     assert [slo.speed_tokens_per_s for slo in held_out.slo] == [8.0]
 
@@ -249,8 +254,8 @@ def test_a_whole_run_compares_with_the_rivals(tiny: Path, tmp_path: Path, capsys
     rows = json.loads((folder / "comparison.json").read_text())
     learned = f"{folder / 'policy.json'}+fcfs"
     names = {row["controller"] for row in rows}
-    assert names > {learned, *train.RIVALS}
-    assert all(name.startswith("wisp:") for name in names - {learned, *train.RIVALS})  # tuned
+    assert names > {learned, *RIVALS}
+    assert all(name.startswith("wisp:") for name in names - {learned, *RIVALS})  # tuned
     goodput = [row["goodput_tokens_per_s"] for row in rows]
     assert goodput == sorted(goodput, reverse=True)
     assert {row["seeds"] for row in rows} == {20}
@@ -305,12 +310,22 @@ def test_the_same_seed_gives_the_same_policy_in_another_process(trained: Path, t
     assert (tmp_path / NAME.replace("_1", "_2") / "policy.json").read_bytes() != (trained / "policy.json").read_bytes()
 
 
+def test_a_run_is_a_function_of_values(trained: Path, tiny: Path, tmp_path: Path) -> None:
+    kwargs = {"scenario": str(tiny), "horizon_s": 8}
+    settings = new_settings("ppo", n_timesteps=TOTAL, eval_freq=ROLLOUT, n_eval_envs=2, env_kwargs=kwargs)
+    folder = train.train(settings, train.Output(tmp_path, comparison=False, command=["mine.py"]), Threads())
+    assert folder == tmp_path / NAME
+    assert_same_end(trained, folder)
+    assert (folder / "config.json").read_bytes() == (trained / "config.json").read_bytes()
+    assert (folder / "command.txt").read_text().endswith(" mine.py\n")
+
+
 def test_a_longer_training_follows_the_schedule_of_its_total(trained: Path, tmp_path: Path) -> None:
     total = 5 * ROLLOUT
     assert call("-i", str(trained), "-n", str(total), "-f", str(tmp_path), "--no-comparison") == 0
     rows = table(tmp_path / NAME / "progress.csv")
     rates = {int(row["time/total_timesteps"]): row["train/learning_rate"] for row in rows}  # logged a rollout later
-    assert float(rates[total]) == pytest.approx(train.LEARNING_RATE["ppo"] * (1 - 4 / 5))
+    assert float(rates[total]) == pytest.approx(ALGORITHMS["ppo"].learning_rate * (1 - 4 / 5))
     scores = (tmp_path / NAME / "validation.csv").read_text().splitlines()
     assert scores[:5] == (trained / "validation.csv").read_text().splitlines()
     assert scores[-1].startswith(f"{total},")
@@ -350,7 +365,7 @@ def test_an_interruption_before_the_first_checkpoint_leaves_a_policy(
 def test_an_interrupted_comparison_leaves_the_finished_training(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "run_all", interrupt)
+    monkeypatch.setattr(rivals, "evaluate", interrupt)
     assert call(*flags(tiny, tmp_path, n=ROLLOUT)) == 130
     assert "the training is complete" in capsys.readouterr().out
     folder = tmp_path / NAME

@@ -1,4 +1,4 @@
-"""Controllers: every rule's decision on cases computed by hand, names, learned policies and their files."""
+"""Controllers: every rule's decision on cases computed by hand, learned policies and their files."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 
 from wisp_gym.contract import device as o
 from wisp_gym.controllers.catalogue import ALIASES, SPECULATION
+from wisp_gym.controllers.names import ControllerError
 from wisp_gym.controllers.policy import PolicyError, load_policy, make_policy, save_policy
 from wisp_gym.controllers.predict import SpeculationPredictor
-from wisp_gym.controllers.resolve import NO_POLICY, ControllerError, resolve
+from wisp_gym.controllers.resolve import resolve
 from wisp_gym.rules import batching as b
 from wisp_gym.rules import speculation as s
 from wisp_gym.rules.bandits import MEMORY
+from wisp_gym.rules.controller import NO_POLICY
 from wisp_gym.rules.mlp import argmax_action, logits, pack
 from wisp_gym.scenario import Scenario, load, with_
 from wisp_gym.simulation import simulate

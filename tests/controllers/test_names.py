@@ -22,12 +22,13 @@ from wisp_gym.controllers.names import ControllerError, Piece, is_policy, one_pi
 from wisp_gym.controllers.policy import Policy, PolicyError, save_policy
 from wisp_gym.controllers.predict import SpeculationPredictor
 from wisp_gym.controllers.predict_batching import BatchingPredictor
-from wisp_gym.controllers.resolve import Controller, published_threshold, resolve
+from wisp_gym.controllers.resolve import published_threshold, resolve
 from wisp_gym.controllers.shipped import shipped_names
 from wisp_gym.engine.build import mean_acceptance, separation
 from wisp_gym.rules import batching as b
 from wisp_gym.rules import speculation as s
 from wisp_gym.rules import trimming
+from wisp_gym.rules.controller import Controller
 from wisp_gym.scenario import Scenario, load
 
 INF = math.inf
@@ -84,6 +85,12 @@ def test_a_path_that_exists_is_a_policy(tmp_path: Path, monkeypatch: pytest.Monk
     assert not is_policy("wisp")  # a rule's name always means the rule
     assert is_policy("./wisp")
     assert not is_policy("mine(2)+fcfs")
+
+
+def test_no_path_breaks_the_reading_of_names(scenario: Scenario) -> None:
+    for text in ("a/\0", "a/\ud800", "x" * 5000 + "/", "/dev/null", "~/x", "+" * 400 + "/"):
+        with pytest.raises((ControllerError, PolicyError)):
+            resolve(text, scenario)
 
 
 def test_one_piece_is_one() -> None:

@@ -12,11 +12,12 @@ import pytest
 from agents.bounds.toy import TICK_S, Toy, solve, toy_scenario
 from tests.support.small_worlds import BASE, CONSTANT_ACCEPTANCE, horizon, log_of, plain, run
 from wisp_gym.controllers.names import ControllerError
-from wisp_gym.controllers.plan import Costs, Plan, improve, make_plan, rate_of, starts
+from wisp_gym.controllers.plan import Costs, improve, make_plan, rate_of, starts
 from wisp_gym.controllers.predict_batching import BatchingPredictor
-from wisp_gym.controllers.resolve import Controller, resolve
+from wisp_gym.controllers.resolve import resolve
 from wisp_gym.engine.state import TRACE_ROW
 from wisp_gym.engine.worlds import NO_TRACE, Worlds
+from wisp_gym.rules.controller import Controller, Plan
 from wisp_gym.scenario import Scenario, with_
 
 PAIR = Toy(devices=2, draft_ticks=2, link_ticks=2, batch_ticks=8, token_ticks=1, acceptance=0.8, max_draft_tokens=6)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from wisp_gym.contract import device, request, server
+from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES
 from wisp_gym.controllers.names import ControllerError
 from wisp_gym.controllers.policy import PolicyError, load_policy
 from wisp_gym.controllers.predict_batching import BatchingPredictor
@@ -32,7 +33,7 @@ def scorer(decision: str, seed: int, eager: bool = True) -> ScorerPolicy:
     shapes = shape_for(decision, 16, 12, 16).layers()
     layers = [(rng.normal(0, 0.5, s).astype(np.float32), rng.normal(0, 0.5, s[0]).astype(np.float32)) for s in shapes]
     layers[3][1][-1] += 3.0 if eager else 0.0
-    layers[4][1][: -1 - len(rules.CHUNK_TOKENS)] += 1.0  # and rather launches than waits
+    layers[4][1][: -1 - len(CHUNK_TOKENS)] += 1.0  # and rather launches than waits
     return make_scorer(layers, decision, seed=seed)
 
 
@@ -209,7 +210,7 @@ def test_a_batching_policy_is_no_speculation_policy(tmp_path: Path) -> None:
 
 def test_the_price_of_a_launch_reaches_the_devices_and_shortens_drafts() -> None:
     drafted = {}
-    for level in (0, len(rules.PRICES) - 1):
+    for level in (0, len(PRICES) - 1):
         env = make("joint", horizon_s=15.0)
         model = BatchingPredictor("fcfs", SCENARIO, prices=True)
         o, _ = env.reset(seed=1)
@@ -218,8 +219,8 @@ def test_the_price_of_a_launch_reaches_the_devices_and_shortens_drafts() -> None
             action = int(model.predict(o)[0])
             o, _, _, over, _ = env.step(VISIBLE + level if action == VISIBLE else action)
         world = env.task.episodes.arrays
-        assert set(np.unique(world.device[0]["price"])) <= {0.0, rules.PRICES[level]}
-        assert o[server.SIZE - 1] == np.float32(rules.PRICES[level])
+        assert set(np.unique(world.device[0]["price"])) <= {0.0, PRICES[level]}
+        assert o[server.PRICE] == np.float32(PRICES[level])
         drafted[level] = world.totals[0, 0]["drafted"] / world.totals[0, 0]["rounds"]
     assert drafted[5] < 0.8 * drafted[0]
 
@@ -232,9 +233,9 @@ def test_a_chosen_chunk_limits_the_prefill_of_one_batch() -> None:
     s = env.task.episodes.arrays.server[0, 0]
     while not over and met < 30:
         if info["action_mask"][chunks]:
-            level = met % len(rules.CHUNK_TOKENS)
+            level = met % len(CHUNK_TOKENS)
             o, _, _, over, info = env.step(chunks + level)
-            assert s["chunk_left"] == rules.CHUNK_TOKENS[level]
+            assert s["chunk_left"] == CHUNK_TOKENS[level]
             assert not info["action_mask"][chunks:].any()
             assert (
                 not places(o[None])[0, :, request.ADMISSIBLE][places(o[None])[0, :, request.UNCACHED_TOKENS] > 0].any()

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from wisp_gym.contract import device
-from wisp_gym.controllers import load
 from wisp_gym.controllers.policy import load_policy
 from wisp_gym.controllers.shipped import FOLDER, policy_path, shipped_names
+from wisp_gym.policies import load
 from wisp_gym.scenario import load as load_scenario
 from wisp_gym.scenario import with_
 from wisp_gym.simulation import simulate

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from wisp_gym.contract import request, server
-from wisp_gym.controllers import load
 from wisp_gym.controllers.predict_batching import BatchingPredictor
 from wisp_gym.controllers.shipped import shipped_names
 from wisp_gym.engine.worlds import Worlds
 from wisp_gym.evaluation.metrics import Metrics
+from wisp_gym.policies import load
 from wisp_gym.scenario import load as load_scenario
 from wisp_gym.scenario import with_
 from wisp_gym.simulation import simulate

@@ -173,7 +173,7 @@ def watch(scenario: Scenario, seed: int, trace: np.ndarray = NO_TRACE, **config:
     outside = {"external_speculation": 1, "external_device": 0, "sees_statistics": 1, "sees_observation": 1}
     for name, value in (outside | config).items():
         c[name] = value
-    w = World(*(array[0] for array in worlds.arrays[: World._fields.index("trace")]), trace, worlds.policy)
+    w = worlds.arrays.at(0)
     device, seen = w.device[0], []
     open_world(w)
     while advance(w) != DONE:

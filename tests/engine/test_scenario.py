@@ -15,17 +15,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wisp_gym.engine.feasibility import best_tokens_per_s, warnings
 from wisp_gym.scenario import (
     Horizon,
     Lengths,
     ScenarioError,
-    best_tokens_per_s,
     dumps,
     load,
     loads,
     presets,
     save,
-    warnings,
     with_,
     with_slo,
 )

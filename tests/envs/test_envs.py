@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -564,12 +565,19 @@ def test_the_manuals_examples_run(code: str, capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out or "learn(" in code
 
 
+@EVERY_ID
+def test_an_unknown_argument_is_refused_with_the_nearest(name: str) -> None:
+    for vectorised in (gym.make, gym.make_vec):
+        with pytest.raises(TypeError, match=r"unknown 'horizon'.*horizon_s"):
+            vectorised(name, horizon=5.0)
+
+
 def test_the_manual_names_every_argument_option_term_and_key() -> None:
     keys = set(make(SPECULATION, reveal_fates=True).reset(seed=0)[1]) | set(make(BATCHING).reset(seed=0)[1])
     named = set(re.findall(r"`(\w+)`", MANUAL))
     for name in IDS:
         env = make(name)
-        arguments = set(inspect.signature(type(env).__init__).parameters) - {"self"}
+        arguments = {field.name for field in fields(env.task.settings_type)} | {"render_mode"}
         assert keys | arguments | set(env.task.weights) | set(OPTIONS) | set(RANDOMISABLE) <= named
         assert f"`{name}`" in MANUAL
         for weight in (f"| `{term}` | {value:g} |" for term, value in env.task.weights.items()):

@@ -11,11 +11,11 @@ import pytest
 from matplotlib.image import imread
 
 from wisp_gym.cli import run
+from wisp_gym.controllers.resolve import resolve
 from wisp_gym.evaluation import timeline
+from wisp_gym.scenario import load, with_
 from wisp_gym.simulation import simulate
-from wisp_gym.view.spans import BATCH, KINDS, UPLINK
-from wisp_gym.view.timeline import record, window
-from wisp_gym.view.timeline_plot import title
+from wisp_gym.view.spans import BATCH, KINDS, UPLINK, window
 
 FLAGS = ["--controllers", "wisp,sled", "--devices", "3", "--start", "20", "--seconds", "2"]
 
@@ -67,14 +67,16 @@ def test_the_trace_follows_the_format(written: Path) -> None:
 
 def test_the_trace_holds_each_world_s_spans(written: Path) -> None:
     events = json.loads((written / "a.json").read_text())["traceEvents"]
+    scenario = with_(load("wisp-a100-qwen3-32b"), n_devices=3)
     for pid, controller in ((1, "wisp"), (2, "sled")):
-        found, predicted_s = window(*record("wisp-a100-qwen3-32b", controller, 3, 22.0, 0)[:1], 20.0, 22.0)
+        log, _ = timeline.run_logged(scenario, resolve(controller, scenario), 0, 22.0)
+        shown = window(log, 20.0, 22.0)
         for kind in (BATCH, UPLINK):
             own = [e for e in events if e["pid"] == pid and e["name"] == KINDS[kind]]
-            expected = found[found["kind"] == kind]
+            expected = shown.spans[shown.spans["kind"] == kind]
             np.testing.assert_allclose(sorted(e["ts"] for e in own), np.sort(expected["start_s"]) * 1e6, atol=1e-3)
         marks = [e["ts"] for e in events if e["pid"] == pid and e["ph"] == "i"]
-        np.testing.assert_allclose(marks, predicted_s * 1e6, atol=1e-3)
+        np.testing.assert_allclose(marks, shown.predicted_s * 1e6, atol=1e-3)
         assert len(marks) > 5
 
 
@@ -87,19 +89,25 @@ def test_the_picture_has_a_panel_for_each_controller(written: Path, tmp_path: Pa
     assert len(np.unique(both.reshape(-1, both.shape[2]), axis=0)) > 6
 
 
-def test_the_title_tells_what_the_whole_world_gave(tmp_path: Path) -> None:
-    given = timeline.parse([*FLAGS, "--trace", str(tmp_path / "a.json")])
-    scenario = timeline.with_(timeline.load(given.scenario), n_devices=3)
-    (wisp, _) = timeline.strips(given, scenario)
+def test_without_a_file_it_is_text(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(*FLAGS) == 0
+    out = capsys.readouterr().out
+    assert [block.partition(":")[0] for block in out.split("\n\n")] == ["wisp", "sled"]
+    assert out.count("device 2 ") == 2
+    assert out.count("20.00 s") == 2
+
+
+def test_the_title_tells_what_the_whole_world_gave() -> None:
+    scenario = with_(load("wisp-a100-qwen3-32b"), n_devices=3)
+    wisp = timeline.strip(scenario, "wisp", resolve("wisp", scenario), 0, 20.0, 22.0)
     (world,) = simulate(scenario, "wisp", (0,), 3)
     assert wisp.metrics["goodput_tokens_per_s"] == world.goodput_tokens_per_s
-    assert f"{world.goodput_tokens_per_s:,.1f} tokens/s" in title(wisp, scenario)
+    assert f"{world.goodput_tokens_per_s:,.1f} tokens/s" in timeline.title(wisp, scenario)
 
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ([], "neither --png nor --trace"),
         (["--png", "a.gif"], ".png"),
         (["--trace", "a.png"], ".json"),
         (["--png", "no/a.png"], "No such file"),

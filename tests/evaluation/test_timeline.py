@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import itertools
 import json
-import struct
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_hex
 
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.engine import state
 from wisp_gym.engine.worlds import Worlds
+from wisp_gym.errors import InputError
 from wisp_gym.scenario import load, with_
-from wisp_gym.view.raster import blank, glyph, png, text
+from wisp_gym.view.plot import LOOKS, drawn, frame
 from wisp_gym.view.spans import (
     BATCH,
     DOWNLINK,
@@ -30,11 +31,14 @@ from wisp_gym.view.spans import (
     UPLINK,
     VERIFYING,
     WASTED,
+    Stretch,
     chrome_trace,
     predicted_ends_s,
+    rows_of,
     spans,
+    window,
 )
-from wisp_gym.view.timeline import COLOURS, Canvas, ansi, draw, main, tick_s
+from wisp_gym.view.text import ansi
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -209,7 +213,9 @@ def test_members_add_up_to_their_batch(running: np.ndarray) -> None:
 def test_the_chrome_trace_has_named_threads_without_overlaps(world: str, request: pytest.FixtureRequest) -> None:
     log = request.getfixturevalue(world)
     found, predicted_s = spans(log), predicted_ends_s(log)
-    events = json.loads(json.dumps(chrome_trace({"a": (found, predicted_s), "b": (found, predicted_s)})))["traceEvents"]
+    events = json.loads(json.dumps(chrome_trace(dict.fromkeys("ab", Stretch(found, predicted_s, 0.0, 20.0)))))[
+        "traceEvents"
+    ]
     named = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e["name"] == "thread_name"}
     slices = [e for e in events if e["ph"] == "X"]
     assert len(slices) == 2 * len(found)
@@ -233,112 +239,60 @@ def test_centralized_sequences_are_verified_again_and_never_draft(centralized: n
 
 
 def test_the_picture_shows_each_span_in_its_colour() -> None:
-    log = log_of(ONE_ROUND)
-    picture = draw(log, 0.0, 2.0, 800, 200)
-    assert picture.shape == (200, 800, 3)
-    assert picture.dtype == np.uint8
-    canvas = Canvas(800, 200, 0.0, 2.0, 2)
-    middle = canvas.y0 + canvas.row + (canvas.row - canvas.row // 8) // 2
+    figure = drawn({"": window(log_of(ONE_ROUND), 0.0, 2.0)}, [0], (8.0, 3.0))
+    _, *of_devices = [found for found in figure.axes[0].collections if isinstance(found, PolyCollection)]
+    by_kind = dict(zip(LOOKS, of_devices, strict=True))
     for _, kind, start_s, end_s, _ in EXPECTED[2:]:
-        left, right = canvas.x([start_s + 0.02, end_s - 0.02])
-        shown = picture[middle - 3 : middle + 3, left:right].reshape(-1, 3)
-        share = (shown == COLOURS[kind]).all(axis=1).mean()
-        if kind == WASTED:
-            assert 0.3 < share < 0.7, "hatched"
-        elif kind != THINKING:
-            assert share == 1.0, KINDS[kind]
+        colour, thickness = LOOKS[kind]
+        assert to_hex(by_kind[kind].get_facecolor()[0]) == to_hex(colour)
+        boxes = np.array([path.get_extents().extents for path in by_kind[kind].get_paths()])  # left, bottom, right, top
+        expected = [start_s, -thickness / 2, end_s, thickness / 2]
+        assert np.isclose(boxes, expected).all(axis=1).any(), KINDS[kind]
+    assert by_kind[WASTED].get_hatch()
 
 
-def test_the_tagged_device_comes_first_and_the_rest_is_counted(running: np.ndarray) -> None:
-    plain, tagged = (draw(running, 10.0, 12.0, n_devices=24, tagged=device) for device in (None, 13))
-    assert (plain != tagged).any()
-    assert ansi(running, 10.0, 12.0, n_devices=24, tagged=13).splitlines()[2].startswith(" >device 13")
-    assert ansi(running, 10.0, 12.0, n_devices=4, tagged=13).count("device") == 4
-    small = draw(running, 10.0, 12.0, 200, 80, n_devices=24)
-    assert small.shape == (80, 200, 3)
+def test_a_frame_shows_as_many_devices_as_asked_for(running: np.ndarray) -> None:
+    shown = window(running, 10.0, 12.0)
+    picture = frame(shown, rows_of(24, 13), 13, 12)
+    assert (picture.dtype, picture.ndim, picture.shape[2]) == (np.uint8, 3, 3)
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 6
+    assert (picture != frame(shown, rows_of(24, 13), -1, 12)).any(), "the tagged device is marked"
+    empty = frame(window(running[:0], 0.0, 0.001), rows_of(3), -1, 0)
+    assert empty.shape == picture.shape
+
+
+def test_the_tagged_device_comes_first_whatever_its_number(running: np.ndarray) -> None:
+    assert rows_of(24, 13, 4) == [13, 0, 1, 2]
+    assert rows_of(3, None) == rows_of(3, -1) == [0, 1, 2]
+    shown = window(running, 10.0, 12.0)
+    assert ansi(shown, rows_of(24, 13, 4), 13).splitlines()[2].startswith(" >device 13")
+    assert ansi(shown, rows_of(24, 13, 4), 13).count("device") == 4
 
 
 def test_text_has_a_letter_for_what_fills_a_column() -> None:
-    lines = ansi(log_of(ONE_ROUND), 0.0, 2.0, columns=20).splitlines()
+    lines = ansi(window(log_of(ONE_ROUND), 0.0, 2.0), [0], columns=20).splitlines()
     assert lines[1] == "     server  vv       vv"
     assert lines[2] == "   device 0 uvvrddxxuqvvr......."
     assert "d drafting" in lines[-1]
 
 
-@pytest.mark.parametrize(
-    ("start_s", "end_s", "width"), [(2.0, 2.0, 800), (3.0, 1.0, 800), (0.0, float("nan"), 800), (0.0, 2.0, 100)]
-)
-def test_windows_that_show_nothing_are_refused(start_s: float, end_s: float, width: int) -> None:
-    with pytest.raises(ValueError, match="allowed"):
-        draw(log_of(ONE_ROUND), start_s, end_s, width, 200)
+@pytest.mark.parametrize(("start_s", "end_s"), [(2.0, 2.0), (3.0, 1.0), (0.0, float("nan"))])
+def test_windows_that_show_nothing_are_refused(start_s: float, end_s: float) -> None:
+    with pytest.raises(InputError, match="allowed"):
+        window(log_of(ONE_ROUND), start_s, end_s)
 
 
-def test_ticks_are_round() -> None:
-    assert [tick_s(length, 5) for length in (0.02, 2.0, 7.0, 300.0)] == pytest.approx([0.005, 0.5, 2.0, 100.0])
-
-
-def test_every_word_of_the_timeline_can_be_written() -> None:
-    words = "".join(KINDS) + "server device in flight and more devices 0123456789.s"
-    blanks = {character for character in words if character != " " and not glyph(character).any()}
-    assert blanks == set()
-    picture = blank(40, 10, (255, 255, 255))
-    text(picture, -3, 5, "server", (0, 0, 0))  # cut off at the edges, no error
-    assert 0 < (picture == 0).sum() < picture.size
-
-
-def test_png_round_trip() -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
-    data = png(picture)
-    assert data[:8] == b"\x89PNG\r\n\x1a\n"
-    assert struct.unpack(">II", data[16:24]) == (7, 5)
-    at = data.index(b"IDAT")
-    (length,) = struct.unpack(">I", data[at - 4 : at])
-    body = data[at + 4 : at + 4 + length]
-    assert struct.unpack(">I", data[at + 4 + length : at + 8 + length])[0] == zlib.crc32(b"IDAT" + body)
-    rows = np.frombuffer(zlib.decompress(body), np.uint8).reshape(5, 22)
-    np.testing.assert_array_equal(rows[:, 1:].reshape(5, 7, 3), picture)
-
-
-def test_the_command_writes_what_the_name_asks_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    common = ["--devices", "3", "--start", "12", "--seconds", "1"]
-    main([*common, "--out", str(tmp_path / "a.png")])
-    main([*common, "--out", str(tmp_path / "a.json")])
-    capsys.readouterr()
-    main(common)
-    assert capsys.readouterr().out.count("device ") == 3
-    assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
-    assert json.loads((tmp_path / "a.json").read_text())["traceEvents"]
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--controller", "wips+wisp"], "did you mean 'wisp'"),
-        (["--scenario", "wisp-a100-qwen3-32"], "wisp-a100-qwen3-32b"),
-        (["--devices", "0"], "1 or more"),
-        (["--seconds", "-1"], "allowed is a stretch"),
-        (["--seconds", "nan"], "allowed is a stretch"),
-        (["--out", "{folder}/a.gif"], ".png or .json"),
-        (["--out", "{folder}/none/a.png"], "does not exist"),
-        (["--width", "10"], "at least 200"),
-        (["--nonsense"], "unrecognized"),
-    ],
-)
-def test_bad_flags_end_in_one_line_and_code_2(
-    flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    given = [flag.replace("{folder}", str(tmp_path)) for flag in flags]
-    out = [] if "--out" in flags else ["--out", str(tmp_path / "a.png")]
-    with pytest.raises(SystemExit) as stop:
-        main([*given, *out])
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
-    assert not list(tmp_path.iterdir())
-
-
-def test_drawing_needs_no_plotting_library() -> None:
-    code = "import sys, wisp_gym.view.timeline; print(sorted({'matplotlib', 'PIL', 'pygame'} & set(sys.modules)))"
+def test_looking_at_spans_and_text_needs_no_plotting_library() -> None:
+    code = """
+import sys
+sys.modules["matplotlib"] = None  # not installed
+import wisp_gym.view.plot as plot, wisp_gym.view.text
+from wisp_gym.envs.rendering import FrameLog
+for draws in (lambda: plot.drawn({}, [], (1, 1)), lambda: FrameLog("rgb_array", ["ansi", "rgb_array"])):
+    try:
+        draws()
+    except ValueError as error:
+        print(error)
+"""
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout == 2 * "needs matplotlib, which is not installed: pip install 'wisp-gym[plot]'\n"

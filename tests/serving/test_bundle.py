@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.support.bundles import network_bytes, random_policy, rule_bytes
-from wisp_gym.serving.bundle.bundle import SEAL_CHARACTERS, from_bytes, load_bundle, schema, seal, shipped
+from wisp_gym.serving.bundle.bundle import SEAL_CHARACTERS, from_bytes, load_bundle, schema, seal
+from wisp_gym.serving.bundle.names import find, shipped
 from wisp_gym.serving.bundle.onnx_file import MAX_BYTES
 from wisp_gym.serving.bundle.schema import BundleError
 
@@ -191,14 +192,57 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     for name, message in (("none.onnx", "no such file"), ("big.onnx", "bytes, allowed are"), ("", "no such file")):
         with pytest.raises(BundleError, match=message):
             load_bundle(tmp_path / name)
-    with pytest.raises(BundleError, match=r"one that is shipped \(.*speculation-wisp.onnx"):
+    with pytest.raises(
+        BundleError, match=r"nothing.onnx: no such file; .*allowed: .*speculation-wisp, .*a file, a run's folder"
+    ):
         load_bundle("nothing.onnx")
 
 
 def test_every_shipped_bundle_loads() -> None:
-    assert "speculation-wisp.onnx" in shipped()
-    for name in shipped():
-        assert not load_bundle(name).schema.learned
+    assert {"speculation-wisp.onnx", "batching-v1.onnx"} <= set(shipped())
+    for name, path in shipped().items():
+        assert load_bundle(name).schema.learned == (path.parent.name == "policies")
+        assert find(path.stem) == path
+
+
+NAMES = {
+    ("speculation-v1", ""): "speculation-v1", ("batching-v1", ""): "batching-v1", ("joint-v1", ""): "joint-v1",
+    ("speculation-v1", "token"): "speculation-v1", ("batching-v1", "batching"): "batching-v1", ("joint-v1.onnx", "batching"): "joint-v1",
+    ("wisp", "token"): "speculation-wisp", ("wisp", "batching"): "batching-wisp", ("aligned", ""): "speculation-aligned",
+    ("fcfs", ""): "batching-fcfs", ("edf-demoted", "batching"): "batching-edf-demoted",
+    ("batching-wisp.onnx", ""): "batching-wisp", ("batching-wisp", "token"): "batching-wisp",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "decision"), NAMES)
+def test_one_resolver_knows_every_shipped_name(name: str, decision: str) -> None:
+    assert find(name, decision).stem == NAMES[name, decision]
+
+
+def test_runs_and_files_resolve_too(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="make it with: wisp-gym export"):
+        find(tmp_path)
+    (tmp_path / "policy.json").write_text("{}")
+    (tmp_path / "policy.onnx").write_bytes(shipped()["speculation-v1.onnx"].read_bytes())
+    for name in (tmp_path, tmp_path / "policy.json", tmp_path / "policy.onnx"):
+        for form in (name, str(name)):
+            assert load_bundle(form).schema.learned
+
+
+@pytest.mark.parametrize(
+    ("name", "decision", "message"),
+    [
+        ("wisp", "", "a rule of devices and of servers; allowed are speculation-wisp and batching-wisp"),
+        ("alinged", "token", "did you mean 'aligned'"),
+        ("batching-v2", "batching", "did you mean 'batching-v1'"),
+        ("fcfs", "token", "no such file; allowed: aligned, wisp, speculation-aligned"),
+        ("", "", "no such file"),
+    ],
+)
+def test_what_names_no_bundle_is_told_the_nearest(name: str, decision: str, message: str) -> None:
+    with pytest.raises(BundleError, match=message) as caught:
+        find(name, decision)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_large_network_fits() -> None:

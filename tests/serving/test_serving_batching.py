@@ -15,8 +15,6 @@ from wisp_gym.contract.tables import TABLES
 from wisp_gym.controllers.resolve import find_batching
 from wisp_gym.engine.build import empty_arrays, fill_world
 from wisp_gym.engine.compose import begin_batch, compose
-from wisp_gym.engine.state import PARAMETERS
-from wisp_gym.engine.worlds import NO_TRACE
 from wisp_gym.serving.bundle.bundle import Bundle, from_bytes, load_bundle
 from wisp_gym.serving.bundle.schema import BundleError
 from wisp_gym.serving.estimator import TERMS, VerificationTimeEstimator
@@ -70,7 +68,7 @@ def composed_by_the_engine(
     """Members and their new tokens."""
     kind, parameters, _ = find_batching(name, SCENARIO)
     n = len(requests)
-    w = empty_arrays(1, n, 0, NO_TRACE, np.zeros(0, np.float32))
+    w = empty_arrays(1, n)
     fill_world(w, 0, SCENARIO, 0, n)
     c, s, d = w.config[0, 0], w.server[0, 0], w.device[0]
     c["batching"], c["max_batch_requests"], c["kv_capacity_tokens"] = kind, LIMITS.requests, LIMITS.kv_tokens
@@ -84,11 +82,10 @@ def composed_by_the_engine(
             r.expected_tokens,
         )
         d[k]["slo_tokens_per_s"] = r.slo_tokens_per_s
-    settings = np.zeros(PARAMETERS)
-    settings[: len(parameters)] = parameters
-    queue = np.arange(n)
-    begin_batch(c, s, d, queue, w.features[0])
-    compose(c, s, d, queue, w.batch[0], w.features[0], w.keys[0], w.order[0], settings)
+    w.batching_parameters[0, : len(parameters)] = parameters
+    w.queue[0] = np.arange(n)
+    begin_batch(w.at(0))
+    compose(w.at(0))
     members = w.batch[0, : int(s["n_batch"])].tolist()
     return members, d["take_tokens"][members].tolist()
 

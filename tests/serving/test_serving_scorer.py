@@ -23,7 +23,6 @@ from wisp_gym.engine.compose import begin_batch, join_responses
 from wisp_gym.engine.compose_learned import compose_learned
 from wisp_gym.engine.observe_request import observe_request
 from wisp_gym.engine.observe_server import observe_batch
-from wisp_gym.engine.worlds import NO_TRACE
 from wisp_gym.files import write_bytes
 from wisp_gym.rules.batching import AGE_S, COMMITTED_TOKENS, DUE_S
 from wisp_gym.scenario import dumps
@@ -62,7 +61,7 @@ def filled(seed: int, now_s: float):  # type: ignore[no-untyped-def]
     """A world whose server has requests waiting: rounds, prompts, evicted prefixes, on time, late and starving."""
     rng = np.random.default_rng(seed)
     n = int(rng.integers(1, 90))
-    w = empty_arrays(1, n, 0, NO_TRACE, np.zeros(0, np.float32))
+    w = empty_arrays(1, n)
     fill_world(w, 0, SCENARIO, 0, n)
     c, s, d = w.config[0, 0], w.server[0, 0], w.device[0]
     c["max_batch_requests"], c["kv_capacity_tokens"], c["chunk_tokens"] = (
@@ -88,7 +87,8 @@ def filled(seed: int, now_s: float):  # type: ignore[no-untyped-def]
     d["expected_tokens"] = 1.0 + d["drafted"] * rng.uniform(0.2, 1.0, n)
     d["arrival_s"], d["first_token_s"] = now_s - rng.uniform(0.5, 60.0, n), now_s - rng.uniform(0.0, 40.0, n)
     d["delay_mean_s"] = rng.uniform(0.001, 0.05, n)
-    begin_batch(c, s, d, np.arange(n), w.features[0])
+    w.queue[0] = np.arange(n)
+    begin_batch(w.at(0))
     return w, n
 
 
@@ -128,7 +128,7 @@ def test_batches_are_those_of_the_engine(tmp_path: Path, decision: str) -> None:
             c, s, d = w.config[0, 0], w.server[0, 0], w.device[0]
             scheduler = scheduler_of(bundle, s)
             batch = scheduler.compose(requests_of(w, n, 70.0), 70.0, int(s["kv_tokens"]))
-            compose_learned(c, s, d, np.arange(n), w.batch[0], w.features[0], policy.weights)
+            compose_learned(w._replace(scorer=policy.weights).at(0))
             members = w.batch[0, : int(s["n_batch"])].tolist()
             assert not scheduler.fallbacks
             # sums are taken in another order: where two scores are equal to seven digits, the other may win
@@ -226,7 +226,7 @@ def test_admission_is_that_of_the_engine(tmp_path: Path) -> None:
             c["admit_share"], kept.limits = 0.3, replace(LIMITS, admit_share=0.3)
             requests, used = requests_of(w, n, 70.0), int(s["kv_tokens"])
             batch = kept.compose(requests, 70.0, used)
-            compose_learned(c, s, d, np.arange(n), w.batch[0], w.features[0], policy.weights)
+            compose_learned(w._replace(scorer=policy.weights).at(0))
             same += batch.members == w.batch[0, : int(s["n_batch"])].tolist()
             kept_out += batch.members != free.compose(requests, 70.0, used).members
             assert not kept.fallbacks
@@ -266,8 +266,8 @@ def test_every_entry_that_a_server_computes_is_the_engines(tmp_path: Path) -> No
             observe_request(c, s, d[k], w.features[0, k], row)
             np.testing.assert_allclose(ours[still], row[still], rtol=1e-6, atol=1e-6)
         picking = Picking(
-            scheduler.bundle.scorer, queue, state, usable, scheduler.estimator.coefficients, LIMITS.requests, LIMITS.prefill_tokens
+            scheduler.bundle.scorer, queue, state, usable, scheduler.estimator.coefficients, LIMITS
         )  # fmt: skip
-        join_responses(c, s, d, np.arange(n), w.batch[0], w.features[0])
+        join_responses(w.at(0))
         observe_batch(c, s, globals_row)
         np.testing.assert_allclose(picking.sight(), symlog(globals_row)[MOVING], rtol=1e-5, atol=1e-6)

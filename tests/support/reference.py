@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from tests.support.reference_sight import ServerState, Sight
-from wisp_gym.controllers.resolve import Controller
 from wisp_gym.engine import draws
 from wisp_gym.engine.acceptance import VIEW_DIRECTION, VIEW_NOISE
 from wisp_gym.engine.build import accepted_share, mean_acceptance, separation
@@ -24,6 +23,7 @@ from wisp_gym.engine.verification import batch_time_s
 from wisp_gym.rules import batching as rules
 from wisp_gym.rules import speculation, suggestions, trimming
 from wisp_gym.rules.bandits import MEMORY
+from wisp_gym.rules.controller import Controller
 from wisp_gym.rules.rejection_predictor import load_predictor
 from wisp_gym.scenario import DeviceClass, Scenario, SLOClass
 from wisp_gym.traces.speculation import find, read_speculation_trace

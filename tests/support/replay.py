@@ -10,9 +10,8 @@ import numpy as np
 
 from wisp_gym.contract.device import CONFIDENCE, ENTROPY, LOGIT_SPREAD, MARGIN
 from wisp_gym.engine.build import accepted_share, smallest_batch_s
-from wisp_gym.engine.session import EXTERNAL_LENGTH, EXTERNAL_TOKEN
 from wisp_gym.engine.state import LOG_ARRIVE, LOG_DELIVER, LOG_END, LOG_REQUEST, LOG_SEND, LOG_VERIFY
-from wisp_gym.envs.speculation import SpeculationTask
+from wisp_gym.envs.speculation import SpeculationLengthTask, SpeculationSettings, SpeculationTask
 from wisp_gym.scenario import Scenario
 from wisp_gym.serving.bundle.bundle import Bundle
 from wisp_gym.serving.device.controller import DeviceProfile, Reply, SpeculationController, Token
@@ -90,10 +89,9 @@ def replayed(bundle: Bundle, scenario: Scenario, name: str, seed: int, n: int, d
 
     The reader of this iterator asks the controller; it is then told of what came of it.
     """
-    external = EXTERNAL_LENGTH if bundle.schema.decision == "length" else EXTERNAL_TOKEN
-    task = SpeculationTask(
-        1, external, scenario, devices, name, None, 1e3, "own", None, None, None, log_rows=LOG_ROWS, threads=1
-    )
+    task_type = SpeculationLengthTask if bundle.schema.decision == "length" else SpeculationTask
+    settings = SpeculationSettings(scenario=scenario, devices=devices, controller=name, horizon_s=1e3)
+    task = task_type(1, settings, LOG_ROWS, threads=1)
     task.restart(np.ones(1, bool), [np.random.default_rng(seed)])
     d = task.episodes.arrays.device[0, int(task.device[0])]
     controller = SpeculationController(bundle, profile_of(scenario, d))

@@ -18,17 +18,26 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from wisp_gym.testbed.client import Answer, Device, Request
+from wisp_gym.serving import Scheduler
+from wisp_gym.testbed.client import Answer, Device, DeviceSettings, Request
 from wisp_gym.testbed.connection import Link, open_channel
 from wisp_gym.testbed.controlling import ConfidenceStop, Controller, FixedLength
 from wisp_gym.testbed.draft import DraftModel
-from wisp_gym.testbed.security import AccessTokens
-from wisp_gym.testbed.service import Server
+from wisp_gym.testbed.engine import Engine
+from wisp_gym.testbed.scheduling import FCFS, find_bundle, make_scheduler
+from wisp_gym.testbed.service import Server, ServerSettings
 from wisp_gym.testbed.settings import Limits
+from wisp_gym.testbed.torch_engine.engine import TorchEngine
 from wisp_gym.testbed.torch_engine.target import Target
 
 VOCABULARY = 64
 TOKENIZER = b"tokenizer" + bytes(23)
+COEFFICIENTS = {
+    "launch_s": 0.01,
+    "new_token_s": 5e-4,
+    "pair_s": 1e-7,
+    "cached_token_s": 1e-6,
+}  # the first batches correct them
 
 
 def llama(seed: int = 0, vocabulary: int = VOCABULARY) -> Any:
@@ -83,16 +92,22 @@ def right(request: Request) -> list[int]:
     return greedy(tuple(request.prompt), request.max_new_tokens)
 
 
+def scheduled(name: str = FCFS) -> Callable[[Engine, Limits], Scheduler]:
+    """Makes the scheduler of a name for a world."""
+    return lambda engine, limits: make_scheduler(find_bundle(name), engine, limits, COEFFICIENTS)
+
+
 class World:
     """A server in a thread of its own, and the devices that talk to it.
 
     Args:
-        server: keywords of `Server`, and `target`, `port`, `credentials`.
+        target: in place of the small model. port, credentials: to listen with. settings: keywords of `ServerSettings`.
+        scheduler: makes one for the engine and the limits; None: first come first served.
     """
 
     def __init__(
         self, target: Any = None, port: int = 0, credentials: grpc.ServerCredentials | None = None,
-        limits: Limits | None = None, tokens: AccessTokens | None = None, **server: Any,
+        scheduler: Callable[[Engine, Limits], Scheduler] | None = None, **settings: Any,
     ) -> None:  # fmt: skip
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
@@ -101,7 +116,10 @@ class World:
         self.devices: list[Device] = []
 
         async def start() -> int:
-            self.server = Server(target or Target(target_model()), TOKENIZER, limits, tokens, **server)
+            told = ServerSettings(**settings)
+            self.engine = TorchEngine(target or Target(target_model()), told.limits.kv_tokens)
+            made = (scheduler or scheduled())(self.engine, told.limits)
+            self.server = Server(self.engine, TOKENIZER, made, told)
             return await self.server.start("127.0.0.1", port, credentials)
 
         self.port = self.run(start())
@@ -124,8 +142,8 @@ class World:
     ) -> Device:  # fmt: skip
         channel = self.channel() if connect is None else None
         made = Device(
-            connect or (lambda: Link(channel)), draft or DraftModel(draft_model()), controller or FixedLength(4), TOKENIZER,
-            **{"reply_timeout_s": 5.0, "give_up_s": 30.0, **more},
+            connect or (lambda: Link(channel)), draft or DraftModel(draft_model()), controller or FixedLength(4),
+            DeviceSettings(**{"tokenizer": TOKENIZER, "reply_timeout_s": 5.0, "give_up_s": 30.0, **more}),
         )  # fmt: skip
         self.devices.append(made)
         return made

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -33,13 +33,14 @@ from tests.support.testbed_world import (
 )
 from wisp_gym.errors import InputError
 from wisp_gym.rules.rejection_predictor import load_predictor
-from wisp_gym.serving import BundleError, SpeculationController, load_bundle
+from wisp_gym.serving import Batch, BundleError, SpeculationController
 from wisp_gym.serving import Reply as Outcome
-from wisp_gym.serving.device.controller import reply_fault
+from wisp_gym.serving import Request as Waiting
+from wisp_gym.serving.device.facts import reply_fault
 from wisp_gym.testbed.client import Device, GaveUp, Request
 from wisp_gym.testbed.connection import Link, NotWelcome
 from wisp_gym.testbed.controlling import FixedLength, find_controller
-from wisp_gym.testbed.scheduling import FIRST_COEFFICIENTS, BundleScheduler, LearnedTime, WaitingRound, sums
+from wisp_gym.testbed.scheduling import make_scheduler
 from wisp_gym.testbed.security import (
     AccessTokens,
     SecurityError,
@@ -47,7 +48,8 @@ from wisp_gym.testbed.security import (
     server_credentials,
 )
 from wisp_gym.testbed.settings import Limits
-from wisp_gym.testbed.torch_engine.target import Target, first_coefficients
+from wisp_gym.testbed.torch_engine.engine import TorchEngine
+from wisp_gym.testbed.torch_engine.target import Target
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +102,7 @@ def test_sampled_answers_are_repeatable_and_use_the_draft(world: World) -> None:
     assert 0 < sum(a.accepted for a in first) < sum(a.examined for a in first)
 
 
-@pytest.mark.parametrize("name", ["speculation-wisp.onnx", "speculation-aligned"])
+@pytest.mark.parametrize("name", ["speculation-wisp.onnx", "speculation-aligned", "wisp", "speculation-v1"])
 def test_rules_and_policies_run_from_bundles(world: World, name: str) -> None:
     predictor = load_predictor("python-10m-1m.json")
     controller = find_controller(name, slo_tokens_per_s=5.0, ttft_s=1.0)()
@@ -110,20 +112,6 @@ def test_rules_and_policies_run_from_bundles(world: World, name: str) -> None:
     assert isinstance(controller, SpeculationController)
     assert controller.decisions > 20
     assert not controller.fallbacks  # every input was there, in time and within its range
-
-
-@pytest.mark.parametrize("name", ["batching-wisp.onnx", "batching-edf-demoted.onnx"])
-def test_batching_rules_run_from_bundles(name: str) -> None:
-    limits = Limits(prefill_chunk_tokens=32, kv_tokens=512)
-    scheduler = BundleScheduler(load_bundle(name), FIRST_COEFFICIENTS, limits)
-    with World(limits=limits, scheduler=scheduler, verification_time=scheduler) as world:
-        devices = [world.device(c) for c in controllers()]
-        requests = [Request(prompt(i, 20 + 10 * i), 16, slo_tokens_per_s=4.0 * (i % 2), ttft_s=2.0) for i in range(6)]
-        assert [a.tokens for a in answer_all(devices, requests)] == [right(r) for r in requests]
-        assert scheduler.scheduler.decisions > 20
-        assert not scheduler.scheduler.fallbacks
-        assert scheduler.estimator.observed > 20
-        assert scheduler.estimator.ignored == 0
 
 
 def test_what_names_no_controller_is_refused() -> None:
@@ -200,13 +188,13 @@ def test_a_server_that_shuts_down_ends_open_answers_and_takes_no_new_ones() -> N
 def test_long_prompts_are_computed_in_chunks() -> None:
     with World(limits=Limits(prefill_chunk_tokens=16)) as world:
         largest: list[int] = []
-        launch = world.server.verifier.time.observe
+        finished = world.server.verifier.scheduler.finished
 
-        def observe(rounds: Sequence[WaitingRound], seconds: float) -> None:
-            largest.append(sum(row.uncached_tokens + 1 for row in rounds if row.new_tokens > 9))
-            launch(rounds, seconds)
+        def watch(batch: Batch, seconds: float, committed_tokens: int = 0) -> bool:
+            largest.append(sum(new for new in batch.new_tokens if new > 9))
+            return finished(batch, seconds, committed_tokens)
 
-        world.server.verifier.time.observe = observe  # type: ignore[method-assign]
+        world.server.verifier.scheduler.finished = watch  # type: ignore[method-assign]
         requests = [Request(prompt(i, 90 + i), 12) for i in range(4)]
         answers = answer_all([world.device(c) for c in controllers()], requests)
         assert [a.tokens for a in answers] == [right(r) for r in requests]
@@ -275,8 +263,7 @@ class Forgetful(Link):
 def test_a_request_beyond_the_limits_is_refused_with_a_reason(world: World) -> None:
     with pytest.raises(GaveUp, match="prompt and answer: 1112 tokens, allowed are 1024"):
         world.device().answer(Request(prompt(0), 1100))
-    device = world.device()
-    device.tokenizer = b"another"
+    device = world.device(tokenizer=b"another")
     with pytest.raises(GaveUp, match="not that of the target"):
         device.answer(Request(prompt(0), 8))
 
@@ -339,17 +326,20 @@ def test_a_session_belongs_to_its_client(tmp_path: Path) -> None:
 
 
 def test_the_estimator_begins_with_what_was_measured_and_learns() -> None:
-    time_of, rng = LearnedTime(first_coefficients(Target(target_model()))), np.random.default_rng(0)
+    engine, rng = TorchEngine(Target(target_model()), 512), np.random.default_rng(0)
+    scheduler = make_scheduler(None, engine, Limits())
 
-    def rows(new: int, cached: int = 0) -> list[WaitingRound]:
-        return [WaitingRound(0, 0, new, cached, 0, False, 1.0, 0.0, ())]
+    def waiting(new: int) -> list[Waiting]:
+        return [Waiting(0, 0.0, 1.0, new, 0, 0)]
 
-    assert sums([*rows(3, 10), *rows(5)]) == (8, 3 * 13 + 5 * 5, 10)
-    first_s = time_of.predict_s(rows(20))
-    assert 1e-4 < time_of.predict_s(rows(1)) <= first_s < 1.0
+    first_s = scheduler.predict_s(waiting(20))
+    assert 1e-4 < scheduler.predict_s(waiting(1)) <= first_s < 1.0
+    assert scheduler.predict_s([]) == 0.0
     for new in rng.integers(1, 50, size=200):  # the machine has become twice as slow
-        time_of.observe(rows(int(new)), 2 * first_s * (0.5 + new / 40))
-    assert time_of.predict_s(rows(20)) == pytest.approx(2 * first_s, rel=0.2)
+        batch = scheduler.compose(waiting(int(new)), 0.0)
+        assert batch.new_tokens == [new]
+        scheduler.finished(batch, 2 * first_s * (0.5 + new / 40))
+    assert scheduler.predict_s(waiting(20)) == pytest.approx(2 * first_s, rel=0.2)
 
 
 def test_greedy_reference_is_not_trivial() -> None:

@@ -22,6 +22,7 @@ grpc = pytest.importorskip("grpc")
 pytest.importorskip("transformers")
 
 from tests.support.testbed_world import (
+    COEFFICIENTS,
     TOKENIZER,
     SlowTarget,
     World,
@@ -36,11 +37,12 @@ from tests.support.testbed_world import (
     text_of,
     wait_for,
 )
+from wisp_gym.serving import Batch, FirstComeFirstServed, VerificationTimeEstimator
 from wisp_gym.testbed.client import GaveUp, Request
 from wisp_gym.testbed.connection import Link, LinkBroken
 from wisp_gym.testbed.controlling import FixedLength
 from wisp_gym.testbed.draft import Drafted, DraftModel
-from wisp_gym.testbed.scheduling import FirstComeFirstServed, Member
+from wisp_gym.testbed.scheduling import batch_limits
 from wisp_gym.testbed.settings import Limits
 from wisp_gym.testbed.torch_engine.target import Target
 from wisp_gym.testbed.wire_pb2 import FromDevice, FromServer, Refusal, Round, Start
@@ -156,10 +158,12 @@ def test_rounds_sent_twice_are_verified_once() -> None:
 
 
 class SlowDraft(DraftModel):
-    """Sleeps before each token."""
+    """Drafts nothing until it is told to hurry."""
+
+    hurry = threading.Event()
 
     def draft(self, context: Any, position: int, temperature: float, seed: int) -> Drafted:
-        time.sleep(0.06)
+        self.hurry.wait(120.0)
         return super().draft(context, position, temperature, seed)
 
 
@@ -174,6 +178,8 @@ def test_a_slow_device_holds_up_nobody_and_is_forgotten_without_harm() -> None:
         answers = answer_all(quick, requests)
         assert [a.tokens for a in answers] == [right(r) for r in requests]
         assert waiting.is_alive()
+        assert wait_for(lambda: request.session not in [key[1] for key in world.server.table.sessions])
+        SlowDraft.hurry.set()
         waiting.join(30)
         assert got[0].tokens == right(request)
         assert world.count("wisp_refusals_total", reason="UNKNOWN_SESSION") > 0  # it was silent for longer than allowed
@@ -270,7 +276,7 @@ def test_more_sessions_than_memory_are_evicted_and_computed_again() -> None:
         answers = answer_all(devices, requests)
         assert [a.tokens for a in answers] == [right(r) for r in requests]
         assert world.count("wisp_evictions_total") > 8
-        assert world.server.memory.used_tokens <= 192
+        assert world.engine.kv_used_tokens <= 192
         with pytest.raises(GaveUp, match="allowed are 192"):
             world.device().answer(Request(prompt(0), 300))
 
@@ -283,7 +289,7 @@ def test_skewed_clocks_change_neither_answers_nor_deadlines(ahead_s: float, rate
         entered = world.server.verifier.enter
 
         def enter(session: Any) -> None:
-            deadlines.append(session.pending.deadline_s - session.pending.arrived_s)
+            deadlines.append(session.pending.request.deadline_s - session.pending.request.arrived_s)
             entered(session)
 
         world.server.verifier.enter = enter  # type: ignore[method-assign]
@@ -328,14 +334,14 @@ def test_a_scheduler_that_fails_is_replaced(caplog: pytest.LogCaptureFixture) ->
     class Mad(FirstComeFirstServed):
         calls = 0
 
-        def compose(self, queue: Any, now_s: float, fits: Any) -> list[Member]:
+        def compose(self, queue: Any, now_s: float, kv_used_tokens: int = 0) -> Batch:
             self.calls += 1
-            nonsense = [Member(len(queue), 1)], [Member(0, 0)], [Member(0, 10_000)], [Member(0, 1), Member(0, 1)], []
+            nonsense = ([len(queue)], [1]), ([0], [0]), ([0], [10_000]), ([0, 0], [1, 1]), ([], [])
             if self.calls % 6 == 5:
                 raise RuntimeError("no idea")
-            return nonsense[self.calls % 6]
+            return Batch(*nonsense[self.calls % 6])
 
-    with World(scheduler=Mad()) as world:
+    with World(scheduler=lambda *of: Mad(VerificationTimeEstimator(COEFFICIENTS), batch_limits(*of))) as world:
         requests = [Request(prompt(i), 16) for i in range(4)]
         answers = answer_all([world.device(c) for c in controllers()], requests)
         assert [a.tokens for a in answers] == [right(r) for r in requests]
@@ -352,7 +358,7 @@ def test_a_dead_connection_leaves_nothing_behind() -> None:
             assert link.receive(10).reply.tokens
             link.close()
         assert len(world.server.table.sessions) > 0
-        assert wait_for(lambda: not world.server.table.sessions and not world.server.memory.caches)
+        assert wait_for(lambda: not world.server.table.sessions and not world.engine.memory.caches)
 
 
 # --- processes ---------------------------------------------------------------------------------------------------------
@@ -364,8 +370,8 @@ class Commands:
     def __init__(self, folder: Path) -> None:
         self.folder, self.processes = folder, list[subprocess.Popen[str]]()
 
-    def start(self, module: str, *flags: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", f"wisp_gym.serving.{module}", *flags]
+    def start(self, name: str, *flags: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "wisp_gym", name, *flags]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -51,7 +51,7 @@ from wisp_gym.testbed.sampling import (
 from wisp_gym.testbed.settings import Limits
 from wisp_gym.testbed.torch_engine import models
 from wisp_gym.testbed.torch_engine.kv_cache import KvMemory, SessionCache, blocks
-from wisp_gym.testbed.torch_engine.target import MOST_PADDING, Job, ModelError, Target, groups
+from wisp_gym.testbed.torch_engine.target import MOST_PADDING, ModelError, Row, Target, groups
 from wisp_gym.testbed.wire_pb2 import FromDevice, Refusal, Round, Start
 from wisp_gym.testbed.wire_pb2 import Law as WireLaw
 
@@ -59,8 +59,8 @@ ROOT = Path(__file__).resolve().parents[2]
 MODEL = Model(VOCABULARY, 1024, TOKENIZER)
 
 
-def job(cache: SessionCache, context: list[int], drafted: list[int] | None = None) -> Job:
-    return Job(cache, context, drafted or [], [], 0.0, 0, 0)
+def row(cache: SessionCache, context: list[int], drafted: list[int] | None = None) -> Row:
+    return Row(cache, context, drafted or [])
 
 
 @torch.inference_mode()
@@ -80,7 +80,7 @@ def test_ragged_batches_are_those_of_single_rows(model: Any, packs: bool) -> Non
         if turn == 3:
             caches[3].clear()  # evicted: it is computed again beside the others
         drafts = {b: rng.integers(VOCABULARY, size=rng.integers(6)).tolist() for b in taking}
-        rows = target.logits([job(caches[b], contexts[b], drafts[b]) for b in taking])
+        rows = target.logits([row(caches[b], contexts[b], drafts[b]) for b in taking])
         for b, logits in zip(taking, rows, strict=True):
             plain = plain_logits(model, contexts[b] + drafts[b], len(drafts[b]) + 1)
             torch.testing.assert_close(logits, plain, rtol=1e-4, atol=1e-4)
@@ -119,7 +119,7 @@ def test_a_packing_model_stays_what_it_was_for_everyone_else(model: Any) -> None
     with ThreadPoolExecutor(1) as pool:  # another thread generates with the model while it verifies
         others = [pool.submit(plain_logits, model, contexts[turn % 3], 1) for turn in range(60)]
         for _ in range(40):
-            for logits, plain in zip(target.logits([job(SessionCache(), c) for c in contexts]), alone, strict=True):
+            for logits, plain in zip(target.logits([row(SessionCache(), c) for c in contexts]), alone, strict=True):
                 torch.testing.assert_close(logits, plain, rtol=1e-4, atol=1e-4)
     for turn, other in enumerate(others):
         torch.testing.assert_close(other.result(), alone[turn % 3], rtol=1e-4, atol=1e-4)
@@ -221,7 +221,7 @@ def sampled_answers(
                     laws.append(WireLaw(tokens=got.law.tokens.tolist(), weights=got.law.weights.tolist()))
                 message = Round(tokens=tokens, laws=laws)
                 unpacked = laws_of(message, temperature, target.vocabulary)
-                jobs.append(Job(caches[i], [*start, *answers[i]], tokens, unpacked, temperature, seeds[i], position))
+                jobs.append(Row(caches[i], [*start, *answers[i]], tokens, unpacked, temperature, seeds[i], position))
             for i, committed in zip(chunk, target.verify(jobs), strict=True):
                 answers[i] += committed
     return answers
@@ -391,7 +391,7 @@ def test_the_default_pair_is_trained_once_and_kept(tmp_path: Path, monkeypatch: 
 def test_help_and_wrong_flags_do_without_torch(command: str) -> None:
     code = f"""
 import sys
-from wisp_gym.serving import {command}
+from wisp_gym.testbed import {command}
 for flags in (["--help"], ["--listne", "x"]):
     try:
         {command}.parse(flags)
@@ -401,5 +401,5 @@ print([name for name in ("torch", "transformers", "grpc") if name in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-3:] == ["0", "2", "[]"] or done.stdout.split()[-3:] == ["0", "2", "[]"]
-    assert "unknown argument '--listne'" in done.stderr
+    assert "unknown flag '--listne'" in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -10,3 +10,7 @@ PRICES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
 # A response starves that gets less than this for each second beyond the first few since its request (docs/model/model.md).
 STARVED_TOKENS_PER_S = 1.0
 PATIENCE_S = 20.0  # those first few, where what starves is counted (ours)
+
+# Whoever composes no batch though requests wait is asked again at the next arrival, at the latest after this share of a mean
+# batch (ours).
+WAIT_SHARE = 0.25

@@ -12,13 +12,14 @@ assignment and lengths, single changes of both at once are made while one raises
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wisp_gym.engine.build import CLASS_STEP, accepted_share, classes_of
+from wisp_gym.rules.controller import Plan
 from wisp_gym.scenario import Scenario
 
 MOST_GROUPS = 8  # groups that are tried (a group more costs a launch a cycle)
@@ -28,22 +29,6 @@ GAIN = 1.0 + 1e-12  # what counts as better than rounding
 
 Numbers = NDArray[np.float64]
 Places = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Who drafts how many tokens, in which group.
-
-    Attributes:
-        groups: (n,) group of each device, 0 to n_groups − 1. lengths: (n,) tokens that each drafts.
-        n_groups: batches in a cycle. cycle_s: predicted time of a cycle. tokens_per_s: predicted rate.
-    """
-
-    groups: tuple[int, ...]
-    lengths: tuple[int, ...]
-    n_groups: int
-    cycle_s: float
-    tokens_per_s: float
 
 
 class Costs(NamedTuple):
@@ -88,8 +73,6 @@ def make_plan(scenario: Scenario) -> Plan:
 
 def costs_of(scenario: Scenario) -> Costs:
     """Costs of each length, by the server's own estimator, at the mean context of a response."""
-    from wisp_gym.engine.build import CLASS_STEP, accepted_share, classes_of
-
     alpha, e = accepted_share(scenario), scenario.estimator
     k = np.arange(scenario.max_draft_tokens + 1)
     context = scenario.workload.prompt.median_tokens + scenario.workload.output.median_tokens / 2

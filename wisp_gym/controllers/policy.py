@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,24 +82,45 @@ def save_policy(policy: Policy, path: str | Path) -> None:
 
 def check_schema(path: Path, document: dict[str, Any]) -> None:
     """The policy must have been trained on today's observation."""
-    entries = document.get("observation")
-    names = (
-        [entry[0] if isinstance(entry, list) and entry else entry for entry in entries]
-        if isinstance(entries, list)
-        else []
-    )
-    if names != list(device.NAMES):
-        other = next(
-            (f"'{a}' where '{b}' stands" for a, b in zip(names, device.NAMES, strict=False) if a != b),
-            f"{len(names)} entries",
-        )
-        raise PolicyError(f"{path}: observation differs from the documented one: {other}")
+    refuse_others(path, "observation differs from the documented one", document.get("observation"), device.NAMES)
+
+
+def refuse_others(path: Path, what: str, rows: Any, allowed: Sequence[str]) -> None:
+    """Refuse a policy whose rows of an observation have other names than the documented ones.
+
+    Raises:
+        PolicyError: says `what`, and the first difference.
+    """
+    given = rows if isinstance(rows, list) else []
+    names = [row[0] if isinstance(row, list) and row else row for row in given]
+    if names != list(allowed):
+        pairs = zip(names, allowed, strict=False)
+        count = f"{len(names)} entries, not {len(allowed)}"
+        raise PolicyError(f"{path}: {what}: {next((f'{a!r} where {b!r} stands' for a, b in pairs if a != b), count)}")
+
+
+def read_policy(name: str | Path) -> tuple[Path, dict[str, Any]]:
+    """File and document of a saved policy by its file, its run folder or, if it is shipped, its name.
+
+    Raises:
+        PolicyError: missing or damaged file, or another version; one line.
+    """
+    path = policy_path(name)
+    if path.suffix != ".json":
+        raise PolicyError(f"{path}: given a '{path.suffix}' file, allowed is a policy.json or its run folder")
+    return path, read_document(path, WHAT, VERSION, PolicyError)
+
+
+def about_of(document: dict[str, Any]) -> dict[str, Any]:
+    """The free text fields of a policy's document."""
+    about = document.get("about")
+    return about if isinstance(about, dict) else {}
 
 
 def saved_decision(name: str | Path) -> str:
     """What a saved policy decides ("token", "length", "batching", "joint"); empty where it cannot be told."""
     try:
-        return str(read_document(policy_path(name), WHAT, VERSION, PolicyError).get("decision"))
+        return str(read_policy(name)[1].get("decision"))
     except PolicyError:
         return ""
 
@@ -109,18 +131,10 @@ def load_policy(name: str | Path) -> Policy:
     Raises:
         PolicyError: missing or damaged file, other version, other observation; one line.
     """
-    path = policy_path(name)
-    if path.suffix != ".json":
-        raise PolicyError(f"{path}: given a '{path.suffix}' file, allowed is a policy.json or its run folder")
-    document = read_document(path, WHAT, VERSION, PolicyError)
+    path, document = read_policy(name)
     check_schema(path, document)
-    about = document.get("about")
+    layers = parse_layers(path, document, PolicyError)
     try:
-        return make_policy(
-            parse_layers(path, document, PolicyError),
-            str(document.get("decision")),
-            str(document.get("activation")),
-            **(about if isinstance(about, dict) else {}),
-        )
+        return make_policy(layers, str(document.get("decision")), str(document.get("activation")), **about_of(document))
     except (PolicyError, TypeError) as error:
         raise PolicyError(f"{path}: {error}") from None

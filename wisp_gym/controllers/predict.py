@@ -11,9 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 from wisp_gym.contract import device
 from wisp_gym.controllers.catalogue import ALIASES, CENTRALIZED, SPECULATION
 from wisp_gym.controllers.names import ControllerError, parse
-from wisp_gym.controllers.resolve import Controller, resolve
+from wisp_gym.controllers.resolve import resolve
 from wisp_gym.engine.state import PARAMETERS
 from wisp_gym.rules.bandits import MEMORY
+from wisp_gym.rules.controller import Controller
 from wisp_gym.rules.observed import decide_drafting
 from wisp_gym.rules.speculation import ORACLE, PERFECT
 from wisp_gym.scenario import Scenario, load

@@ -8,11 +8,12 @@ from numpy.typing import ArrayLike, NDArray
 from wisp_gym.contract import ladders, request, server
 from wisp_gym.controllers.catalogue import BATCHING
 from wisp_gym.controllers.names import ControllerError, parse
-from wisp_gym.controllers.resolve import Controller, find_batching, resolve
+from wisp_gym.controllers.resolve import find_batching, resolve
 from wisp_gym.engine.state import PARAMETERS
 from wisp_gym.rules import batching as rules
+from wisp_gym.rules.controller import Controller
 from wisp_gym.rules.observed import decide_batching, score_batching
-from wisp_gym.rules.scorer import LAUNCHES
+from wisp_gym.rules.scorer import shape_of
 from wisp_gym.scenario import Scenario, load
 
 # What some rules need that the environment's observation does not hold.
@@ -41,7 +42,7 @@ class BatchingPredictor:
         scenario = load(scenario) if isinstance(scenario, str) else scenario
         self.kind, parameters, self.scorer = rule_of(controller, scenario)
         self.launches = len(ladders.PRICES) if prices else 1
-        if len(self.scorer) and int(self.scorer[LAUNCHES]) not in (1, self.launches):
+        if len(self.scorer) and shape_of(self.scorer).launches not in (1, self.launches):
             raise ControllerError(f"controller '{controller}': it sets prices; allowed in wisp_gym/Joint-v0 alone")
         self.parameters = np.zeros(PARAMETERS)
         self.parameters[: len(parameters)] = parameters

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from statistics import NormalDist
 
 import numpy as np
@@ -16,43 +16,19 @@ import numpy as np
 from wisp_gym.controllers.catalogue import ADMISSION, BATCHING, CENTRALIZED, CHUNK, TRIMMING
 from wisp_gym.controllers.lookup import SAVED, Part, find, parts_of
 from wisp_gym.controllers.names import fault, one_piece
-from wisp_gym.controllers.plan import Plan, make_plan
+from wisp_gym.controllers.plan import make_plan
 from wisp_gym.controllers.policy import Policy, load_policy
 from wisp_gym.controllers.scorer_policy import load_scorer
+from wisp_gym.engine.build import mean_acceptance, separation
+from wisp_gym.engine.trace_files import load_draft_trace, passed_confidence
 from wisp_gym.rules import batching as batching_rules
 from wisp_gym.rules import speculation as speculation_rules
-from wisp_gym.rules import trimming
+from wisp_gym.rules.controller import NO_POLICY, Controller
+from wisp_gym.rules.rejection_predictor import load_predictor
 from wisp_gym.scenario import Scenario
-
-NO_POLICY = np.zeros(0, dtype=np.float32)
 
 # WISP's published operating point: share of accepted tokens that its MLP lets pass (arXiv 2601.11652).
 WISP_RECALL = 0.801
-
-
-@dataclass(frozen=True)
-class Controller:
-    """A controller with its numbers, ready for the engine."""
-
-    name: str
-    speculation: int
-    speculation_parameters: tuple[float, ...]
-    batching: int
-    batching_parameters: tuple[float, ...]
-    uses_predictor: bool = False
-    sees_statistics: bool = False
-    sees_observation: bool = False
-    centralized: bool = False
-    learns: bool = False
-    suggests: bool = False
-    plan: Plan | None = None  # groups and lengths of the devices, where they are fixed before the run
-    trim: int = trimming.NONE
-    trim_tokens: int = 0
-    chunk_tokens: int | None = None  # None: the scenario's
-    chunk_share: float = 0.0  # of the prompt tokens that wait, where that is more
-    admit_share: float = 0.0  # 0: whatever memory holds after evictions
-    policy: np.ndarray = field(default_factory=lambda: NO_POLICY, compare=False)
-    scorer: np.ndarray = field(default_factory=lambda: NO_POLICY, compare=False)  # learned batching policy
 
 
 def resolve(name: str, scenario: Scenario, load: Callable[[str], Policy] = load_policy) -> Controller:
@@ -163,14 +139,10 @@ def published_threshold(scenario: Scenario) -> float:
     A predictor's own where the draft names one; else that which 80.1 % of the accepted tokens pass: by the confidence of
     a recorded trace, or by the closed form of the parametric process.
     """
-    from wisp_gym.engine.build import mean_acceptance, separation
-    from wisp_gym.engine.trace_files import load_recording, passed_confidence
-    from wisp_gym.rules.rejection_predictor import load_predictor
-
     if scenario.draft.predictor:
         return load_predictor(scenario.draft.predictor).threshold
     if scenario.draft.trace:
-        return passed_confidence(load_recording(scenario).tokens, WISP_RECALL)
+        return passed_confidence(load_draft_trace(scenario).tokens, WISP_RECALL)
     d = separation(scenario.draft.statistics.auc)
     share = mean_acceptance(scenario.draft.acceptance)
     evidence = d / 2.0 - NormalDist().inv_cdf(WISP_RECALL)

@@ -11,11 +11,10 @@ import numpy as np
 
 from wisp_gym.contract import request, server
 from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES
-from wisp_gym.controllers.policy import VERSION, WHAT, PolicyError
-from wisp_gym.controllers.shipped import policy_path
+from wisp_gym.controllers.policy import VERSION, WHAT, PolicyError, about_of, read_policy, refuse_others
 from wisp_gym.files import write_text
 from wisp_gym.rules.scorer import PARTS, Shape, pack
-from wisp_gym.rules.weights_json import layers_as_json, parse_layers, read_document
+from wisp_gym.rules.weights_json import layers_as_json, parse_layers
 
 DECISIONS = {"batching": 1, "joint": len(PRICES)}  # launch actions of each
 
@@ -72,15 +71,8 @@ def save_scorer(policy: ScorerPolicy, path: str | Path) -> None:
 
 def check_schema(path: Path, document: dict[str, Any], decision: str) -> None:
     """The policy must have been trained on today's observation and actions."""
-    for key, allowed in (("globals", server.NAMES), ("requests", request.NAMES)):
-        given = document.get(key)
-        names = [row[0] if isinstance(row, list) and row else row for row in given] if isinstance(given, list) else []
-        if names != list(allowed):
-            pairs = zip(names, allowed, strict=False)
-            other = next(
-                (f"{a!r} where {b!r} stands" for a, b in pairs if a != b), f"{len(names)} entries, not {len(allowed)}"
-            )
-            raise PolicyError(f"{path}: {key} differ from the documented ones: {other}")
+    for key, names in (("globals", server.NAMES), ("requests", request.NAMES)):
+        refuse_others(path, f"{key} differ from the documented ones", document.get(key), names)
     ladders: dict[str, list[Any]] = {
         "chunk_tokens": list(CHUNK_TOKENS),
         "prices": list(PRICES[: DECISIONS[decision]]),
@@ -97,19 +89,15 @@ def load_scorer(name: str | Path) -> ScorerPolicy:
     Raises:
         PolicyError: missing or damaged file, another decision, version, observation or ladder; one line.
     """
-    path = policy_path(name)
-    if path.suffix != ".json":
-        raise PolicyError(f"{path}: given a '{path.suffix}' file, allowed is a policy.json or its run folder")
-    document = read_document(path, WHAT, VERSION, PolicyError)
-    decision, about = document.get("decision"), document.get("about")
+    path, document = read_policy(name)
+    decision = document.get("decision")
     if decision not in DECISIONS:
         raise PolicyError(
             f"{path}: decision given {decision!r}, allowed in place of a batching rule are {', '.join(DECISIONS)}"
         )
     check_schema(path, document, decision)
+    layers = parse_layers(path, document, PolicyError)
     try:
-        layers = parse_layers(path, document, PolicyError)
-        return make_scorer(layers, decision, **(about if isinstance(about, dict) else {}))
+        return make_scorer(layers, decision, **about_of(document))
     except (PolicyError, TypeError) as error:
-        text = str(error)
-        raise PolicyError(text if text.startswith(str(path)) else f"{path}: {text}") from None
+        raise PolicyError(f"{path}: {error}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path
 
@@ -18,5 +19,4 @@ def policy_path(name: str | Path) -> Path:
     """The JSON file that is meant: a shipped policy's, that of a run folder, or the file itself."""
     if str(name) in shipped_names():
         return FOLDER / f"{name}.json"
-    path = Path(name)
-    return path / "policy.json" if path.is_dir() else path
+    return Path(name, "policy.json") if os.path.isdir(name) else Path(name)

@@ -11,6 +11,9 @@ that starts at n and drafts K tokens has the run of accepted positions from n as
 Evidence about a token is normal with unit variance and mean ±d'/2 (accepted / not), so that its area under the ROC
 curve is Φ(d'/√2) and the log-likelihood ratio d'·x is calibrated. Beyond the first rejected token the draft goes on
 from a wrong prefix: those tokens carry the evidence of rejected ones (the closed form of wasted drafting in docs/model/model.md).
+
+Legend: `c` CONFIG row; `d` DEVICE row; `x` a number; `effect_key` uint64 key of the request's effect; `position` in
+the output, in tokens. Fates are 1 accepted, 0 rejected.
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ VIEW_NOISE = orthogonal_complement(VIEW_DIRECTION)
 
 @jit
 def sigmoid(x):
-    """Logistic function."""
+    """Logistic function, in (0, 1)."""
     return 1.0 / (1.0 + math.exp(-x))
 
 

@@ -1,4 +1,9 @@
-"""The server's side: launching and finishing verification batches."""
+"""The server's side: launching and finishing verification batches.
+
+Legend: `w` World; `c` CONFIG, `s` SERVER and `d` DEVICE row; `i` number of a device; `devices` (n,) DEVICE;
+`queue`, `batch` (n,) int64 devices, of which the first `s.n_queue` and `s.n_batch` count; `totals` TOTALS row;
+`log` (capacity,) LOG_ROW.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +25,7 @@ from wisp_gym.rules.batching import PIPELINED
 
 @jit
 def solo_time_s(c, d):
-    """True time, without noise, of a batch of this request alone."""
+    """True time, in s and without noise, of a batch of this request alone."""
     total = d.cached_tokens + d.take_tokens
     return batch_time_s(
         c.host_s, c.launch_s, c.weights_s, c.token_s, c.sharpness, c.cached_token_s, c.pair_s,
@@ -44,7 +49,7 @@ def leave_queue(s, devices, queue):
 
 @jit
 def queued_work_s(c, s, devices, queue):
-    """Predicted time that the waiting requests add to a batch, up to the first 64 of them."""
+    """Predicted time, in s, that the waiting requests add to a batch: of all as of the first 64."""
     n = min(s.n_queue, 64)
     new, cached = 0.0, 0.0
     for q in range(n):
@@ -79,7 +84,7 @@ def launch(w):
     )  # fmt: skip
     noise = normal(stream_key(c.seed, draws.BATCH_NOISE, 0, 0), s.batches) if c.noise > 0.0 else 0.0
     s.batch_clean_s = clean
-    if c.record_decisions:
+    if c.log_decisions:
         s.batch_token_s = marginal_s(c.weights_s, c.token_s, c.sharpness, s.sum_new)
     s.batch_time_s = clean * math.exp(c.noise * noise)
     s.batch_start_s = s.now_s
@@ -106,7 +111,7 @@ def log_launch(s, devices, batch, log):
 
 @jit
 def external_work(c, s, devices):
-    """Predicted verification time that the external device's drafts add (for its reward)."""
+    """Count the predicted verification time, in s, that the external device's drafts add (for its reward)."""
     i = c.external_device
     if i >= 0 and devices[i].in_batch and devices[i].completes:
         d = devices[i]
@@ -140,9 +145,9 @@ def count_member(c, s, d, totals):
 
 
 @jit
-def finish_member(c, s, devices, i, totals, replies, log):
+def finish_member(w, i):
     """Outcome for one member: a chunk of its prompt is cached, or its verification is complete."""
-    d = devices[i]
+    c, s, devices, d, totals = w.config[0], w.server[0], w.device, w.device[i], w.totals[0]
     d.in_batch = 0
     count_member(c, s, d, totals)
     d.cached_tokens += d.take_tokens
@@ -150,11 +155,11 @@ def finish_member(c, s, devices, i, totals, replies, log):
         remember(s, devices, i)
         return
     commit(c, d, totals)
-    write_log(s, log, s.now_s, LOG_VERIFY, i, d.accepted)
+    write_log(s, w.log, s.now_s, LOG_VERIFY, i, d.accepted)
     kept = d.prompt_tokens + d.committed + d.accepted  # keys and values of rejected tokens are dropped
     s.kv_tokens -= d.cached_tokens - kept
     d.cached_tokens = kept
-    replies[s.n_replies] = i
+    w.replies[s.n_replies] = i
     s.n_replies += 1
     if d.committed + d.commit_tokens >= d.output_tokens:
         release(s, devices, i)
@@ -165,19 +170,20 @@ def finish_member(c, s, devices, i, totals, replies, log):
 
 
 @jit
-def finish_batch(c, s, devices, batch, replies, totals, log):
+def finish_batch(w):
     """The running batch ends now: outcomes and replies to send."""
+    c, s = w.config[0], w.server[0]
     s.busy = 0
     s.ended_token_s = s.batch_token_s
     s.n_replies, s.reply_next = 0, 0
     tokens = 0
-    count_batch(c, s, totals)
-    write_log(s, log, s.now_s, LOG_END, -1, s.n_batch)
+    count_batch(c, s, w.totals[0])
+    write_log(s, w.log, s.now_s, LOG_END, -1, s.n_batch)
     for k in range(s.n_batch):
-        finish_member(c, s, devices, batch[k], totals, replies, log)
+        finish_member(w, w.batch[k])
     s.n_batch = 0
     for k in range(s.n_replies):
-        tokens += devices[replies[k]].commit_tokens
+        tokens += w.device[w.replies[k]].commit_tokens
     s.token_rate = KEEP * s.token_rate + FRESH * tokens / max(s.batch_time_s, 1e-9)
 
 

@@ -13,7 +13,7 @@ from wisp_gym.contract.device import SIZE
 from wisp_gym.engine import state
 from wisp_gym.engine.acceptance import DRIFT_BLOCK_TOKENS
 from wisp_gym.engine.state import World
-from wisp_gym.engine.trace_files import load_recording
+from wisp_gym.engine.trace_files import load_draft_trace
 from wisp_gym.rules.bandits import MEMORY
 from wisp_gym.rules.batching import FEATURES
 from wisp_gym.scenario import Acceptance, DeviceClass, Scenario, SLOClass
@@ -58,7 +58,7 @@ def mean_acceptance(a: Acceptance) -> float:
 
 def accepted_share(scenario: Scenario) -> float:
     """Share of positions at which the draft's token is accepted: of the trace, or else of the parametric process."""
-    return load_recording(scenario).share if scenario.draft.trace else mean_acceptance(scenario.draft.acceptance)
+    return load_draft_trace(scenario).share if scenario.draft.trace else mean_acceptance(scenario.draft.acceptance)
 
 
 def classes_of(n: int, shares: list[float], step: float) -> np.ndarray:
@@ -68,13 +68,13 @@ def classes_of(n: int, shares: list[float], step: float) -> np.ndarray:
 
 
 def fill_config(c: np.void, scenario: Scenario, seed: int, n_devices: int) -> None:
-    """Write the scenario's constants into a world's CONFIG record."""
+    """Write the scenario's constants into a world's CONFIG row."""
     v, e, s, w, h = scenario.verification, scenario.estimator, scenario.server, scenario.workload, scenario.horizon
     a = scenario.draft.acceptance
     keep = math.exp(-DRIFT_BLOCK_TOKENS / a.drift_tokens)
     share = mean_acceptance(a)
     values = {
-        "seed": seed & (2**64 - 1), "n_devices": n_devices, "max_draft_tokens": scenario.max_draft_tokens, "recorded": bool(scenario.draft.trace),
+        "seed": seed & (2**64 - 1), "n_devices": n_devices, "max_draft_tokens": scenario.max_draft_tokens, "from_trace": bool(scenario.draft.trace),
         "warmup_s": h.warmup_s, "window_end_s": h.warmup_s + h.measure_s, "end_s": h.warmup_s + h.measure_s + h.drain_s,
         "host_s": s.host_s, "launch_s": v.launch_s, "weights_s": v.weights_s, "token_s": v.token_s, "sharpness": v.sharpness,
         "cached_token_s": v.cached_token_s, "pair_s": v.pair_s, "noise": s.noise,
@@ -118,7 +118,7 @@ def slo_constants(s: SLOClass, index: int) -> dict[str, float]:
 
 
 def fill_devices(devices: np.ndarray, scenario: Scenario, n_devices: int) -> None:
-    """Write constants and starting values of (n,) DEVICE records."""
+    """Write constants and starting values of (n,) DEVICE rows."""
     kinds = classes_of(n_devices, [d.share for d in scenario.devices], CLASS_STEP)
     slos = classes_of(n_devices, [s.share for s in scenario.slo], SLO_STEP)
     view = devices[:n_devices]
@@ -153,7 +153,7 @@ def fill_server(s: np.void, scenario: Scenario) -> None:
     s["mean_batch_s"] = smallest_batch_s(scenario)
 
 
-def empty_arrays(n_worlds: int, n_devices: int, log_rows: int, trace: np.ndarray, policy: np.ndarray) -> World:
+def empty_arrays(n_worlds: int, n_devices: int, log_rows: int = 0, trace: np.ndarray = state.NO_TRACE) -> World:
     """Zeroed arrays of `n_worlds` worlds of at most `n_devices` devices."""
     shape = (n_worlds, n_devices)
     integers, floats = (lambda: np.zeros(shape, np.int64)), (lambda: np.zeros(shape, np.float64))
@@ -167,14 +167,13 @@ def empty_arrays(n_worlds: int, n_devices: int, log_rows: int, trace: np.ndarray
         memory=np.zeros((n_worlds, n_devices + 1, MEMORY)),
         log=np.zeros((n_worlds, log_rows), state.LOG_ROW), decisions=np.zeros((n_worlds, 0), state.DECISION),
         seen=np.zeros((n_worlds, 0, SIZE), np.float32), outcomes=np.zeros((n_worlds, 0), state.OUTCOME),
-        survivals=np.zeros((*shape, state.SURVIVALS), np.float32), trace=trace, policy=policy,
+        survivals=np.zeros((*shape, state.SURVIVALS), np.float32), trace=trace,
     )  # fmt: skip
 
 
 def fill_world(worlds: World, index: int, scenario: Scenario, seed: int, n_devices: int) -> None:
     """Set world `index` to the beginning of a scenario."""
-    for array in worlds[: World._fields.index("trace")]:
-        array[index] = np.zeros((), array.dtype)
+    worlds.clear(index)
     fill_config(worlds.config[index, 0], scenario, seed, n_devices)
     fill_devices(worlds.device[index], scenario, n_devices)
     fill_server(worlds.server[index, 0], scenario)

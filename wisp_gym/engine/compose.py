@@ -1,4 +1,11 @@
-"""Composing a batch: what waits, what fits, and which requests the rule takes."""
+"""Composing a batch: what waits, what fits, and which requests the rule takes.
+
+Legend: `w` World; `c` CONFIG, `s` SERVER and `d` DEVICE row; `i` number of a device; `devices` (n,) DEVICE;
+`queue`, `batch` (n,) int64 devices; `f` (FEATURES,) and `features` (n, FEATURES) float64, a row for each queued
+request; `keys` (n,) float64 and `order` (n,) int64 heap of places in the queue, of which the first `n` count;
+`parameters` (8,) float64 of the batching rule; `margin` share that is added to predicted times; `pairs` sum of new
+tokens × total length.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +21,19 @@ from wisp_gym.rules.batching import admits, binding_deadline_s, leads, margin_of
 
 @jit
 def uncached_tokens(d):
-    """Context of a waiting request that is not in the cache (the last token is always run through the model)."""
+    """Context, in tokens, of a waiting request that is not in the cache (the last token is always run through the model)."""
     return d.prompt_tokens + d.committed - 1 - d.cached_tokens
 
 
 @jit
 def predict_s(c, new_tokens, pairs, cached_tokens):
-    """Four-term prediction of a batch's time: `δ + α·Σn + β·Σn·L + γ·Σc`."""
+    """Four-term prediction of a batch's time, in s: `δ + α·Σn + β·Σn·L + γ·Σc`."""
     return c.est_launch_s + c.est_new_token_s * new_tokens + c.est_pair_s * pairs + c.est_cached_token_s * cached_tokens
 
 
 @jit
 def next_token_due_s(d):
-    """When the response's next token must leave the server to be delivered on time; of a first token its target."""
+    """When, in s, the response's next token must leave the server to be delivered on time; of a first token its target."""
     if d.committed == 0 and d.clock_from_arrival == 0:
         return d.arrival_s + d.ttft_s - d.delay_mean_s
     return token_deadline_s(d, d.committed) - d.delay_mean_s
@@ -34,7 +41,7 @@ def next_token_due_s(d):
 
 @jit
 def describe(c, d, now_s, turn, f):
-    """Fill the feature row of a queued request."""
+    """Fill the feature row of a queued request; `turn` is the group whose turn it is."""
     uncached = uncached_tokens(d)
     new = uncached + 1 + d.drafted
     if c.chunk_tokens > 0 and uncached > c.chunk_tokens:
@@ -62,8 +69,9 @@ def describe(c, d, now_s, turn, f):
 
 
 @jit
-def begin_batch(c, s, devices, queue, features):
+def begin_batch(w):
     """Start to compose: an empty batch, and a feature row for every queued request."""
+    c, s = w.config[0], w.server[0]
     s.n_batch = 0
     s.sum_new, s.sum_pairs, s.sum_cached = 0.0, 0.0, 0.0
     s.sum_kv, s.sum_context = 0, 0
@@ -72,11 +80,11 @@ def begin_batch(c, s, devices, queue, features):
     s.chunk_settled = 0
     s.kv_missing, s.prefill_waiting, s.n_starving = 0, 0, 0
     for q in range(s.n_queue):
-        d = devices[queue[q]]
-        describe(c, d, s.now_s, s.turn, features[q])
+        d = w.device[w.queue[q]]
+        describe(c, d, s.now_s, s.turn, w.features[q])
         s.prefill_waiting += uncached_tokens(d)
         s.kv_missing += uncached_tokens(d) if d.cached_tokens > 0 else 0
-        s.n_starving += 1 if rules.starving(features[q], ladders.PATIENCE_S) else 0
+        s.n_starving += 1 if rules.starving(w.features[q], ladders.PATIENCE_S) else 0
     if c.chunk_tokens > 0:
         s.chunk_left = max(c.chunk_tokens, int(c.chunk_share * s.prefill_waiting))
     s.step_starved_s += s.n_starving * (s.now_s - s.composed_s)
@@ -91,7 +99,7 @@ def chunk_is_open(s):
 
 @jit
 def choose_chunk(s, level):
-    """The batch prefills at most so many tokens, by the ladder, in place of the controller's or the scenario's chunk."""
+    """The batch prefills at most so many tokens, by a `level` of the ladder, in place of the controller's or the scenario's chunk."""
     s.chunk_settled = 1
     s.chunk_left = ladders.CHUNK_TOKENS[level]
 
@@ -156,16 +164,17 @@ def add(c, s, devices, i, batch, due_s):
 
 
 @jit
-def join_responses(c, s, devices, queue, batch, features):
+def join_responses(w):
     """Responses whose context is in memory join in order of arrival, as far as memory and the batch limit allow."""
+    c, s = w.config[0], w.server[0]
     for q in range(s.n_queue):
-        if features[q, rules.UNCACHED_TOKENS] == 0.0 and fits(c, s, devices[queue[q]]):
-            add(c, s, devices, queue[q], batch, binding_deadline_s(rules.FCFS, s.now_s, features[q], 0.0))
+        if w.features[q, rules.UNCACHED_TOKENS] == 0.0 and fits(c, s, w.device[w.queue[q]]):
+            add(c, s, w.device, w.queue[q], w.batch, binding_deadline_s(rules.FCFS, s.now_s, w.features[q], 0.0))
 
 
 @jit
 def predicted_with_s(c, s, d):
-    """Predicted time of the batch so far with one more request."""
+    """Predicted time, in s, of the batch so far with one more request."""
     take = tokens_to_run(s, d)
     pairs = s.sum_pairs + take * float(d.cached_tokens + take)
     return predict_s(c, s.sum_new + take, pairs, s.sum_cached + d.cached_tokens)
@@ -173,16 +182,15 @@ def predicted_with_s(c, s, d):
 
 @jit
 def decode_step_with_s(c, s, d):
-    """Predicted time of a step of one token for each member so far and one more sequence, their prompts computed."""
+    """Predicted time, in s, of a step of one token for each member so far and one more sequence, their prompts computed."""
     sequences = s.n_batch + 1
     context = s.sum_context + d.prompt_tokens + d.committed
     return predict_s(c, sequences, context, context - sequences)
 
 
 @jit
-def may_join(c, s, devices, i, f, parameters):
-    """Whether the rule and the engine's limits let device i's request join."""
-    d = devices[i]
+def may_join(c, s, d, f, parameters):
+    """Whether the rule and the engine's limits let a device's request join."""
     if not fits(c, s, d):
         return False
     batch_s = predict_s(c, s.sum_new, s.sum_pairs, s.sum_cached)
@@ -194,7 +202,7 @@ def may_join(c, s, devices, i, f, parameters):
 
 @jit
 def earliest_met_s(c, s, devices, batch, margin):
-    """Earliest deadline among the members of the batch so far that it still meets."""
+    """Earliest deadline, in s, among the members of the batch so far that it still meets; inf for none."""
     end_s = s.now_s + predict_s(c, s.sum_new, s.sum_pairs, s.sum_cached) * (1.0 + margin)
     due_s = math.inf
     for k in range(s.n_batch):
@@ -215,7 +223,7 @@ def is_sorted(keys, n):
 
 @jit
 def is_closed(c, s, checked, margin):
-    """Whether no further request can join: the batch is full, or one more token would miss a deadline that is checked."""
+    """Whether no further request can join: the batch is full, or one more token would miss its deadline, if that is `checked`."""
     if s.n_batch >= c.max_batch_requests:
         return True
     if not checked or s.n_batch == 0:
@@ -237,8 +245,16 @@ def keep_cached(features, keys, order, n):
 
 
 @jit
-def compose(c, s, devices, queue, batch, features, keys, order, parameters):
+def compose(w):
     """Compose a batch by the batching rule: admit the queued requests in order of priority, passing over what may not join."""
+    c, s, features, keys, order, parameters = (
+        w.config[0],
+        w.server[0],
+        w.features,
+        w.keys,
+        w.order,
+        w.batching_parameters,
+    )
     n = s.n_queue
     kind, margin = c.batching, margin_of(c.batching, parameters)
     for q in range(n):
@@ -254,9 +270,9 @@ def compose(c, s, devices, queue, batch, features, keys, order, parameters):
         q = order[k] if in_order else pop(keys, order, n)
         if not checked and protects(kind) and not leads(kind, parameters, s.now_s, s.mean_batch_s, features[q]):
             checked = True
-            s.earliest_deadline_s = earliest_met_s(c, s, devices, batch, margin)
-        if may_join(c, s, devices, queue[q], features[q], parameters):
-            add(c, s, devices, queue[q], batch, binding_deadline_s(kind, s.now_s, features[q], margin))
+            s.earliest_deadline_s = earliest_met_s(c, s, w.device, w.batch, margin)
+        if may_join(c, s, w.device[w.queue[q]], features[q], parameters):
+            add(c, s, w.device, w.queue[q], w.batch, binding_deadline_s(kind, s.now_s, features[q], margin))
         if in_order:
             k += 1
         else:

@@ -1,6 +1,11 @@
 """Composing a batch by a learned scorer, decision by decision, exactly as an agent of `wisp_gym/Batching-v0` would.
 
 Responses in memory join by themselves; the scorer embeds and picks only requests that lack context in memory.
+
+Legend: `w` World; `c` CONFIG and `s` SERVER row; `devices` (n,) DEVICE; `queue` (n,) int64 devices; `features` (n,
+FEATURES) float64, a row for each queued request; `scorer` float32 vector of `rules.scorer.pack`, H its width of an
+embedding; `row` (REQUEST,) float32 entries of a request; `places` (m,) int64 places in the queue; `embeddings` (H,
+m) and `scores` (m,) float32.
 """
 
 from __future__ import annotations
@@ -14,24 +19,12 @@ from wisp_gym.engine.observe_request import observe_request
 from wisp_gym.engine.observe_server import observe_batch
 from wisp_gym.jit import jit_allocating
 from wisp_gym.rules.batching import FCFS, UNCACHED_TOKENS, binding_deadline_s
-from wisp_gym.rules.scorer import (
-    CHUNKS,
-    CONTEXT,
-    EMBEDDING,
-    HIDDEN,
-    LAUNCHES,
-    best_head,
-    embed,
-    keep_still,
-    pool,
-    score_context,
-    score_requests,
-)
+from wisp_gym.rules.scorer import best_head, embed, keep_still, pool, score_context, score_requests, shape_of
 
 
 @jit_allocating
 def places_to_score(c, s, features):
-    """(n,) visible places in the queue whose request lacks context in memory."""
+    """(m,) int64 visible places in the queue whose request lacks context in memory."""
     places = np.empty(min(s.n_queue, c.visible_requests), np.int64)
     n = 0
     for q in range(len(places)):
@@ -43,9 +36,9 @@ def places_to_score(c, s, features):
 
 @jit_allocating
 def embed_queue(c, s, devices, queue, features, scorer, places, embeddings):
-    """Write the embedding of the request in each of the places, (H, n)."""
+    """Write the embedding of the request in each of the places."""
     row, seen = np.zeros(request.SIZE, np.float32), np.empty(request.SIZE, np.float32)
-    hidden, embedding = np.empty(int(scorer[HIDDEN]), np.float32), np.empty(embeddings.shape[0], np.float32)
+    hidden, embedding = np.empty(shape_of(scorer).hidden, np.float32), np.empty(embeddings.shape[0], np.float32)
     for k in range(len(places)):
         q = places[k]
         observe_request(c, s, devices[queue[q]], features[q], row)
@@ -67,17 +60,19 @@ def best_pick(c, s, devices, queue, places, scores):
 
 
 @jit_allocating
-def compose_learned(c, s, devices, queue, batch, features, scorer):
+def compose_learned(w):
     """Take the best action until it is to launch, or to wait (then the batch is empty)."""
-    join_responses(c, s, devices, queue, batch, features)
-    launches, chunks, width = int(scorer[LAUNCHES]), int(scorer[CHUNKS]), int(scorer[EMBEDDING])
+    c, s, devices, queue, features, scorer = w.config[0], w.server[0], w.device, w.queue, w.features, w.scorer
+    join_responses(w)
+    shape = shape_of(scorer)
+    launches, width = shape.launches, shape.embedding
     places = places_to_score(c, s, features)
     n = len(places)
     embeddings, scores = np.empty((width, n), np.float32), np.empty(n, np.float32)
     embed_queue(c, s, devices, queue, features, scorer, places, embeddings)
     row, inputs = np.empty(server.SIZE, np.float32), np.empty(server.SIZE + width, np.float32)
-    context = np.empty(int(scorer[CONTEXT]), np.float32)
-    query, heads = np.empty(width + 1, np.float32), np.empty(launches + 1 + chunks, np.float32)
+    context = np.empty(shape.context, np.float32)
+    query, heads = np.empty(width + 1, np.float32), np.empty(launches + 1 + shape.chunks, np.float32)
     pool(embeddings, n, inputs, server.SIZE)
     while True:
         observe_batch(c, s, row)
@@ -86,7 +81,7 @@ def compose_learned(c, s, devices, queue, batch, features, scorer):
         score_requests(query, embeddings, n, scores)
         q, score = best_pick(c, s, devices, queue, places, scores)
         if q >= 0 and score >= heads[other]:
-            add(c, s, devices, queue[q], batch, binding_deadline_s(FCFS, s.now_s, features[q], 0.0))
+            add(c, s, devices, queue[q], w.batch, binding_deadline_s(FCFS, s.now_s, features[q], 0.0))
         elif other > launches:
             choose_chunk(s, other - launches - 1)
         else:

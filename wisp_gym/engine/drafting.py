@@ -1,4 +1,7 @@
-"""Time on the device: drafting speed and thermal throttling."""
+"""Time on the device: drafting speed and thermal throttling.
+
+Legend: `d` DEVICE row; `uses_predictor` 1 where the controller asks the rejection predictor.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ def heat_up(d, busy_s):
 
 @jit
 def seconds_per_token(d, uses_predictor):
-    """Drafting time of one token in this round, with the rejection predictor's share where the controller asks it."""
+    """Drafting time of one token in this round, in s, with the rejection predictor's share where the controller asks it."""
     speed_factor = 1.0 - (1.0 - d.throttle_ratio) * d.heat
     seconds = d.token_s / speed_factor
     return seconds + d.predictor_s if uses_predictor else seconds

@@ -5,6 +5,8 @@ feature that is switched on moves no other draw, and any request can be replayed
 
 `stream_key` hashes who asks; `bits(key, index)` is the index-th output of SplitMix64 seeded with that key
 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, OOPSLA 2014).
+
+Legend: `key` uint64 of a stream; `index` of a draw in it, from 0; `z` uint64; `q` and `probability` probabilities.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ TWO_TO_MINUS_53 = 2.0**-53
 
 @jit
 def mix(z):
-    """SplitMix64's output function."""
+    """SplitMix64's output function, uint64."""
     z = (z ^ (z >> S30)) * MIX_1
     z = (z ^ (z >> S27)) * MIX_2
     return z ^ (z >> S31)
@@ -52,7 +54,7 @@ def mix(z):
 
 @jit
 def stream_key(seed, cause, device, request):
-    """Key of the stream of one cause of one request of one device."""
+    """Key, uint64, of the stream of one cause of one request of one device of the world with this seed."""
     key = mix(np.uint64(seed) + GOLDEN * (np.uint64(cause) + ONE))
     key = mix(key + GOLDEN * (np.uint64(device) + ONE))
     return mix(key + GOLDEN * (np.uint64(request) + ONE))
@@ -60,7 +62,7 @@ def stream_key(seed, cause, device, request):
 
 @jit
 def bits(key, index):
-    """64 random bits."""
+    """64 random bits, uint64."""
     return mix(np.uint64(key) + GOLDEN * (np.uint64(index) + ONE))
 
 
@@ -125,6 +127,6 @@ def normal(key, index):
 
 @jit
 def clipped_lognormal(key, index, log_mean, log_std, low, high):
-    """Integer log-normal draw, clipped to [low, high]."""
+    """Integer log-normal draw of logarithm `log_mean` ± `log_std`, clipped to [low, high]."""
     value = math.exp(log_mean + log_std * normal(key, index))
     return int(min(max(round(value), low), high))

@@ -1,4 +1,9 @@
-"""What an outside decision maker is handed after each step, gathered in compiled code."""
+"""What an outside decision maker is handed after each step, gathered in compiled code.
+
+Legend: `w` World; `worlds` World with a leading axis (W, …), of which `first` … `last` − 1 are worked on; `c`
+CONFIG, `s` SERVER and `d` DEVICE row; `kind`, `kinds` (W,) int64 what a world waits for; `actions` (W,) int64;
+`observation`, `observations` (W, size) float32; `outcome`, `outcomes` (W, SIZE) float64.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +45,7 @@ def gather(w, kind, observation, outcome):
     d = w.device[max(c.external_device, 0)]
     if c.external_batching:
         if kind == DONE:  # the feature rows are still those of the last batch composed
-            begin_batch(c, s, w.device, w.queue, w.features)
+            begin_batch(w)
         observe_server(w, observation)
     else:
         seen = w.observation[max(c.external_device, 0)]
@@ -67,21 +72,21 @@ def gather(w, kind, observation, outcome):
 
 
 @jit
-def begin_worlds(worlds, trace, policy, which, kinds, observations, outcomes, first, last):
+def begin_worlds(worlds, which, kinds, observations, outcomes, first, last):
     """Open the worlds marked in `which` (W,) bool and run them to their first decision."""
     for index in range(first, last):
         if which[index]:
-            w = world_of(worlds, index, trace, policy)
+            w = world_of(worlds, index)
             open_world(w)
             kinds[index] = advance(w)
             gather(w, kinds[index], observations[index], outcomes[index])
 
 
 @jit
-def step_and_gather(worlds, trace, policy, actions, kinds, observations, outcomes, first, last):
+def step_and_gather(worlds, actions, kinds, observations, outcomes, first, last):
     """Carry out one action in each world, run it to its next decision and gather what happened."""
     for index in range(first, last):
-        w = world_of(worlds, index, trace, policy)
+        w = world_of(worlds, index)
         if kinds[index] == BATCHING:
             act_batching(w, actions[index])
         elif kinds[index] != DONE:

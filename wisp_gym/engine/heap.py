@@ -1,4 +1,8 @@
-"""Binary heap of (key, item) in two arrays, smallest key first, the smaller item first among equal keys."""
+"""Binary heap of (key, item) in two arrays, smallest key first, the smaller item first among equal keys.
+
+Legend: `keys` (n,) float64 and `items` (n,) int64, of which the first `size` are the heap; `a`, `b` and `i` places
+in them; `key`, `item` of one entry.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from wisp_gym.jit import jit
 
 @jit
 def before(keys, items, a, b):
-    """Order of two entries."""
+    """Whether entry a goes before entry b."""
     return keys[a] < keys[b] or (keys[a] == keys[b] and items[a] < items[b])
 
 

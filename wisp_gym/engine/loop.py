@@ -9,18 +9,23 @@ time are taken in this order, so that a message that arrives just as a batch end
 2. the end of the running batch;
 3. composing and launching the next batch;
 4. replies of the batch that ended (they carry the predicted end of the batch just launched).
+
+Legend: `w` World; `worlds` World with a leading axis (W, …), `index`, `first` and `last` places on it; `c` CONFIG,
+`s` SERVER and `d` DEVICE row; `i` number of a device; `request` number of its request; `action` int64 of a decision
+maker outside; `place` in the queue.
 """
 
 from __future__ import annotations
 
 import math
 
-from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES
+from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES, WAIT_SHARE
 from wisp_gym.engine.batch import enqueue, finish_batch, launch
 from wisp_gym.engine.compose import add, begin_batch, choose_chunk, chunk_is_open, compose, fits, join_responses
 from wisp_gym.engine.compose_learned import compose_learned
 from wisp_gym.engine.heap import pop, push
-from wisp_gym.engine.rollout_log import begin_recording, record_outcome
+from wisp_gym.engine.network import DRAFT_TOKEN_BYTES
+from wisp_gym.engine.rollout_log import begin_logging, log_outcome
 from wisp_gym.engine.session import (
     DECIDE,
     EXTERNAL_LENGTH,
@@ -35,7 +40,6 @@ from wisp_gym.engine.session import (
     following_arrival_s,
     in_window,
     learn_from_round,
-    payload_bytes,
     send,
     write_log,
 )
@@ -45,15 +49,12 @@ from wisp_gym.engine.turns import find_turn
 from wisp_gym.jit import jit
 from wisp_gym.rules.batching import FCFS, LEARNED, PIPELINED, binding_deadline_s, ready
 
-# What `advance` returns: the world is over, which decision it waits for, or that the room for recorded decisions is used up.
+# What `advance` returns: the world is over, which decision it waits for, or that the room for logged decisions is used up.
 DONE, SPECULATION, BATCHING, FULL = 0, 1, 2, 3
-
-# A decision maker outside that launches an empty batch waits for the next arrival, at most this share of a mean batch.
-WAIT_SHARE = 0.25
 
 
 @jit
-def world_of(worlds, index, trace, policy):
+def world_of(worlds, index):
     """One world out of arrays with a leading axis."""
     return World(
         worlds.config[index], worlds.server[index], worlds.totals[index], worlds.slo_totals[index],
@@ -61,20 +62,21 @@ def world_of(worlds, index, trace, policy):
         worlds.event_s[index], worlds.queue[index], worlds.batch[index], worlds.replies[index],
         worlds.features[index], worlds.keys[index], worlds.order[index], worlds.speculation_parameters[index],
         worlds.batching_parameters[index], worlds.memory[index], worlds.log[index], worlds.decisions[index], worlds.seen[index],
-        worlds.outcomes[index], worlds.survivals[index], trace, policy, worlds.scorer, worlds.source,
+        worlds.outcomes[index], worlds.survivals[index], worlds.trace, worlds.policy, worlds.scorer, worlds.source,
     )  # fmt: skip
 
 
 @jit
 def start_request(w, i, request, arrival_s, earliest_s):
-    """Begin a device's request unless it never comes."""
-    c, s, d = w.config[0], w.server[0], w.device[i]
-    if arrival_s >= FOREVER_S:
-        return
-    start_s = max(arrival_s, earliest_s)
-    reach_s = begin_request(
-        c, d, i, request, arrival_s, start_s, w.totals[0], w.slo_totals, w.trace, w.source, s, w.log
-    )
+    """Begin a device's request when it has arrived and the device is free, from `earliest_s` on, unless it never comes."""
+    if arrival_s < FOREVER_S:
+        reach_later(w, i, begin_request(w, i, request, arrival_s, max(arrival_s, earliest_s)))
+
+
+@jit
+def reach_later(w, i, reach_s):
+    """Device i's message is on the way and reaches the server at `reach_s`."""
+    s = w.server[0]
     push(w.event_s, w.event_device, s.n_events, reach_s, i)
     s.n_events += 1
 
@@ -97,7 +99,7 @@ def after_response(w, i):
 
 @jit
 def next_event_s(s, w):
-    """Time of the next event."""
+    """Time of the next event, in s; inf for none."""
     time_s = w.event_s[0] if s.n_events > 0 else math.inf
     if s.busy:
         return min(time_s, s.batch_end_s)
@@ -123,9 +125,9 @@ def take_events(w):
         write_log(s, w.log, time_s, LOG_ARRIVE, i, w.device[i].drafted)
         w.totals[0].events += 1
     if s.busy and s.batch_end_s <= time_s:
-        finish_batch(c, s, w.device, w.batch, w.replies, w.totals[0], w.log)
+        finish_batch(w)
         if c.suggests:
-            suggest_lengths(c, s, w.device, w.replies, w.memory, w.speculation_parameters)
+            suggest_lengths(w)
         w.totals[0].events += 1
     s.stage = REPLY if c.centralized else COMPOSE
     return True
@@ -152,11 +154,11 @@ def may_start(w):
 def compose_and_launch(w):
     """Compose by the batching rule inside the engine and start the batch."""
     c, s = w.config[0], w.server[0]
-    begin_batch(c, s, w.device, w.queue, w.features)
+    begin_batch(w)
     if c.batching == LEARNED:
-        compose_learned(c, s, w.device, w.queue, w.batch, w.features, w.scorer)
+        compose_learned(w)
     else:
-        compose(c, s, w.device, w.queue, w.batch, w.features, w.keys, w.order, w.batching_parameters)
+        compose(w)
     if s.n_batch > 0:
         launch(w)
     elif c.batching == LEARNED:
@@ -173,11 +175,11 @@ def wait_a_little(s):
 def answer(w, i):
     """Deliver the reply to device i and begin what follows; returns True when a round of drafting has begun."""
     c, s, d = w.config[0], w.server[0], w.device[i]
-    complete = deliver(c, d, i, s.now_s, w.totals[0], w.slo_totals, w.histogram, s, w.log)
+    complete = deliver(w, i)
     if c.learns:
         learn_from_round(c, d, i, w.speculation_parameters, w.memory[i], w.observation[i])
-    if c.record_decisions and d.round >= 0:
-        record_outcome(c, s, d, i, w.outcomes)
+    if c.log_decisions and d.round >= 0:
+        log_outcome(w, i)
     if complete:
         after_response(w, i)
         return False
@@ -186,36 +188,30 @@ def answer(w, i):
         enqueue(s, w.device, w.queue, i)
         return False
     begin_round(c, d, i, w.observation[i], d.delivered_s)
-    if c.record_decisions:
-        begin_recording(s, d)
+    if c.log_decisions:
+        begin_logging(s, d)
     return True
 
 
 @jit
 def send_round(w, i):
     """The round's drafting is over: its message is on the way."""
-    c, s, d = w.config[0], w.server[0], w.device[i]
-    finish_drafting(c, d, w.totals[0])
-    reach_s = send(c, d, i, w.totals[0], s, w.log, payload_bytes(d))
-    push(w.event_s, w.event_device, s.n_events, reach_s, i)
-    s.n_events += 1
+    d = w.device[i]
+    finish_drafting(w.config[0], d, w.totals[0])
+    reach_later(w, i, send(w, i, d.drafted * DRAFT_TOKEN_BYTES))
 
 
 @jit
 def work_replies(w):
-    """Answer the members of the batch that ended; returns DECIDE when a device's decision is taken outside."""
-    c, s = w.config[0], w.server[0]
+    """Answer the members of the batch that ended; returns DECIDE when a device's decision is taken outside, else 0."""
+    s = w.server[0]
     while s.reply_next < s.n_replies:
         i = w.replies[s.reply_next]
         if s.mid_draft == 0 and not answer(w, i):
             s.reply_next += 1
             continue
         s.mid_draft = 1
-        drafted = draft_round(
-            c, w.device[i], i, w.totals[0], w.speculation_parameters, w.policy, w.memory[i], w.source, w.observation[i],
-            w.survivals[i], s, w.decisions, w.seen,
-        )  # fmt: skip
-        if drafted == DECIDE:
+        if draft_round(w, i) == DECIDE:
             return DECIDE
         s.mid_draft = 0
         send_round(w, i)
@@ -225,19 +221,19 @@ def work_replies(w):
 
 @jit
 def advance(w):
-    """Run until the world is over (DONE), a decision is due outside (SPECULATION, BATCHING) or enough are recorded (FULL)."""
+    """Run until the world is over (DONE), a decision is due outside (SPECULATION, BATCHING) or enough are logged (FULL)."""
     c, s = w.config[0], w.server[0]
     while s.stage != OVER:
-        if c.record_decisions and s.n_decisions >= c.record_decisions and s.stage == EVENTS:
+        if c.log_decisions and s.n_decisions >= c.log_decisions and s.stage == EVENTS:
             return FULL
         if s.stage == EVENTS and not take_events(w):
             break
         if s.stage == COMPOSE:
             if may_start(w):
                 if c.external_batching:
-                    begin_batch(c, s, w.device, w.queue, w.features)
+                    begin_batch(w)
                     if c.responses_join:
-                        join_responses(c, s, w.device, w.queue, w.batch, w.features)
+                        join_responses(w)
                     s.stage = PICK
                     return BATCHING
                 compose_and_launch(w)
@@ -327,23 +323,23 @@ def count_unstarted(w):
 
 
 @jit
-def record_worlds(worlds, trace, policy, fresh, kinds, first, last):
-    """Run worlds first … last − 1 until enough decisions are recorded (FULL) or they are over (DONE).
+def run_logged(worlds, fresh, kinds, first, last):
+    """Run worlds first … last − 1 until enough decisions are logged (FULL) or they are over (DONE).
 
     fresh: (W,) bool, worlds to open first. kinds: (W,) int64, written.
     """
     for index in range(first, last):
-        w = world_of(worlds, index, trace, policy)
+        w = world_of(worlds, index)
         if fresh[index]:
             open_world(w)
         kinds[index] = advance(w)
 
 
 @jit
-def run_worlds(worlds, trace, policy, first, last):
+def run_worlds(worlds, first, last):
     """Open and run worlds first … last − 1 to their end (no decision outside)."""
     for index in range(first, last):
-        w = world_of(worlds, index, trace, policy)
+        w = world_of(worlds, index)
         open_world(w)
         advance(w)
         count_unstarted(w)

@@ -1,4 +1,7 @@
-"""Time on the network: one-way delay with jitter, loss with retransmission, outages, waking from idle."""
+"""Time on the network: one-way delay with jitter, loss with retransmission, outages, waking from idle.
+
+Legend: `d` DEVICE row; `message` number of the message in its request, from 0.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ def outage_wait_s(d, now_s):
 
 @jit
 def retransmissions(d, message):
-    """How often a message is lost before it arrives (geometric)."""
+    """How many times a message is lost before it arrives (geometric)."""
     u = uniform(d.loss_key, message)
     return int(math.log(u) / math.log(d.loss)) if u < d.loss else 0
 

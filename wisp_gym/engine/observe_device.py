@@ -3,7 +3,7 @@
 An observation is a function of what the device has drafted, measured and received with its last reply; it holds
 nothing of the future and nothing of the other parties' state after that reply.
 
-c: the world's configuration, d: the device's state, o: its observation, (SIZE,) float32.
+Legend: `c` CONFIG and `d` DEVICE row; `o` (SIZE,) float32 observation; `t` the mean batch time T; `p` a probability.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the server sees of a waiting request: writes the entries of `wisp_gym.contract.request`.
 
-c: the world's configuration, s: the server's state, d: the state of the device that waits, f: the request's features in physical
-units (`wisp_gym.rules.batching`), o: its entries, (request.SIZE,) float32.
+Legend: `c` CONFIG, `s` SERVER and `d` DEVICE row; `f` (FEATURES,) float64 of the request in physical units
+(`wisp_gym.rules.batching`); `o` (SIZE,) float32 entries; `t` the mean batch time T.
 """
 
 from __future__ import annotations

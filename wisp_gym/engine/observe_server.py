@@ -1,6 +1,6 @@
 """What the server sees when it composes a batch: writes the entries of `wisp_gym.contract.server`, then those of each request.
 
-c: the world's configuration, s: the server's state, o: the observation or a part of it, float32.
+Legend: `w` World; `c` CONFIG and `s` SERVER row; `o` float32 entries, the server's alone or all of them; `t` the mean batch time T.
 """
 
 from __future__ import annotations

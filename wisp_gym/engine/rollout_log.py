@@ -1,6 +1,9 @@
 """What a learner is handed of a fleet: every decision of a policy that draws its actions, and what became of each round.
 
 A decision carries the number of its round; the round's outcome, known when its reply is delivered, carries the same.
+
+Legend: `w` World; `s` SERVER and `d` DEVICE row; `i` number of a device; `o` (SIZE,) float32 observation; `policy`
+float32 vector of `rules.mlp.pack`; `chance` uniform draw in (0, 1).
 """
 
 from __future__ import annotations
@@ -11,20 +14,20 @@ import numpy as np
 
 from wisp_gym.engine.slo import on_time_tokens
 from wisp_gym.jit import jit, jit_allocating
-from wisp_gym.rules.mlp import logits
+from wisp_gym.rules.mlp import N_OUT, logits
 
 
 @jit
-def begin_recording(s, d):
-    """A round of drafting begins whose decisions are recorded."""
+def begin_logging(s, d):
+    """A round of drafting begins whose decisions are logged."""
     d.round = s.rounds
     s.rounds += 1
 
 
 @jit_allocating
 def draw_action(policy, o, chance):
-    """Action drawn from the softmax of the policy's outputs by a uniform draw, and the logarithm of its probability."""
-    out = np.empty(int(policy[1]), dtype=np.float32)
+    """Action (int64) drawn from the softmax of the policy's outputs, and the logarithm of its probability."""
+    out = np.empty(int(policy[N_OUT]), dtype=np.float32)
     n = logits(policy, o, out)
     top = out[0]
     for k in range(1, n):
@@ -42,22 +45,24 @@ def draw_action(policy, o, chance):
 
 
 @jit
-def sampled_action(s, d, i, policy, o, chance, decisions, seen):
-    """Draw the policy's action and record the decision; there must be room."""
-    action, log_probability = draw_action(policy, o, chance)
-    row = decisions[s.n_decisions]
+def sampled_action(w, i, chance):
+    """Draw the policy's action, returned as int64, and log the decision; there must be room."""
+    s, d, o = w.server[0], w.device[i], w.observation[i]
+    action, log_probability = draw_action(w.policy, o, chance)
+    row = w.decisions[s.n_decisions]
     row.round, row.device, row.action = d.round, i, action
     row.time_s, row.log_probability = d.clock_s, log_probability
     for k in range(o.shape[0]):
-        seen[s.n_decisions, k] = o[k]
+        w.seen[s.n_decisions, k] = o[k]
     s.n_decisions += 1
     return action
 
 
 @jit
-def record_outcome(c, s, d, i, outcomes):
-    """The reply of a recorded round has been delivered and counted."""
-    row = outcomes[s.n_outcomes]
+def log_outcome(w, i):
+    """The reply of a logged round has been delivered and counted."""
+    c, s, d = w.config[0], w.server[0], w.device[i]
+    row = w.outcomes[s.n_outcomes]
     before = d.committed - d.commit_tokens
     row.round, row.device = d.round, i
     row.drafted, row.accepted, row.committed = d.drafted, d.accepted, d.commit_tokens

@@ -1,4 +1,10 @@
-"""A device's side: requests one after another, rounds of drafting, replies."""
+"""A device's side: requests one after another, rounds of drafting, replies.
+
+Legend: `w` World; `c` CONFIG, `s` SERVER and `d` DEVICE row; `i` number of the device; `request` number of its
+request, from 0; `o` (SIZE,) float32 observation; `trace` (rows,) TRACE_ROW; `source` Source; `parameters` (8,) and
+`memory` (MEMORY,) float64, `policy` float32 weights of the speculation rule; `survivals` (SURVIVALS,) float32 of
+the round's tokens; `totals` TOTALS row; `histogram` (2, LATENCY_BINS) int64; `log` (capacity,) LOG_ROW.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +14,7 @@ from wisp_gym.contract.averages import FRESH, KEEP, PRIOR_TOKENS
 from wisp_gym.engine import draws
 from wisp_gym.engine.drafting import cool, heat_up, seconds_per_token
 from wisp_gym.engine.draws import clipped_lognormal, exponential, stream_key, uniform
-from wisp_gym.engine.network import DRAFT_TOKEN_BYTES, TOKEN_BYTES, transfer_s
+from wisp_gym.engine.network import TOKEN_BYTES, transfer_s
 from wisp_gym.engine.observe_device import (
     adapt_survival,
     adapt_to_request,
@@ -53,23 +59,23 @@ BINS_PER_LOG = LATENCY_BINS / math.log(LATENCY_HIGH_S / LATENCY_LOW_S)
 
 
 @jit
-def write_log(server, log, time_s, kind, device, value):
-    """Append to the event log while there is room."""
-    n = server.log_length
+def write_log(s, log, time_s, kind, device, value):
+    """Append an event, its `kind` and `value` as in `state.LOG_KINDS` and `device` −1 for the server's, while there is room."""
+    n = s.log_length
     if n < log.shape[0]:
         log[n].time_s = time_s
         log[n].kind = kind
         log[n].device = device
         log[n].value = value
-    server.log_length += 1
+    s.log_length += 1
 
 
 @jit
-def latency_bin(seconds):
-    """Bin of a latency in the logarithmic histogram."""
-    if seconds <= LATENCY_LOW_S:
+def latency_bin(latency_s):
+    """Bin of a latency in the logarithmic histogram, 0 to LATENCY_BINS − 1."""
+    if latency_s <= LATENCY_LOW_S:
         return 0
-    return min(int(math.log(seconds / LATENCY_LOW_S) * BINS_PER_LOG), LATENCY_BINS - 1)
+    return min(int(math.log(latency_s / LATENCY_LOW_S) * BINS_PER_LOG), LATENCY_BINS - 1)
 
 
 @jit
@@ -80,7 +86,7 @@ def in_window(c, time_s):
 
 @jit
 def first_arrival_s(c, i, trace):
-    """Time of a device's first request."""
+    """Time, in s, of a device's first request; FOREVER_S where none comes."""
     if c.arrivals == TRACE:
         return trace[i].arrival_s if i < trace.shape[0] else FOREVER_S
     key = stream_key(c.seed, draws.ARRIVAL, i, 0)
@@ -89,7 +95,7 @@ def first_arrival_s(c, i, trace):
 
 @jit
 def following_arrival_s(c, d, i, request, done_s, trace):
-    """Time of the device's request number `request` (> 0), the one before having ended at `done_s`."""
+    """Time, in s, of the device's request number `request` (> 0), the one before having ended at `done_s`."""
     if c.arrivals == TRACE:
         row = i + request * c.n_devices
         return trace[row].arrival_s if row < trace.shape[0] else FOREVER_S
@@ -101,7 +107,7 @@ def following_arrival_s(c, d, i, request, done_s, trace):
 
 @jit
 def draw_lengths(c, d, i, trace):
-    """Prompt and output length of the device's current request."""
+    """Prompt and output length, in tokens, of the device's current request."""
     if c.arrivals == TRACE:
         row = i + d.request * c.n_devices
         d.prompt_tokens = min(max(trace[row].prompt_tokens, int(c.prompt_min)), int(c.prompt_max))
@@ -127,25 +133,26 @@ def draw_keys(c, d, i):
 
 
 @jit
-def begin_request(c, d, i, request, arrival_s, start_s, totals, slo_totals, trace, source, server, log):
-    """Take the next request; its prompt leaves at `start_s`. Returns the time it reaches the server."""
+def begin_request(w, i, request, arrival_s, start_s):
+    """Take the next request; its prompt leaves at `start_s`. Returns the time it reaches the server, in s."""
+    c, s, d = w.config[0], w.server[0], w.device[i]
     d.request = request
     d.arrival_s = arrival_s
     d.messages = 0
     d.committed = 0
     d.last_rejected = 0
-    draw_lengths(c, d, i, trace)
+    draw_lengths(c, d, i, w.trace)
     draw_keys(c, d, i)
-    begin_walk(c, d, i, source)
+    begin_walk(c, d, i, w.source)
     d.counted = 1 if in_window(c, arrival_s) else 0
-    totals.requests_in += 1
-    slo_totals[d.slo_id].arrived += d.counted
-    server.n_open += d.counted
+    w.totals[0].requests_in += 1
+    w.slo_totals[d.slo_id].arrived += d.counted
+    s.n_open += d.counted
     d.round_start_s = start_s
     d.clock_s = start_s
     clear_draft(d)
-    write_log(server, log, start_s, LOG_REQUEST, i, d.prompt_tokens)
-    return send(c, d, i, totals, server, log, d.prompt_tokens * TOKEN_BYTES)
+    write_log(s, w.log, start_s, LOG_REQUEST, i, d.prompt_tokens)
+    return send(w, i, d.prompt_tokens * TOKEN_BYTES)
 
 
 @jit
@@ -163,15 +170,16 @@ def clear_draft(d):
 
 @jit
 def deadline_of_round_s(d):
-    """When the verification must be complete: `round start + E[tokens]/v − downlink`; for a prompt its first-token target."""
+    """When, in s, the verification must be complete: `round start + E[tokens]/v − downlink`; for a prompt its first-token target."""
     if d.committed == 0:
         return d.arrival_s + d.ttft_s - d.delay_mean_s
     return d.round_start_s + d.expected_tokens / d.slo_tokens_per_s - d.delay_mean_s
 
 
 @jit
-def send(c, d, i, totals, server, log, payload_bytes):
-    """Send what is drafted at the device's clock; returns the time of arrival at the server."""
+def send(w, i, payload_bytes):
+    """Send what is drafted at the device's clock; returns the time of arrival at the server, in s."""
+    c, d, totals = w.config[0], w.device[i], w.totals[0]
     d.phase = UPLINK
     d.sent_s = d.clock_s
     d.uplink_s = transfer_s(d, d.clock_s, payload_bytes, d.uplink_bytes_per_s)
@@ -180,7 +188,7 @@ def send(c, d, i, totals, server, log, payload_bytes):
     if in_window(c, d.sent_s):
         d.window_messages += 1
     totals.messages += 1
-    write_log(server, log, d.sent_s, LOG_SEND, i, d.drafted)
+    write_log(w.server[0], w.log, d.sent_s, LOG_SEND, i, d.drafted)
     return d.arrived_s
 
 
@@ -209,30 +217,35 @@ def begin_round(c, d, i, o, now_s):
 
 @jit
 def follow_length(c, d, parameters, policy, memory, o):
-    """Draft up to the length that the rule chooses before the first token."""
+    """1 to draft one more token, up to the length that the rule chooses before the first."""
     if d.target_tokens < 0:
         observe_all(c, d, o)
         d.target_tokens = choose_length(c.speculation, parameters, policy, memory, c.max_draft_tokens, o)
     return 1 if d.drafted < d.target_tokens else 0
 
 
-@jit
-def wants_more(c, d, i, parameters, policy, memory, o, next_fate):
-    """Decision of the controller inside the engine; the oracle is told the next token's fate."""
+@jit_inline
+def wants_more(w, i):
+    """Decision of the controller inside the engine, 1 to draft one more token; the oracle is told the next one's fate."""
+    c, d, o = w.config[0], w.device[i], w.observation[i]
     if c.speculation >= POLICY_LENGTH:
-        return follow_length(c, d, parameters, policy, memory, o)
+        return follow_length(c, d, w.speculation_parameters, w.policy, w.memory[i], o)
     observe_token(c, d, o)
     if c.sees_observation:
         observe_progress(c, d, o)
     if c.sees_statistics:
         observe_statistics(c, d, o)
-    chance = 0.5
-    if c.speculation == RANDOM:
-        key = stream_key(c.seed, draws.CONTROLLER, i, d.request)
-        chance = uniform(key, d.committed * 64 + d.drafted)
+    next_fate = fate_here(c, d, w.source) if c.speculation == ORACLE and d.on_path else 0
+    chance = own_chance(c, d, i) if c.speculation == RANDOM else 0.5
     return continue_drafting(
-        c.speculation, parameters, policy, memory, c.max_draft_tokens, o, d.fate, next_fate, chance
+        c.speculation, w.speculation_parameters, w.policy, w.memory[i], c.max_draft_tokens, o, d.fate, next_fate, chance
     )
+
+
+@jit
+def own_chance(c, d, i):
+    """Uniform draw in (0, 1) of a controller that draws its decision after this token."""
+    return uniform(stream_key(c.seed, draws.CONTROLLER, i, d.request), d.committed * 64 + d.drafted)
 
 
 @jit_inline
@@ -249,39 +262,36 @@ def draft_one(c, d, source, survivals):
 
 
 @jit
-def drawn_decision(c, d, i, server, policy, o, decisions, seen):
-    """Decision drawn from a policy that is being trained, and recorded."""
+def drawn_decision(w, i):
+    """Decision drawn from a policy that is being trained, and logged: 1 to draft one more token."""
+    c, d = w.config[0], w.device[i]
     if c.speculation == POLICY_LENGTH and d.target_tokens >= 0:
         return 1 if d.drafted < d.target_tokens else 0
-    observe_all(c, d, o)
-    chance = uniform(stream_key(c.seed, draws.CONTROLLER, i, d.request), d.committed * 64 + d.drafted)
-    action = sampled_action(server, d, i, policy, o, chance, decisions, seen)
+    observe_all(c, d, w.observation[i])
+    action = sampled_action(w, i, own_chance(c, d, i))
     if c.speculation != POLICY_LENGTH:
         return action
     d.target_tokens = action
     return 1 if d.drafted < action else 0
 
 
-@jit
-def draft_round(c, d, i, totals, parameters, policy, memory, source, o, survivals, server, decisions, seen):
+@jit_inline
+def draft_round(w, i):
     """Draft until the controller sends (returns SENT) or someone outside must decide (returns DECIDE)."""
+    c, d = w.config[0], w.device[i]
     external = decided_outside(c, i)
     while d.drafted < d.cap:
         if external == EXTERNAL_TOKEN or (external == EXTERNAL_LENGTH and d.target_tokens < 0):
-            observe_all(c, d, o)
+            observe_all(c, d, w.observation[i])
             return DECIDE
         if external == EXTERNAL_LENGTH:
             more = 1 if d.drafted < d.target_tokens else 0
-        elif c.record_decisions:
-            totals.decisions += 1
-            more = drawn_decision(c, d, i, server, policy, o, decisions, seen)
         else:
-            totals.decisions += 1
-            next_fate = fate_here(c, d, source) if c.speculation == ORACLE and d.on_path else 0
-            more = wants_more(c, d, i, parameters, policy, memory, o, next_fate)
+            w.totals[0].decisions += 1
+            more = drawn_decision(w, i) if c.log_decisions else wants_more(w, i)
         if more == 0:
             return SENT
-        draft_one(c, d, source, survivals)
+        draft_one(c, d, w.source, w.survivals[i])
     return SENT
 
 
@@ -313,7 +323,7 @@ def commit(c, d, totals):
 
 
 @jit
-def learn_from_reply(c, d, end_s, server, downlink_s):
+def learn_from_reply(c, s, d, downlink_s):
     """Running averages of the device and the server state that the reply carries."""
     for delay in (d.uplink_s, downlink_s):
         d.delay_spread_s = KEEP * d.delay_spread_s + FRESH * abs(delay - d.delay_mean_s)
@@ -325,13 +335,13 @@ def learn_from_reply(c, d, end_s, server, downlink_s):
     if d.committed > 0:
         d.token_sum = KEEP * d.token_sum + d.commit_tokens
         d.time_sum_s = KEEP * d.time_sum_s + (d.delivered_s - d.round_start_s)
-    d.info_s = end_s
-    d.info_busy = server.busy
-    d.info_end_s = server.predicted_end_s if server.busy else end_s
-    d.info_batch_s = server.mean_batch_s
-    d.info_queue_s = server.queue_s
-    d.info_utilisation = server.utilisation
-    d.price = server.price
+    d.info_s = s.now_s
+    d.info_busy = s.busy
+    d.info_end_s = s.predicted_end_s if s.busy else s.now_s
+    d.info_batch_s = s.mean_batch_s
+    d.info_queue_s = s.queue_s
+    d.info_utilisation = s.utilisation
+    d.price = s.price
 
 
 @jit
@@ -359,63 +369,66 @@ def count_round(c, d, totals, histogram):
 
 
 @jit
-def count_tokens(c, d, totals, slo_totals, server, histogram, external):
+def count_tokens(w, i):
     """Tokens delivered, and how many of them on time."""
+    c, s, d, totals = w.config[0], w.server[0], w.device[i], w.totals[0]
     first = d.committed == 0
     if first:
         d.first_token_s = d.delivered_s
         if in_window(c, d.delivered_s):
             totals.ttft_s += d.delivered_s - d.arrival_s
             totals.ttft_n += 1
-            histogram[1, latency_bin(d.delivered_s - d.arrival_s)] += 1
+            w.histogram[1, latency_bin(d.delivered_s - d.arrival_s)] += 1
     on_time = on_time_tokens(d, d.committed, d.commit_tokens, d.delivered_s)
     if in_window(c, d.delivered_s):
+        row = w.slo_totals[d.slo_id]
         totals.tokens += d.commit_tokens
         totals.tokens_on_time += on_time
-        slo_totals[d.slo_id].tokens += d.commit_tokens
-        slo_totals[d.slo_id].tokens_on_time += on_time
+        row.tokens += d.commit_tokens
+        row.tokens_on_time += on_time
         d.window_tokens += d.commit_tokens
-    if external:
-        server.step_committed += d.commit_tokens
-        server.step_on_time += on_time
-        server.step_round_s += 0.0 if first else d.delivered_s - d.round_start_s
+    if c.external_device == i:
+        s.step_committed += d.commit_tokens
+        s.step_on_time += on_time
+        s.step_round_s += 0.0 if first else d.delivered_s - d.round_start_s
         if d.drafted > 0:
-            server.step_wasted += wasted_tokens(d)
+            s.step_wasted += wasted_tokens(d)
 
 
 @jit
-def finish_request(c, d, i, totals, slo_totals, server, log):
+def finish_request(w, i):
     """The last token has been delivered."""
+    s, d = w.server[0], w.device[i]
     attained = 1 if d.delivered_s <= token_deadline_s(d, d.output_tokens - 1) else 0
-    totals.requests_done += 1
+    w.totals[0].requests_done += 1
     if d.counted:
-        row = slo_totals[d.slo_id]
+        row = w.slo_totals[d.slo_id]
         row.finished += 1
         row.attained += attained
         row.attained_tokens += attained * d.output_tokens
-        server.n_open -= 1
+        s.n_open -= 1
     d.phase = THINKING
-    write_log(server, log, d.delivered_s, LOG_DONE, i, d.output_tokens)
+    write_log(s, w.log, d.delivered_s, LOG_DONE, i, d.output_tokens)
 
 
-@jit
-def deliver(c, d, i, end_s, totals, slo_totals, histogram, server, log):
-    """The reply of the batch that ended at `end_s` reaches the device; returns 1 when the response is complete."""
-    external = c.external_device == i
-    downlink_s = transfer_s(d, end_s, d.commit_tokens * TOKEN_BYTES, d.downlink_bytes_per_s)
+@jit_inline
+def deliver(w, i):
+    """The reply of the batch that ends now reaches the device; returns 1 when the response is complete."""
+    c, s, d, totals = w.config[0], w.server[0], w.device[i], w.totals[0]
+    downlink_s = transfer_s(d, s.now_s, d.commit_tokens * TOKEN_BYTES, d.downlink_bytes_per_s)
     d.phase = DOWNLINK
-    d.delivered_s = max(d.delivered_s, end_s + downlink_s)
+    d.delivered_s = max(d.delivered_s, s.now_s + downlink_s)
     totals.messages += 1
-    if in_window(c, end_s):
+    if in_window(c, s.now_s):
         d.window_messages += 1
-    learn_from_reply(c, d, end_s, server, downlink_s)
-    count_round(c, d, totals, histogram)
-    count_tokens(c, d, totals, slo_totals, server, histogram, external)
+    learn_from_reply(c, s, d, downlink_s)
+    count_round(c, d, totals, w.histogram)
+    count_tokens(w, i)
     d.committed += d.commit_tokens
-    write_log(server, log, d.delivered_s, LOG_DELIVER, i, d.commit_tokens)
+    write_log(s, w.log, d.delivered_s, LOG_DELIVER, i, d.commit_tokens)
     if d.committed < d.output_tokens:
         return 0
-    finish_request(c, d, i, totals, slo_totals, server, log)
+    finish_request(w, i)
     return 1
 
 
@@ -425,9 +438,3 @@ def learn_from_round(c, d, i, parameters, memory, o):
     if d.committed > d.commit_tokens and c.external_device != i:
         round_s = d.delivered_s - d.round_start_s
         learn(c.speculation, parameters, memory, o, d.drafted, d.accepted, d.commit_tokens, round_s)
-
-
-@jit
-def payload_bytes(d):
-    """Payload of a round's message."""
-    return d.drafted * DRAFT_TOKEN_BYTES

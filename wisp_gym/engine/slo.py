@@ -1,4 +1,7 @@
-"""When a token is on time."""
+"""When a token is on time.
+
+Legend: `d` DEVICE row; `index` and `first` places of tokens in the response, from 0; `count` of tokens.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from wisp_gym.jit import jit
 
 @jit
 def schedule_start_s(d):
-    """Time from which a response's schedule counts, and the schedule's index of its first token."""
+    """Time, in s, from which a response's schedule counts: when its first token is due."""
     if d.clock_from_arrival:
         return d.arrival_s + d.ttft_s + 1.0 / d.slo_tokens_per_s + d.grace_s
     return d.first_token_s + d.grace_s
@@ -17,7 +20,7 @@ def schedule_start_s(d):
 
 @jit
 def token_deadline_s(d, index):
-    """Latest delivery of token `index` (0 is the first token): `first token + index/v + grace`.
+    """Latest delivery, in s, of token `index`: `first token + index/v + grace`.
 
     With the clock at the request's arrival: `arrival + ttft + (index + 1)/v + grace`.
     """

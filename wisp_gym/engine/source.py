@@ -1,7 +1,10 @@
 """What becomes of drafted tokens and what the draft tells of them, from either source.
 
-The parametric process (`acceptance`) and recorded traces of real models (`recorded`) offer the same functions; here is
+The parametric process (`acceptance`) and traces of real models (`trace_source`) offer the same functions; here is
 the one place that chooses between them. A rejection predictor, where there is one, replaces what either predicts.
+
+Legend: `c` CONFIG and `d` DEVICE row; `i` number of the device; `source` Source; `position` in the output, in
+tokens; fates are 1 accepted, 0 rejected.
 """
 
 from __future__ import annotations
@@ -10,8 +13,7 @@ import math
 
 import numpy as np
 
-from wisp_gym.engine import acceptance, draws
-from wisp_gym.engine import trace_source as recorded
+from wisp_gym.engine import acceptance, draws, trace_source
 from wisp_gym.engine.draws import stream_key
 from wisp_gym.jit import jit, jit_allocating, jit_inline
 from wisp_gym.rules.mlp import logits
@@ -20,8 +22,8 @@ from wisp_gym.rules.mlp import logits
 @jit
 def begin_walk(c, d, i, source):
     """Place device i's new request at position 0 of the target's output."""
-    if c.recorded:
-        recorded.begin_walk(d, stream_key(c.seed, draws.ANSWER, i, d.request), source)
+    if c.from_trace:
+        trace_source.begin_walk(d, stream_key(c.seed, draws.ANSWER, i, d.request), source)
     else:
         acceptance.begin_walk(c, d, stream_key(c.seed, draws.REQUEST_EFFECT, i, d.request))
 
@@ -29,13 +31,13 @@ def begin_walk(c, d, i, source):
 @jit_inline
 def fate_here(c, d, source):
     """Whether the next token drafted from the true prefix is accepted (1) or not (0)."""
-    return recorded.fate_here(d, source) if c.recorded else acceptance.fate_here(d)
+    return trace_source.fate_here(d, source) if c.from_trace else acceptance.fate_here(d)
 
 
 @jit
 def step(c, d):
     """Move past the current position without drafting there: the target's own bonus token."""
-    if c.recorded:
+    if c.from_trace:
         d.position += 1
     else:
         acceptance.walk(c, d)
@@ -54,7 +56,7 @@ def rewind(c, d, position):
 
     What was drafted is the caller's to cut; walked on from there, the walk meets the same fates.
     """
-    if c.recorded:
+    if c.from_trace:
         d.position = position
     else:
         acceptance.rewind(c, d, position)
@@ -63,14 +65,14 @@ def rewind(c, d, position):
 @jit
 def statistics_of_token(c, d):
     """Confidence (0–1), entropy (nats, ≥ 0), top-2 margin (0–1) and logit spread (≥ 0) of the token just drafted."""
-    if c.recorded:
+    if c.from_trace:
         return d.confidence, d.entropy, d.margin, d.logit_spread
     return acceptance.statistics_of_token(c, d)
 
 
 @jit_allocating
 def predicted_acceptance(predictor, statistics):
-    """Output of a rejection predictor (float32 vector of `mlp.pack`) for a token's four statistics."""
+    """Output of a rejection predictor (float32 vector of `mlp.pack`) for a token's four `statistics`, in the order of `INPUTS`; 0 to 1."""
     inputs, out = np.empty(4, np.float32), np.empty(1, np.float32)
     for k in range(4):
         inputs[k] = statistics[k]
@@ -81,8 +83,8 @@ def predicted_acceptance(predictor, statistics):
 @jit_inline
 def draft_token(c, d, source):
     """Draft one more token: its fate given all before it, what is seen of it, its predicted acceptance."""
-    if c.recorded:
-        recorded.draft_token(d, source)
+    if c.from_trace:
+        trace_source.draft_token(d, source)
     else:
         acceptance.draft_token(c, d)
     if source.predictor.shape[0] > 0:

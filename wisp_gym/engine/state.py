@@ -1,6 +1,6 @@
-"""The state of worlds: one record array for each kind of thing, with one leading axis for the world.
+"""The state of worlds: one structured array for each kind of thing, with one leading axis for the world.
 
-A record's fields lie side by side in memory, so that an event touches one or two cache lines of a device. Every field
+A row's fields lie side by side in memory, so that an event touches one or two cache lines of a device. Every field
 is a number: the state can be copied, compared, saved and restored as bytes.
 """
 
@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from wisp_gym.rules.controller import NO_POLICY
 
 F, I, U = np.float64, np.int64, np.uint64
 
@@ -21,7 +23,7 @@ LATENCY_LOW_S, LATENCY_HIGH_S = 1e-3, 1e3
 # Constants of a world, from the scenario and the chosen controllers.
 CONFIG = np.dtype(
     [
-        ("seed", U), ("n_devices", I), ("max_draft_tokens", I), ("recorded", I),
+        ("seed", U), ("n_devices", I), ("max_draft_tokens", I), ("from_trace", I),
         ("warmup_s", F), ("window_end_s", F), ("end_s", F), ("ends_early", I),
         # verification: the soft roofline (truth) and the four-term prediction (what the scheduler sees)
         ("host_s", F), ("launch_s", F), ("weights_s", F), ("token_s", F), ("sharpness", F), ("cached_token_s", F), ("pair_s", F), ("noise", F),
@@ -41,7 +43,7 @@ CONFIG = np.dtype(
         ("speculation", I), ("uses_predictor", I), ("sees_statistics", I), ("sees_observation", I), ("learns", I), ("suggests", I), ("batching", I),
         ("external_speculation", I), ("external_device", I), ("external_batching", I), ("visible_requests", I), ("sets_prices", I),
         ("responses_join", I),  # those in memory, before an outside decision about a batch
-        ("record_decisions", I),  # draw the policy's actions and keep this many decisions (0: take its best action, keep none)
+        ("log_decisions", I),  # draw the policy's actions and log this many decisions (0: take its best action, log none)
     ]
 )  # fmt: skip
 CLOSED, OPEN, TRACE = 0, 1, 2
@@ -83,8 +85,8 @@ DEVICE = np.dtype(
         ("odds_ratio", F), ("adapted_survival", F), ("last_rejected", I),
         # measured
         ("window_tokens", I), ("draft_s", F), ("window_messages", I),
-        ("round", I),  # number of the recorded round, −1 for none
-        # on a recorded trace, apart from what every round touches: first row of the answer, statistics of the last token
+        ("round", I),  # number of the logged round, −1 for none
+        # on a speculation trace, apart from what every round touches: first row of the answer, statistics of the last token
         ("answer", I), ("confidence", F), ("entropy", F), ("margin", F), ("logit_spread", F),
     ],
     align=True,
@@ -102,7 +104,7 @@ SERVER = np.dtype(
         # rewards of the external decision maker since its last decision
         ("step_on_time", F), ("step_committed", F), ("step_wasted", F), ("step_work_s", F), ("step_round_s", F), ("step_starved_s", F),
         ("invalid_actions", I), ("log_length", I),
-        # recorded for a learner since it last took them
+        # logged for a learner since it last took them
         ("rounds", I), ("n_decisions", I), ("n_outcomes", I),
         ("batch_token_s", F), ("ended_token_s", F),  # time that one more token would add to the running batch, to the one that ended
     ],
@@ -136,10 +138,11 @@ SLO_TOTALS = np.dtype(
 )
 
 TRACE_ROW = np.dtype([("arrival_s", F), ("prompt_tokens", I), ("output_tokens", I)])
+NO_TRACE = np.zeros(0, TRACE_ROW)
 
 # One drafted token of a speculation trace: the chance that it is accepted once all before it are (0 or 1 in greedy
 # decoding), and its statistics.
-RECORDED_TOKEN = np.dtype(
+TRACE_TOKEN = np.dtype(
     [(name, np.float32) for name in ("acceptance", "confidence", "entropy", "margin", "logit_spread")]
 )
 
@@ -163,19 +166,18 @@ LOG_KINDS = ("request", "send", "arrive", "launch", "end", "deliver", "done", "v
 class Source(NamedTuple):
     """What a scenario's draft takes from files, shared by all worlds."""
 
-    offsets: np.ndarray  # (answers + 1,) int64 first row of each recorded answer
-    tokens: np.ndarray  # (rows, K) RECORDED_TOKEN drafted at each position of the answers
+    offsets: np.ndarray  # (answers + 1,) int64 first row of each answer of the trace
+    tokens: np.ndarray  # (rows, K) TRACE_TOKEN drafted at each position of the answers
     predictor: np.ndarray  # (weights,) float32 of a rejection predictor, empty without one
 
 
-NO_SOURCE = Source(np.zeros(1, np.int64), np.zeros((0, 1), RECORDED_TOKEN), np.zeros(0, np.float32))
-
-
-NO_SCORER = np.zeros(0, np.float32)
+NO_SOURCE = Source(np.zeros(1, np.int64), np.zeros((0, 1), TRACE_TOKEN), NO_POLICY)
 
 
 class World(NamedTuple):
-    """Arrays of one world (numba sees this tuple) or, with a leading axis, of many."""
+    """Arrays of one world (numba sees this tuple) or, with a leading axis, of many. What is shared by all has no such axis."""
+
+    # the state, which a restart copies from a template
 
     config: np.ndarray  # (1,) CONFIG
     server: np.ndarray  # (1,) SERVER
@@ -194,15 +196,38 @@ class World(NamedTuple):
     order: np.ndarray  # (n,) int64 heap of queue places by priority
     speculation_parameters: np.ndarray  # (PARAMETERS,) float64
     batching_parameters: np.ndarray  # (PARAMETERS,) float64
-    memory: (
-        np.ndarray
-    )  # (n + 1, MEMORY) float64 what a speculation rule keeps of each device and, last, the server of all
+    memory: np.ndarray  # (n + 1, MEMORY) float64 what a rule keeps of each device and, last, the server of all
+    # what is written down, and working memory
     log: np.ndarray  # (capacity,) LOG_ROW
     decisions: np.ndarray  # (capacity,) DECISION
     seen: np.ndarray  # (capacity, OBSERVATION) float32 what the policy saw at each of them
     outcomes: np.ndarray  # (capacity,) OUTCOME
     survivals: np.ndarray  # (n, SURVIVALS) float32 of each drafted token, where the server trims
-    trace: np.ndarray  # (rows,) TRACE_ROW, shared by all worlds
-    policy: np.ndarray  # (weights,) float32 of the learned policy, shared by all worlds
-    scorer: np.ndarray = NO_SCORER  # (weights,) float32 of the learned batching policy, shared by all worlds
-    source: Any = NO_SOURCE  # Source, shared by all worlds; Any, so that a slice of this tuple has arrays alone
+    # shared by all worlds
+    trace: np.ndarray = NO_TRACE  # (rows,) TRACE_ROW
+    policy: np.ndarray = NO_POLICY  # (weights,) float32 of the learned speculation policy
+    scorer: np.ndarray = NO_POLICY  # (weights,) float32 of the learned batching policy
+    source: Source = NO_SOURCE
+
+    def own(self) -> dict[str, np.ndarray]:
+        """Arrays that each world has for itself, by name."""
+        names = self._fields[: self._fields.index("trace")]
+        return {name: getattr(self, name) for name in names}
+
+    def shared(self) -> dict[str, Any]:
+        """What all worlds have in common, by name."""
+        return {name: getattr(self, name) for name in self._fields[self._fields.index("trace") :]}
+
+    def at(self, index: int | slice) -> World:
+        """One of many worlds, as compiled functions take it, or some of them; its arrays are views."""
+        return World(**{name: array[index] for name, array in self.own().items()}, **self.shared())
+
+    def clear(self, index: int) -> None:
+        """Set every number of world `index` to zero."""
+        for array in self.own().values():
+            array[index] = np.zeros((), array.dtype)
+
+    def begin_again(self, index: int, template: World) -> None:
+        """Copy the state of a template's first world to world `index`; what is written down stays."""
+        for name in self._fields[: self._fields.index("log")]:
+            getattr(self, name)[index] = getattr(template, name)[0]

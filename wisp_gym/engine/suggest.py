@@ -1,4 +1,9 @@
-"""What a server that suggests lengths knows when a batch ends, and how its replies carry the lengths."""
+"""What a server that suggests lengths knows when a batch ends, and how its replies carry the lengths.
+
+Legend: `w` World; `c` CONFIG, `s` SERVER and `d` DEVICE row; `devices` (n,) DEVICE; `replies` (n,) int64 members of
+the batch that ended; `memory` (n + 1, MEMORY) float64; `knowledge` (MEMORY,) its last row, the server's;
+`parameters` (8,) float64 of the rule; `rounds` verified and `mean_accepted` tokens of each.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +41,7 @@ def note_batch(c, s, devices, replies, memory, knowledge):
 
 @jit
 def length_for_all(c, parameters, knowledge, rounds, mean_accepted):
-    """The length that a rule suggests to a whole batch (one of prompts alone counts as one round)."""
+    """The length, in tokens, that a rule suggests to a whole batch (one of prompts alone counts as one round)."""
     if c.speculation == SGLANG_LOAD:
         return sglang_load_length(knowledge, rounds, mean_accepted)
     expected, costs = c.accept_prior, (c.est_launch_s, c.est_new_token_s, c.est_pair_s)
@@ -46,15 +51,16 @@ def length_for_all(c, parameters, knowledge, rounds, mean_accepted):
 
 
 @jit
-def suggest_lengths(c, s, devices, replies, memory, parameters):
+def suggest_lengths(w):
     """Compute lengths for the members of the batch that has just ended; their replies carry them."""
+    c, s, devices, replies, memory = w.config[0], w.server[0], w.device, w.replies, w.memory
     knowledge = memory[memory.shape[0] - 1]
     rounds, mean_accepted = note_batch(c, s, devices, replies, memory, knowledge)
     if c.speculation == GOODSPEED:
-        share_budget(parameters[0], memory, replies, s.n_replies, c.max_draft_tokens, c.accept_prior)
+        share_budget(w.speculation_parameters[0], memory, replies, s.n_replies, c.max_draft_tokens, c.accept_prior)
         for k in range(s.n_replies):
             devices[replies[k]].suggested_tokens = int(memory[replies[k], S_LENGTH])
     elif s.n_replies > 0:
-        length = length_for_all(c, parameters, knowledge, rounds, mean_accepted)
+        length = length_for_all(c, w.speculation_parameters, knowledge, rounds, mean_accepted)
         for k in range(s.n_replies):
             devices[replies[k]].suggested_tokens = min(length, c.max_draft_tokens)

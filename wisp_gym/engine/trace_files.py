@@ -8,17 +8,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wisp_gym.engine.state import NO_SOURCE, RECORDED_TOKEN, Source
+from wisp_gym.engine.state import NO_SOURCE, TRACE_TOKEN, Source
 from wisp_gym.rules.rejection_predictor import load_predictor
 from wisp_gym.scenario import Scenario, ScenarioError
 from wisp_gym.traces.speculation import SpeculationTrace, find, read_speculation_trace
 
 
-class Recording(NamedTuple):
+class DraftTrace(NamedTuple):
     """A speculation trace as the engine reads it."""
 
     offsets: np.ndarray  # (answers + 1,) int64 first row of each answer
-    tokens: np.ndarray  # (rows, K) RECORDED_TOKEN
+    tokens: np.ndarray  # (rows, K) TRACE_TOKEN
     share: float  # of positions at which the draft's token is accepted
 
 
@@ -34,40 +34,40 @@ def load_source(scenario: Scenario) -> Source:
         return NO_SOURCE
     source = NO_SOURCE
     if draft.trace:
-        recording = load_recording(scenario)
-        source = source._replace(offsets=recording.offsets, tokens=recording.tokens)
+        trace = load_draft_trace(scenario)
+        source = source._replace(offsets=trace.offsets, tokens=trace.tokens)
     return source._replace(predictor=load_predictor(draft.predictor).weights) if draft.predictor else source
 
 
-def load_recording(scenario: Scenario) -> Recording:
-    """The recording that the draft names, checked against the scenario; raises as `load_source` does."""
+def load_draft_trace(scenario: Scenario) -> DraftTrace:
+    """The trace that the draft names, checked against the scenario; raises as `load_source` does."""
     path = find(scenario.draft.trace)
     stat = path.stat() if path.is_file() else None
-    recording = _recording(path, (stat.st_mtime_ns, stat.st_size) if stat else None)
-    k = recording.tokens.shape[1]
+    trace = _read(path, (stat.st_mtime_ns, stat.st_size) if stat else None)
+    k = trace.tokens.shape[1]
     if scenario.max_draft_tokens > k:
         raise ScenarioError(
             f"given {scenario.max_draft_tokens}, allowed: at most {k}, the tokens that {path.name} holds at each "
             "position", "max_draft_tokens")  # fmt: skip
-    longest = int(np.diff(recording.offsets).max()) + scenario.workload.prompt.max_tokens + scenario.max_draft_tokens
+    longest = int(np.diff(trace.offsets).max()) + scenario.workload.prompt.max_tokens + scenario.max_draft_tokens
     if longest > scenario.kv_tokens:
         raise ScenarioError(
             f"longest prompt + recorded answer + max_draft_tokens is {longest} tokens, allowed: <= "
             f"{scenario.kv_tokens}, all that KV memory of {scenario.server.name} holds", "draft.trace")  # fmt: skip
-    return recording
+    return trace
 
 
 @lru_cache(maxsize=2)
-def _recording(path: Path, stamp: tuple[int, int] | None) -> Recording:
+def _read(path: Path, stamp: tuple[int, int] | None) -> DraftTrace:
     """Read a trace once for all worlds; `stamp` (time and size of the file) tells a changed file apart."""
     trace = read_speculation_trace(path)
     tokens = tokens_of(trace)
-    return Recording(trace.offsets.copy(), tokens, float(tokens["acceptance"][:, 0].mean(dtype=float)))
+    return DraftTrace(trace.offsets.copy(), tokens, float(tokens["acceptance"][:, 0].mean(dtype=float)))
 
 
 def tokens_of(trace: SpeculationTrace) -> np.ndarray:
-    """(P, K) RECORDED_TOKEN; in greedy decoding a token's acceptance is 1 within the accepted run, 0 after it."""
-    tokens = np.zeros(trace.statistics.shape[:2], RECORDED_TOKEN)
+    """(P, K) TRACE_TOKEN; in greedy decoding a token's acceptance is 1 within the accepted run, 0 after it."""
+    tokens = np.zeros(trace.statistics.shape[:2], TRACE_TOKEN)
     run = trace.accepted_run[:, None]
     tokens["acceptance"] = np.arange(trace.draft_tokens) < run if trace.acceptance is None else trace.acceptance
     for k, name in enumerate(("confidence", "entropy", "margin", "logit_spread")):

@@ -1,9 +1,11 @@
-"""The recorded source: fates and statistics of drafted tokens from a speculation trace of two real models.
+"""Fates and statistics of drafted tokens from a speculation trace of two real models.
 
-At position n of a recorded answer stands the row of the K tokens that the draft proposes from the true prefix there. A
+At position n of an answer of the trace stands the row of the K tokens that the draft proposes from the true prefix there. A
 round that starts at n reads row n from left to right, so every stopping rule meets exactly what the draft would have
 shown and the target accepted. Token j of the row, at place n + j of the output, is accepted (once all before it are) if
 the draw of its place lies below its acceptance probability. In greedy decoding that is 1 or 0, and no draw matters.
+
+Legend: `d` DEVICE row; `source` Source; `answer_key` uint64 key of the draw of an answer.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from wisp_gym.jit import jit
 
 @jit
 def begin_walk(d, answer_key, source):
-    """Give a new request one of the recorded answers, at its first position; its length is the output's."""
+    """Give a new request one of the trace's answers, at its first position; its length is the output's."""
     answer = int(uniform(answer_key, 0) * (source.offsets.shape[0] - 1))
     d.answer = source.offsets[answer]
     d.output_tokens = source.offsets[answer + 1] - source.offsets[answer]

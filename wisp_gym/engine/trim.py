@@ -2,6 +2,10 @@
 
 The n most likely tokens of a batch come from a heap of each member's next token; equally likely ones go to the member that
 joined first.
+
+Legend: `w` World; `c` CONFIG, `s` SERVER and `d` DEVICE row; `i` number of a device; `devices` (n,) DEVICE; `batch`
+(n,) int64 members; `size` of the heap in `w.keys`, whose items are places in the batch; `tokens` still to be
+verified; `members` that complete; `verified` tokens of a member, which commit `expected`.
 """
 
 from __future__ import annotations

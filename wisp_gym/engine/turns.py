@@ -2,6 +2,9 @@
 
 The server knows the plan, what waits, and which responses it has begun to answer and not finished: their devices draft, or
 their messages are on the way, and come back. It does not know when, nor of requests that have not reached it.
+
+Legend: `c` CONFIG, `s` SERVER and `d` DEVICE row; `devices` (n,) DEVICE; `batch` (n,) int64 members; `parameters`
+(8,) float64: patience, cycle in s and number of groups of the plan.
 """
 
 from __future__ import annotations

@@ -28,7 +28,10 @@ def batch_time_s(
 
 @jit
 def marginal_s(weights_s, token_s, sharpness, new_tokens):
-    """Time that one more new token adds to a batch: the derivative of the soft roofline, `b·(b·T)^(p−1)·(W^p + (b·T)^p)^(1/p−1)`."""
+    """Time, in s, that one more token adds to a batch of T new ones: `b·(b·T)^(p−1)·(W^p + (b·T)^p)^(1/p−1)`.
+
+    The derivative of the soft roofline, with b = token_s, W = weights_s and p = sharpness.
+    """
     if new_tokens <= 0.0 or token_s <= 0.0:
         return 0.0
     work = token_s * new_tokens

@@ -8,15 +8,13 @@ from functools import cache
 
 import numpy as np
 
-from wisp_gym.controllers.plan import Plan
-from wisp_gym.controllers.resolve import NO_POLICY, Controller
 from wisp_gym.engine.build import empty_arrays, fill_world
 from wisp_gym.engine.loop import run_worlds
-from wisp_gym.engine.state import TRACE_ROW
+from wisp_gym.engine.state import NO_TRACE, TRACE_ROW
 from wisp_gym.engine.trace_files import load_source
+from wisp_gym.rules.controller import Controller, Plan
 from wisp_gym.scenario import Scenario
-
-NO_TRACE = np.zeros(0, TRACE_ROW)
+from wisp_gym.traces.requests import read_trace
 
 
 @cache
@@ -29,8 +27,6 @@ def load_trace(scenario: Scenario) -> np.ndarray:
     """Rows of the scenario's request trace, (rows,) TRACE_ROW; empty without one."""
     if scenario.workload.arrivals != "trace":
         return NO_TRACE
-    from wisp_gym.traces.requests import read_trace
-
     trace = read_trace(scenario.workload.trace, scenario.workload.trace_format)
     rows = np.zeros(len(trace.arrival_s), TRACE_ROW)
     rows["arrival_s"], rows["prompt_tokens"], rows["output_tokens"] = (
@@ -63,8 +59,7 @@ class Worlds:
     def __init__(
         self, n_worlds: int, n_devices: int, log_rows: int = 0, trace: np.ndarray = NO_TRACE, threads: int | None = None
     ):
-        self.arrays = empty_arrays(n_worlds, n_devices, log_rows, trace, NO_POLICY)
-        self.trace, self.policy = trace, NO_POLICY
+        self.arrays = empty_arrays(n_worlds, n_devices, log_rows, trace)
         self.n_worlds = n_worlds
         self.files: tuple[str, str] | None = None  # speculation trace and predictor, "" for none
         self.threads = min(threads or os.cpu_count() or 1, n_worlds)
@@ -116,7 +111,7 @@ class Worlds:
         if len(controller.scorer):
             self.arrays = self.arrays._replace(scorer=controller.scorer)
         if len(controller.policy):
-            self.policy = controller.policy
+            self.arrays = self.arrays._replace(policy=controller.policy)
 
     def run(self, early: bool = False) -> None:
         """Run every world to its end.
@@ -131,10 +126,10 @@ class Worlds:
     def spread(self, function, *arguments) -> None:  # type: ignore[no-untyped-def]
         """Call a compiled function over ranges of worlds on all threads."""
         if self.threads == 1:
-            function(self.arrays, self.trace, self.policy, *arguments, 0, len(self))
+            function(self.arrays, *arguments, 0, len(self))
             return
         pool = thread_pool(self.threads)
         ranges = zip(self.edges, self.edges[1:], strict=False)
-        jobs = [pool.submit(function, self.arrays, self.trace, self.policy, *arguments, a, b) for a, b in ranges]  # type: ignore[call-arg]
+        jobs = [pool.submit(function, self.arrays, *arguments, a, b) for a, b in ranges]  # type: ignore[call-arg]
         for job in jobs:
             job.result()

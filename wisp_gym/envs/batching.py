@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -11,39 +12,47 @@ from wisp_gym.contract import request, server
 from wisp_gym.contract.entry import markdown
 from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES
 from wisp_gym.engine import gather
-from wisp_gym.envs.episodes import Episodes
-from wisp_gym.envs.rendering import Recorder
+from wisp_gym.envs.episodes import Episodes, EpisodeSettings
 from wisp_gym.envs.rewards import BATCHING_WEIGHTS, checked_weights
 from wisp_gym.envs.shells import DecisionEnv, DecisionVectorEnv, Task
-from wisp_gym.envs.speculation import DEFAULT_SCENARIO
-from wisp_gym.scenario import Scenario
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchingSettings(EpisodeSettings):
+    """Arguments of `BatchingEnv`, which says what they mean."""
+
+    visible: int = 32
+    average_reward: float = 0.0
+    reward_weights: Mapping[str, float] | None = None
+    responses_join: bool = True
 
 
 class BatchingTask(Task):
-    """The server of each world composes its batches request by request, and may price drafts.
+    """The server of each world composes its batches request by request.
 
     Attributes:
+        prices: whether it prices drafts too.
         visible: places for requests, Q. launches: launch actions, L (one, or one for each price).
     """
 
-    def __init__(
-        self, n: int, scenario: Scenario | str, devices: int | None, controller: str, visible: int, horizon_s: float, average_reward: float,
-        reward_weights: Mapping[str, float] | None, randomise: Mapping[str, Any] | None, slo: float | None,
-        log_rows: int = 0, threads: int | None = None, prices: bool = False, responses_join: bool = True,
-    ):  # fmt: skip
+    settings_type: ClassVar[type[EpisodeSettings]] = BatchingSettings
+    prices = False
+
+    def __init__(self, n: int, settings: BatchingSettings, log_rows: int = 0, threads: int | None = None):
+        visible, average_reward = settings.visible, settings.average_reward
         if not 1 <= visible <= 1024:
             raise ValueError(f"visible: given {visible}, allowed is 1 to 1024")
         if not np.isfinite(average_reward) or average_reward < 0:
             raise ValueError(f"average_reward: given {average_reward!r}, allowed is a rate of at least 0 tokens/s")
-        episodes = Episodes(n, scenario, devices, controller, horizon_s, randomise, slo, log_rows, threads)
+        episodes = Episodes(n, settings, log_rows, threads)
         config = episodes.template.arrays.config[0, 0]
-        config["external_batching"], config["visible_requests"], config["sets_prices"] = 1, visible, prices
-        config["responses_join"] = responses_join
-        self.visible, self.launches, self.average = visible, len(PRICES) if prices else 1, average_reward
+        config["external_batching"], config["visible_requests"], config["sets_prices"] = 1, visible, self.prices
+        config["responses_join"] = settings.responses_join
+        self.visible, self.launches, self.average = visible, len(PRICES) if self.prices else 1, average_reward
         self.counted = np.zeros((n, 2))
         low, high = server.LOW + visible * request.LOW, server.HIGH + visible * request.HIGH
         actions = visible + self.launches + 1 + len(CHUNK_TOKENS)
-        super().__init__(n, episodes, low, high, actions, checked_weights(reward_weights, BATCHING_WEIGHTS))
+        super().__init__(n, episodes, low, high, actions, checked_weights(settings.reward_weights, BATCHING_WEIGHTS))
 
     def place(self, index: int, drawn: Mapping[str, float]) -> None:
         """Nothing has been delivered yet in this episode."""
@@ -130,28 +139,7 @@ class BatchingEnv(DecisionEnv):
     * v0: first version.
     """
 
-    def __init__(
-        self, scenario: Scenario | str = DEFAULT_SCENARIO, devices: int | None = None, controller: str = "wisp+wisp", visible: int = 32,
-        horizon_s: float = 60.0, average_reward: float = 0.0, reward_weights: Mapping[str, float] | None = None,
-        randomise: Mapping[str, Any] | None = None, slo: float | None = None, render_mode: str | None = None, responses_join: bool = True,
-    ):  # fmt: skip
-        recorder = Recorder(render_mode, self.metadata["render_modes"])
-        task = BatchingTask(
-            1,
-            scenario,
-            devices,
-            controller,
-            visible,
-            horizon_s,
-            average_reward,
-            reward_weights,
-            randomise,
-            slo,
-            recorder.log_rows,
-            1,
-            responses_join=responses_join,
-        )
-        self.set_up(task, recorder)
+    task_type = BatchingTask
 
 
 class BatchingVectorEnv(DecisionVectorEnv):
@@ -161,27 +149,7 @@ class BatchingVectorEnv(DecisionVectorEnv):
     Those of `wisp_gym/Batching-v0`, `num_envs` and `threads` (default: one for each core).
     """
 
-    def __init__(
-        self, num_envs: int = 1, scenario: Scenario | str = DEFAULT_SCENARIO, devices: int | None = None, controller: str = "wisp+wisp",
-        visible: int = 32, horizon_s: float = 60.0, average_reward: float = 0.0, reward_weights: Mapping[str, float] | None = None,
-        randomise: Mapping[str, Any] | None = None, slo: float | None = None, threads: int | None = None, render_mode: str | None = None,
-        responses_join: bool = True,
-    ):  # fmt: skip
-        task = BatchingTask(
-            num_envs,
-            scenario,
-            devices,
-            controller,
-            visible,
-            horizon_s,
-            average_reward,
-            reward_weights,
-            randomise,
-            slo,
-            threads=threads,
-            responses_join=responses_join,
-        )
-        self.set_up(task, render_mode)
+    task_type = BatchingTask
 
 
 if BatchingEnv.__doc__:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 import numpy as np
 
 from wisp_gym.controllers.policy import Policy
-from wisp_gym.controllers.resolve import Controller, resolve
+from wisp_gym.controllers.resolve import resolve
 from wisp_gym.engine.build import mean_acceptance
 from wisp_gym.engine.state import World
 from wisp_gym.engine.worlds import Worlds, load_trace
 from wisp_gym.errors import did_you_mean
-from wisp_gym.scenario import Scenario, load, with_slo
+from wisp_gym.rules.controller import Controller
+from wisp_gym.scenario import DEFAULT_SCENARIO, Scenario, load, with_slo
 
 # What an episode may draw: the number of devices; factors on verification times (a faster or slower GPU), on the jitter of
 # every link, on the evidence's separation d' (a better or worse predictor), on drafting speeds, on the speeds of the service classes and
@@ -71,27 +72,52 @@ def checked_options(options: Mapping[str, Any], devices: int) -> dict[str, float
     return {name: float(value) for name, value in options.items()}
 
 
-class Episodes:
-    """`n` worlds of one scenario, each restarted by itself.
+@dataclass(frozen=True, kw_only=True)
+class EpisodeSettings:
+    """What fixes the worlds of an environment, and how its episodes differ.
 
-    Args:
-        n: number of worlds.
+    Attributes:
         scenario: scenario, preset name or TOML file. devices: population (default the scenario's).
         controller: what drives everything that no agent decides, by name.
         horizon_s: length of an episode.
         randomise: name → (low, high) drawn anew for each episode, see RANDOMISABLE.
         slo: speed in tokens/s of a single service class instead of the scenario's mix.
-        log_rows: room for events, for rendering.
-        threads: threads to run on.
     """
 
-    def __init__(
-        self, n: int, scenario: Scenario | str, devices: int | None, controller: str, horizon_s: float,
-        randomise: Mapping[str, Any] | None = None, slo: float | None = None, log_rows: int = 0, threads: int | None = None,
-    ):  # fmt: skip
+    scenario: Scenario | str = DEFAULT_SCENARIO
+    devices: int | None = None
+    controller: str = "wisp+wisp"
+    horizon_s: float = 60.0
+    randomise: Mapping[str, Any] | None = None
+    slo: float | None = None
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> Self:
+        """The settings of an environment's arguments.
+
+        Raises:
+            TypeError: an unknown argument; one line with the nearest valid one.
+        """
+        names = [field.name for field in fields(cls)]
+        for name in arguments:
+            if name not in names:
+                raise TypeError(f"argument: unknown '{name}'; {did_you_mean(name, names)}")
+        return cls(**arguments)
+
+
+class Episodes:
+    """`n` worlds of one scenario, each restarted by itself.
+
+    Args:
+        n: number of worlds. settings: what they are.
+        log_rows: room for events, for rendering. threads: threads to run on.
+    """
+
+    def __init__(self, n: int, settings: EpisodeSettings, log_rows: int = 0, threads: int | None = None):
+        scenario, devices, horizon_s = settings.scenario, settings.devices, settings.horizon_s
         scenario = load(scenario) if isinstance(scenario, str) else scenario
-        self.scenario = scenario if slo is None else with_slo(scenario, slo)
-        self.ranges = checked_ranges(randomise)
+        self.scenario = scenario if settings.slo is None else with_slo(scenario, settings.slo)
+        self.ranges = checked_ranges(settings.randomise)
         self.devices = self.scenario.n_devices if devices is None else devices
         if not 0.0 < horizon_s < np.inf or self.devices < 1 or self.devices != int(self.devices):
             raise ValueError(
@@ -102,7 +128,7 @@ class Episodes:
         trace = load_trace(self.scenario)
         self.worlds = Worlds(n, self.room, log_rows, trace, threads)
         self.worlds.read_files(self.scenario)
-        self.controller = resolve(controller, self.scenario)
+        self.controller = resolve(settings.controller, self.scenario)
         self.template = self.make_template(trace, horizon_s)
         self.set_controller(self.controller)  # learned weights are the worlds' own, which a restart does not copy
 
@@ -137,8 +163,7 @@ class Episodes:
     def restart(self, index: int, rng: np.random.Generator, options: Mapping[str, Any] | None) -> dict[str, float]:
         """Begin a new episode in world `index`; returns what was drawn."""
         drawn = self.draw(rng, options or {})
-        for target, source in zip(self.arrays[: World._fields.index("log")], self.template.arrays, strict=False):
-            target[index] = source[0]
+        self.arrays.begin_again(index, self.template.arrays)
         c = self.arrays.config[index, 0]
         c["seed"] = rng.integers(2**63)
         c["n_devices"] = drawn["devices"]

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
 from wisp_gym.contract import request, server
 from wisp_gym.contract.entry import markdown
-from wisp_gym.envs.batching import BatchingTask
-from wisp_gym.envs.rendering import Recorder
+from wisp_gym.envs.batching import BatchingSettings, BatchingTask
 from wisp_gym.envs.shells import DecisionEnv, DecisionVectorEnv
-from wisp_gym.envs.speculation import DEFAULT_SCENARIO
-from wisp_gym.scenario import Scenario
 
-DEFAULT_CONTROLLER = "aligned:0+fcfs"  # the price in the reply takes the place of the rule's own constant
+
+@dataclass(frozen=True, kw_only=True)
+class JointSettings(BatchingSettings):
+    """Arguments of `JointEnv`, which says what they mean."""
+
+    controller: str = "aligned:0+fcfs"  # the price in the reply takes the place of the rule's own constant
+
+
+class JointTask(BatchingTask):
+    """The server of each world composes its batches and prices drafts."""
+
+    settings_type = JointSettings
+    prices = True
 
 
 class JointEnv(DecisionEnv):
@@ -58,17 +66,7 @@ class JointEnv(DecisionEnv):
     * v0: first version.
     """
 
-    def __init__(
-        self, scenario: Scenario | str = DEFAULT_SCENARIO, devices: int | None = None, controller: str = DEFAULT_CONTROLLER, visible: int = 32,
-        horizon_s: float = 60.0, average_reward: float = 0.0, reward_weights: Mapping[str, float] | None = None,
-        randomise: Mapping[str, Any] | None = None, slo: float | None = None, render_mode: str | None = None, responses_join: bool = True,
-    ):  # fmt: skip
-        recorder = Recorder(render_mode, self.metadata["render_modes"])
-        task = BatchingTask(
-            1, scenario, devices, controller, visible, horizon_s, average_reward, reward_weights, randomise, slo, recorder.log_rows, 1,
-            prices=True, responses_join=responses_join,
-        )  # fmt: skip
-        self.set_up(task, recorder)
+    task_type = JointTask
 
 
 class JointVectorEnv(DecisionVectorEnv):
@@ -78,18 +76,7 @@ class JointVectorEnv(DecisionVectorEnv):
     Those of `wisp_gym/Joint-v0`, `num_envs` and `threads` (default: one for each core).
     """
 
-    def __init__(
-        self, num_envs: int = 1, scenario: Scenario | str = DEFAULT_SCENARIO, devices: int | None = None,
-        controller: str = DEFAULT_CONTROLLER, visible: int = 32, horizon_s: float = 60.0, average_reward: float = 0.0,
-        reward_weights: Mapping[str, float] | None = None, randomise: Mapping[str, Any] | None = None, slo: float | None = None,
-        threads: int | None = None, render_mode: str | None = None,
-        responses_join: bool = True,
-    ):  # fmt: skip
-        task = BatchingTask(
-            num_envs, scenario, devices, controller, visible, horizon_s, average_reward, reward_weights, randomise, slo, threads=threads,
-            prices=True, responses_join=responses_join,
-        )  # fmt: skip
-        self.set_up(task, render_mode)
+    task_type = JointTask
 
 
 if JointEnv.__doc__:

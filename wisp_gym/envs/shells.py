@@ -13,8 +13,8 @@ from gymnasium.vector.utils import batch_space
 from wisp_gym.controllers.policy import Policy
 from wisp_gym.engine import gather
 from wisp_gym.engine.loop import DONE
-from wisp_gym.envs.episodes import Episodes
-from wisp_gym.envs.rendering import Recorder
+from wisp_gym.envs.episodes import Episodes, EpisodeSettings
+from wisp_gym.envs.rendering import FrameLog
 from wisp_gym.envs.rewards import weighted
 
 RENDER_MODES = ["ansi", "rgb_array"]
@@ -38,6 +38,8 @@ class Task:
         self.outcomes = np.zeros((n, gather.SIZE))
         self.clock_s = np.zeros(n)
         self.device = np.full(n, -1, np.int64)
+
+    settings_type: ClassVar[type[EpisodeSettings]]
 
     # Information that is a column of the outcomes: name → (column, type).
     columns: Mapping[str, tuple[int, type]] = {
@@ -106,14 +108,21 @@ class Task:
         return {"device": self.device[0].item(), **{name: kind(row[k]) for name, (k, kind) in self.columns.items()}}
 
 
+TaskType = Any  # a subclass of Task, made of (number of worlds, its settings, room for events, threads)
+
+
 class DecisionEnv(gym.Env[np.ndarray, np.int64]):
     """One world as a Gymnasium environment; subclasses make the task."""
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": RENDER_MODES, "render_fps": 4}  # type: ignore[misc]
 
-    def set_up(self, task: Task, recorder: Recorder) -> None:
-        """Spaces of a task."""
-        self.task, self.recorder, self.render_mode = task, recorder, recorder.mode
+    task_type: ClassVar[TaskType]
+
+    def __init__(self, render_mode: str | None = None, **arguments: Any):
+        """Arguments: see the class."""
+        self.render_mode, self.frames = render_mode, FrameLog(render_mode, self.metadata["render_modes"])
+        settings = self.task_type.settings_type.of(arguments)
+        self.task = task = self.task_type(1, settings, self.frames.log_rows, 1)
         self.observation_space = gym.spaces.Box(task.low, task.high, dtype=np.float32)
         self.action_space = gym.spaces.Discrete(task.actions)
         self.action = np.zeros(1, np.int64)
@@ -134,7 +143,7 @@ class DecisionEnv(gym.Env[np.ndarray, np.int64]):
         rewards, terms, over = self.task.step(self.action)
         named = {name: float(term[0]) for name, term in terms.items()}
         info = self.info(float(self.task.elapsed_s()[0]), named)
-        self.recorder.keep(self.task.episodes.arrays)
+        self.frames.keep(self.task.episodes.arrays)
         return self.task.observations[0].copy(), float(rewards[0]), False, bool(over[0]), info
 
     def info(self, dt: float, terms: dict[str, float]) -> dict[str, Any]:
@@ -154,7 +163,7 @@ class DecisionEnv(gym.Env[np.ndarray, np.int64]):
 
     def render(self) -> str | np.ndarray | None:  # type: ignore[override]
         """The last seconds as a timeline: text ("ansi") or a picture ("rgb_array")."""
-        return self.recorder.render(
+        return self.frames.render(
             self.task.episodes.arrays, float(self.task.outcomes[0, gather.CLOCK_S]), int(self.task.device[0])
         )
 
@@ -168,13 +177,17 @@ class DecisionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     metadata: ClassVar[dict[str, Any]] = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}  # type: ignore[misc]
 
-    def set_up(self, task: Task, render_mode: str | None) -> None:
-        """Spaces of a task."""
+    task_type: ClassVar[TaskType]
+
+    def __init__(self, num_envs: int = 1, threads: int | None = None, render_mode: str | None = None, **arguments: Any):
+        """Arguments: see the class."""
         if render_mode is not None:
             raise ValueError(
                 f"render_mode: given {render_mode!r}, allowed is None; render a single environment instead"
             )
-        self.task, self.num_envs, self.render_mode = task, task.n, None
+        settings = self.task_type.settings_type.of(arguments)
+        self.task = task = self.task_type(num_envs, settings, threads=threads)
+        self.num_envs, self.render_mode = num_envs, None
         self.single_observation_space = gym.spaces.Box(task.low, task.high, dtype=np.float32)
         self.single_action_space = gym.spaces.Discrete(task.actions)
         self.observation_space = batch_space(self.single_observation_space, task.n)

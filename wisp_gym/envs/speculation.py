@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,35 +12,42 @@ from wisp_gym.contract.entry import markdown
 from wisp_gym.controllers.policy import load_policy
 from wisp_gym.engine import gather
 from wisp_gym.engine.session import EXTERNAL_LENGTH, EXTERNAL_TOKEN
-from wisp_gym.envs.episodes import Episodes
-from wisp_gym.envs.rendering import Recorder
+from wisp_gym.envs.episodes import Episodes, EpisodeSettings
 from wisp_gym.envs.rewards import SPECULATION_WEIGHTS, checked_weights
 from wisp_gym.envs.shells import DecisionEnv, DecisionVectorEnv, Task
-from wisp_gym.scenario import Scenario
 
-DEFAULT_SCENARIO = "wisp-a100-qwen3-32b"
+
+@dataclass(frozen=True, kw_only=True)
+class SpeculationSettings(EpisodeSettings):
+    """Arguments of `SpeculationEnv`, which says what they mean."""
+
+    others: str | None = None
+    average_reward: float | str = "own"
+    reward_weights: Mapping[str, float] | None = None
+    reveal_fates: bool = False
 
 
 class SpeculationTask(Task):
-    """One device of each world decides after every drafted token, or once a round."""
+    """One device of each world decides after every drafted token."""
 
-    def __init__(
-        self, n: int, external: int, scenario: Scenario | str, devices: int | None, controller: str, others: str | None, horizon_s: float,
-        average_reward: float | str, reward_weights: Mapping[str, float] | None, randomise: Mapping[str, Any] | None, slo: float | None,
-        reveal_fates: bool = False, log_rows: int = 0, threads: int | None = None,
-    ):  # fmt: skip
-        if reveal_fates:  # for the bounds, which are to be run outside the engine too
+    settings_type = SpeculationSettings
+    external = EXTERNAL_TOKEN
+
+    def __init__(self, n: int, settings: SpeculationSettings, log_rows: int = 0, threads: int | None = None):
+        if settings.reveal_fates:  # for the bounds, which are to be run outside the engine too
             self.columns = {**self.columns, "last_fate": (gather.LAST_FATE, int), "next_fate": (gather.NEXT_FATE, int)}
-        episodes = Episodes(n, scenario, devices, controller, horizon_s, randomise, slo, log_rows, threads)
+        episodes = Episodes(n, settings, log_rows, threads)
         if episodes.controller.centralized:
-            raise ValueError(f"controller: given {controller!r}, but centralized serving drafts nothing: no decision")
-        if others is not None:
-            episodes.set_policy(load_policy(others))
-        episodes.template.arrays.config[0, 0]["external_speculation"] = external
-        self.external, self.cap = external, episodes.scenario.max_draft_tokens
-        self.average = checked_average(average_reward)
-        actions = 2 if external == EXTERNAL_TOKEN else self.cap + 1
-        weights = checked_weights(reward_weights, SPECULATION_WEIGHTS)
+            raise ValueError(
+                f"controller: given {settings.controller!r}, but centralized serving drafts nothing: no decision"
+            )
+        if settings.others is not None:
+            episodes.set_policy(load_policy(settings.others))
+        episodes.template.arrays.config[0, 0]["external_speculation"] = self.external
+        self.cap = episodes.scenario.max_draft_tokens
+        self.average = checked_average(settings.average_reward)
+        actions = 2 if self.external == EXTERNAL_TOKEN else self.cap + 1
+        weights = checked_weights(settings.reward_weights, SPECULATION_WEIGHTS)
         super().__init__(n, episodes, device.LOW, device.HIGH, actions, weights)
 
     def place(self, index: int, drawn: Mapping[str, float]) -> None:
@@ -71,6 +78,12 @@ class SpeculationTask(Task):
         if self.external == EXTERNAL_TOKEN:
             return actions
         return np.minimum(actions, self.outcomes[:, gather.CAP].astype(np.int64))
+
+
+class SpeculationLengthTask(SpeculationTask):
+    """One device of each world decides once a round."""
+
+    external = EXTERNAL_LENGTH
 
 
 def checked_average(value: float | str) -> float | None:
@@ -133,20 +146,7 @@ class SpeculationEnv(DecisionEnv):
     * v0: first version.
     """
 
-    external = EXTERNAL_TOKEN
-
-    def __init__(
-        self, scenario: Scenario | str = DEFAULT_SCENARIO, devices: int | None = None, controller: str = "wisp+wisp",
-        others: str | None = None, horizon_s: float = 60.0, average_reward: float | str = "own",
-        reward_weights: Mapping[str, float] | None = None, randomise: Mapping[str, Any] | None = None, slo: float | None = None,
-        reveal_fates: bool = False, render_mode: str | None = None,
-    ):  # fmt: skip
-        recorder = Recorder(render_mode, self.metadata["render_modes"])
-        task = SpeculationTask(
-            1, self.external, scenario, devices, controller, others, horizon_s, average_reward, reward_weights, randomise, slo,
-            reveal_fates, recorder.log_rows, 1,
-        )  # fmt: skip
-        self.set_up(task, recorder)
+    task_type = SpeculationTask
 
 
 class SpeculationLengthEnv(SpeculationEnv):
@@ -180,7 +180,7 @@ class SpeculationLengthEnv(SpeculationEnv):
     * v0: first version.
     """
 
-    external = EXTERNAL_LENGTH
+    task_type = SpeculationLengthTask
 
 
 class SpeculationVectorEnv(DecisionVectorEnv):
@@ -190,25 +190,13 @@ class SpeculationVectorEnv(DecisionVectorEnv):
     Those of `wisp_gym/Speculation-v0`, `num_envs` and `threads` (default: one for each core).
     """
 
-    external = EXTERNAL_TOKEN
-
-    def __init__(
-        self, num_envs: int = 1, scenario: Scenario | str = DEFAULT_SCENARIO, devices: int | None = None, controller: str = "wisp+wisp",
-        others: str | None = None, horizon_s: float = 60.0, average_reward: float | str = "own",
-        reward_weights: Mapping[str, float] | None = None, randomise: Mapping[str, Any] | None = None, slo: float | None = None,
-        reveal_fates: bool = False, threads: int | None = None, render_mode: str | None = None,
-    ):  # fmt: skip
-        task = SpeculationTask(
-            num_envs, self.external, scenario, devices, controller, others, horizon_s, average_reward, reward_weights, randomise, slo,
-            reveal_fates, threads=threads,
-        )  # fmt: skip
-        self.set_up(task, render_mode)
+    task_type = SpeculationTask
 
 
 class SpeculationLengthVectorEnv(SpeculationVectorEnv):
     """Many `wisp_gym/SpeculationLength-v0` at once; see `SpeculationVectorEnv`."""
 
-    external = EXTERNAL_LENGTH
+    task_type = SpeculationLengthTask
 
 
 if SpeculationEnv.__doc__:

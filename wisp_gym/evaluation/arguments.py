@@ -17,7 +17,7 @@ from wisp_gym.scenario import DEFAULT_SCENARIO
 PARAMETER = re.compile(r"\s*[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|nan)\s*(\+.*)?", re.ASCII | re.DOTALL | re.I)
 EPILOG = f"""controllers, separated by commas: aligned(thr=0.2, A=0.6)+fcfs or, shorter, aligned:0.2,0.6+fcfs. A comma inside
 brackets or before a number belongs to the controller; with a semicolon anywhere, semicolons alone separate.
-docs/guide/controllers.md explains names.
+docs/guide/names.md explains names.
 
 {listing()}"""
 

@@ -32,7 +32,7 @@ from wisp_gym.cli import (
     whole,
     write_rows,
 )
-from wisp_gym.controllers.resolve import Controller
+from wisp_gym.engine.feasibility import warnings
 from wisp_gym.errors import InputError
 from wisp_gym.evaluation.arguments import EPILOG, add_comparison
 from wisp_gym.evaluation.capacity_search import capacity_interval, margins, mean_attainment, search
@@ -40,7 +40,8 @@ from wisp_gym.evaluation.comparison_tables import slo_words
 from wisp_gym.evaluation.outcomes import Controllers, Row, chosen_controllers, chosen_scenario, run_all
 from wisp_gym.evaluation.pool import Pool
 from wisp_gym.evaluation.statistics import mean
-from wisp_gym.scenario import DEFAULT_SCENARIO, Scenario, warnings
+from wisp_gym.rules.controller import Controller
+from wisp_gym.scenario import DEFAULT_SCENARIO, Scenario
 
 PROGRAM = "wisp-gym capacity"
 DEFAULT_SEEDS = 10

@@ -3,7 +3,7 @@
     wisp-gym evaluate --controllers wisp,sled,centralized --devices 64 --seeds 20 --json rows.json
 
 Every world is measured by `wisp_gym.evaluation.metrics`; a row holds the means over the worlds, with 95 % bootstrap intervals of
-the goodput and of its paired difference to the reference. docs/guide/evaluation.md describes every column and key.
+the goodput and of its paired difference to the reference. docs/guide/compare.md describes every column and key.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from wisp_gym.cli import (
     write_rows,
 )
 from wisp_gym.controllers.catalogue import ALIASES
+from wisp_gym.engine.feasibility import warnings
 from wisp_gym.errors import one_of, require
 from wisp_gym.evaluation.arguments import EPILOG, add_comparison
 from wisp_gym.evaluation.comparison_plot import draw
@@ -41,7 +42,7 @@ from wisp_gym.evaluation.outcomes import (
 from wisp_gym.evaluation.pool import Pool
 from wisp_gym.evaluation.statistics import bootstrap_interval, mean
 from wisp_gym.files import write_bytes
-from wisp_gym.scenario import DEFAULT_SCENARIO, Scenario, warnings
+from wisp_gym.scenario import DEFAULT_SCENARIO, Scenario
 
 PROGRAM = "wisp-gym evaluate"
 DEFAULT_SEEDS = 20

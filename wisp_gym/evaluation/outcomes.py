@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from wisp_gym.cli import Bar, NoBar
-from wisp_gym.controllers.resolve import Controller, resolve
+from wisp_gym.controllers.resolve import resolve
 from wisp_gym.engine.worlds import NO_TRACE, Worlds, load_trace
 from wisp_gym.errors import InputError
 from wisp_gym.evaluation.metrics import measure, per_class
 from wisp_gym.evaluation.pool import Pool, Threads
+from wisp_gym.rules.controller import Controller
 from wisp_gym.scenario import Scenario, load, with_, with_slo
 
 Row = dict[str, Any]

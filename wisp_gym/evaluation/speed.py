@@ -1,6 +1,6 @@
 """How fast this machine runs the engine and the environments.
 
-    wisp-gym benchmark [--quick] [--json FILE]
+    wisp-gym benchmark [engine] [--quick] [--json FILE]
 
 Every figure is the median over repeats, printed with its smallest and largest value, its target and their ratio.
 What is counted:
@@ -18,28 +18,30 @@ What is counted:
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import numba
 import numpy as np
 
+from wisp_gym.cli import Parser, output_file
+from wisp_gym.cli import table as aligned
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.engine.worlds import Worlds
+from wisp_gym.files import write_json
+from wisp_gym.machine import machine, shown
 from wisp_gym.scenario import load, with_
 
+PROGRAM = "wisp-gym benchmark engine"
+PACKAGES = ("numba", "numpy")  # whose versions matter
 SCENARIO, CONTROLLER = "wisp-a100-qwen3-32b", "wisp+wisp"
 ENV_ID, ENV_DEVICES, VECTOR_WORLDS = "wisp_gym/Speculation-v0", 16, 64
 
@@ -188,31 +190,6 @@ def peak_bytes_10000_devices() -> Figure:
     return figure([float(fresh_process(RUN_10000_DEVICES))])
 
 
-def machine() -> dict[str, str | int]:
-    """What the figures were measured on."""
-    return {
-        "cpu": cpu_model(),
-        "cores": cores(),
-        "python": platform.python_version(),
-        "numba": numba.__version__,
-        "numpy": np.__version__,
-        "system": platform.platform(terse=True),
-    }
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def cpu_model() -> str:
-    """Name of the processor."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
-
-
 def engine_figures(quick: bool) -> dict[str, Figure]:
     """The engine's figures. The cost of a round compares medians."""
     repeats, simulated_s = (5, 100.0) if quick else (15, 300.0)
@@ -254,54 +231,34 @@ def short(value: float) -> str:
 
 def table(figures: dict[str, Figure]) -> str:
     """Aligned rows: name, median, range, target, and how many times better than the target."""
-    rows = [("", "median", "min", "max", "target", "times better")]
-    for name, shown in figures.items():
+    rows = []
+    for name, one in figures.items():
         target = TARGETS[name]
-        better = target.value / shown.median if target.at_most else shown.median / target.value
+        better = target.value / one.median if target.at_most else one.median / target.value
         limit = f"{'≤' if target.at_most else '≥'} {short(target.value)}"
-        rows.append((name, short(shown.median), short(shown.low), short(shown.high), limit, f"{better:.2f}"))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [[row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))] for row in rows]
-    return "\n".join("  ".join(line) for line in lines)
+        rows.append((name, short(one.median), short(one.low), short(one.high), limit, f"{better:.2f}"))
+    return aligned(["figure", "median", "min", "max", "target", "times better"], rows)
 
 
 def report(figures: dict[str, Figure]) -> dict[str, Any]:
     """What `--json` writes: the medians by key, their ranges, the targets and the machine."""
     return {
-        **{name: shown.median for name, shown in figures.items()},
-        "range": {name: [shown.low, shown.high] for name, shown in figures.items()},
-        "repeats": {name: shown.repeats for name, shown in figures.items()},
+        **{name: one.median for name, one in figures.items()},
+        "range": {name: [one.low, one.high] for name, one in figures.items()},
+        "repeats": {name: one.repeats for name, one in figures.items()},
         "target": {name: TARGETS[name].value for name in figures},
-        "machine": machine(),
+        "machine": machine(*PACKAGES),
     }
 
 
-class Parser(ArgumentParser):
-    """Errors are one line, exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print `prog: message` and leave with exit code 2."""
-        self.exit(2, f"{self.prog}: {message}\n")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line."""
-    parser = Parser(
-        prog="wisp_gym.evaluation.speed", description="Measure the speed of the engine and the environments."
-    )
+    """Measure, print, and write where asked."""
+    parser = Parser(prog=PROGRAM, description="Measure the speed of the engine and the environments.")
     parser.add_argument("--quick", action="store_true", help="fewer repeats, no first compilation: under 45 s")
-    parser.add_argument("--json", default="", metavar="FILE", help="also write the figures to a file")
+    parser.add_argument("--json", type=output_file(), metavar="FILE", help="also write the figures to a file")
     given = parser.parse_args(arguments)
-    if given.json and not Path(given.json).resolve().parent.is_dir():
-        parser.error(f"--json: given '{given.json}', but the folder does not exist")
-    if given.json and Path(given.json).is_dir():
-        parser.error(f"--json: given '{given.json}', which is a folder; allowed is a file name")
-    print("  ".join(f"{name} {value}" for name, value in machine().items()), flush=True)
+    print(shown(machine(*PACKAGES)), flush=True)
     figures = measure_all(given.quick)
     print(table(figures))
     if given.json:
-        Path(given.json).write_text(json.dumps(report(figures), indent=2) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+        write_json(given.json, report(figures))

@@ -1,6 +1,9 @@
 """Rules that follow a moving average: AdaEDL's threshold, SGLang's ladder of lengths, DSD's window.
 
 A device's memory is zero at first, so it holds offsets from where a rule starts.
+
+Legend: `n` steps of a ladder; `parameters` (8,) float64 of the rule; `memory` (MEMORY,) float64 of the device; `o`
+(SIZE,) float32 observation; `drafted`, `accepted` tokens of the round.
 """
 
 from __future__ import annotations
@@ -47,6 +50,7 @@ def adaedl_learns(parameters, memory, drafted, accepted):
 def ladder_index(ladder, n, index, average, down, up):
     """SGLang's walk: down while `average ≤ step below − ½ + down`, else up while `average > step − ½ + up`.
 
+    `ladder`: (≥ n,) float64 lengths; returns the new `index` in it. `average`: of the tokens accepted in a round.
     A step of 0 counts as 1 in the first bound; from it one step up is probed.
     Source: sglang/srt/speculative/adaptive_spec_params.py (down −0.25, up 0, as there).
     """
@@ -65,7 +69,7 @@ LADDER = 3  # lengths of the device's own ladder
 
 @jit
 def sglang_length(parameters, memory):
-    """The step at which the device's ladder stands, at first the middle one. Parameters: low, middle, high, keep …"""
+    """The length, in tokens, at which the device's ladder stands, at first the middle one. Parameters: low, middle, high, keep …"""
     return int(parameters[LADDER // 2 + int(memory[OFFSET])])
 
 
@@ -93,7 +97,7 @@ def awc_length(parameters, memory, max_draft_tokens, o):
 
     DSD predicts a window from the target's queue, its trend, the round-trip time, drafting speed, acceptance and the last
     window, and smooths it (0.4, second-hand). Its map is a small network whose weights were not found; in its place stands
-    the closed form of `best_length`, with queue and trend in the fixed time of a round.
+    the closed form of `best_length`, with queue and trend in the fixed time of a round. Returns a length in tokens.
     """
     queue = float(o[QUEUE_WORK])
     trend = queue - memory[OFFSET] if memory[ROUNDS] > 0.0 else 0.0

@@ -2,6 +2,11 @@
 
 A device's memory (MEMORY float64, zero at first) holds for the bandits [chosen length, pulls in all, then for each length
 k its pulls and two sums]. A round that the end of the output cut short teaches nothing.
+
+Legend: `parameters` (8,) and `memory` (MEMORY,) float64 of rule and device; `o` (SIZE,) float32 observation; `x` a
+row of memory that features are written into; `k` length in tokens, from `k_min` to `k_max`; `c` weight of the
+uncertainty; `drafted`, `committed` tokens of the round; `ratio_of_means` whether specstop's score is used, else
+banditspec's.
 """
 
 from __future__ import annotations
@@ -33,7 +38,7 @@ def untried(memory, k_min, k_max):
 
 @jit
 def specstop_score(memory, k, c):
-    """`(mean tokens + c·k·√(2 ln t / n_k)) / mean time`: optimistic tokens, which lie in [1, k + 1], over the mean time."""
+    """`(mean tokens + c·k·√(2 ln t / n_k)) / mean time`, in tokens/s: optimistic tokens, in [1, k + 1], over the mean time."""
     n = memory[ARMS + ARM * k]
     radius = c * k * math.sqrt(2.0 * math.log(memory[PULLS]) / n)
     return (memory[ARMS + ARM * k + 1] / n + radius) / (memory[ARMS + ARM * k + 2] / n)
@@ -41,7 +46,7 @@ def specstop_score(memory, k, c):
 
 @jit
 def banditspec_score(memory, k, c, mean_rate):
-    """`mean rate of k + c·(mean rate of all)·√(2 ln t / n_k)`: UCB1, with the rewards' scale learned as well."""
+    """`mean rate of k + c·mean_rate·√(2 ln t / n_k)`, in tokens/s: UCB1, with the rewards' scale learned as well."""
     n = memory[ARMS + ARM * k]
     return memory[ARMS + ARM * k + 1] / n + c * mean_rate * math.sqrt(2.0 * math.log(memory[PULLS]) / n)
 
@@ -57,7 +62,7 @@ def rate_of_all(memory, k_min, k_max):
 
 @jit
 def bandit_length(parameters, memory, max_draft_tokens, ratio_of_means):
-    """The next length to try. Parameters: c, k_min, k_max; every length once, then the largest score."""
+    """The next length to try, in tokens. Parameters: c, k_min, k_max; every length once, then the largest score."""
     k_max = int(min(parameters[2], max_draft_tokens))
     k_min = min(int(parameters[1]), k_max)
     best = untried(memory, k_min, k_max)
@@ -76,7 +81,7 @@ def bandit_length(parameters, memory, max_draft_tokens, ratio_of_means):
 
 @jit
 def bandit_learns(memory, drafted, committed, round_s, ratio_of_means):
-    """Add a round to its length's record."""
+    """Add a round to its length's pulls and sums."""
     if drafted != memory[CHOSEN]:
         return
     arm = ARMS + ARM * drafted
@@ -113,7 +118,7 @@ def write_features(o, k, max_draft_tokens, x):
 
 @jit
 def predicted(memory, weights_at):
-    """A linear prediction for the features in memory."""
+    """The linear prediction, by the weights from place `weights_at` on, for the features in memory."""
     total = 0.0
     for a in range(FEATURES):
         total += memory[weights_at + a] * memory[SEEN_AT + a]
@@ -135,7 +140,7 @@ def write_gain(memory):
 
 @jit
 def begin_regression(memory, ridge):
-    """Before the first round: the geometric formula for the tokens, T and drafting and wait and round trip for the time."""
+    """Before the first round, with P = 1/ridge: the geometric formula for the tokens, T and drafting and wait and round trip for the time."""
     for a in range(FEATURES):
         memory[INVERSE_AT + (FEATURES + 1) * a] = 1.0 / ridge
     memory[TOKENS_AT + 2] = TOKENS_UNIT
@@ -166,7 +171,7 @@ def contextual_length(parameters, memory, max_draft_tokens, o):
 
 @jit
 def contextual_learns(memory, drafted, committed, round_batches):
-    """One step of recursive least squares (Sherman–Morrison) on the features of the round's start."""
+    """One step of recursive least squares (Sherman–Morrison) on the features of the round's start; `round_batches`: its time in T."""
     if drafted != memory[CHOSEN]:
         return
     memory[PULLS] += 1.0

@@ -6,6 +6,10 @@ by itself. Requests are taken in order of priority; one that is not admitted is 
 
 Rules that protect deadlines (`protects`) take some requests in any case (`leads`); the others join only while everything
 that the batch would finish on time still is.
+
+Legend: `kind` id of the rule; `parameters` (8,) float64 of it; `f` (FEATURES,) float64 of a queued request, in the
+units of FEATURE_TABLE; `n_queue`, `n_batch`, `n_running` numbers of requests; `margin` share that is added to
+predicted times. Times are on the server's clock.
 """
 
 from __future__ import annotations
@@ -95,7 +99,7 @@ def turn_wait_s(parameters, now_s, waiting, coming, launched_s):
 
 @jit
 def margin_of(kind, parameters):
-    """Safety margin on predicted times."""
+    """Safety margin on predicted times, as a share of them."""
     return parameters[0] if kind in (WISP, PACED) else 0.0
 
 
@@ -122,7 +126,7 @@ def starving(f, patience_s):
 
 @jit
 def aged_priority(parameters, now_s, f):
-    """Responses in memory first, then those that starve, prompts that can still be on time, and late ones."""
+    """Sort key, in s: responses in memory first, then those that starve, prompts that can still be on time, and late ones."""
     if f[CACHED_TOKENS] > 0.0:
         return f[ARRIVED_S] - 3.0 * FIRST_S
     if starving(f, parameters[0]):
@@ -134,7 +138,7 @@ def aged_priority(parameters, now_s, f):
 
 @jit
 def priority(kind, parameters, now_s, mean_batch_s, f):
-    """Sort key of a request (smallest first); f: (FEATURES,) float64."""
+    """Sort key of a request, smallest first; of any unit, the same for all requests."""
     if kind == EDF:
         return f[DEADLINE_S]
     if kind == LEAST_LAXITY:
@@ -185,7 +189,7 @@ def admits(kind, parameters, now_s, mean_batch_s, f, n_batch, n_running, batch_s
 
 @jit
 def binding_deadline_s(kind, now_s, f, margin):
-    """Deadline that a request puts on its batch: one that is late even alone puts none.
+    """Deadline, on the clock in s, that a request puts on its batch, inf for none: one that is late even alone puts none.
 
     For `PACED`, a sequence's next token is due one step of its class's speed from now.
     """

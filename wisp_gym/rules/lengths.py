@@ -2,6 +2,9 @@
 
 All take the acceptances as independent with the device's running share α, as their papers do, and times in units of the
 mean batch time T, in which verification itself takes 1.
+
+Legend: `parameters` (8,) float64 of the rule; `o` (SIZE,) float32 observation; `alpha` acceptance in (0, 1); `k`
+length in tokens, at most `k_max`; `draft` time of one drafted token and `fixed` time of a round besides, in T.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ def best_length(alpha, draft, fixed, k_max):
 
 @jit
 def leviathan_length(parameters, max_draft_tokens, o):
-    """Leviathan et al. (arXiv 2211.17192) at the edge: `argmax E[N(k)] / (k/v + RTT + wait + verification)`.
+    """Length in tokens. Leviathan et al. (arXiv 2211.17192) at the edge: `argmax E[N(k)] / (k/v + RTT + wait + verification)`.
 
     Parameters: w, k_max. The wait for the running batch is w·utilisation of a mean batch (1/2: its mean remaining time on
     a random arrival). What the device's own tokens add to a batch is left out: it is not told the server's coefficients.
@@ -57,7 +60,7 @@ def ratio_optimal(alpha, draft, fixed, k_max):
 
 @jit
 def ratio_length(parameters, max_draft_tokens, o):
-    """Ratio-optimal stopping of UCB-SpecStop's paper (arXiv 2606.20591), with one user's costs: no wait for a batch.
+    """Length in tokens. Ratio-optimal stopping of UCB-SpecStop's paper (arXiv 2606.20591), with one user's costs: no wait for a batch.
 
     Parameters: k_max. td is the drafting time of a token, tv a mean batch, D the round trip. Where the cost is linear in k it
     is Leviathan's maximum found without a search.

@@ -3,6 +3,10 @@
 Weights lie in one float32 vector: [inputs, outputs, activation, layers, width₁ … widthₗ, W₁, b₁, …, W_out, b_out], each W
 transposed, in row-major (in, out) order: a layer then adds column after column to all its outputs at once, which compilers
 vectorise without changing the order of any sum. Activation 0 is tanh, 1 is ReLU.
+
+Legend: `policy` the vector; `values`, `out`, `observation` (n,) float32 of one layer; `n_in`, `n_out` widths and
+`offset` place of a layer's weights; `w` (8·n,) float32, eight columns of `n` weights, `v` (8,) their values; `x`
+float32.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ import numpy as np
 from wisp_gym.jit import jit_allocating, jit_inline
 
 TANH, RELU = 0, 1
-HEADER = 4
+N_IN, N_OUT, ACTIVATION, N_HIDDEN, HEADER = range(5)  # places in the vector; from HEADER on the widths
 MAX_WIDTH = 1024
 MAX_LAYERS = 8
 
@@ -72,7 +76,7 @@ def layer(policy, offset, n_in, n_out, values, out):
 
 @jit_allocating
 def add_columns(w, n, v, out):
-    """Add eight columns of n weights, times their values."""
+    """Add eight columns, times their values, to (n,) `out`."""
     v0, v1, v2, v3, v4, v5, v6, v7 = v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7]
     for row in range(n):
         total = out[row]
@@ -111,7 +115,7 @@ def tanh(x):
 
 @jit_allocating
 def activate(activation, values):
-    """Apply tanh or ReLU to values in place."""
+    """Apply an `activation`, TANH or RELU, to values in place."""
     if activation == TANH:
         for k in range(values.shape[0]):
             values[k] = tanh(values[k])
@@ -123,8 +127,8 @@ def activate(activation, values):
 @jit_allocating
 def logits(policy, observation, out):
     """Write the policy's outputs for an observation into `out`; returns their number."""
-    n_out, activation, hidden = int(policy[1]), int(policy[2]), int(policy[3])
-    width = int(policy[0])
+    n_out, activation, hidden = int(policy[N_OUT]), int(policy[ACTIVATION]), int(policy[N_HIDDEN])
+    width = int(policy[N_IN])
     values = observation
     offset = HEADER + hidden
     for index in range(hidden):
@@ -141,7 +145,7 @@ def logits(policy, observation, out):
 @jit_allocating
 def argmax_action(policy, observation):
     """Index of the largest output (the first among equals)."""
-    out = np.empty(int(policy[1]), dtype=np.float32)
+    out = np.empty(int(policy[N_OUT]), dtype=np.float32)
     n = logits(policy, observation, out)
     best = 0
     for k in range(1, n):

@@ -1,8 +1,8 @@
 """Rules and scorers asked with rows of observations, as policies outside the engine are.
 
-o: an observation of the server, its own entries (`wisp_gym.contract.server`) and then those of each place in the queue
-(`wisp_gym.contract.request`), float32; f: the features of one request in physical units (`wisp_gym.rules.batching`), at a
-clock that reads 0.
+Legend: `o` float32 observation of the server, its own entries (`wisp_gym.contract.server`) and then those of each place
+in the queue (`wisp_gym.contract.request`); `f` (FEATURES,) float64 of one request in physical units
+(`wisp_gym.rules.batching`), at a clock that reads 0; `t` the mean batch time T.
 """
 
 from __future__ import annotations
@@ -13,19 +13,7 @@ from wisp_gym.contract import request as seen
 from wisp_gym.contract import server
 from wisp_gym.jit import jit, jit_allocating
 from wisp_gym.rules import batching as rules
-from wisp_gym.rules.scorer import (
-    CHUNKS,
-    CONTEXT,
-    EMBEDDING,
-    HIDDEN,
-    LAUNCHES,
-    best_head,
-    embed,
-    keep_still,
-    pool,
-    score_context,
-    score_requests,
-)
+from wisp_gym.rules.scorer import best_head, embed, keep_still, pool, score_context, score_requests, shape_of
 from wisp_gym.rules.speculation import POLICY_LENGTH, choose_length, continue_drafting
 
 
@@ -131,7 +119,7 @@ def decide_batching(kind, parameters, max_draft_tokens, launches, observations, 
 def embed_places(scorer, o, chosen, embeddings):
     """Write the places that hold a request without all of its context in memory, and their embeddings; returns how many."""
     row, symlogs = np.zeros(seen.SIZE, np.float32), np.empty(seen.SIZE, np.float32)
-    hidden, embedding = np.empty(int(scorer[HIDDEN]), np.float32), np.empty(embeddings.shape[0], np.float32)
+    hidden, embedding = np.empty(shape_of(scorer).hidden, np.float32), np.empty(embeddings.shape[0], np.float32)
     n = 0
     for q in range(len(chosen)):
         request = place(o, q)
@@ -150,11 +138,12 @@ def embed_places(scorer, o, chosen, embeddings):
 @jit_allocating
 def score_one(scorer, launches, o):
     """A scorer's action for one observation."""
-    visible, own, width = places(o), int(scorer[LAUNCHES]), int(scorer[EMBEDDING])
+    visible, shape = places(o), shape_of(scorer)
+    own, width = shape.launches, shape.embedding
     embeddings, scores = np.empty((width, visible), np.float32), np.empty(visible, np.float32)
     inputs = np.empty(server.SIZE + width, np.float32)
-    context = np.empty(int(scorer[CONTEXT]), np.float32)
-    query, heads = np.empty(width + 1, np.float32), np.empty(own + 1 + int(scorer[CHUNKS]), np.float32)
+    context = np.empty(shape.context, np.float32)
+    query, heads = np.empty(width + 1, np.float32), np.empty(own + 1 + shape.chunks, np.float32)
     chosen = np.empty(visible, np.int64)
     n = embed_places(scorer, o, chosen, embeddings)
     pool(embeddings, n, inputs, server.SIZE)

@@ -11,8 +11,12 @@ The valid action of the highest score is taken, the first among equals. The orde
 through the mean, so neither matters by itself. Entries that change while a batch is composed (`request.MOVING`) are left out of x: what
 they tell is in g, and an embedding holds for the whole batch.
 
-Weights lie in one float32 vector: the seven numbers of HEADER, then W₁, b₁, … W₅, b₅, each W
+Weights lie in one float32 vector: the seven numbers of Shape, then W₁, b₁, … W₅, b₅, each W
 transposed, in row-major (in, out) order, as `wisp_gym.rules.mlp` wants it.
+
+Legend: `scorer` the vector; `row` (n,) float32 entries; `values`, `out`, `seen`, `inputs` (n,) float32 before and
+after symlog; `hidden` (H₁,), `embedding` (H,) and `context` (C,) float32; `embeddings` (H, Q) float32 of which the
+first `n` requests count; `query` (H + 1,), `heads` (launches + 1 + chunks,) and `scores` (Q,) float32.
 """
 
 from __future__ import annotations
@@ -23,27 +27,24 @@ from typing import NamedTuple
 import numpy as np
 
 from wisp_gym.contract.request import MOVING
-from wisp_gym.jit import jit_allocating
+from wisp_gym.jit import jit, jit_allocating
 from wisp_gym.rules.mlp import TANH, activate, layer
 
 PARTS = ("hidden", "embedding", "context", "query", "heads")
-REQUESTS, GLOBALS, HIDDEN, EMBEDDING, CONTEXT, LAUNCHES, CHUNKS = range(
-    7
-)  # places of the sizes in front of the weights
-HEADER = 7
+HEADER = 7  # the numbers of Shape, in front of the weights
 MAX_WIDTH = 256
 
 
 class Shape(NamedTuple):
-    """Sizes of a scorer: entries of a request and of the context, widths, launch actions (prices) and chunk actions."""
+    """Sizes of a scorer, by name."""
 
-    requests: int
-    globals: int
-    hidden: int
-    embedding: int
-    context: int
-    launches: int
-    chunks: int
+    requests: int  # entries of a request
+    globals: int  # global entries
+    hidden: int  # H₁
+    embedding: int  # H
+    context: int  # C
+    launches: int  # launch actions: one, or one for each price
+    chunks: int  # actions that choose a prefill chunk
 
     def layers(self) -> list[tuple[int, int]]:
         """(out, in) of each weight matrix, in the order of PARTS."""
@@ -73,6 +74,14 @@ def pack(shape: Shape, layers: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarra
     return np.concatenate(flat)
 
 
+@jit
+def shape_of(scorer):
+    """The Shape that a packed scorer begins with."""
+    return Shape(
+        int(scorer[0]), int(scorer[1]), int(scorer[2]), int(scorer[3]), int(scorer[4]), int(scorer[5]), int(scorer[6])
+    )
+
+
 @jit_allocating
 def symlog(values, out):
     """out = sign(x)·log(1 + |x|) of each value."""
@@ -91,21 +100,20 @@ def keep_still(row):
 @jit_allocating
 def offsets_of(scorer):
     """Places of the third, fourth and fifth layer's weights."""
-    r, g, h = int(scorer[REQUESTS]), int(scorer[GLOBALS]), int(scorer[HIDDEN])
-    e, c = int(scorer[EMBEDDING]), int(scorer[CONTEXT])
-    third = HEADER + h * (r + 1) + e * (h + 1)
-    fourth = third + c * (g + e + 1)
-    return third, fourth, fourth + (e + 1) * (c + 1)
+    n = shape_of(scorer)
+    third = HEADER + n.hidden * (n.requests + 1) + n.embedding * (n.hidden + 1)
+    fourth = third + n.context * (n.globals + n.embedding + 1)
+    return third, fourth, fourth + (n.embedding + 1) * (n.context + 1)
 
 
 @jit_allocating
 def embed(scorer, row, seen, hidden, embedding):
-    """Write the embedding of one request. row: (requests,) float32 without what moves; seen, hidden: working memory."""
+    """Write the `embedding` of a request, without what moves; `seen` and `hidden` are working memory."""
     symlog(row, seen)
-    n_in, h = int(scorer[REQUESTS]), int(scorer[HIDDEN])
-    offset = layer(scorer, HEADER, n_in, h, seen, hidden)
+    n = shape_of(scorer)
+    offset = layer(scorer, HEADER, n.requests, n.hidden, seen, hidden)
     activate(TANH, hidden)
-    layer(scorer, offset, h, int(scorer[EMBEDDING]), hidden, embedding)
+    layer(scorer, offset, n.hidden, n.embedding, hidden, embedding)
     activate(TANH, embedding)
 
 
@@ -121,11 +129,9 @@ def pool(embeddings, n, inputs, start):
 
 @jit_allocating
 def score_context(scorer, row, inputs, context, query, heads):
-    """Write the query for requests and the scores of the other actions.
+    """Write the query for requests and the scores of the other actions: `query` and `heads`.
 
-    Args:
-        row: (globals,) float32 entries. inputs: (globals + H,) float32 whose tail holds the pooled embeddings.
-        context: (C,) working memory. query: (H + 1,), heads: (launches + 1 + chunks,) float32 results.
+    `row`: (globals,) entries. `inputs`: (globals + H,) whose tail holds the pooled embeddings. `context`: working memory.
     """
     symlog(row, inputs)
     third, fourth, fifth = offsets_of(scorer)
@@ -137,7 +143,7 @@ def score_context(scorer, row, inputs, context, query, heads):
 
 @jit_allocating
 def score_requests(query, embeddings, n, scores):
-    """Write the score of picking each of the first n requests; embeddings: (H, Q), so that the inner loop runs in parallel lanes."""
+    """Write the score of picking each of the first n requests; the inner loop runs along (H, Q) in parallel lanes."""
     width = embeddings.shape[0]
     for q in range(n):
         scores[q] = query[width]
@@ -149,7 +155,10 @@ def score_requests(query, embeddings, n, scores):
 
 @jit_allocating
 def best_head(heads, launches, empty, chunk_open):
-    """Valid action other than a pick with the highest score: its place among the heads."""
+    """Valid action other than a pick with the highest score: its place among the heads, (launches + 1 + chunks,).
+
+    `launches`: launch actions. `empty`: whether the batch is. `chunk_open`: whether a prefill chunk may be chosen.
+    """
     best = launches if empty else 0
     for k in range(len(heads)):
         valid = (not empty) if k < launches else (empty if k == launches else chunk_open)

@@ -3,6 +3,10 @@
 Token rules are asked after each drafted token, length rules once a round before the first. Each is a pure function of the
 documented observation (`wisp_gym.contract.device`), up to eight parameters and, for rules that learn, the device's own
 memory. The two bounds also see what no device can see, the fate of the last and of the next token.
+
+Legend: `kind` id of the rule; `parameters` (8,) float64 of it; `policy` float32 vector of `mlp.pack`; `memory`
+(MEMORY,) float64 of the device; `o` (SIZE,) float32 observation; `drafted`, `accepted`, `committed` tokens of the
+round.
 """
 
 from __future__ import annotations

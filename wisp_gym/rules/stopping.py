@@ -3,6 +3,9 @@
 A rule reads the documented observation alone. Where a formula asks for p of the token that comes next, nobody knows it
 before it has been drafted: the running share of accepted tokens stands for it. The predictor's output for the last token
 does not, since it tells of that token's own fate, which the survival already holds.
+
+Legend: `parameters` (8,) float64 of the rule; `o` (SIZE,) float32 observation; `drafted` tokens of the round so
+far; T the mean batch time. A rule returns whether to draft one more.
 """
 
 from __future__ import annotations

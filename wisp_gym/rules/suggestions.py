@@ -3,6 +3,11 @@
 The server knows its own four-term estimator, the sizes of its batches and what became of the rounds it verified, and from
 each message how long the round was drafted. What it knows of all is one row of KNOWLEDGE float64 (zero at first, sums that
 forget); what it keeps of one session is that session's row of memory.
+
+Legend: `knowledge` (MEMORY,) float64 of the server; `memory` (MEMORY,) float64 of one session, or (n + 1, MEMORY)
+of all; `parameters` (8,) float64 of the rule; `n` rounds in the batch; `k` length in tokens, at most `k_max`;
+`context` tokens; `expected` acceptance beforehand, 0 to 1; `drafted`, `accepted` tokens of a round; `launch_s`,
+`new_token_s`, `pair_s` the estimator's coefficients.
 """
 
 from __future__ import annotations
@@ -75,14 +80,14 @@ def acceptance_rate(knowledge, expected):
 
 @jit
 def batch_s(k, n, context, launch_s, new_token_s, pair_s):
-    """Predicted time of a batch of n rounds of k drafts each, with a mean context."""
+    """Predicted time, in s, of a batch of n rounds of k drafts each, with a mean context."""
     new = (k + 1.0) * n
     return launch_s + new_token_s * new + pair_s * new * (context + k + 1.0)
 
 
 @jit
 def turbospec_length(parameters, knowledge, n, k_max, expected, launch_s, new_token_s, pair_s):
-    """TurboSpec / SmartSpec (arXiv 2406.14066): one k for the batch, `argmax B·E[N(k)] / (k·t_draft + overhead + t((k+1)·B))`.
+    """Length in tokens. TurboSpec / SmartSpec (arXiv 2406.14066): one k for the batch, `argmax B·E[N(k)] / (k·t_draft + overhead + t((k+1)·B))`.
 
     Parameters: how much k = 0 is favoured (1.1). t_draft and overhead (the network) are means over the rounds verified.
     """
@@ -102,7 +107,7 @@ def turbospec_length(parameters, knowledge, n, k_max, expected, launch_s, new_to
 
 @jit
 def vllm_length(knowledge, n, k_max, expected, launch_s, new_token_s, pair_s):
-    """vLLM's dynamic length: `K(B) = argmax AL(K)/t(B, K)`, `AL(K) = 1 + Σ share of rounds accepted up to each position`.
+    """Length in tokens. vLLM's dynamic length: `K(B) = argmax AL(K)/t(B, K)`, `AL(K) = 1 + Σ share of rounds accepted up to each position`.
 
     A position is judged by the rounds that reached it and, with the weight of four rounds, by the one before it times the mean
     acceptance: so positions that are never drafted keep a guess. The times are the estimator's instead of a measured table.
@@ -131,9 +136,9 @@ def nearest_slot(n):
 
 @jit
 def sglang_load_length(knowledge, n, mean_accepted):
-    """SGLang's adaptive steps with its table by batch size: the larger the batch, the shorter the ladder.
+    """Length in tokens. SGLang's adaptive steps with its table by batch size: the larger the batch, the shorter the ladder.
 
-    The batch's mean of accepted tokens enters the average of its size's slot, which walks its ladder as in
+    The batch's mean of accepted tokens, `mean_accepted`, enters the average of its size's slot, which walks its ladder as in
     `adaptation.ladder_index`. Table and constants: DEFAULT_ADAPTIVE_CONFIG of sglang/srt/speculative/adaptive_spec_params.py.
     """
     slot = nearest_slot(n)
@@ -172,7 +177,7 @@ def marginal_utility(memory, expected):
 def share_budget(budget, memory, members, n, k_max, expected):
     """GoodSpeed (arXiv 2512.09963): give each of the budget's drafts to the member with the largest `α^(S+1)/X`.
 
-    Writes the lengths into the members' memory (rows of `memory`). Budget and averages: the paper's constants were not read.
+    Writes the lengths into the rows of `memory` of the n `members`, (≥ n,) int64. Budget and averages: the paper's constants were not read.
     """
     for m in range(n):
         memory[members[m], S_LENGTH] = 0.0

@@ -1,13 +1,13 @@
 """Scenarios: what is simulated, on which machines, under which load. The module to import them from.
 
-A scenario is one frozen dataclass of frozen dataclasses (`scenario_parts`) in plain SI units. `load` reads a preset or
-a TOML file (`scenario_toml`), `with_` changes fields by dotted path, `warnings` reports what is allowed but doubtful.
+A scenario is one frozen dataclass of frozen dataclasses (`parts`) in plain SI units. `load` reads a preset or a TOML file
+(`toml`), `with_` changes fields by dotted path; what is allowed but doubtful tells `wisp_gym.engine.feasibility`.
 The presets and the catalogue of named parts lie in `wisp_gym/scenarios`, each constant with its source.
 """
 
 from __future__ import annotations
 
-from wisp_gym.scenario.changes import best_tokens_per_s, warnings, with_, with_slo
+from wisp_gym.scenario.changes import with_, with_slo
 from wisp_gym.scenario.fields import ScenarioError
 from wisp_gym.scenario.parts import (
     Acceptance,
@@ -46,13 +46,11 @@ __all__ = [
     "Target",
     "VerificationTime",
     "Workload",
-    "best_tokens_per_s",
     "dumps",
     "load",
     "loads",
     "presets",
     "save",
-    "warnings",
     "with_",
     "with_slo",
 ]

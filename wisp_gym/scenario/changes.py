@@ -1,4 +1,4 @@
-"""Changing a scenario, and what is allowed but doubtful about one."""
+"""Changing a scenario: fields by dotted path, or its service classes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
 from wisp_gym.scenario.fields import ScenarioError, build, nearest
-from wisp_gym.scenario.parts import DeviceClass, Scenario
+from wisp_gym.scenario.parts import Scenario
 
 
 def with_(scenario: Scenario, **changes: Any) -> Scenario:
@@ -30,47 +30,6 @@ def with_slo(scenario: Scenario, speed_tokens_per_s: float) -> Scenario:
     slo = {**asdict(scenario.slo[0]), "speed_tokens_per_s": speed_tokens_per_s, "share": 1.0, "name": "only"}
     single = with_(scenario, slo=[slo])
     return with_(single, **{"slo.0.name": f"speed-{single.slo[0].speed_tokens_per_s:g}"})
-
-
-def best_tokens_per_s(scenario: Scenario, device: DeviceClass) -> float:
-    """Tokens/s that a device of this class reaches at most: alone, unthrottled, with every draft token accepted.
-
-    The best over k = 0 … max_draft_tokens of `(k + 1) / (overhead + k·(1/speed + predictor) + 2·one-way + batch time)`,
-    with a batch of k + 1 new tokens and the shortest prompt cached (link at its median, no noise).
-    """
-    token_s = 1.0 / device.draft_tokens_per_s + device.predictor_s
-    fixed_s = device.round_overhead_s + 2.0 * device.link.one_way_s
-    lengths = range(scenario.max_draft_tokens + 1)
-    return max((k + 1) / (fixed_s + k * token_s + _lone_batch_s(scenario, k + 1)) for k in lengths)
-
-
-def warnings(scenario: Scenario) -> list[str]:
-    """Things that are allowed but that a reader should know, one line each: speeds beyond physics, scarce KV memory."""
-    found = [
-        f"slo '{slo.name}' asks for {slo.speed_tokens_per_s:g} tokens/s, but '{device.name}' reaches at most "
-        f"{best_tokens_per_s(scenario, device):.2f} tokens/s with every draft token accepted and no queue"
-        for device in scenario.devices
-        for slo in scenario.slo
-        if slo.speed_tokens_per_s > best_tokens_per_s(scenario, device)
-    ]
-    session_tokens = scenario.workload.prompt.median_tokens + scenario.workload.output.median_tokens
-    sessions = int(scenario.kv_tokens / session_tokens)
-    if sessions < scenario.n_devices:
-        found.append(
-            f"KV memory holds {scenario.kv_tokens} tokens, about {sessions} sessions of median length, "
-            f"but n_devices is {scenario.n_devices}: prefixes will be evicted and recomputed")  # fmt: skip
-    return found
-
-
-def _lone_batch_s(scenario: Scenario, new_tokens: int) -> float:
-    from wisp_gym.engine.verification import batch_time_s  # here, not above: it imports numba
-
-    formula = getattr(batch_time_s, "py_func", batch_time_s)  # plain Python: a few calls are not worth compiling
-    cached = scenario.workload.prompt.min_tokens
-    pairs = new_tokens * (new_tokens + cached)
-    coefficients = asdict(scenario.verification)
-    return float(formula(
-        scenario.server.host_s, **coefficients, new_tokens=new_tokens, pairs=pairs, cached_tokens=cached))  # fmt: skip
 
 
 def _plain(value: Any) -> Any:

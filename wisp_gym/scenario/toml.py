@@ -253,6 +253,7 @@ def _draft_files_beside(scenario: Scenario, path: Path) -> Scenario:
     draft = scenario.draft
     if not (draft.trace or draft.predictor):
         return scenario
+    # Here, not above: a scenario without such files needs neither numba nor readers of traces.
     from wisp_gym.rules import rejection_predictor as predictor
     from wisp_gym.traces import speculation as speculation_trace
 

@@ -1,6 +1,6 @@
 """How fast this machine takes the decisions of `wisp_gym.serving`.
 
-    wisp-gym benchmark serving [--policy FILE ...] [--decisions N] [--members N] [--json FILE]
+    wisp-gym benchmark serving [--policy NAME ...] [--decisions N] [--members N] [--json FILE]
 
 Each figure is the time from handing over the facts to the action, in microseconds: median and 99th percentile over N decisions
 (a tenth of them for batches), one by one, on one thread. `device`: a token's statistics in, continue or send out (`drafted` and
@@ -10,24 +10,29 @@ policies: those that come with wisp-gym.
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
-from wisp_gym.serving.bundle.bundle import Bundle, load_bundle, shipped
-from wisp_gym.serving.bundle.schema import LENGTH, TOKEN, BundleError
-from wisp_gym.serving.device.controller import DeviceProfile, Reply, SpeculationController, Token
+from wisp_gym.cli import Parser, output_file, whole
+from wisp_gym.cli import table as aligned
+from wisp_gym.files import write_json
+from wisp_gym.machine import machine, shown
+from wisp_gym.serving.bundle.bundle import Bundle, load_bundle
+from wisp_gym.serving.bundle.names import shipped
+from wisp_gym.serving.bundle.schema import LENGTH, TOKEN
+from wisp_gym.serving.device.controller import SpeculationController
+from wisp_gym.serving.device.facts import DeviceProfile, Reply, Token
 from wisp_gym.serving.estimator import VerificationTimeEstimator
-from wisp_gym.serving.machine import machine
+from wisp_gym.serving.scheduler.base import ServerLimits
 from wisp_gym.serving.scheduler.features import Request
-from wisp_gym.serving.scheduler.scheduler import BatchScheduler, ServerLimits
+from wisp_gym.serving.scheduler.scheduler import BatchScheduler
 
+PROGRAM = "wisp-gym benchmark serving"
+PACKAGES = ("numpy", "onnxruntime")  # whose versions matter
 QUEUE = 256
 TARGETS_US = {"device": (30.0, 100.0), "batch": (1000.0, None), "estimator": (None, None)}  # median, 99th percentile
 WARM_UP = 200
@@ -121,45 +126,28 @@ def figures_of(bundles: dict[str, Bundle], n: int, members: int = QUEUE) -> dict
 
 def table(figures: dict[str, tuple[str, float, float]]) -> str:
     """Aligned rows."""
-    rows = [("decision", "policy", "median, µs", "99 %, µs", "targets, µs")]
+    rows = []
     for name, (kind, median, tail) in figures.items():
         targets = " and ".join(f"{limit:g}" for limit in TARGETS_US[kind] if limit is not None)
-        rows.append((kind, name, f"{median:.1f}", f"{tail:.1f}", targets))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+        rows.append((name, kind, f"{median:.1f}", f"{tail:.1f}", targets))
+    return aligned(("policy", "decision", "median, µs", "99 %, µs", "targets, µs"), rows)
 
 
-class Parser(argparse.ArgumentParser):
-    """Errors are one line, exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print `prog: message` and leave with exit code 2."""
-        self.exit(2, f"{self.prog}: {message}\n")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
-    parser = Parser(prog="wisp_gym.serving.speed", description="Measure the speed of serving decisions.")
-    parser.add_argument(
-        "--policy", nargs="+", default=list(shipped()), metavar="FILE", help="bundles (default: the shipped ones)"
-    )
-    parser.add_argument("--decisions", type=int, default=20_000, metavar="N", help="of each kind (default 20000)")
-    parser.add_argument(
-        "--members", type=int, default=QUEUE, metavar="N", help=f"of a batch at most (default {QUEUE}: all that wait)"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to a file")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print, and write where asked."""
+    parser = Parser(prog=PROGRAM, description="Measure the speed of serving decisions.")
+    add = parser.add_argument
+    add("--policy", nargs="+", default=list(shipped()), metavar="NAME", help="bundles (default: the shipped ones)")
+    add("--decisions", type=whole(100, 10_000_000), default=20_000, metavar="N", help="of each kind (default 20000)")
+    add(
+        "--members", type=whole(1, QUEUE), default=QUEUE, metavar="N",
+        help=f"of a batch at most (default {QUEUE}: all that wait)",
+    )  # fmt: skip
+    add("--json", type=output_file(), metavar="FILE", help="also write the figures to a file")
     given = parser.parse_args(arguments)
-    if not 100 <= given.decisions <= 10_000_000:
-        parser.error(f"--decisions: given {given.decisions}, allowed is 100 to 10000000")
-    if not 1 <= given.members <= QUEUE:
-        parser.error(f"--members: given {given.members}, allowed is 1 to {QUEUE}")
-    try:
-        bundles = {Path(name).name: load_bundle(name) for name in given.policy}
-    except BundleError as error:
-        parser.error(str(error))
-    print("  ".join(f"{name} {value}" for name, value in machine().items()), flush=True)
+    bundles = {Path(name).name: load_bundle(name) for name in given.policy}
+    about = machine(*PACKAGES)
+    print(shown(about), flush=True)
     figures = figures_of(bundles, given.decisions, given.members)
     print(table(figures))
     if given.json:
@@ -167,9 +155,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
             name: {"decision": kind, "median_us": median, "p99_us": tail}
             for name, (kind, median, tail) in figures.items()
         }
-        given.json.write_text(json.dumps({"figures": rows, "machine": machine()}, indent=2) + "\n", encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        write_json(given.json, {"figures": rows, "machine": about})

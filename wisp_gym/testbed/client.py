@@ -82,13 +82,11 @@ class Answer:
     ignored: int = 0
 
 
-class Device:
-    """An edge device.
+@dataclass(frozen=True)
+class DeviceSettings:
+    """What a device is told besides its models.
 
-    Args:
-        connect: opens a link; called again after it broke.
-        draft: the draft model.
-        controller: decides the rounds' lengths.
+    Attributes:
         tokenizer: SHA-256 of the vocabulary.
         max_draft_tokens: cap K, no more than the server's limit and 32.
         predictor: of acceptance, from the tokens' statistics; without one the confidence stands for it.
@@ -97,15 +95,29 @@ class Device:
         clock, sleep: the device's own.
     """
 
+    tokenizer: bytes
+    max_draft_tokens: int = 8
+    predictor: Predictor | None = None
+    reply_timeout_s: float = 10.0
+    give_up_s: float = 120.0
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+class Device:
+    """An edge device.
+
+    Args:
+        connect: opens a link; called again after it broke. draft: the draft model. controller: decides the rounds' lengths.
+        settings: all else.
+    """
+
     def __init__(
-        self, connect: Callable[[], Link], draft: DraftModel, controller: Controller, tokenizer: bytes,
-        max_draft_tokens: int = 8, predictor: Predictor | None = None, reply_timeout_s: float = 10.0, give_up_s: float = 120.0,
-        clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep,
-    ) -> None:  # fmt: skip
-        self.connect, self.draft, self.controller, self.tokenizer = connect, draft, controller, tokenizer
-        self.max_draft_tokens, self.predictor = max_draft_tokens, predictor
-        self.reply_timeout_s, self.give_up_s, self.clock, self.sleep = reply_timeout_s, give_up_s, clock, sleep
-        self.draft_token_s = FIRST_DRAFT_S
+        self, connect: Callable[[], Link], draft: DraftModel, controller: Controller, settings: DeviceSettings
+    ) -> None:
+        self.connect, self.draft, self.controller, self.settings = connect, draft, controller, settings
+        self.clock, self.predictor = settings.clock, settings.predictor
+        self.draft_token_s, self.requested_s = FIRST_DRAFT_S, 0.0
         self._link: Link | None = None
 
     def answer(self, request: Request, deliver: Callable[[list[int]], None] = lambda tokens: None) -> Answer:
@@ -114,22 +126,22 @@ class Device:
         Raises:
             GaveUp: refused for good, or no token for `give_up_s`. NotWelcome: a wrong access token.
         """
-        answer, started_s = Answer(), self.clock()
-        self.controller.begin_request(started_s, len(request.prompt), request.max_new_tokens)
+        answer, self.requested_s = Answer(), self.clock()
+        self.controller.begin_request(self.requested_s, len(request.prompt), request.max_new_tokens)
         finished = False
         while not finished:
             message = self._round(request, answer)
             reply = self._exchange(request, message, answer)
             fresh = list(reply.tokens)
             if not answer.tokens:
-                answer.first_token_s = self.clock() - started_s
+                answer.first_token_s = self.clock() - self.requested_s
             answer.tokens += fresh
             answer.rounds, answer.drafted = answer.rounds + 1, answer.drafted + len(message.tokens)
             answer.examined, answer.accepted = answer.examined + reply.examined, answer.accepted + reply.accepted
             deliver(fresh)
             finished = reply.finished
         self._send(FromDevice(close=Close(session=request.session)))
-        answer.seconds = self.clock() - started_s
+        answer.seconds = self.clock() - self.requested_s
         return answer
 
     def _round(self, request: Request, answer: Answer) -> Round:
@@ -139,7 +151,7 @@ class Device:
             self.controller.begin_round(begun_s, self.draft_token_s)
         message = Round(session=request.session, round=answer.rounds + 1, position=position)
         context = [*request.prompt, *answer.tokens]
-        cap = min(self.max_draft_tokens, request.max_new_tokens - position - 1) if position else 0
+        cap = min(self.settings.max_draft_tokens, request.max_new_tokens - position - 1) if position else 0
         while len(message.tokens) < cap and self.controller.wants_more(self.clock()):
             drafted = self.draft.draft(context, len(context) - len(request.prompt), request.temperature, request.seed)
             self._note(message, drafted)
@@ -166,10 +178,10 @@ class Device:
         """Send a round and get its reply, whatever it takes."""
         begun_s, copies, backoff_s = self.clock(), 0, BACKOFF_S
         while True:
-            if self.clock() - begun_s > self.give_up_s:
-                raise GaveUp(f"no token for {self.give_up_s:g} s")
+            if self.clock() - begun_s > self.settings.give_up_s:
+                raise GaveUp(f"no token for {self.settings.give_up_s:g} s")
             try:
-                if self._link is None or not (copies or answer.tokens):
+                if self._link is None or message.HasField("start") or not (copies or answer.tokens):
                     message.start.CopyFrom(self._start(request, answer))
                 message.round_age_s = max(message.draft_s, 0.0) + (self.clock() - begun_s)
                 self._send(FromDevice(round=message))
@@ -179,19 +191,21 @@ class Device:
                 self.close()
                 answer.reconnects += 1
                 # Devices of a restarted server do not come all at once.
-                self.sleep(backoff_s * random.uniform(0.5, 1.0))
+                self.settings.sleep(backoff_s * random.uniform(0.5, 1.0))
                 backoff_s = min(2 * backoff_s, MOST_BACKOFF_S)
             except _Again as again:
                 answer.refusals += 1
                 if again.reason == Refusal.UNKNOWN_SESSION:
                     message.start.CopyFrom(self._start(request, answer))
-                self.sleep(again.after_s * random.uniform(1.0, 1.5))
+                self.settings.sleep(again.after_s * random.uniform(1.0, 1.5))
 
     def _start(self, request: Request, answer: Answer) -> Start:
+        age_s = self.clock() - self.requested_s
         return Start(
-            version=PROTOCOL_VERSION, tokenizer=self.tokenizer, prompt=request.prompt, committed=answer.tokens,
+            version=PROTOCOL_VERSION, tokenizer=self.settings.tokenizer, prompt=request.prompt, committed=answer.tokens,
             max_new_tokens=request.max_new_tokens, temperature=request.temperature, seed=request.seed,
-            slo_tokens_per_s=request.slo_tokens_per_s, ttft_s=request.ttft_s,
+            slo_tokens_per_s=request.slo_tokens_per_s, ttft_s=request.ttft_s, request_age_s=age_s,
+            first_token_age_s=age_s - answer.first_token_s if answer.tokens else 0.0,
         )  # fmt: skip
 
     def _send(self, message: FromDevice) -> None:
@@ -203,7 +217,7 @@ class Device:
     def _receive(self, message: Round, answer: Answer, copies: int) -> Reply:
         """The reply to a round; what belongs to none, or to one before, is passed over."""
         assert self._link is not None
-        until_s = self.clock() + self.reply_timeout_s
+        until_s = self.clock() + self.settings.reply_timeout_s
         while True:
             got = self._link.receive(max(until_s - self.clock(), 0.001))
             if got.WhichOneof("message") == "refusal":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 from wisp_gym.contract.averages import FRESH, KEEP
@@ -98,10 +97,10 @@ class ConfidenceStop(FixedLength):
 
 
 def find_controller(name: str, slo_tokens_per_s: float = 0.0, ttft_s: float = 0.0) -> Callable[[], Controller]:
-    """Makes controllers of a name: `fixed:4`, `confidence:0.6,8`, or a bundle, shipped or a file (`speculation-wisp.onnx`).
+    """Makes controllers of a name: `fixed:4`, `confidence:0.6,8`, or a bundle's (`speculation-v1`, `wisp`, a file).
 
     Args:
-        name: `fixed:K`, `confidence:C` or `confidence:C,K`, else a bundle.
+        name: `fixed:K`, `confidence:C` or `confidence:C,K`, else that of a bundle (`wisp_gym.serving.load_bundle`).
         slo_tokens_per_s, ttft_s: the device's service class; 0: none.
 
     Raises:
@@ -118,7 +117,7 @@ def find_controller(name: str, slo_tokens_per_s: float = 0.0, ttft_s: float = 0.
         slo_tokens_per_s=slo_tokens_per_s or NO_SLO_TOKENS_PER_S, ttft_s=ttft_s, draft_token_s=FIRST_DRAFT_S,
         one_way_s=FIRST_DELAY_S, accept_share=FIRST_ACCEPT_SHARE, batch_s=FIRST_BATCH_S,
     )  # fmt: skip
-    bundle = load_bundle(name if Path(name).suffix else f"{name}.onnx")
+    bundle = load_bundle(name, "token")
     return lambda: SpeculationController(bundle, profile)
 
 

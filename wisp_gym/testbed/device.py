@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wisp_gym.cli import Parser, between, run, whole
+from wisp_gym.cli import Parser, between, whole
 from wisp_gym.errors import InputError
 from wisp_gym.testbed.settings import SESSION_ID_BYTES
 
@@ -39,8 +39,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--prompt", action="append", default=[], help="a prompt; may be given several times")
     add("--prompts", type=Path, metavar="FILE", help="prompts as JSON lines with the key 'prompt'")
     add("--requests", type=whole(1, 10**9), metavar="N", help="at most so many of the prompts")
-    add("--controller", default="confidence:0.5", help="fixed:K, confidence:C[,K], or a bundle: a file, or one that is shipped "
-        "(speculation-wisp.onnx) (default %(default)s)")  # fmt: skip
+    add("--controller", default="confidence:0.5", help="fixed:K, confidence:C[,K], or a bundle: a shipped policy or rule "
+        "(speculation-v1, wisp), a file, a run's folder (default %(default)s)")  # fmt: skip
     add("--predictor", metavar="FILE", help="rejection predictor: a file, or one that is shipped")
     add("--max-draft-tokens", type=whole(1, MAX_DRAFT_TOKENS), default=8, help="of a round (default %(default)s)")
     add("--max-new-tokens", type=whole(1, 10**6), default=64, help="of an answer (default %(default)s)")
@@ -96,7 +96,7 @@ def build(given: argparse.Namespace) -> tuple[Device, Any]:
     import torch
 
     from wisp_gym.rules.rejection_predictor import load_predictor
-    from wisp_gym.testbed.client import Device
+    from wisp_gym.testbed.client import Device, DeviceSettings
     from wisp_gym.testbed.connection import Link, open_channel
     from wisp_gym.testbed.controlling import find_controller
     from wisp_gym.testbed.draft import DraftModel
@@ -115,11 +115,10 @@ def build(given: argparse.Namespace) -> tuple[Device, Any]:
     model = load_model(name, "--draft", given.device, given.dtype)
     draft = DraftModel(model, min(model.config.vocab_size, len(tokenizer)), given.support)
     channel = open_channel(given.server, credentials, 64 << 20, given.tls_name)
-    device = Device(
-        lambda: Link(channel, token), draft, controller, tokenizer_digest(tokenizer), given.max_draft_tokens, predictor,
-        given.reply_timeout_s, given.give_up_s,
-    )  # fmt: skip
-    return device, tokenizer
+    settings = DeviceSettings(
+        tokenizer_digest(tokenizer), given.max_draft_tokens, predictor, given.reply_timeout_s, given.give_up_s
+    )
+    return Device(lambda: Link(channel, token), draft, controller, settings), tokenizer
 
 
 def request_of(given: argparse.Namespace, ids: list[int], place: int) -> Request:
@@ -164,7 +163,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         device.close(finish=True)
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(run(main, PROGRAM))

@@ -12,7 +12,7 @@ from wisp_gym.testbed.sampling import Law
 from wisp_gym.testbed.settings import PROTOCOL_VERSION, SESSION_ID_BYTES, Limits
 from wisp_gym.testbed.wire_pb2 import FromServer, Refusal, Round, Start
 
-MAX_ROUND_AGE_S = 3600.0
+MAX_ROUND_AGE_S, MAX_REQUEST_AGE_S = 3600.0, 1e6
 MAX_TOKENS_PER_S, MAX_TTFT_S, MAX_TEMPERATURE = 1e4, 3600.0, 100.0
 
 
@@ -44,7 +44,8 @@ class Model:
     """What messages are checked against of the served model.
 
     Attributes:
-        vocabulary: tokens. max_tokens: longest sequence. tokenizer: SHA-256 of the vocabulary. end_tokens: end an answer.
+        vocabulary: tokens. max_tokens: longest sequence that model and memory hold. tokenizer: SHA-256 of the vocabulary.
+        end_tokens: end an answer.
     """
 
     vocabulary: int
@@ -99,12 +100,14 @@ def check_start(start: Start, position: int, limits: Limits, model: Model) -> No
     check_tokens("committed", start.committed, start.max_new_tokens, model.vocabulary)
     if len(start.committed) != position:
         raise invalid(f"committed: {len(start.committed)} tokens at position {position}")
-    most = min(model.max_tokens, limits.kv_capacity_tokens)
-    if len(start.prompt) + start.max_new_tokens > most:
-        raise invalid(f"prompt and answer: {len(start.prompt) + start.max_new_tokens} tokens, allowed are {most}")
+    if len(start.prompt) + start.max_new_tokens > model.max_tokens:
+        tokens = len(start.prompt) + start.max_new_tokens
+        raise invalid(f"prompt and answer: {tokens} tokens, allowed are {model.max_tokens}")
     check_number("temperature", start.temperature, MAX_TEMPERATURE)
     check_number("slo_tokens_per_s", start.slo_tokens_per_s, MAX_TOKENS_PER_S)
     check_number("ttft_s", start.ttft_s, MAX_TTFT_S)
+    check_number("request_age_s", start.request_age_s, MAX_REQUEST_AGE_S)
+    check_number("first_token_age_s", start.first_token_age_s, MAX_REQUEST_AGE_S)
 
 
 def laws_of(message: Round, temperature: float, vocabulary: int) -> list[Law]:

@@ -26,12 +26,18 @@ class Metrics:
         )
         self.refusals = Counter("wisp_refusals", "Messages refused", ["reason"], registry=registry)
         self.dropped = Counter("wisp_dropped_replies", "Replies dropped: the device does not read", registry=registry)
+        self.fallbacks = Counter(
+            "wisp_scheduler_fallbacks", "Batches not composed by the scheduler's policy", ["reason"], registry=registry
+        )
         self.failures = Counter("wisp_failed_batches", "Batches whose verification raised an error", registry=registry)
         self.evictions = Counter("wisp_evictions", "Sessions whose keys and values were evicted", registry=registry)
         self.connections = Gauge("wisp_connections", "Connected devices", registry=registry)
         self.sessions = Gauge("wisp_sessions", "Open sessions", registry=registry)
         self.waiting = Gauge("wisp_waiting_rounds", "Rounds in the queue", registry=registry)
         self.kv_tokens = Gauge("wisp_kv_tokens", "Tokens whose keys and values are in memory", registry=registry)
+        self.price = Gauge(
+            "wisp_price_tokens", "Price of a draft token in the replies, accepted tokens", registry=registry
+        )
         self.utilisation = Gauge(
             "wisp_utilisation", "Running share of time that the server verifies", registry=registry
         )

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wisp_gym.cli import Parser, address, between, run, whole
+from wisp_gym.cli import Parser, address, between, whole
 from wisp_gym.errors import InputError
 from wisp_gym.testbed.settings import BLOCK_TOKENS, Limits
 
@@ -25,9 +25,10 @@ if TYPE_CHECKING:  # torch takes seconds to import: --help and wrong flags do wi
     from wisp_gym.testbed.service import Server
 
 PROGRAM = "wisp-gym server"
-FCFS = "fcfs"
+Address = tuple[str, int]
 LIMIT_RANGES: dict[str, tuple[float, float, str]] = {
     "kv_tokens": (BLOCK_TOKENS, 1e9, "tokens whose keys and values stay in memory"),
+    "admit_share": (0, 1, "of memory up to which prompts may begin; 0: any"),
     "max_sessions": (1, 1e5, "open sessions"),
     "max_sessions_per_connection": (1, 1e4, "open sessions of one connection"),
     "max_waiting": (1, 1e5, "rounds that may wait; beyond it devices must come again"),
@@ -57,8 +58,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--dtype", choices=("float32", "float64", "bfloat16", "float16"), default="float32", help="of the weights"
     )
     parser.add_argument("--threads", type=whole(0, 1024), default=0, help="of the CPU (default 0: torch's choice)")
-    parser.add_argument("--scheduler", default=FCFS, help="fcfs, or a bundle: a file, or one that is shipped "
-                        "(batching-wisp.onnx) (default %(default)s)")  # fmt: skip
+    parser.add_argument("--scheduler", default="fcfs", help="fcfs, or a bundle: a shipped policy or rule "
+                        "(batching-v1, joint-v1, wisp), a file, a run's folder (default %(default)s)")  # fmt: skip
     parser.add_argument("--metrics", type=address, metavar="HOST:PORT", help="serve Prometheus metrics there")
     parser.add_argument("--tls-certificate", type=Path, metavar="FILE", help="PEM; with --tls-key turns TLS on")
     parser.add_argument("--tls-key", type=Path, metavar="FILE")
@@ -86,25 +87,22 @@ def build(given: argparse.Namespace) -> Server:
     """The server of the flags, its model loaded."""
     import torch
 
-    from wisp_gym.serving import load_bundle
-    from wisp_gym.testbed.scheduling import BundleScheduler, LearnedTime
+    from wisp_gym.testbed.scheduling import find_bundle, make_scheduler
     from wisp_gym.testbed.security import AccessTokens
-    from wisp_gym.testbed.service import Server
+    from wisp_gym.testbed.service import Server, ServerSettings
+    from wisp_gym.testbed.torch_engine.engine import TorchEngine
     from wisp_gym.testbed.torch_engine.models import default_pair, load_model, load_tokenizer, tokenizer_digest
-    from wisp_gym.testbed.torch_engine.target import Target, first_coefficients
+    from wisp_gym.testbed.torch_engine.target import Target
 
     if given.threads:
         torch.set_num_threads(given.threads)
     tokens = AccessTokens.read(given.tokens) if given.tokens else None
-    bundle = load_bundle(given.scheduler) if given.scheduler != FCFS else None
+    bundle = find_bundle(given.scheduler)
     name = given.target or str(default_pair() / "target")
     digest = tokenizer_digest(load_tokenizer(name, "--target"))
-    target = Target(load_model(name, "--target", given.device, given.dtype))
-    first = first_coefficients(target)
-    if bundle is None:
-        return Server(target, digest, given.limits, tokens, verification_time=LearnedTime(first))
-    scheduler = BundleScheduler(bundle, first, given.limits)
-    return Server(target, digest, given.limits, tokens, scheduler, scheduler)
+    engine = TorchEngine(Target(load_model(name, "--target", given.device, given.dtype)), given.limits.kv_tokens)
+    scheduler = make_scheduler(bundle, engine, given.limits)
+    return Server(engine, digest, scheduler, ServerSettings(given.limits, tokens))
 
 
 def credentials(given: argparse.Namespace) -> Any:
@@ -123,23 +121,33 @@ def credentials(given: argparse.Namespace) -> Any:
     return None
 
 
-async def serve(server: Server, given: argparse.Namespace, tls: Any) -> None:
-    """Serve until a signal comes, then drain and stop; a second signal ends the wait."""
+async def serve(
+    server: Server, listen: Address, tls: Any = None, metrics: Address | None = None, grace_s: float = 0.0
+) -> None:
+    """Serve until a signal comes, then drain and stop; a second signal ends the wait.
+
+    Args:
+        listen, metrics: host and port of the service and of its metrics (None: no metrics). tls: server credentials of grpc.
+        grace_s: in which open answers may end.
+
+    Raises:
+        InputError: the address cannot be bound.
+    """
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stopped.set)
     try:
-        port = await server.start(given.listen[0], given.listen[1], tls)
+        port = await server.start(*listen, tls)
     except RuntimeError:
-        raise InputError(f"--listen {given.listen[0]}:{given.listen[1]}: cannot be bound") from None
-    print(f"listening on {given.listen[0]}:{port}", flush=True)
-    if given.metrics:
-        print(f"metrics on http://{given.metrics[0]}:{server.serve_metrics(*given.metrics)}/metrics", flush=True)
+        raise InputError(f"--listen {listen[0]}:{listen[1]}: cannot be bound") from None
+    print(f"listening on {listen[0]}:{port}", flush=True)
+    if metrics:
+        print(f"metrics on http://{metrics[0]}:{server.serve_metrics(*metrics)}/metrics", flush=True)
     await stopped.wait()
     print("draining", flush=True)
     stopped.clear()
-    drained, again = asyncio.create_task(server.drain(given.grace_s)), asyncio.create_task(stopped.wait())
+    drained, again = asyncio.create_task(server.drain(grace_s)), asyncio.create_task(stopped.wait())
     await asyncio.wait([drained, again], return_when=asyncio.FIRST_COMPLETED)
     for task in (drained, again):
         task.cancel()
@@ -152,8 +160,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parse(arguments)
     tls = credentials(given)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    asyncio.run(serve(build(given), given, tls))
-
-
-if __name__ == "__main__":
-    raise SystemExit(run(main, PROGRAM))
+    asyncio.run(serve(build(given), given.listen, tls, given.metrics, given.grace_s))

@@ -7,25 +7,21 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from prometheus_client import start_http_server
 
+from wisp_gym.serving import Scheduler
+from wisp_gym.testbed.engine import Engine
 from wisp_gym.testbed.messages import Model, Refused, check_round
 from wisp_gym.testbed.metrics import Metrics
-from wisp_gym.testbed.scheduling import (
-    FIRST_COEFFICIENTS,
-    BatchScheduler,
-    FirstComeFirstServed,
-    LearnedTime,
-    VerificationTime,
-)
+from wisp_gym.testbed.scheduling import make_scheduler
 from wisp_gym.testbed.security import ANYONE, AccessTokens, keepalive
 from wisp_gym.testbed.sessions import SessionTable
 from wisp_gym.testbed.settings import Limits
-from wisp_gym.testbed.torch_engine.kv_cache import KvMemory
 from wisp_gym.testbed.verifier import Verifier
 from wisp_gym.testbed.wire_pb2 import FromDevice, FromServer, Refusal, Round
 from wisp_gym.testbed.wire_pb2_grpc import VerificationServicer, add_VerificationServicer_to_server
@@ -54,31 +50,42 @@ class Connection:
         await self.outbox.put(message)
 
 
+@dataclass(frozen=True)
+class ServerSettings:
+    """What a server is told besides its model and its scheduler.
+
+    Attributes:
+        limits: of memory, sessions, queue and messages. tokens: who may connect; None: anyone.
+        clock: seconds, never falling; no other machine's clock matters.
+    """
+
+    limits: Limits = field(default_factory=Limits)
+    tokens: AccessTokens | None = None
+    clock: Callable[[], float] = time.monotonic
+
+
 class Server(VerificationServicer):
     """A verification server.
 
     Args:
-        target: the model that verifies, such as `wisp_gym.testbed.torch_engine.target.Target`.
-        tokenizer: SHA-256 of its vocabulary.
-        limits: of memory, sessions, queue and messages.
-        tokens: who may connect; None: anyone.
-        scheduler, verification_time: who composes batches and predicts their time.
-        clock: seconds, never falling; no other machine's clock matters.
+        engine: what verifies. tokenizer: SHA-256 of its vocabulary.
+        scheduler: composes batches; None: first come first served. settings: all else.
     """
 
     def __init__(
-        self, target: Any, tokenizer: bytes, limits: Limits | None = None, tokens: AccessTokens | None = None,
-        scheduler: BatchScheduler | None = None, verification_time: VerificationTime | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:  # fmt: skip
-        self.limits, self.tokens, self.metrics = limits or Limits(), tokens, Metrics()
-        self.model = Model(target.vocabulary, target.max_tokens, tokenizer, target.end_tokens)
-        self.memory = KvMemory(self.limits.kv_capacity_tokens)
-        self.table = SessionTable(self.limits, self.model, clock, self.memory.release)
-        scheduler = scheduler or FirstComeFirstServed(self.limits.prefill_chunk_tokens)
-        verification_time = verification_time or LearnedTime(FIRST_COEFFICIENTS)
-        parts = (self.memory, self.table, self.limits, self.metrics)
-        self.verifier = Verifier(target, *parts, scheduler, verification_time, clock)
+        self,
+        engine: Engine,
+        tokenizer: bytes,
+        scheduler: Scheduler | None = None,
+        settings: ServerSettings | None = None,
+    ) -> None:
+        settings = settings or ServerSettings()
+        self.limits, self.tokens, self.metrics = settings.limits, settings.tokens, Metrics()
+        most_tokens = min(engine.max_tokens, engine.kv_capacity_tokens)
+        self.model = Model(engine.vocabulary, most_tokens, tokenizer, engine.end_tokens)
+        self.table = SessionTable(self.limits, self.model, settings.clock, lambda key: self.verifier.forgotten(key))
+        scheduler = scheduler or make_scheduler(None, engine, self.limits)
+        self.verifier = Verifier(engine, self.table, scheduler, self.limits, self.metrics, settings.clock)
         self.health = health.aio.HealthServicer()
         self.draining = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -175,7 +182,7 @@ class Server(VerificationServicer):
                 raise Refused(Refusal.TOO_MANY_SESSIONS, text, self.limits.retry_after_s)
             reply = self.table.take(session, message)
             if reply is not None:
-                await connection.send_when_read(self.verifier.with_state(reply, self.verifier.state()))
+                await connection.send_when_read(self.verifier.with_state(reply, session, self.verifier.state()))
             else:
                 self.verifier.enter(session)
         except Refused as refused:

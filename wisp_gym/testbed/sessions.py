@@ -7,13 +7,15 @@ more, it takes from the device.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
+from wisp_gym.serving import Request
 from wisp_gym.testbed.messages import Model, Refused, invalid, laws_of
 from wisp_gym.testbed.sampling import Law
-from wisp_gym.testbed.settings import Limits
+from wisp_gym.testbed.settings import NEVER_S, NO_SLO_TOKENS_PER_S, Limits
 from wisp_gym.testbed.wire_pb2 import Refusal, Reply, Round, Start
 
 Key = tuple[str, bytes]
@@ -27,8 +29,7 @@ class PendingRound:
 
     Attributes:
         number: the device's; position, drafted, laws: what it drafts, and where.
-        arrived_s, deadline_s: on the server's clock; deadline: when the verification should be complete.
-        expected_tokens: committed by it, as the device predicts. survivals: of its tokens, or nothing.
+        request: what a scheduler sees of it, with nothing cached; times are of the server's clock.
         superseded: the device has come back with another draft at this position, and gets this one's result.
     """
 
@@ -36,10 +37,7 @@ class PendingRound:
     position: int
     drafted: list[int]
     laws: list[Law]
-    arrived_s: float
-    deadline_s: float
-    expected_tokens: float
-    survivals: list[float]
+    request: Request
     stage: int = WAITING
     superseded: bool = False
 
@@ -52,7 +50,8 @@ class Session:
         connection: to which replies go, None when it is gone.
         last: number, position, examined and accepted tokens of the last round verified.
         held_s: from that round's arrival to the end of its verification.
-        used_s: when the device was last heard, on the server's clock.
+        used_s: when the device was last heard, on the server's clock. requested_s: when it made the request.
+        first_left_s: when the answer's first token left the server; infinite before.
         closed: its device needs it no more; it leaves when its running round has ended.
     """
 
@@ -65,6 +64,8 @@ class Session:
     slo_tokens_per_s: float
     ttft_s: float
     used_s: float
+    requested_s: float
+    first_left_s: float = math.inf
     connection: Any = None
     finished: bool = False
     pending: PendingRound | None = None
@@ -91,6 +92,28 @@ class Session:
             if self.finished:
                 break
         self.pending = None
+
+    def request(self, message: Round, now_s: float) -> Request:
+        """A round that has just arrived, as schedulers see it: nothing of it is cached.
+
+        No clock is compared with another: what the device tells are ages and its mean one-way delay, taken for this message's too.
+        Deadline: `round start + E[tokens]/v − downlink`, of a prompt `request + ttft − downlink` (docs/model/model.md, §6). Due: when the
+        answer's next token must leave, `first token's leaving + committed/v`, of the first one as the deadline. Without a service
+        class, or a wanted time to the first token, both are never.
+        """
+        delay_s, speed, committed = message.one_way_delay_s, self.slo_tokens_per_s, len(self.committed)
+        expected = max(message.expected_tokens, 1.0)
+        never_s = now_s + NEVER_S
+        if committed:
+            begun_s = now_s - delay_s - message.round_age_s
+            deadline_s = begun_s + expected / speed - delay_s if speed else never_s
+            due_s = self.first_left_s + committed / speed if speed else never_s
+        else:
+            deadline_s = due_s = self.requested_s + self.ttft_s - delay_s if self.ttft_s else never_s
+        return Request(
+            self.key, now_s, min(deadline_s, never_s), len(self.prompt) + committed, 0, len(message.tokens), expected,
+            max(speed, NO_SLO_TOKENS_PER_S), self.requested_s, committed, min(due_s, never_s),
+        )  # fmt: skip
 
     def reply(self, number: int, position: int) -> Reply:
         """All that is committed from `position` on, in reply to a round; the caller adds times and state."""
@@ -125,9 +148,7 @@ class SessionTable:
         if session is not None:
             self.sessions[key] = session  # the most recently heard
         if message.HasField("start"):
-            session = (
-                self._agree(session, message.start) if session else self._make(key, message.start, connection, draining)
-            )
+            session = self._agree(session, message.start) if session else self._make(key, message, connection, draining)
         elif session is not None and session.connection is not connection:
             session = None  # only who knows all of a session's start may take it over
         if session is None:
@@ -135,14 +156,18 @@ class SessionTable:
         session.connection, session.used_s, session.closed = connection, self.clock(), False
         return session
 
-    def _make(self, key: Key, start: Start, connection: Any, draining: bool) -> Session:
+    def _make(self, key: Key, message: Round, connection: Any, draining: bool) -> Session:
         if draining:
             raise Refused(Refusal.DRAINING, "the server shuts down", self.limits.retry_after_s)
         self._make_room(connection)
+        start, now_s = message.start, self.clock()
+        sent_s = now_s - message.one_way_delay_s
         made = Session(
             key, tuple(start.prompt), list(start.committed), start.max_new_tokens, start.temperature, start.seed,
-            start.slo_tokens_per_s, start.ttft_s, self.clock(),
+            start.slo_tokens_per_s, start.ttft_s, now_s, sent_s - max(start.request_age_s, message.round_age_s),
         )  # fmt: skip
+        if made.committed:
+            made.first_left_s = sent_s - start.first_token_age_s - message.one_way_delay_s
         ended = made.committed[-1:] and made.committed[-1] in self.model.end_tokens
         made.finished = bool(ended) or len(made.committed) >= made.max_new_tokens
         self.sessions[key] = made
@@ -189,22 +214,9 @@ class SessionTable:
             raise invalid(
                 f"draft: {len(message.tokens)} tokens, but the answer has room for {room} and the target's own"
             )
-        now_s = self.clock()
-        session.pending = PendingRound(
-            message.round, message.position, list(message.tokens), laws, now_s, self._deadline_s(session, message, now_s),
-            max(message.expected_tokens, 1.0), list(message.survivals),
-        )  # fmt: skip
+        request = session.request(message, self.clock())
+        session.pending = PendingRound(message.round, message.position, list(message.tokens), laws, request)
         return None
-
-    @staticmethod
-    def _deadline_s(session: Session, message: Round, now_s: float) -> float:
-        """`round start + E[tokens]/v − downlink` (docs/model/model.md, §6), the round's start being an age, not a time."""
-        begun_s = now_s - message.one_way_delay_s - message.round_age_s
-        if not session.committed:
-            return begun_s + (session.ttft_s or float("inf")) - message.one_way_delay_s
-        speed = session.slo_tokens_per_s
-        wanted_s = max(message.expected_tokens, 1.0) / speed if speed else float("inf")
-        return begun_s + wanted_s - message.one_way_delay_s
 
     def forget(self, key: Key) -> None:
         """A session leaves: its device has the whole answer, is gone for long, or others need the place."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 PROTOCOL_VERSION = 1
 SESSION_ID_BYTES = 16
 NO_SLO_TOKENS_PER_S = 1e-3  # stands for a request without a service class: nothing is ever due
+NEVER_S = 1e6  # from a round's arrival: when it is due without a service class
 BLOCK_TOKENS = 64  # caches of keys and values grow by this much: few copies, little memory unused
 
 
@@ -15,7 +16,8 @@ class Limits:
     """Limits of a server.
 
     Attributes:
-        kv_tokens: keys and values in memory, tokens of all sessions together, in whole blocks of `BLOCK_TOKENS`.
+        kv_tokens: keys and values in memory, tokens of all sessions together, in whole blocks.
+        admit_share: a prompt, or an evicted session again, begins only if with it at most this share of memory is spoken for (0: any).
         max_sessions: sessions that are open; those without a connection make room for new ones.
         max_sessions_per_connection: sessions that one connection may have open.
         max_waiting: rounds that wait for verification; beyond it devices are told to come again.
@@ -30,6 +32,7 @@ class Limits:
     """
 
     kv_tokens: int = 65_536
+    admit_share: float = 0.0
     max_sessions: int = 256
     max_sessions_per_connection: int = 4
     max_waiting: int = 256
@@ -43,8 +46,3 @@ class Limits:
     idle_s: float = 300.0
     stalled_s: float = 60.0
     retry_after_s: float = 0.05
-
-    @property
-    def kv_capacity_tokens(self) -> int:
-        """`kv_tokens` in whole blocks."""
-        return self.kv_tokens // BLOCK_TOKENS * BLOCK_TOKENS

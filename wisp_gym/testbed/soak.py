@@ -24,8 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wisp_gym.cli import Parser, between, run, whole
+from wisp_gym.cli import Parser, between, output_file, whole
 from wisp_gym.errors import InputError
+from wisp_gym.files import write_json
 
 PROGRAM = "wisp-gym soak"
 TIE_LOGITS = 1e-3  # where the target's two best tokens are this close, rounding may choose either
@@ -105,7 +106,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=0.002,
         help="of the messages break their connection (default %(default)g)",
     )
-    add("--report", type=Path, metavar="FILE", help="write the figures and samples as JSON")
+    add("--report", type=output_file(), metavar="FILE", help="write the figures and samples as JSON")
     add("--seed", type=whole(0, 2**32), default=0, help="(default %(default)s)")
     given = parser.parse_args(arguments)
     if not Path("/proc/self/status").exists():
@@ -160,7 +161,7 @@ class ServerProcess:
 
         longest = max(len(case.prompt) + given.max_new_tokens for case in work)
         kv_tokens = max(given.devices * longest // 2, longest + BLOCK_TOKENS)
-        command = [sys.executable, "-m", "wisp_gym.testbed.server", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0",
+        command = [sys.executable, "-m", "wisp_gym", "server", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0",
                    "--target", given.target, "--threads", "1", "--kv-tokens", str(kv_tokens),
                    "--max-sessions", str(max(given.devices * 9 // 10, 1)), "--grace-s", "5"]  # fmt: skip
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -195,7 +196,7 @@ def serve_one(
     given: argparse.Namespace, place: int, address: str, draft: Any, work: list[Case], tally: Tally, end_s: float
 ) -> None:
     """One device, answering prompts until the end; now and then its connection breaks."""
-    from wisp_gym.testbed.client import Device, GaveUp, Request
+    from wisp_gym.testbed.client import Device, DeviceSettings, GaveUp, Request
     from wisp_gym.testbed.connection import Link, NotWelcome, open_channel
     from wisp_gym.testbed.controlling import find_controller
     from wisp_gym.testbed.torch_engine.models import load_tokenizer, tokenizer_digest
@@ -209,14 +210,8 @@ def serve_one(
                 self._call.cancel()
 
     digest = tokenizer_digest(load_tokenizer(given.target, "--target"))
-    device = Device(
-        lambda: Breaking(channel),
-        draft,
-        find_controller(given.controller)(),
-        digest,
-        reply_timeout_s=30.0,
-        give_up_s=900.0,
-    )
+    settings = DeviceSettings(digest, reply_timeout_s=30.0, give_up_s=900.0)
+    device = Device(lambda: Breaking(channel), draft, find_controller(given.controller)(), settings)
     while time.monotonic() < end_s:
         case = rng.choice(work)
         try:
@@ -328,11 +323,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(text)
     if given.report is not None:
         rows = {name: [vars(sample) for sample in samples[name]] for name in samples}
-        given.report.write_text(json.dumps({**found, "samples": rows}) + "\n", encoding="utf-8")
+        write_json(given.report, {**found, "samples": rows})
     if code:
         print(f"the server ended with exit code {code}", file=sys.stderr)
     return 0 if good and not code else 1
-
-
-if __name__ == "__main__":
-    raise SystemExit(run(main, PROGRAM))

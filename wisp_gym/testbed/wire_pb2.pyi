@@ -58,7 +58,7 @@ class Law(_message.Message):
     def __init__(self, tokens: _Optional[_Iterable[int]] = ..., weights: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Start(_message.Message):
-    __slots__ = ("version", "tokenizer", "prompt", "committed", "max_new_tokens", "temperature", "seed", "slo_tokens_per_s", "ttft_s")
+    __slots__ = ("version", "tokenizer", "prompt", "committed", "max_new_tokens", "temperature", "seed", "slo_tokens_per_s", "ttft_s", "request_age_s", "first_token_age_s")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TOKENIZER_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -68,6 +68,8 @@ class Start(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     SLO_TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
     TTFT_S_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_AGE_S_FIELD_NUMBER: _ClassVar[int]
+    FIRST_TOKEN_AGE_S_FIELD_NUMBER: _ClassVar[int]
     version: int
     tokenizer: bytes
     prompt: _containers.RepeatedScalarFieldContainer[int]
@@ -77,7 +79,9 @@ class Start(_message.Message):
     seed: int
     slo_tokens_per_s: float
     ttft_s: float
-    def __init__(self, version: _Optional[int] = ..., tokenizer: _Optional[bytes] = ..., prompt: _Optional[_Iterable[int]] = ..., committed: _Optional[_Iterable[int]] = ..., max_new_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., seed: _Optional[int] = ..., slo_tokens_per_s: _Optional[float] = ..., ttft_s: _Optional[float] = ...) -> None: ...
+    request_age_s: float
+    first_token_age_s: float
+    def __init__(self, version: _Optional[int] = ..., tokenizer: _Optional[bytes] = ..., prompt: _Optional[_Iterable[int]] = ..., committed: _Optional[_Iterable[int]] = ..., max_new_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., seed: _Optional[int] = ..., slo_tokens_per_s: _Optional[float] = ..., ttft_s: _Optional[float] = ..., request_age_s: _Optional[float] = ..., first_token_age_s: _Optional[float] = ...) -> None: ...
 
 class Close(_message.Message):
     __slots__ = ("session",)

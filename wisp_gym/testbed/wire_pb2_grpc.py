@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from wisp_gym.testbed import wire_pb2 as wisp__gym_dot_serving_dot_testbed_dot_wire__pb2
+from wisp_gym.testbed import wire_pb2 as wisp__gym_dot_testbed_dot_wire__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -36,8 +36,8 @@ class VerificationStub:
         """
         self.Serve = channel.stream_stream(
                 '/wisp_gym.testbed.v1.Verification/Serve',
-                request_serializer=wisp__gym_dot_serving_dot_testbed_dot_wire__pb2.FromDevice.SerializeToString,
-                response_deserializer=wisp__gym_dot_serving_dot_testbed_dot_wire__pb2.FromServer.FromString,
+                request_serializer=wisp__gym_dot_testbed_dot_wire__pb2.FromDevice.SerializeToString,
+                response_deserializer=wisp__gym_dot_testbed_dot_wire__pb2.FromServer.FromString,
                 _registered_method=True)
 
 
@@ -55,8 +55,8 @@ def add_VerificationServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Serve': grpc.stream_stream_rpc_method_handler(
                     servicer.Serve,
-                    request_deserializer=wisp__gym_dot_serving_dot_testbed_dot_wire__pb2.FromDevice.FromString,
-                    response_serializer=wisp__gym_dot_serving_dot_testbed_dot_wire__pb2.FromServer.SerializeToString,
+                    request_deserializer=wisp__gym_dot_testbed_dot_wire__pb2.FromDevice.FromString,
+                    response_serializer=wisp__gym_dot_testbed_dot_wire__pb2.FromServer.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -84,8 +84,8 @@ class Verification:
             request_iterator,
             target,
             '/wisp_gym.testbed.v1.Verification/Serve',
-            wisp__gym_dot_serving_dot_testbed_dot_wire__pb2.FromDevice.SerializeToString,
-            wisp__gym_dot_serving_dot_testbed_dot_wire__pb2.FromServer.FromString,
+            wisp__gym_dot_testbed_dot_wire__pb2.FromDevice.SerializeToString,
+            wisp__gym_dot_testbed_dot_wire__pb2.FromServer.FromString,
             options,
             channel_credentials,
             insecure,

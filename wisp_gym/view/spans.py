@@ -16,6 +16,7 @@ In centralized serving a sequence queues again as soon as its verification ends,
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from wisp_gym.engine.state import (
     LOG_SEND,
     LOG_VERIFY,
 )
+from wisp_gym.errors import InputError
 
 SERVER = -1
 KINDS = ("thinking", "drafting", "wasted drafting", "uplink", "queueing", "verification", "downlink", "batch")
@@ -44,6 +46,20 @@ LANES = 64  # thread numbers that a device has in a Chrome trace
 SPAN = np.dtype(
     [("device", np.int64), ("kind", np.int64), ("start_s", np.float64), ("end_s", np.float64), ("tokens", np.float64)]
 )
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """What happened in a stretch of one world's time, s.
+
+    Attributes:
+        spans: (n,) SPAN that reach into it. predicted_s: (batches,) predicted ends of batches inside it.
+    """
+
+    spans: np.ndarray
+    predicted_s: np.ndarray
+    start_s: float
+    end_s: float
 
 
 def following(starts: np.ndarray, ends: np.ndarray, device: np.ndarray) -> np.ndarray:
@@ -217,6 +233,25 @@ def spans(log: np.ndarray, end_s: float | None = None, overhead_s: np.ndarray | 
     return found[np.lexsort((found["start_s"], found["device"]))]
 
 
+def window(log: np.ndarray, start_s: float, end_s: float, overhead_s: np.ndarray | float = 0.0) -> Stretch:
+    """A stretch of time of an event log (see `spans`); what has not ended at `end_s` is cut there.
+
+    Raises:
+        InputError: an empty stretch.
+    """
+    if not start_s < end_s:
+        raise InputError(f"timeline: given {start_s:g} to {end_s:g} s, allowed is a start before the end")
+    found, predicted_s = spans(log, end_s, overhead_s), predicted_ends_s(log)
+    visible = found[(found["end_s"] > start_s) & (found["start_s"] < end_s)]
+    return Stretch(visible, predicted_s[(predicted_s > start_s) & (predicted_s < end_s)], start_s, end_s)
+
+
+def rows_of(n_devices: int, tagged: int | None = None, most: int = 12) -> list[int]:
+    """Devices to show: the tagged one first (whatever its number), then the others in order, `most` of them at most."""
+    first = [] if tagged is None or tagged < 0 else [tagged]
+    return [*first, *(device for device in range(n_devices) if device not in first)][: min(n_devices, most)]
+
+
 def lanes(found: np.ndarray) -> np.ndarray:
     """(n,) thread of each span beside its device's first: 0, or more for replies that overlap what follows them."""
     lane = np.zeros(len(found), int)
@@ -232,12 +267,13 @@ def lanes(found: np.ndarray) -> np.ndarray:
     return lane
 
 
-def trace_events(found: np.ndarray, predicted_s: np.ndarray, pid: int, process: str) -> list[dict[str, Any]]:
+def trace_events(world: Stretch, pid: int, process: str) -> list[dict[str, Any]]:
     """Chrome trace events of one world: a process with a thread for the server and one for each device.
 
     A token in flight while its sequence is verified again (centralized serving) goes to a further thread, for spans of
     one thread may not overlap. Predicted ends of batches are instants of the server's thread.
     """
+    found = world.spans
     start_ns, end_ns = (np.rint(found[name] * 1e9).astype(np.int64) for name in ("start_s", "end_s"))
     thread = (found["device"] + 1) * LANES + lanes(found).clip(max=LANES - 1)  # the server, −1, is thread 0
     events = names(pid, process, np.unique(thread).tolist())
@@ -250,7 +286,7 @@ def trace_events(found: np.ndarray, predicted_s: np.ndarray, pid: int, process: 
             "ts": from_ns / 1e3, "dur": (to_ns - from_ns) / 1e3,
             "args": {"requests" if kind == BATCH else "tokens": tokens},
         })  # fmt: skip
-    marks = (np.rint(predicted_s * 1e9) / 1e3).tolist()
+    marks = (np.rint(world.predicted_s * 1e9) / 1e3).tolist()
     about = {"name": "predicted end", "cat": "prediction", "ph": "i", "s": "t", "pid": pid, "tid": 0}
     return events + [about | {"ts": ts} for ts in marks]
 
@@ -268,12 +304,12 @@ def names(pid: int, process: str, threads: list[int]) -> list[dict[str, Any]]:
     return [{"name": name, "ph": "M", "pid": pid, "tid": tid, "args": args} for tid, name, args in about]
 
 
-def chrome_trace(worlds: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+def chrome_trace(worlds: Mapping[str, Stretch]) -> dict[str, Any]:
     """Chrome trace-event JSON, which ui.perfetto.dev opens; microseconds, to the nanosecond.
 
     Args:
-        worlds: name of a process → its (n,) SPAN and (batches,) predicted ends in seconds.
+        worlds: name of a process → what happened there.
     """
     named = enumerate(worlds.items(), start=1)
-    events = [event for pid, (name, world) in named for event in trace_events(*world, pid, name)]
+    events = [event for pid, (name, world) in named for event in trace_events(world, pid, name)]
     return {"traceEvents": events, "displayTimeUnit": "ms"}

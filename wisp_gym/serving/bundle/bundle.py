@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from wisp_gym.contract.device import SIZE
 from wisp_gym.serving.bundle import onnx_file, schema
+from wisp_gym.serving.bundle.names import find
 from wisp_gym.serving.bundle.onnx_file import BOOL, FLOAT, INT64
 from wisp_gym.serving.bundle.protobuf import WireError
 from wisp_gym.serving.bundle.schema import BundleError, Schema
 from wisp_gym.serving.scheduler.picking import Scorer, check_scorer, launches_of
 
-SHIPPED = Path(__file__).resolve().parents[2] / "data" / "bundles"
 SEAL_CHARACTERS = 64
 Ends = dict[str, tuple[int, tuple[int | str, ...]]]  # element type and shape by name; a text is a free dimension
 
@@ -58,13 +58,16 @@ class Bundle:
         return outputs
 
 
-def load_bundle(name: str | Path) -> Bundle:
-    """Read a bundle from its file, or a shipped one by its bare name (`speculation-wisp.onnx`).
+def load_bundle(name: str | Path, decision: str = "") -> Bundle:
+    """Read a bundle by its name: a shipped one (`speculation-v1`, `batching-wisp`), a rule's (`aligned`), a file, a run's folder.
+
+    Args:
+        decision: "token" or "batching", where the name of a rule of devices and of servers (`wisp`) leaves it open (`names.find`).
 
     Raises:
-        BundleError: missing, damaged or oversized file, a graph or schema that is not allowed; one line.
+        BundleError: unknown name, missing, damaged or oversized file, a graph or schema that is not allowed; one line.
     """
-    path = find(name)
+    path = find(name, decision)
     try:
         if not path.is_file():
             raise BundleError("no such file")
@@ -176,24 +179,3 @@ def try_out(bundle: Bundle) -> None:
 def first_line(error: Exception) -> str:
     """One line of a message of many."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-
-
-def shipped() -> dict[str, Path]:
-    """Bundles that come with wisp-gym by file name, sorted."""
-    return {path.name: path for path in sorted(SHIPPED.glob("*.onnx"))}
-
-
-def find(name: str | Path) -> Path:
-    """The shipped bundle of this bare name, or else the file of this path; `./NAME` is always a file.
-
-    Raises:
-        BundleError: a bare name that is neither.
-    """
-    path, known = Path(name), shipped()
-    if str(name) in known:
-        return known[str(name)]
-    if path.name == str(name) and not path.is_file():
-        raise BundleError(
-            f"{name}: no such file; allowed: a bundle's file, or one that is shipped ({', '.join(known)})"
-        )
-    return path

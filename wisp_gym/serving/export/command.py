@@ -19,6 +19,7 @@ from wisp_gym.cli import Parser, output_file, whole
 from wisp_gym.controllers.names import is_policy
 from wisp_gym.controllers.policy import load_policy, saved_decision
 from wisp_gym.controllers.predict import named
+from wisp_gym.errors import require
 from wisp_gym.files import write_bytes
 from wisp_gym.scenario import DEFAULT_SCENARIO, load
 from wisp_gym.serving.bundle.bundle import from_bytes, schema
@@ -66,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         controller = rule_of(flags.policy, scenario)
         data = rule_bundle(controller, scenario)
     if flags.check:
-        from wisp_gym.serving.export.parity import compare  # torch, which the export itself does without
+        require("torch", "train")  # the export itself does without
+        from wisp_gym.serving.export.parity import compare
 
         print(compare(from_bytes(data), controller, policy, scenario, flags.check))
     write(flags.output, data)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from wisp_gym.contract.device import SCALE, TOKENS_LEFT
 from wisp_gym.controllers.policy import Policy
 from wisp_gym.controllers.predict import SpeculationPredictor
-from wisp_gym.controllers.resolve import Controller
+from wisp_gym.rules.controller import Controller
 from wisp_gym.scenario import Scenario
 from wisp_gym.serving.bundle.bundle import Bundle, schema
 

@@ -12,9 +12,10 @@ from wisp_gym.controllers.catalogue import BATCHING, SPECULATION
 from wisp_gym.controllers.names import ControllerError
 from wisp_gym.controllers.policy import Policy
 from wisp_gym.controllers.predict import named
-from wisp_gym.controllers.resolve import Controller, find_batching, published_threshold
+from wisp_gym.controllers.resolve import find_batching, published_threshold
 from wisp_gym.controllers.scorer_policy import load_scorer
 from wisp_gym.errors import InputError
+from wisp_gym.rules.controller import Controller
 from wisp_gym.rules.speculation import POLICY_LENGTH
 from wisp_gym.scenario import Scenario, dumps, load
 from wisp_gym.serving.bundle.bundle import schema

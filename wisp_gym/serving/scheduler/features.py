@@ -47,6 +47,16 @@ class Request:
     committed_tokens: float = math.nan
     due_s: float = math.nan
 
+    @property
+    def uncached_tokens(self) -> int:
+        """Context to compute besides its last token, which is always run."""
+        return self.context_tokens - 1 - self.cached_tokens
+
+    @property
+    def new_tokens(self) -> int:
+        """Tokens that the model must run for all of it: uncached context, the last token, the draft."""
+        return self.context_tokens - self.cached_tokens + self.draft_tokens
+
 
 FACTS = (
     "arrived_s", "deadline_s", "context_tokens", "cached_tokens", "draft_tokens", "expected_tokens", "slo_tokens_per_s", "requested_s",

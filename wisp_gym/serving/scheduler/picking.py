@@ -18,6 +18,7 @@ from wisp_gym.contract import request, server
 from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES
 from wisp_gym.contract.request import ADMISSIBLE, UNCACHED_TOKENS
 from wisp_gym.contract.server import BATCH_REQUESTS, CHUNK_OPEN
+from wisp_gym.serving.scheduler.base import ServerLimits
 from wisp_gym.serving.scheduler.features import Queue, Server, matrix, scaling
 
 # Tensors of the graph by name, with their shapes in widths: r request entries, g global ones, h, e, c of the scorer, a actions.
@@ -98,12 +99,12 @@ class Picking:
 
     Args:
         scorer: the policy. queue, state: what waits, and what the server knows of itself. usable: (Q,) which requests may join.
-        coefficients: (4,) of the estimator. requests, chunk: limits of the batch (chunk 0: none). admit_share: of `ServerLimits`.
+        coefficients: (4,) of the estimator. limits: of the batch.
     """
 
     def __init__(
         self, scorer: Scorer, queue: Queue, state: Server, usable: NDArray[np.bool_], coefficients: NDArray[np.float64],
-        requests: int, chunk: int, admit_share: float = 0.0,
+        limits: ServerLimits,
     ):  # fmt: skip
         rows = matrix("requests", request.NAMES, queue, state)
         seen = matrix("globals", server.NAMES, queue, state)[0]
@@ -116,14 +117,16 @@ class Picking:
             [rows_of_scores, self.offsets]
         )  # the last column meets a 1; NEVER there keeps a request out
         self.context = np.ones(len(self.base) + 1, np.float32)
-        self.n, self.launches, self.most, self.state = len(usable), scorer.launches, requests, state
-        self.coefficients, self.begin_below = coefficients.tolist(), admit_share * state.kv_capacity
+        self.n, self.launches, self.limits, self.state = len(usable), scorer.launches, limits, state
+        self.coefficients, self.begin_below = coefficients.tolist(), limits.admit_share * state.kv_capacity
         self.prefill, self.deepest = float(queue.uncached.sum()), float(queue.uncached.max())
         self.uncached, self.cached, self.own = queue.uncached, queue.cached, queue.draft + 1.0
         self.deadline_s = np.where(queue.solo_s > queue.slack_s, math.inf, queue.slack_s).tolist()
         self.free = usable.copy()
         missing = float(queue.uncached[queue.cached > 0].sum())
-        self.batch = Composition([], [], chunk=float(chunk) if chunk > 0 else math.inf, missing=missing)
+        self.batch = Composition(
+            [], [], chunk=float(limits.prefill_tokens) if limits.prefill_tokens > 0 else math.inf, missing=missing
+        )
         self.fit()
         self.join()
 
@@ -131,14 +134,15 @@ class Picking:
         """What each request would run with the chunk as it stands, and which may join as far as that goes."""
         chunk = self.batch.chunk
         self.take = np.where(self.uncached <= chunk, self.uncached + self.own, chunk)
-        self.held = self.cached + self.take
+        self.held = self.limits.held(self.cached + self.take)
         self.largest = float(self.held.max(initial=0.0))
         self.matrix[: self.n, -1] = np.where(self.free & (self.take > 0.0), self.offsets[: self.n], NEVER)
 
     def join(self) -> None:
         """Responses in memory join in order of arrival, as far as memory and the batch limit allow (`compose.join_responses`)."""
         for q in np.flatnonzero(self.free & (self.uncached == 0.0)).tolist():
-            if len(self.batch.members) < self.most and self.batch.kv + self.held[q] <= self.state.kv_capacity:
+            full = len(self.batch.members) >= self.limits.requests
+            if not full and self.batch.kv + self.held[q] <= self.state.kv_capacity:
                 self.add(q)
         self.free &= self.uncached > 0.0
         self.fit()
@@ -177,7 +181,7 @@ class Picking:
 
     def best_pick(self, scores: NDArray[np.float32]) -> tuple[int, float]:
         """Place and score of the best request that fits; −1 where none does."""
-        if len(self.batch.members) >= self.most:
+        if len(self.batch.members) >= self.limits.requests:
             return -1, -math.inf
         if self.batch.kv + self.largest > self.state.kv_capacity:  # only then may memory keep one out
             scores = np.where(self.batch.kv + self.held <= self.state.kv_capacity, scores, NEVER)
@@ -211,7 +215,7 @@ class Picking:
             b.new + take,
             b.pairs + take * (cached + take),
             b.cached + cached,
-            b.kv + cached + take,
+            b.kv + float(self.held[q]),
         )
         b.due_s = min(b.due_s, self.deadline_s[q])
         self.free[q] = False

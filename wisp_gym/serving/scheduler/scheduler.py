@@ -13,65 +13,23 @@ limit are kept here, as in `wisp_gym.engine.compose`. No method raises: what can
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wisp_gym.contract.averages import FRESH, KEEP
 from wisp_gym.serving import wisp
 from wisp_gym.serving.bundle.bundle import Bundle
 from wisp_gym.serving.bundle.schema import ORDER, SCORERS, BundleError
 from wisp_gym.serving.device.facts import FAILED, MISSING, OUT_OF_RANGE
 from wisp_gym.serving.estimator import VerificationTimeEstimator
+from wisp_gym.serving.scheduler.base import Batch, Scheduler, ServerLimits
 from wisp_gym.serving.scheduler.features import Queue, Request, Server, describe, facts_of, matrix
 from wisp_gym.serving.scheduler.picking import Picking
 from wisp_gym.serving.wisp import Order
 
 MOST_REQUESTS = 4096  # of a queue that one call looks at
-
-
-@dataclass(frozen=True)
-class ServerLimits:
-    """What a batch must keep to.
-
-    Attributes:
-        kv_tokens: tokens whose keys and values fit in memory, ≥ 1. requests: members of a batch at most, ≥ 1.
-        prefill_tokens: context that a batch may compute besides the rounds' own tokens (0: any).
-        admit_share: a prompt, or an evicted session again, begins only if with all of its context at most this share of memory is
-            spoken for, 0 to 1 (0: whatever memory holds after evictions; docs/guide/batching.md). `compose` must then be told the memory in use.
-    """
-
-    kv_tokens: int
-    requests: int = 256
-    prefill_tokens: int = 512
-    admit_share: float = 0.0
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A composed batch.
-
-    Attributes:
-        members: places in the queue, in the order in which they joined. new_tokens: of each, to run through the model; fewer than the
-            request needs where its prompt is prefilled in chunks.
-        predicted_s: predicted time. pairs, cached_tokens: sums that the estimator learns from.
-        refused: places of requests whose facts cannot be used, which the server must answer itself.
-        price: of a draft token, which the replies are to carry; None where the policy sets none.
-        waits: the policy would rather wait for the next arrival than launch. composed_s: clock time.
-    """
-
-    members: list[int] = field(default_factory=list)
-    new_tokens: list[int] = field(default_factory=list)
-    predicted_s: float = 0.0
-    pairs: float = 0.0
-    cached_tokens: float = 0.0
-    refused: list[int] = field(default_factory=list)
-    price: float | None = None
-    waits: bool = False
-    composed_s: float = 0.0
 
 
 @dataclass
@@ -94,33 +52,23 @@ class Room:
         self.spoken_for += new + begun - prefilled
 
 
-class BatchScheduler:
-    """Composes the batches of one server.
+class BatchScheduler(Scheduler):
+    """Composes the batches of one server by a bundle; WISP's heuristic takes over where the policy cannot decide.
 
     Args:
-        bundle: a policy that orders the queue. estimator: of batch times, which learns. limits: of a batch.
+        bundle: a policy that orders the queue, or picks request by request. estimator, limits: of `Scheduler`.
 
     Raises:
         BundleError: a bundle of another decision. ValueError: limits below 1.
-
-    Attributes:
-        decisions: batches composed. fallbacks: how many of them WISP's heuristic ordered, by reason.
-        mean_batch_s: running mean of batch times, T.
     """
 
     def __init__(self, bundle: Bundle, estimator: VerificationTimeEstimator, limits: ServerLimits):
         if bundle.schema.decision not in (ORDER, *SCORERS):
             allowed = ", ".join((ORDER, *SCORERS))
             raise BundleError(f"a server needs a policy of {allowed}, given one of '{bundle.schema.decision}'")
-        if min(limits.kv_tokens, limits.requests) < 1 or limits.prefill_tokens < 0:
-            raise ValueError(f"limits: given {limits}, allowed are at least 1 token and request, and 0 prefill tokens")
-        if not 0.0 <= limits.admit_share <= 1.0:
-            raise ValueError(f"admit_share: given {limits.admit_share}, allowed is 0 to 1")
-        self.bundle, self.estimator, self.limits = bundle, estimator, limits
+        super().__init__(estimator, limits)
+        self.bundle = bundle
         self.names = {name: [feature[0] for feature in features] for name, features in bundle.schema.inputs.items()}
-        self.decisions, self.fallbacks = 0, Counter[str]()
-        self.mean_batch_s = estimator.predict(1.0, 1.0, 0.0)
-        self.utilisation = self.tokens_per_s = self.price = self.last_end_s = 0.0
 
     def compose(self, queue: Sequence[Request], now_s: float, kv_used_tokens: int = 0) -> Batch:
         """The next batch of the waiting requests, which are given in order of arrival; empty where none can join.
@@ -135,7 +83,8 @@ class BatchScheduler:
                 raise ValueError("the clock, or the memory in use")
             seen = describe(facts, now_s, self.limits.prefill_tokens, self.estimator.coefficients)
             batch = self.decide(seen, usable, float(kv_used_tokens))
-            return replace(batch, composed_s=now_s, refused=np.flatnonzero(~usable).tolist())
+            wait_s = 0.0 if batch.members or not len(usable) else self.wait_s()
+            return replace(batch, composed_s=now_s, refused=np.flatnonzero(~usable).tolist(), wait_s=wait_s)
         except Exception:  # no clock, no queue: nothing can be composed, and the loop goes on
             self.fallbacks[FAILED] += 1
             return Batch()
@@ -177,18 +126,9 @@ class BatchScheduler:
     def pick(self, seen: Queue, usable: NDArray[np.bool_], server: Server) -> Batch:
         """The batch that a scorer picks request by request."""
         assert self.bundle.scorer is not None
-        limits, coefficients = self.limits, self.estimator.coefficients
+        coefficients = self.estimator.coefficients
         with np.errstate(all="ignore"):  # what overflows is told by its result
-            picked = Picking(
-                self.bundle.scorer,
-                seen,
-                server,
-                usable,
-                coefficients,
-                limits.requests,
-                limits.prefill_tokens,
-                limits.admit_share,
-            ).run()
+            picked = Picking(self.bundle.scorer, seen, server, usable, coefficients, self.limits).run()
         if picked.price is not None:
             self.price = picked.price
         predicted_s = self.estimator.predict(picked.new, picked.pairs, picked.cached) if picked.members else 0.0
@@ -230,42 +170,26 @@ class BatchScheduler:
                 break
             whole = uncached[q] <= chunk
             take = uncached[q] + 1.0 + draft[q] if whole else chunk
-            held = cached[q] + take
+            attended = cached[q] + take
+            held = limits.held(attended)
             if take <= 0.0 or kv + held > limits.kv_tokens or not fine[q]:
                 continue
             if cached[q] == 0.0 and not room.lets_begin(uncached[q] + 1.0 + draft[q]):
                 continue
             if checked and members:
                 with_s = (
-                    launch + new_token * (new + take) + pair * (pairs + take * held) + cached_token * (old + cached[q])
+                    launch
+                    + new_token * (new + take)
+                    + pair * (pairs + take * attended)
+                    + cached_token * (old + cached[q])
                 )
                 if with_s > due_s or with_s > limit_s[q]:
                     continue
             chunk -= uncached[q] if whole else take
             room.take(uncached[q] if whole else take, take, uncached[q] if cached[q] == 0.0 else 0.0)
-            new, pairs, old, kv = new + take, pairs + take * held, old + cached[q], kv + held
+            new, pairs, old, kv = new + take, pairs + take * attended, old + cached[q], kv + held
             due_s = min(due_s, limit_s[q])
             members.append(q)
             taken.append(int(take))
         predicted_s = launch + new_token * new + pair * pairs + cached_token * old if members else 0.0
         return Batch(members, taken, predicted_s, pairs, old)
-
-    def finished(self, batch: Batch, seconds: float, committed_tokens: int = 0) -> bool:
-        """A batch has run; returns whether the estimator raises its drift alarm.
-
-        Args:
-            committed_tokens: of all its members, read by learned policies as a running rate.
-        """
-        try:
-            if not 0.0 < seconds < 60.0:
-                raise ValueError("no time of a batch")
-            alarm = self.estimator.observe(sum(batch.new_tokens), batch.pairs, batch.cached_tokens, seconds)
-            idle_s = max(batch.composed_s - self.last_end_s, 0.0)
-            self.last_end_s = batch.composed_s + seconds
-            self.mean_batch_s = KEEP * self.mean_batch_s + FRESH * seconds
-            self.utilisation = KEEP * self.utilisation + FRESH * seconds / (seconds + idle_s)
-            self.tokens_per_s = KEEP * self.tokens_per_s + FRESH * max(committed_tokens, 0) / seconds
-            return alarm
-        except Exception:
-            self.estimator.ignored += 1
-            return False

@@ -11,7 +11,6 @@ Slots of padding are masked, positions count without them. Rejected drafts are c
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -31,23 +30,16 @@ class ModelError(InputError):
     """A model that cannot be served; the message is one line."""
 
 
-class Job(NamedTuple):
-    """One round to verify.
-
-    Attributes:
-        cache: keys and values of the first tokens of the context.
-        context: prompt and committed tokens, longer than the cache.
-        drafted: k tokens. laws: what they were drawn from, k of them above temperature 0.
-        temperature, seed: of the request. position: committed tokens.
-    """
+class Row(NamedTuple):
+    """One round to verify (`wisp_gym.testbed.engine.Job`), with the cache of its session: keys and values of the context's first tokens."""
 
     cache: SessionCache
     context: Sequence[int]
-    drafted: Sequence[int]
-    laws: Sequence[Law]
-    temperature: float
-    seed: int
-    position: int
+    drafted: Sequence[int] = ()
+    laws: Sequence[Law] = ()
+    temperature: float = 0.0
+    seed: int = 0
+    position: int = 0
 
     @property
     def new_tokens(self) -> list[int]:
@@ -91,7 +83,7 @@ class Target:
         ends = self.model.generation_config.eos_token_id
         return frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
 
-    def verify(self, jobs: Sequence[Job]) -> list[list[int]]:
+    def verify(self, jobs: Sequence[Row]) -> list[list[int]]:
         """The tokens that each round commits; each cache then holds the context and the accepted tokens."""
         committed: list[list[int]] = [[]] * len(jobs)
         lengths = [len(job.new_tokens) for job in jobs]
@@ -101,7 +93,7 @@ class Target:
                 committed[b] = self.commit(jobs[b], logits)
         return committed
 
-    def commit(self, job: Job, logits: torch.Tensor) -> list[int]:
+    def commit(self, job: Row, logits: torch.Tensor) -> list[int]:
         """Accept and replace, given the (k + 1, V) logits after the context and after each drafted token."""
         if job.temperature == 0:
             tokens = verify_greedy(logits.argmax(-1).tolist(), job.drafted)
@@ -112,14 +104,14 @@ class Target:
         return tokens
 
     @torch.inference_mode()
-    def logits(self, jobs: Sequence[Job]) -> list[torch.Tensor]:
+    def logits(self, jobs: Sequence[Row]) -> list[torch.Tensor]:
         """(k + 1, V) logits of each round, in one forward pass; the caches grow by all new tokens."""
         if not self.packs:
             return self._padded_logits(jobs)
         caches, new = [job.cache for job in jobs], [job.new_tokens for job in jobs]
         return packed_logits(self.model, caches, new, [len(job.drafted) + 1 for job in jobs])
 
-    def _padded_logits(self, jobs: Sequence[Job]) -> list[torch.Tensor]:
+    def _padded_logits(self, jobs: Sequence[Row]) -> list[torch.Tensor]:
         new = [job.new_tokens for job in jobs]
         cached, lengths = [job.cache.length for job in jobs], [len(tokens) for tokens in new]
         before, run = max(cached), max(lengths)
@@ -149,7 +141,7 @@ class Target:
         """Compare a ragged batch with plain single rows: what does not agree is not served."""
         rng = np.random.default_rng(0)
         texts = [rng.integers(self.vocabulary, size=n).tolist() for n in (13, 6, 9)]
-        jobs = [Job(SessionCache(), text, [], [], 0.0, 0, 0) for text in texts]
+        jobs = [Row(SessionCache(), text) for text in texts]
         for job, cut in zip(jobs, (7, 0, 8), strict=True):  # rows with and without cached tokens
             if cut:
                 self.logits([job._replace(context=job.context[:cut])])
@@ -159,31 +151,6 @@ class Target:
             if not apart < (1e-2 if plain.dtype in (torch.float32, torch.float64) else 0.5):
                 raise ModelError("the model's batched results are not those of single rows; allowed are plain causal "
                                  "language models with keys and values of all tokens")  # fmt: skip
-
-
-def first_coefficients(target: Target, repeats: int = 3) -> dict[str, float]:
-    """What an estimator of verification times begins with: a batch of one token and one of many, timed on this machine.
-
-    Returns:
-        seconds by name, as of `wisp_gym.serving.estimator`; attention's parts are left to the first batches.
-    """
-    many = min(64, target.max_tokens)
-    text = np.random.default_rng(0).integers(target.vocabulary, size=many).tolist()
-
-    def seconds(tokens: int) -> float:
-        begun_s = time.perf_counter()
-        target.verify([Job(SessionCache(), text[:tokens], [], [], 0.0, 0, 0)])
-        return time.perf_counter() - begun_s
-
-    seconds(many)  # the first pass is slower
-    one_s, many_s = (min(seconds(tokens) for _ in range(repeats)) for tokens in (1, many))
-    new_token_s = max(many_s - one_s, 0.0) / (many - 1)
-    return {
-        "launch_s": one_s,
-        "new_token_s": new_token_s,
-        "pair_s": 1e-3 * new_token_s,
-        "cached_token_s": 1e-2 * new_token_s,
-    }
 
 
 def groups(lengths: Sequence[int]) -> list[list[int]]:

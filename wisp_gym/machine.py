@@ -8,16 +8,20 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 
-def machine() -> dict[str, str | int]:
-    """Processor, cores and versions."""
+def machine(*packages: str) -> dict[str, str | int]:
+    """Processor, cores that this process may use, and versions of Python and of these packages."""
     return {
         "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         "python": platform.python_version(),
-        "numpy": installed("numpy"),
-        "onnxruntime": installed("onnxruntime"),
+        **{package: installed(package) for package in packages},
         "system": platform.platform(terse=True),
     }
+
+
+def shown(about: dict[str, str | int]) -> str:
+    """The same in one line."""
+    return "  ".join(f"{name} {value}" for name, value in about.items())
 
 
 def cpu_model() -> str:
