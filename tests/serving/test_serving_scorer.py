@@ -125,7 +125,7 @@ def test_batches_are_those_of_the_engine(tmp_path: Path, decision: str) -> None:
         bundle = exported(policy, tmp_path)
         for seed in range(30):
             w, n = filled(100 * number + seed, 70.0)
-            c, s, d = w.config[0, 0], w.server[0, 0], w.device[0]
+            s, d = w.server[0, 0], w.device[0]
             scheduler = scheduler_of(bundle, s)
             batch = scheduler.compose(requests_of(w, n, 70.0), 70.0, int(s["kv_tokens"]))
             compose_learned(w._replace(scorer=policy.weights).at(0))
@@ -221,7 +221,7 @@ def test_admission_is_that_of_the_engine(tmp_path: Path) -> None:
         bundle = exported(policy, tmp_path)
         for seed in range(20):
             w, n = filled(seed, 70.0)
-            c, s, d = w.config[0, 0], w.server[0, 0], w.device[0]
+            c, s = w.config[0, 0], w.server[0, 0]
             free, kept = scheduler_of(bundle, s), scheduler_of(bundle, s)
             c["admit_share"], kept.limits = 0.3, replace(LIMITS, admit_share=0.3)
             requests, used = requests_of(w, n, 70.0), int(s["kv_tokens"])
