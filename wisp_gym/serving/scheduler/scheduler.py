@@ -25,7 +25,7 @@ from wisp_gym.serving.bundle.schema import ORDER, SCORERS, BundleError
 from wisp_gym.serving.device.facts import FAILED, MISSING, OUT_OF_RANGE
 from wisp_gym.serving.estimator import VerificationTimeEstimator
 from wisp_gym.serving.scheduler.base import Batch, Room, Scheduler, ServerLimits
-from wisp_gym.serving.scheduler.features import TABLES, Queue, Request, Server, describe, facts_of, matrix
+from wisp_gym.serving.scheduler.features import Queue, Request, Server, describe, facts_of, matrix
 from wisp_gym.serving.scheduler.picking import Picking
 from wisp_gym.serving.wisp import Order
 
@@ -95,10 +95,7 @@ class BatchScheduler(Scheduler):
 
     def order(self, seen: Queue, server: Server) -> Order:
         """The policy's order of the queue."""
-        inputs = {
-            name: matrix(names, TABLES[name], seen, server, len(seen.new) if name == "requests" else 1)
-            for name, names in self.names.items()
-        }
+        inputs = {name: matrix(name, names, seen, server) for name, names in self.names.items()}
         if any(np.isnan(values).any() for values in inputs.values()):
             raise LookupError("a fact that the policy reads is missing")
         key, leads, limit = self.bundle.decide(inputs)
