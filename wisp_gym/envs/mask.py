@@ -27,9 +27,9 @@ class MaskInObservation(gym.Wrapper[Masked, np.int64, np.ndarray, np.int64], gym
 
     def __init__(self, env: gym.Env[np.ndarray, np.int64], name: str = "observation"):
         gym.utils.RecordConstructorArgs.__init__(self, name=name)
-        gym.Wrapper.__init__(self, env)
+        super().__init__(env)  # type: ignore[misc]
         self.name = name
-        self.observation_space = masked_space(name, env.observation_space, env.action_space)
+        self.observation_space = masked_space(name, env.observation_space, env.action_space)  # type: ignore[assignment]
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Masked, dict[str, Any]]:
         """Begin an episode."""

@@ -41,7 +41,7 @@ from wisp_gym.serving.device.facts import (
 from wisp_gym.serving.wisp import drafts_on
 
 LATE_S = 5.0  # a server state older than this is no state (assumption: no batch takes so long)
-LOW, HIGH = np.float32(e.LOW), np.float32(e.HIGH)
+LOW, HIGH = np.array(e.LOW, np.float32), np.array(e.HIGH, np.float32)
 
 
 class SpeculationController:
