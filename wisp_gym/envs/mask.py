@@ -15,7 +15,7 @@ Masked = dict[str, np.ndarray]
 
 def masked_space(name: str, seen: gym.Space, actions: gym.Space) -> Dict:
     """The space of an observation with its mask."""
-    return Dict({name: seen, MASK: Box(0, 1, (int(actions.n),), np.int8)})  # type: ignore[attr-defined]
+    return Dict({name: seen, MASK: Box(0, 1, (int(actions.n),), np.int8)})  # type: ignore[attr-defined, arg-type]
 
 
 class MaskInObservation(gym.Wrapper[Masked, np.int64, np.ndarray, np.int64], gym.utils.RecordConstructorArgs):
@@ -27,7 +27,7 @@ class MaskInObservation(gym.Wrapper[Masked, np.int64, np.ndarray, np.int64], gym
 
     def __init__(self, env: gym.Env[np.ndarray, np.int64], name: str = "observation"):
         gym.utils.RecordConstructorArgs.__init__(self, name=name)
-        super().__init__(env)  # type: ignore[misc]
+        super().__init__(env)  # type: ignore[misc, arg-type]
         self.name = name
         self.observation_space = masked_space(name, env.observation_space, env.action_space)  # type: ignore[assignment]
 
