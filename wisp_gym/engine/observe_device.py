@@ -3,7 +3,8 @@
 An observation is a function of what the device has drafted, measured and received with its last reply; it holds
 nothing of the future and nothing of the other parties' state after that reply.
 
-Legend: `c` CONFIG and `d` DEVICE row; `o` (SIZE,) float32 observation; `t` the mean batch time T; `p` a probability.
+Legend: `c` CONFIG and `d` DEVICE row; `o` (SIZE,) float32 observation; `t` the mean batch time T; `p` a
+probability; `entry` place of an entry, written in units of `scale`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What the server sees of a waiting request: writes the entries of `wisp_gym.contract.request`.
 
 Legend: `c` CONFIG, `s` SERVER and `d` DEVICE row; `f` (FEATURES,) float64 of the request in physical units
-(`wisp_gym.rules.batching`); `o` (SIZE,) float32 entries; `t` the mean batch time T.
+(`wisp_gym.rules.batching`); `o` (SIZE,) float32 entries; `t` the mean batch time T; `entry` place of an entry,
+written in units of `scale`.
 """
 
 from __future__ import annotations

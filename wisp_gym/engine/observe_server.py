@@ -1,6 +1,7 @@
 """What the server sees when it composes a batch: writes the entries of `wisp_gym.contract.server`, then those of each request.
 
-Legend: `w` World; `c` CONFIG and `s` SERVER row; `o` float32 entries, the server's alone or all of them; `t` the mean batch time T.
+Legend: `w` World; `c` CONFIG and `s` SERVER row; `o` float32 entries, the server's alone or all of them; `t` the
+mean batch time T; `entry` place of an entry, written in units of `scale`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,11 @@
 """Rules and scorers asked with rows of observations, as policies outside the engine are.
 
-Legend: `o` float32 observation of the server, its own entries (`wisp_gym.contract.server`) and then those of each place
-in the queue (`wisp_gym.contract.request`); `f` (FEATURES,) float64 of one request in physical units
-(`wisp_gym.rules.batching`), at a clock that reads 0; `t` the mean batch time T.
+Legend: `o` float32 observation of the server, its own entries (`wisp_gym.contract.server`) and then those of each
+place in the queue (`wisp_gym.contract.request`); `f` (FEATURES,) float64 of one request in physical units
+(`wisp_gym.rules.batching`), at a clock that reads 0; `t` the mean batch time T; `q` a place in the queue, `chosen`
+(Q,) int64 places; `kind` id, `parameters` (8,) float64 and `memory` (MEMORY,) float64 of a rule; `policy` and
+`scorer` float32 vectors of `mlp.pack` and `scorer.pack`; `launches` number of launch actions; `embeddings` (H, Q)
+float32; `fates` (n,) int64 and `chances` (n,) float64 of a draw in (0, 1), one for each observation.
 """
 
 from __future__ import annotations
