@@ -32,14 +32,13 @@ import torch
 from agents.batching.settings import PRESETS as SERVER_PRESETS
 from agents.batching.settings import preset as server_preset
 from agents.batching.training import train_anew
-from agents.distributed import LOCAL
-from agents.pool import pool_at
+from agents.pool import LOCAL, pool_at
 from agents.training.arguments import flag, parse
 from agents.training.run import PROGRAM, Output, train
 from agents.training.seeds import train_seeds
 from agents.training.settings import ALGORITHMS, ENVIRONMENTS, PRESETS, Settings, new_settings, resumed_settings
 from wisp_gym.cli import run, whole
-from wisp_gym.envs.sb3 import ARGUMENTS, env_kwargs
+from wisp_gym.envs.arguments import ARGUMENTS, env_kwargs
 from wisp_gym.errors import InputError, one_of
 
 LAST_SEED = 2**31 - 1  # numpy's and stable-baselines3's

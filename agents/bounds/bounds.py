@@ -13,9 +13,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
-from agents.bounds.fluid import Bound, fluid_bound, information_bound
+from agents.bounds.fluid import Bound, bounds_of, capacity
 from agents.bounds.identical import best_periodic, capacity_at_speed, is_identical
 from wisp_gym.cli import (
     MAX_DEVICES,
@@ -25,7 +25,6 @@ from wisp_gym.cli import (
     interval_cell,
     progress,
     refuse_same_files,
-    run,
     seed_list,
     speed,
     whole,
@@ -33,7 +32,7 @@ from wisp_gym.cli import (
 )
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.engine.feasibility import warnings
-from wisp_gym.evaluation.arguments import EPILOG, add_comparison
+from wisp_gym.evaluation.arguments import add_comparison
 from wisp_gym.evaluation.comparison_tables import slo_words
 from wisp_gym.evaluation.outcomes import Outcome, Row, chosen_controllers, chosen_scenario, run_all
 from wisp_gym.evaluation.statistics import bootstrap_interval, mean
@@ -46,31 +45,6 @@ DEFAULT_SEEDS = 10
 DEFAULT_CONTROLLERS = ["oracle+fcfs", "perfect+fcfs", "survival:0.5+fcfs", "wisp", "centralized:0"]
 BEST_FIXED = "best fixed"
 MEASURES = ("throughput_tokens_per_s", "goodput_tokens_per_s")
-BOUNDS = ("information", "perfect", "oracle", "centralized")
-
-
-def bounds_of(scenario: Scenario, fairness: float) -> dict[str, Bound]:
-    """The bounds by what controllers know: one for each of `BOUNDS`."""
-    others = {kind: fluid_bound(scenario, kind, fairness) for kind in BOUNDS[1:]}
-    return {"information": information_bound(scenario, fairness), **others}
-
-
-def capacity(scenario: Scenario, tokens_per_s: float) -> int:
-    """Largest population in which information-limited controllers can give every device a rate, thinking included.
-
-    Doubling, then bisection on whether the fluid bound with that fairness floor is above 0.
-    """
-
-    def possible(n: int) -> bool:
-        return information_bound(replace(scenario, n_devices=n), tokens_per_s).tokens_per_s > 0.0
-
-    low, high = 0, 1
-    while high <= MAX_DEVICES and possible(high):
-        low, high = high, 2 * high
-    while high - low > max(1, low // 100):
-        middle = (low + high) // 2
-        low, high = (middle, high) if possible(middle) else (low, middle)
-    return low
 
 
 def bound_for(controller: Controller) -> str:
@@ -149,29 +123,25 @@ def best_fixed(names: dict[str, Controller], outcomes: list[list[Outcome]]) -> t
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The flags."""
-    parser = Parser(
-        prog=PROGRAM, description="Upper bounds on throughput and goodput of any controller.", epilog=EPILOG
-    )
+    about = "Upper bounds on throughput and goodput of any controller."
+    parser = Parser(prog=PROGRAM, description=about, epilog="controllers: `wisp-gym evaluate --help` lists them.")
     add_comparison(parser, DEFAULT_SEEDS, DEFAULT_CONTROLLERS)
     add = parser.add_argument
     add("--devices", type=whole(1, MAX_DEVICES), metavar="N", help="number of devices (default: the scenario's)")
-    add(
-        "--fairness",
-        type=speed,
-        metavar="V",
-        help="every device class gets at least V tokens/s a device (default: none)",
-    )
+    floor = "every device class gets at least V tokens/s a device (default: none)"
+    add("--fairness", type=speed, metavar="V", help=floor)
     add("--capacity", type=speed, metavar="V", help="also: how many devices can get V tokens/s each, at most")
     return parser.parse_args(arguments)
 
 
-def measure_all(given: argparse.Namespace, scenario: Scenario, bounds: dict[str, Bound]) -> list[Row]:
-    """Rows of the controllers asked for and of the best fixed length."""
-    controllers = chosen_controllers(given.controllers, scenario)
+def measure_all(
+    controllers: dict[str, Controller], scenario: Scenario, seeds: Sequence[int], bounds: dict[str, Bound]
+) -> list[Row]:
+    """Rows of the controllers and of the best fixed length."""
     fixed = {f"fixed:{k}+fcfs": resolve(f"fixed:{k}+fcfs", scenario) for k in range(scenario.max_draft_tokens + 1)}
     everyone = [*controllers.values(), *fixed.values()]
-    with progress(len(everyone) * len(given.seeds)) as bar:
-        outcomes = run_all(scenario, everyone, given.seeds, bar=bar)
+    with progress(len(everyone) * len(seeds)) as bar:
+        outcomes = run_all(scenario, everyone, seeds, bar=bar)
     rows = []
     for (name, controller), own in zip(controllers.items(), outcomes, strict=False):
         kind = bound_for(controller)
@@ -180,8 +150,8 @@ def measure_all(given: argparse.Namespace, scenario: Scenario, bounds: dict[str,
     return [*rows, measured_row(name, "information", bounds["information"], own)]
 
 
-def closed_forms(given: argparse.Namespace, scenario: Scenario) -> list[str]:
-    """Lines on the periodic schedule and on capacity."""
+def closed_forms(scenario: Scenario, speed_tokens_per_s: float | None) -> list[str]:
+    """Lines on the periodic schedule and, where a speed is given, on capacity at it."""
     lines = []
     if is_identical(scenario):
         best = best_periodic(scenario)
@@ -189,19 +159,20 @@ def closed_forms(given: argparse.Namespace, scenario: Scenario) -> list[str]:
             f"periodic schedule of identical devices (no prompts, no think time): {best.tokens_per_s:,.1f} tokens/s with "
             f"{best.draft_tokens} drafts a round, {best.batch_requests:.1f} requests a batch"
         )
-    if given.capacity is not None:
-        lines.append(f"at most {capacity(scenario, given.capacity)} devices can get {given.capacity:g} tokens/s each")
+    if speed_tokens_per_s is not None:
+        most = capacity(scenario, speed_tokens_per_s)
+        lines.append(f"at most {most} devices can get {speed_tokens_per_s:g} tokens/s each")
         if is_identical(scenario):
-            devices, k = capacity_at_speed(scenario, given.capacity)
+            devices, k = capacity_at_speed(scenario, speed_tokens_per_s)
             lines.append(f"fixed lengths on a periodic schedule: {devices} devices, with {k} drafts a round")
     return lines
 
 
-def title(given: argparse.Namespace, scenario: Scenario) -> str:
+def title(scenario: Scenario, slo: float | None, seeds: Sequence[int], floor_tokens_per_s: float | None) -> str:
     """What the tables are of."""
-    floor = "" if given.fairness is None else f", at least {given.fairness:g} tokens/s for every device in the bounds"
-    worlds = f"{len(given.seeds)} paired worlds (seeds {seed_list(given.seeds)})"
-    return f"{scenario.name}: {scenario.n_devices} devices, {slo_words(given.slo)}, {worlds}{floor}"
+    floor = f", at least {floor_tokens_per_s:g} tokens/s for every device in the bounds" if floor_tokens_per_s else ""
+    worlds = f"{len(seeds)} paired worlds (seeds {seed_list(seeds)})"
+    return f"{scenario.name}: {scenario.n_devices} devices, {slo_words(slo)}, {worlds}{floor}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -209,15 +180,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parse(arguments)
     refuse_same_files({"--scenario": given.scenario}, {"--json": given.json, "--csv": given.csv})
     scenario = chosen_scenario(given.scenario, given.devices, given.slo)
+    controllers = chosen_controllers(given.controllers, scenario)  # wrong names end the command before the work starts
     for warning in warnings(scenario):
         print(f"note: {warning}", file=sys.stderr)
-    chosen_controllers(given.controllers, scenario)  # wrong names end the command before the work starts
     bounds = bounds_of(scenario, given.fairness or 0.0)
-    rows = measure_all(given, scenario, bounds)
-    parts = [title(given, scenario), show_bounds(bounds), show_classes(bounds["information"]), show_measured(rows)]
-    print("\n\n".join([*parts, *closed_forms(given, scenario)]))
+    rows = measure_all(controllers, scenario, given.seeds, bounds)
+    tables = [show_bounds(bounds), show_classes(bounds["information"]), show_measured(rows)]
+    about = title(scenario, given.slo, given.seeds, given.fairness)
+    print("\n\n".join([about, *tables, *closed_forms(scenario, given.capacity)]))
     write_rows([*(bound_row(name, bound) for name, bound in bounds.items()), *rows], given.json, given.csv)
-
-
-if __name__ == "__main__":
-    sys.exit(run(main, PROGRAM))

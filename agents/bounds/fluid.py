@@ -9,14 +9,16 @@ Centralized serving is a case of its own: no drafts, no network between rounds.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from agents.bounds.fluid_rows import TOLERANCE, Array, Programme
+from wisp_gym.cli import MAX_DEVICES
 from wisp_gym.scenario import Scenario
 from wisp_gym.scenario.fields import ScenarioError
 
+BOUNDS = ("information", "perfect", "oracle", "centralized")  # what a controller may know
 KINDS = ("predictor", "confidence", "perfect", "oracle", "centralized")
 ITERATIONS = 60  # at most; about ten are needed
 
@@ -97,3 +99,27 @@ def information_bound(scenario: Scenario, fairness_tokens_per_s: float = 0.0) ->
     """The larger of the two bounds without clairvoyance: with the predictor and its time, or with confidence for nothing."""
     bounds = [fluid_bound(scenario, kind, fairness_tokens_per_s) for kind in ("predictor", "confidence")]
     return max(bounds, key=lambda bound: bound.tokens_per_s)
+
+
+def bounds_of(scenario: Scenario, fairness_tokens_per_s: float = 0.0) -> dict[str, Bound]:
+    """The bounds by what controllers know, one for each of `BOUNDS`; arguments and errors as of `fluid_bound`."""
+    others = {kind: fluid_bound(scenario, kind, fairness_tokens_per_s) for kind in BOUNDS[1:]}
+    return {"information": information_bound(scenario, fairness_tokens_per_s), **others}
+
+
+def capacity(scenario: Scenario, tokens_per_s: float) -> int:
+    """Largest population in which information-limited controllers can give every device a rate, thinking included.
+
+    Doubling, then bisection on whether the fluid bound with that fairness floor is above 0.
+    """
+
+    def possible(n: int) -> bool:
+        return information_bound(replace(scenario, n_devices=n), tokens_per_s).tokens_per_s > 0.0
+
+    low, high = 0, 1
+    while high <= MAX_DEVICES and possible(high):
+        low, high = high, 2 * high
+    while high - low > max(1, low // 100):
+        middle = (low + high) // 2
+        low, high = (middle, high) if possible(middle) else (low, middle)
+    return low

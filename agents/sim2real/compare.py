@@ -23,13 +23,8 @@ COMPARED = {
     "acceptance": "acceptance",
 }
 BESIDE = (
-    "throughput_tokens_per_s",
-    "drafted_per_round",
-    "committed_per_round",
-    "batch_requests",
-    "batch_s",
-    "server_use",
-)
+    "throughput_tokens_per_s", "drafted_per_round", "committed_per_round", "batch_requests", "batch_s", "server_use",
+)  # fmt: skip
 INTERVAL = (0.025, 0.975)
 
 
@@ -141,14 +136,10 @@ class Result:
     def cell(self, measure: str) -> Cell:
         """One measure, both ways."""
         low, high = np.quantile([row[measure] for row in self.engine], INTERVAL)
-        found = (
-            self.run_mean(measure),
-            self.engine_mean(measure),
-            float(low),
-            float(high),
-            mean(self.unadjusted, measure),
+        means = (self.run_mean(measure), self.engine_mean(measure))
+        return Cell(
+            self.load, self.controller, measure, *means, float(low), float(high), mean(self.unadjusted, measure)
         )
-        return Cell(self.load, self.controller, measure, *found)
 
 
 def mean(rows: Sequence[dict[str, Any]], measure: str) -> float:

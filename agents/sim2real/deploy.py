@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +12,9 @@ from typing import Any
 
 from agents.sim2real.compare import classes
 from agents.sim2real.devices import Deployed, Fleet, Running, ServerProcess, Shape, read_deployed, write_deployed
-from agents.sim2real.profile import Measured, RandomLength, Setting, build_scenario, measure
+from agents.sim2real.profile import Measured, RandomLength, build_scenario, measure
 from agents.sim2real.server import FCFS, Served
+from agents.sim2real.settings import KV_TOKENS, MAX_BATCH_REQUESTS, PREFILL_CHUNK_TOKENS, START_WINDOW_S, Settings
 from traces import record
 from wisp_gym.controllers.catalogue import ALIASES
 from wisp_gym.controllers.names import is_policy, parse
@@ -22,15 +22,12 @@ from wisp_gym.engine.build import accepted_share, smallest_batch_s
 from wisp_gym.errors import InputError
 from wisp_gym.files import write_bytes, write_text
 from wisp_gym.policies import load as load_controller
-from wisp_gym.scenario import Scenario
+from wisp_gym.scenario import Scenario, Target
 from wisp_gym.serving import DeviceProfile, SpeculationController
 from wisp_gym.serving.bundle.bundle import from_bytes
 from wisp_gym.serving.export.policies import batching_bundle, rule_bundle, rule_of
 from wisp_gym.traces.speculation import SpeculationTrace, read_speculation_trace
 
-START_WINDOW_S = 2.0  # over which first requests are spread
-GRACE_S, TTFT_S = 0.5, 2.0  # as the presets' service classes (assumption)
-KV_TOKENS, MAX_BATCH_REQUESTS, PREFILL_CHUNK_TOKENS = 65_536, 64, 512  # the testbed's defaults
 PROFILE_DRAFT_TOKENS = 8  # drafts of 0 to so many tokens are profiled
 TRACE = "speculation.npz"
 OTHER_WORLDS = 1_000_000  # added to the seeds of profiles
@@ -43,23 +40,35 @@ def cores() -> tuple[list[int], list[int]]:
     return (have[:-kept], have[-kept:]) if len(have) > 1 else (have, have)
 
 
+def check_pair(settings: Settings) -> None:
+    """Refuse a pair of the user's own that cannot be loaded, before anything is written.
+
+    Raises:
+        InputError: names the flag.
+    """
+    from wisp_gym.testbed.torch_engine.models import load_tokenizer
+
+    for side in ("draft", "target") if settings.target else ():
+        load_tokenizer(getattr(settings, side), f"--{side}")
+
+
 class Bench:
     """One pair, its prompts and their trace.
 
     Args:
-        given: the command's flags. folder: of the run.
+        settings: of the run. folder: its folder.
 
     Attributes:
         notes: one line for each deployment that a reader should know something of.
     """
 
-    def __init__(self, given: Namespace, folder: Path) -> None:
+    def __init__(self, settings: Settings, folder: Path) -> None:
         from wisp_gym.testbed.torch_engine.models import default_pair, load_model, load_tokenizer, tokenizer_digest
 
-        pair = None if given.target else default_pair()
-        self.given, self.folder, self.notes, self.profiled = given, folder, list[str](), list[Deployed]()
-        self.names = {side: getattr(given, side) or str(Path(str(pair)) / side) for side in ("draft", "target")}
-        self.trace = self.recorded(given.prompts or Path(str(pair)) / "prompts.jsonl")
+        pair = None if settings.target else default_pair()
+        self.settings, self.folder, self.notes, self.profiled = settings, folder, list[str](), list[Deployed]()
+        self.names = {side: getattr(settings, side) or str(Path(str(pair)) / side) for side in ("draft", "target")}
+        self.trace = self.recorded(settings.prompts or Path(str(pair)) / "prompts.jsonl")
         self.device_cores, self.server_cores = cores()
         tokenizer = load_tokenizer(self.names["draft"], "--draft")
         texts = [prompt.text for prompt in record.read_prompts(folder / "prompts.jsonl")]
@@ -71,10 +80,10 @@ class Bench:
         """The pair's speculation trace on the prompts, recorded where it is missing."""
         path, chosen = self.folder / TRACE, self.folder / "prompts.jsonl"
         if not path.is_file():
-            texts = [prompt.text for prompt in record.read_prompts(prompts)][: self.given.n_prompts]
+            texts = [prompt.text for prompt in record.read_prompts(prompts)][: self.settings.n_prompts]
             write_text(chosen, "".join(json.dumps({"prompt": text}) + "\n" for text in texts))
             flags = {"draft": self.names["draft"], "target": self.names["target"], "prompts": chosen, "out": path,
-                     "draft-tokens": self.given.max_draft_tokens, "max-new-tokens": self.given.max_new_tokens}  # fmt: skip
+                     "draft-tokens": self.settings.max_draft_tokens, "max-new-tokens": self.settings.max_new_tokens}  # fmt: skip
             record.main([word for name, value in flags.items() for word in (f"--{name}", str(value))])
         return read_speculation_trace(path)
 
@@ -82,36 +91,31 @@ class Bench:
 
     def profile(self, cycle: int) -> Measured:
         """Measure the running pair at each load, with drafts of random lengths; what all cycles up to this one have measured."""
-        most = min(PROFILE_DRAFT_TOKENS, self.given.max_draft_tokens)
-        for n in self.given.loads:
+        most = min(PROFILE_DRAFT_TOKENS, self.settings.max_draft_tokens)
+        for n in self.settings.loads:
             # Other worlds than those compared: what is predicted must not have been measured.
-            seed = OTHER_WORLDS + self.given.seeds[cycle]
-            fleet = self.fleet(n, self.given.profile_seconds, seed, lambda place: RandomLength(most, place), ())
+            seed = OTHER_WORLDS + self.settings.first_seeds[cycle]
+            fleet = self.fleet(n, self.settings.profile_seconds, seed, lambda place: RandomLength(most, place), ())
             self.profiled.append(self.run(f"profile-{n}-{cycle}", fleet, FCFS, {}))
         return measure(self.profiled)
 
     def scenario(self, measured: Measured) -> Scenario:
         """The scenario of the measurements, its trace beside it."""
-        given = self.given
-        return build_scenario(measured, Setting(
-            target=self.target_shape(), trace=TRACE, prompt_tokens=self.trace.prompt_tokens.tolist(), n_devices=given.loads[-1],
-            warmup_s=float(given.warmup_seconds), measure_s=float(given.seconds), start_window_s=START_WINDOW_S,
-            max_draft_tokens=given.max_draft_tokens, max_new_tokens=given.max_new_tokens, kv_tokens=KV_TOKENS,
-            max_batch_requests=MAX_BATCH_REQUESTS, prefill_chunk_tokens=PREFILL_CHUNK_TOKENS, speeds=given.slo,
-            grace_s=GRACE_S, ttft_s=TTFT_S,
-        ))  # fmt: skip
+        return build_scenario(measured, self.settings, self.target_shape(), self.trace.prompt_tokens.tolist(), TRACE)
 
-    def target_shape(self) -> dict[str, Any]:
+    def target_shape(self) -> Target:
         """Shape of the target, for the memory that its keys and values take."""
         from transformers import AutoConfig
 
         config = AutoConfig.from_pretrained(self.names["target"])
-        heads = config.num_attention_heads
-        parameters = int(self.trace.header["settings"]["target"]["parameters"])
-        return {
-            "name": "measured", "parameters": parameters, "layers": self.given.target_layers or config.num_hidden_layers, "heads": heads,
-            "kv_heads": getattr(config, "num_key_value_heads", None) or heads, "head_dim": config.hidden_size // heads, "dtype_bytes": 4,
-        }  # fmt: skip
+        parameters, heads = int(self.trace.header["settings"]["target"]["parameters"]), config.num_attention_heads
+        layers, kv_heads = (
+            self.settings.target_layers or config.num_hidden_layers,
+            getattr(config, "num_key_value_heads", None),
+        )
+        return Target(
+            "measured", parameters, layers, heads, kv_heads or heads, config.hidden_size // heads, dtype_bytes=4
+        )
 
     # --- deployment ------------------------------------------------------------------------------------------------------
 
@@ -122,7 +126,7 @@ class Bench:
         controllers = self.controllers(scenario, speculation, n)
         seconds = scenario.horizon.warmup_s + scenario.horizon.measure_s
         slo = [(kind.speed_tokens_per_s, kind.ttft_s) for kind in classes(scenario, n)]
-        fleet = self.fleet(n, seconds, self.given.seeds[cycle], controllers, slo)
+        fleet = self.fleet(n, seconds, self.settings.first_seeds[cycle], controllers, slo)
         label = f"{n}-{re.sub('[^a-z0-9.]+', '-', name.lower())}-{cycle}"
         coefficients = {key: float(value) for key, value in vars(scenario.estimator).items()}
         return self.run(label, fleet, self.written(label, data), coefficients)
@@ -134,13 +138,8 @@ class Bench:
             load_controller(name).bundle() if learned else from_bytes(rule_bundle(rule_of(name, scenario), scenario))
         )
         device, kinds = scenario.devices[0], classes(scenario, n)
-        first = DeviceProfile(
-            1.0,
-            1.0 / device.draft_tokens_per_s,
-            device.link.one_way_s,
-            accepted_share(scenario),
-            smallest_batch_s(scenario),
-        )
+        token_s, known = 1.0 / device.draft_tokens_per_s, (accepted_share(scenario), smallest_batch_s(scenario))
+        first = DeviceProfile(1.0, token_s, device.link.one_way_s, *known)
 
         def make(place: int) -> SpeculationController:
             slo = kinds[place]
@@ -164,8 +163,8 @@ class Bench:
         return folder
 
     def fleet(self, n: int, seconds: float, seed: int, controller: Any, slo: Sequence[tuple[float, float]]) -> Fleet:
-        """Devices of the flags."""
-        given = self.given
+        """Devices of the settings."""
+        given = self.settings
         shape = Shape(given.draft_token_ms / 1e3, given.one_way_ms / 1e3, given.jitter)
         return Fleet(n, seconds, seed, START_WINDOW_S, given.max_draft_tokens, given.max_new_tokens, shape, self.prompts, controller,
                      slo or [(0.0, 0.0)] * n)  # fmt: skip
@@ -191,10 +190,8 @@ class Bench:
         """Server and devices, each on cores of its own."""
         import torch
 
-        given, limits = (
-            self.given,
-            {"kv_tokens": KV_TOKENS, "max_batch_rounds": MAX_BATCH_REQUESTS, "max_sessions": 2 * fleet.n + 64},
-        )
+        given = self.settings
+        limits = {"kv_tokens": KV_TOKENS, "max_batch_rounds": MAX_BATCH_REQUESTS, "max_sessions": 2 * fleet.n + 64}
         limits |= {"prefill_chunk_tokens": PREFILL_CHUNK_TOKENS, "max_waiting": fleet.n + 64}
         served = Served(self.names["target"], given.target_layers, given.target_intermediate, given.device, given.dtype, self.server_cores,
                         scheduler, limits, coefficients, str(folder / "batches.jsonl"))  # fmt: skip

@@ -22,7 +22,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from agents.sim2real.server import BatchRow, Served, batch_row, read_batches, write_settings
+from wisp_gym.cli import progress
 from wisp_gym.engine import draws
+from wisp_gym.errors import InputError
+from wisp_gym.files import write_text
 from wisp_gym.testbed.client import Device, DeviceSettings, Request
 from wisp_gym.testbed.connection import Link, open_channel
 from wisp_gym.testbed.controlling import Controller
@@ -182,17 +185,25 @@ class Watched:
 
 
 class ServerProcess:
-    """A server that runs in a process of its own."""
+    """A server that runs in a process of its own; what it complains of is in the folder's server.log.
+
+    Raises:
+        InputError: it did not start.
+    """
 
     def __init__(self, served: Served, folder: Path) -> None:
         self.served = served
         write_settings(folder / "server.json", served)
-        command = [sys.executable, "-m", "agents.sim2real.server", str(folder / "server.json")]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, "-m", "agents.sim2real", "server", str(folder / "server.json")]
+        with (folder / "server.log").open("w") as log:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
         assert self.process.stdout is not None
         self.address = self.process.stdout.readline().removeprefix("listening on ").strip()
         if not self.address:
-            raise RuntimeError(f"the server did not start (exit code {self.process.wait(START_S)})")
+            with self.process:  # closes its output
+                self.process.wait(START_S)
+            said = (folder / "server.log").read_text(encoding="utf-8").splitlines() or ["it says nothing"]
+            raise InputError(f"the server did not start: {said[-1].partition(' server: ')[2] or said[-1]}")
 
     def stop(self) -> list[BatchRow]:
         """End it; its batches."""
@@ -279,16 +290,14 @@ class Running:
 
     def run(self, name: str) -> Deployed:
         """Run to the end, with a progress bar of this name."""
-        from tqdm import tqdm
-
         switch_s, cpu_s = sys.getswitchinterval(), time.process_time()
         sys.setswitchinterval(SWITCH_S)
         for thread in self.threads:
             thread.start()
-        with tqdm(total=round(self.fleet.seconds), desc=name, unit="s", disable=None, leave=False) as bar:
+        with progress(round(self.fleet.seconds), "s", desc=name) as bar:
             while (left_s := self.out.end_s - time.monotonic()) > 0:
                 time.sleep(min(left_s, 1.0))
-                bar.update(round(self.fleet.seconds - max(left_s - 1.0, 0.0)) - bar.n)
+                bar.update()
         self.out.cpu_share = (time.process_time() - cpu_s) / self.fleet.seconds
         for thread in self.threads:
             thread.join(START_S)
@@ -300,8 +309,6 @@ class Running:
 
 def write_deployed(path: Path, deployed: Deployed) -> None:
     """Everything, as JSON."""
-    from wisp_gym.files import write_text
-
     write_text(path, json.dumps(vars(deployed)) + "\n")
 
 

@@ -18,6 +18,15 @@ from numpy.typing import NDArray
 
 from agents.sim2real.devices import Deployed, RoundRow
 from agents.sim2real.server import BatchRow
+from agents.sim2real.settings import (
+    GRACE_S,
+    KV_TOKENS,
+    MAX_BATCH_REQUESTS,
+    PREFILL_CHUNK_TOKENS,
+    START_WINDOW_S,
+    TTFT_S,
+    Settings,
+)
 from agents.sim2real.yardstick import pace_s
 from estimators.batch_time.fit import Profile
 from estimators.batch_time.profiles import roofline
@@ -31,10 +40,7 @@ LEAST_ROUNDS, LEAST_BATCHES = 50, 50
 LEAST_SHARPNESS = 0.25  # of the roofline: on a processor its batch time is concave in the new tokens
 SHORT_DRAFT_TOKENS = 1  # most of a short draft
 PHASE_S = 3.0  # in turn drafts are short and of any length, on all devices at once
-SPREAD_QUANTILES = (
-    0.05,
-    0.95,
-)  # between which the delays' spread is read, so that a stall of the machine counts little
+SPREAD_QUANTILES = (0.05, 0.95)  # between which a spread is read, so that a stall of the machine counts little
 NORMAL_WIDTH = 3.2897  # standard deviations between those quantiles of a normal
 
 
@@ -195,70 +201,47 @@ def host(runs: Iterable[Deployed]) -> float:
     return max(float(np.median(gaps)), 0.0) if gaps else 0.0
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What is not measured, but chosen: the server's limits, the target's shape, service classes, lengths and horizon.
+def build_scenario(
+    measured: Measured, settings: Settings, target: parts.Target, prompt_tokens: Sequence[int], trace: str
+) -> parts.Scenario:
+    """The scenario of the measurements; power, energy and price are not measured and are zero.
 
-    Attributes:
-        target: fields of `Target`. trace: file of the speculation trace, beside the scenario. prompt_tokens: of the recorded prompts.
-        n_devices, warmup_s, measure_s, start_window_s: of a run. max_draft_tokens, max_new_tokens: of a round, an answer.
-        kv_tokens, max_batch_requests, prefill_chunk_tokens: of the server. speeds: of the service classes, tokens/s.
-        grace_s, ttft_s: of the service classes.
+    Args:
+        settings: what is not measured, but chosen. target: its shape. prompt_tokens: of the recorded prompts.
+        trace: file of the speculation trace, beside the scenario.
     """
-
-    target: dict[str, Any]
-    trace: str
-    prompt_tokens: Sequence[int]
-    n_devices: int
-    warmup_s: float
-    measure_s: float
-    start_window_s: float
-    max_draft_tokens: int
-    max_new_tokens: int
-    kv_tokens: int
-    max_batch_requests: int
-    prefill_chunk_tokens: int
-    speeds: Sequence[float]
-    grace_s: float
-    ttft_s: float
-
-
-def build_scenario(measured: Measured, setting: Setting) -> parts.Scenario:
-    """The scenario of the measurements; power, energy and price are not measured and are zero."""
     link = parts.Link("measured", measured.one_way_s, measured.jitter, 0.0, 0.0, 0.0, 0.0, 0.0, 1e9, 1e9, 0.0, 0.0)
     device = parts.DeviceClass(
         "measured", 1.0, 1.0 / measured.draft_token_s, measured.round_overhead_s, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, link
     )
-    lengths = np.asarray(setting.prompt_tokens)
-    logs = np.log(lengths)
+    lengths, logs = np.asarray(prompt_tokens), np.log(prompt_tokens)
     prompt = parts.Lengths(float(np.exp(logs.mean())), float(logs.std()), int(lengths.min()), int(lengths.max()))
-    output = parts.Lengths(float(setting.max_new_tokens), 0.0, 1, setting.max_new_tokens)
-    slo = tuple(
-        parts.SLOClass(f"speed-{v:g}", 1.0, v, setting.grace_s, setting.ttft_s, "first_token") for v in setting.speeds
-    )
+    output = parts.Lengths(float(settings.max_new_tokens), 0.0, 1, settings.max_new_tokens)
+    slo = [parts.SLOClass(f"speed-{v:g}", 1.0, v, GRACE_S, TTFT_S, "first_token") for v in settings.slo]
     return parts.Scenario(
         name="measured", description="Measured on a running deployment (agents.sim2real)",
-        server=_server(measured, setting), target=parts.Target(**setting.target), draft=_draft(setting),
+        server=_server(measured, target), target=target, draft=_draft(trace),
         verification=parts.VerificationTime(**measured.roofline), estimator=parts.Estimator(**measured.four_terms),
-        devices=(device,), slo=slo,
-        workload=parts.Workload("closed", 0.0, 0.0, setting.start_window_s, prompt, output, "", ""),
-        horizon=parts.Horizon(setting.warmup_s, setting.measure_s, 0.0),
-        n_devices=setting.n_devices, max_draft_tokens=setting.max_draft_tokens,
+        devices=(device,), slo=tuple(slo),
+        workload=parts.Workload("closed", 0.0, 0.0, START_WINDOW_S, prompt, output, "", ""),
+        horizon=parts.Horizon(float(settings.warmup_seconds), float(settings.seconds), 0.0),
+        n_devices=settings.loads[-1], max_draft_tokens=settings.max_draft_tokens,
     )  # fmt: skip
 
 
-def _server(measured: Measured, setting: Setting) -> parts.Server:
+def _server(measured: Measured, target: parts.Target) -> parts.Server:
     """The server, with just the memory that its limit of tokens asks for."""
-    target = parts.Target(**setting.target)
-    memory = target.weights_bytes + setting.kv_tokens * target.kv_bytes_per_token
-    limits = (setting.max_batch_requests, setting.prefill_chunk_tokens)
+    memory, limits = (
+        target.weights_bytes + KV_TOKENS * target.kv_bytes_per_token,
+        (MAX_BATCH_REQUESTS, PREFILL_CHUNK_TOKENS),
+    )
     return parts.Server("measured", 1, memory, 1.0, 0, measured.host_s, measured.noise, 0.0, 0.0, 0.0, *limits)
 
 
-def _draft(setting: Setting) -> parts.Draft:
+def _draft(trace: str) -> parts.Draft:
     """The draft, whose acceptance and statistics are the trace's; those of the parametric process are not used."""
     unused = parts.Acceptance(0.0, 0.0, 0.0, 1.0, 0.0)
-    return parts.Draft("measured", 1, unused, parts.Statistics(0.75, 0.0), setting.trace, "")
+    return parts.Draft("measured", 1, unused, parts.Statistics(0.75, 0.0), trace, "")
 
 
 def machine_level(measured: Measured, batches: Sequence[BatchRow]) -> float:

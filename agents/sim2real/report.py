@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import html
-import io
 import math
-from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from agents.sim2real.compare import BESIDE, COMPARED, TOLERANCE, Cell, Order, Result, cells, orders
 from agents.sim2real.profile import Measured, row_of
+from agents.sim2real.settings import Settings
+from agents.study.page import Page, Picture, Table, as_html, as_markdown, picture_bytes
 from wisp_gym.files import write_bytes, write_json, write_text
 from wisp_gym.machine import machine
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MARKERS = "osD^v<>p"
-STYLE = "body{font:15px/1.5 system-ui;max-width:72rem;margin:2rem auto}td,th{padding:.15rem .6rem;text-align:right}table{border-collapse:collapse}"
 
 
 def number(value: float) -> str:
@@ -44,30 +43,19 @@ def verdict(found: Sequence[Cell], ranked: Sequence[Order]) -> str:
 
 def side_by_side(results: Sequence[Result]) -> list[list[str]]:
     """Header and rows of the comparison."""
-    head = [
-        "devices",
-        "controller",
-        "measure",
-        "deployed",
-        "engine",
-        "95 % of the worlds",
-        "difference",
-        f"within {100 * TOLERANCE:.0f} %",
-        "at the profile's speed",
-    ]
+    head = ["devices", "controller", "measure", "deployed", "engine", "95 % of the worlds", "difference"]
     rows = [
         [str(c.load), c.controller, COMPARED[c.measure], number(c.deployed), number(c.engine), f"{number(c.low)} – {number(c.high)}",
          f"{100 * c.difference:+.1f} %", "yes" if c.within else "**no**", f"{100 * c.unadjusted_difference:+.1f} %"]
         for c in cells(results)
     ]  # fmt: skip
-    return [head, *rows]
+    return [[*head, f"within {100 * TOLERANCE:.0f} %", "at the profile's speed"], *rows]
 
 
 def explained(results: Sequence[Result]) -> list[list[str]]:
     """Header and rows of what stands behind the compared measures."""
-    rows = [
-        ["devices", "controller", *(name.replace("_", " ") for name in BESIDE), "machine", "batch time / predicted"]
-    ]
+    measures = [name.replace("_", " ") for name in BESIDE]
+    rows = [["devices", "controller", *measures, "machine", "batch time / predicted"]]
     for result in results:
         pairs = [f"{number(result.run_mean(name))} / {number(result.engine_mean(name))}" for name in BESIDE]
         machine = ", ".join(f"{times:.2f}" for times in result.machine)
@@ -79,55 +67,28 @@ def ranking(ranked: Sequence[Order]) -> list[list[str]]:
     """Header and rows of the pairs that the engine separates; of none where there are none."""
     head = ["devices", "better", "worse", "engine, tokens/s", "deployed, tokens/s, and half its 95 % interval", "same"]
     rows = [
-        [
-            str(o.load),
-            o.better,
-            o.worse,
-            f"{o.engine:+.2f}",
-            f"{o.deployed:+.2f} ± {o.half:.2f}",
-            "yes" if o.same else "**no**",
-        ]
+        [str(o.load), o.better, o.worse, f"{o.engine:+.2f}", f"{o.deployed:+.2f} ± {o.half:.2f}", "yes" if o.same else "**no**"]
         for o in ranked
-    ]
+    ]  # fmt: skip
     return [head, *rows]
 
 
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table."""
-    rule = ["---"] * len(rows[0])
-    return "\n".join("| " + " | ".join(row) + " |" for row in [rows[0], rule, *rows[1:]]) + "\n"
-
-
-def as_html(rows: Sequence[Sequence[str]]) -> str:
-    """A table."""
-    lines = [[html.escape(cell.strip("*")) for cell in row] for row in rows]
-    head = "".join(f"<th>{cell}</th>" for cell in lines[0])
-    return f"<table><tr>{head}</tr>{''.join('<tr><td>' + '</td><td>'.join(line) + '</td></tr>' for line in lines[1:])}</table>"
-
-
-def measurements(measured: Measured) -> list[list[str]]:
+def measurements(m: Measured) -> list[list[str]]:
     """Header and rows of the profile."""
-    rows = [
-        [
-            "time of a drafted token",
-            f"{1e3 * measured.draft_token_s:.2f} ms, and {1e3 * measured.round_overhead_s:.2f} ms a round",
-        ],
-        ["delay of a message", f"{1e3 * measured.one_way_s:.2f} ms median, log-normal spread {measured.jitter:.3f}"],
-        ["verification", ", ".join(f"{name} {value:.3g}" for name, value in measured.roofline.items())],
-        ["its noise", f"{measured.noise:.3f}, log-normal"],
-        ["between two batches", f"{1e3 * measured.host_s:.2f} ms"],
-        [
-            "yardstick",
-            f"{1e3 * measured.yardstick_s:.3f} ms; 'machine' above says how many times as long it took in each run",
-        ],
-        ["inside the model", f"{100 * measured.model_share:.1f} % of the batch time"],
-        *(
-            [f"fit of the {name}", f"R² {s['r2']:.3f}, MAPE {s['mape_percent']:.1f} %"]
-            for name, s in measured.fit.items()
-        ),
-        ["from", f"{measured.rounds} rounds, {measured.batches} batches"],
-    ]
-    return [["measured", "value"], *rows]
+    fits = {f"fit of the {name}": f"R² {s['r2']:.3f}, MAPE {s['mape_percent']:.1f} %" for name, s in m.fit.items()}
+    yardstick = "'machine' above says how many times as long it took in each run"
+    said = {
+        "time of a drafted token": f"{1e3 * m.draft_token_s:.2f} ms, and {1e3 * m.round_overhead_s:.2f} ms a round",
+        "delay of a message": f"{1e3 * m.one_way_s:.2f} ms median, log-normal spread {m.jitter:.3f}",
+        "verification": ", ".join(f"{name} {value:.3g}" for name, value in m.roofline.items()),
+        "its noise": f"{m.noise:.3f}, log-normal",
+        "between two batches": f"{1e3 * m.host_s:.2f} ms",
+        "yardstick": f"{1e3 * m.yardstick_s:.3f} ms; {yardstick}",
+        "inside the model": f"{100 * m.model_share:.1f} % of the batch time",
+        **fits,
+        "from": f"{m.rounds} rounds, {m.batches} batches",
+    }
+    return [["measured", "value"], *map(list, said.items())]
 
 
 def draw(found: Sequence[Cell]) -> bytes:
@@ -138,18 +99,12 @@ def draw(found: Sequence[Cell]) -> bytes:
         own = [cell for cell in found if cell.measure == measure]
         values = [value for c in own for value in (c.deployed, c.engine, c.low, c.high)]
         low, high = 0.9 * min(values), 1.1 * max(values)
-        axes.fill_between(
-            [low, high],
-            [low * (1 - TOLERANCE), high * (1 - TOLERANCE)],
-            [low * (1 + TOLERANCE), high * (1 + TOLERANCE)],
-            color="0.9",
-        )
-        axes.plot([low, high], [low, high], color="0.5", linewidth=1)
+        diagonal = np.array([low, high])
+        axes.fill_between(diagonal, diagonal * (1 - TOLERANCE), diagonal * (1 + TOLERANCE), color="0.9")
+        axes.plot(diagonal, diagonal, color="0.5", linewidth=1)
         for c in own:
-            colour, marker = (
-                COLOURS[controllers.index(c.controller) % len(COLOURS)],
-                MARKERS[loads.index(c.load) % len(MARKERS)],
-            )
+            colour = COLOURS[controllers.index(c.controller) % len(COLOURS)]
+            marker = MARKERS[loads.index(c.load) % len(MARKERS)]
             axes.plot([c.deployed, c.deployed], [c.low, c.high], color=colour, linewidth=1, alpha=0.6)
             axes.plot(c.deployed, c.engine, marker, color=colour, markersize=6)
         axes.set(xlim=(low, high), ylim=(low, high), xlabel="deployed", ylabel="engine", title=title, aspect="equal")
@@ -158,33 +113,36 @@ def draw(found: Sequence[Cell]) -> bytes:
     for k, load in enumerate(loads):
         axes.plot([], [], MARKERS[k % len(MARKERS)], color="0.4", label=f"{load} devices")
     figure.legend(loc="outside lower center", ncols=len(controllers) + len(loads), fontsize="small", frameon=False)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=130)
-    return picture.getvalue()
+    return picture_bytes(figure)
+
+
+def setting_words(settings: Settings, worlds: int) -> str:
+    """How the figures were made, and on which machine."""
+    about = ", ".join(f"{name} {value}" for name, value in machine("numpy", "onnxruntime").items())
+    return (
+        f"{settings.repeats} runs of {settings.seconds} s each, after {settings.warmup_seconds} s, closed loop: a device has its next "
+        f"prompt at once. Draft tokens paced to {settings.draft_token_ms:g} ms, delays shaped to {settings.one_way_ms:g} ms. Engine: "
+        f"the first {settings.repeats} seeds have the deployment's prompts, {worlds} worlds give the interval. {about}."
+    )
 
 
 def write_report(
-    folder: Path, given: Namespace, measured: Measured, results: Sequence[Result], notes: Sequence[str]
+    folder: Path, settings: Settings, measured: Measured, results: Sequence[Result], notes: Sequence[str]
 ) -> None:
     """report.md, report.html, cells.png and results.json in the run's folder."""
     found, ranked = cells(results), orders(results)
-    about = ", ".join(f"{name} {value}" for name, value in machine("numpy", "onnxruntime").items())
-    setting = (
-        f"{given.repeats} runs of {given.seconds} s each, after {given.warmup_seconds} s, closed loop: a device has its next prompt at once. "
-        f"Draft tokens paced to {given.draft_token_ms:g} ms, delays shaped to {given.one_way_ms:g} ms. Engine: the first {given.repeats} seeds "
-        f"have the deployment's prompts, {len(given.seeds)} worlds give the interval. {about}."
+    tables = {
+        "Side by side": side_by_side(results), "Ranking": ranking(ranked), "Behind it, deployed / engine": explained(results),
+        "Profile": measurements(measured),
+    }  # fmt: skip
+    page = Page(
+        "Deployment and engine",
+        [verdict(found, ranked), setting_words(settings, len(results[0].engine)), *notes],
+        [Picture("deployed against engine", file="cells.png")],
+        [Table("", title, "", head, rows) for title, (head, *rows) in tables.items()],
     )
-    sections: list[tuple[str, list[list[str]]]] = [
-        ("Side by side", side_by_side(results)), ("Ranking", ranking(ranked)), ("Behind it, deployed / engine", explained(results)),
-        ("Profile", measurements(measured)),
-    ]  # fmt: skip
-    said = [verdict(found, ranked), setting, *notes]
-    text = "# Deployment and engine\n\n" + "\n\n".join(said) + "\n\n![deployed against engine](cells.png)\n\n"
-    write_text(folder / "report.md", text + "\n".join(f"## {title}\n\n{markdown(rows)}" for title, rows in sections))
-    body = "".join(f"<p>{html.escape(line)}</p>" for line in said) + '<img src="cells.png" style="max-width:100%">'
-    body += "".join(f"<h2>{html.escape(title)}</h2>{as_html(rows)}" for title, rows in sections)
-    page = f"<!doctype html><meta charset=utf-8><title>Deployment and engine</title><style>{STYLE}</style><h1>Deployment and engine</h1>{body}\n"
-    write_text(folder / "report.html", page)
+    write_text(folder / "report.md", as_markdown(page))
+    write_text(folder / "report.html", as_html(page))
     write_bytes(folder / "cells.png", draw(found))
     write_json(folder / "results.json", as_json(measured, results))
 

@@ -1,6 +1,6 @@
 """The verification server of `agents.sim2real`: the testbed's own, with a note of every batch that it ran.
 
-    python -m agents.sim2real_server server.json
+    python -m agents.sim2real server server.json
 
 The file says what to serve (`Served`). The process keeps to the cores that it is given, prints `listening on HOST:PORT`, and at its
 end writes a line for each batch: its end and duration on the server's clock, the time inside the model, the yardstick's, and its
@@ -9,12 +9,10 @@ members.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import copy
 import json
 import os
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agents.sim2real.yardstick import Yardstick
+from wisp_gym.cli import Parser
 from wisp_gym.errors import InputError
 from wisp_gym.files import write_text
 
@@ -186,10 +185,10 @@ def write_settings(path: Path, given: Served) -> None:
     write_text(path, json.dumps(asdict(given), indent=2) + "\n")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Serve until SIGTERM."""
-    parser = argparse.ArgumentParser(prog="python -m agents.sim2real_server", allow_abbrev=False)
-    parser.add_argument("settings", type=Path, help="JSON of a Served")
+    parser = Parser(prog="python -m agents.sim2real server", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("settings", type=Path, metavar="FILE", help="JSON of a `Served`")
     given = Served(**json.loads(parser.parse_args(arguments).settings.read_text(encoding="utf-8")))
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, given.cores)
@@ -201,8 +200,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     server, rows = build(given)
     asyncio.run(serve(server, ("127.0.0.1", 0)))
     write_text(given.batches, "".join(json.dumps(row) + "\n" for row in rows))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,138 +1,20 @@
-"""The honest comparison: tune every controller with one budget, test all in the same unseen worlds, say who wins where.
-
-    python -m agents.study --suite quick --json rows.json
-
-A suite (agents/suites/*.toml) lists cells, controllers, seeds and the budget. The study's folder keeps every finished world;
-the same command, or `--resume FOLDER`, goes on after a kill and ends with the same bytes. docs/guide/study.md is the protocol.
-With `--distributed` the worlds run on a Ray cluster: docs/guide/distributed.md.
-"""
+"""`python -m agents.study`: play a study, or make its report."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
-from agents.distributed import add_distributed
-from agents.pool import pool_at
-from agents.study.capacities import capacities
-from agents.study.folder import ROWS, Told, default_folder, opened, policy_digests, read_study, refuse_other, told
-from agents.study.run import play
-from agents.study.suite import Suite, chosen_controllers, described, own_cells, read_suite, restored, suites
-from agents.study.tables import show
-from agents.study.tuning import Tuned
-from wisp_gym.cli import Parser, output_file, run, write_rows
-from wisp_gym.controllers.resolve import resolve
-from wisp_gym.engine.feasibility import warnings
-from wisp_gym.engine.worlds import load_trace
-from wisp_gym.errors import InputError
-from wisp_gym.evaluation.arguments import EPILOG, controller_names
-from wisp_gym.files import write_text
+from wisp_gym.cli import Commands
 
-PROGRAM = "python -m agents.study"
-DEFAULT_SUITE = "quick"
-
-
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The flags."""
-    parser = Parser(prog=PROGRAM, description="Tune and compare controllers over a suite of cases.", epilog=EPILOG)
-    add = parser.add_argument
-    add("--suite", metavar="NAME|FILE", help=f"{', '.join(suites())}, or a TOML file (default {DEFAULT_SUITE})")
-    add("--cells", nargs="+", metavar="FILE", help="scenarios (presets or TOML files) instead of the suite's cells")
-    add("--controllers", type=controller_names, nargs="+", metavar="a,b,...", help="instead of the suite's, with WISP")
-    add("--also", type=controller_names, nargs="+", metavar="a,b,...", help="besides the suite's, such as policy files")
-    add("--out", type=Path, metavar="FOLDER", help="the study's folder (default: one of its own below runs/)")
-    add("--resume", type=Path, metavar="FOLDER", help="go on with the study in this folder")
-    add_distributed(parser)
-    add(
-        "--json",
-        type=output_file(),
-        metavar="FILE",
-        help="write a row for each controller, cell and world, and capacities, as JSON",
-    )
-    add(
-        "--csv",
-        type=output_file(),
-        metavar="FILE",
-        help="write them as CSV, without capacities and what each SLO class got",
-    )
-    return parser.parse_args(arguments)
-
-
-def refuse_contradictions(given: argparse.Namespace) -> None:
-    """Refuse flags that a study in a folder has settled, and two results in one file."""
-    for flag in ("suite", "cells", "controllers", "also", "out"):
-        if given.resume is not None and getattr(given, flag) is not None:
-            raise InputError(
-                f"argument --{flag}: not allowed with --resume, which takes the study as it is in its folder"
-            )
-    if given.json is not None and given.json == given.csv:
-        raise InputError(f"argument --csv: {given.csv} is the file of --json, allowed is a file of its own")
-
-
-def chosen_suite(given: argparse.Namespace) -> Suite:
-    """The suite of the flags."""
-    suite = read_suite(given.suite or DEFAULT_SUITE)
-    named = [name for group in given.controllers or [] for name in group]
-    more = [name for group in given.also or [] for name in group]
-    suite = replace(suite, controllers=chosen_controllers([*(named or suite.controllers), *more]))
-    return replace(suite, name="own", cells=own_cells(given.cells), capacity=None) if given.cells else suite
-
-
-def chosen_study(given: argparse.Namespace) -> tuple[Suite, Path, Told]:
-    """The suite, its folder, and what the study is."""
-    if given.resume is None:
-        suite = chosen_suite(given)
-        study = told(described(suite), policy_digests(suite.controllers))
-        return suite, given.out or default_folder(study), study
-    there = read_study(given.resume)
-    refuse_other(given.resume, there, told(there["suite"], there["policies"]))
-    suite = restored(there["suite"])
-    return suite, given.resume, told(described(suite), policy_digests(suite.controllers))
-
-
-def check(suite: Suite) -> None:
-    """Refuse controllers and request traces that cannot be used, before anything is written; note what is doubtful."""
-    for cell in suite.cells:
-        load_trace(cell.scenario)
-        for name in suite.controllers:
-            resolve(name, cell.scenario)
-    for note in dict.fromkeys(note for cell in suite.cells for note in warnings(cell.scenario)):
-        print(f"note: {note}", file=sys.stderr)
-
-
-def write_settings(folder: Path, tuned: dict[str, Tuned]) -> None:
-    """Keep what tuning found."""
-    found: dict[str, Any] = {
-        name: {"tuned": one.everywhere, "tuned_per_cell": one.per_cell} for name, one in tuned.items()
-    }
-    write_text(folder / "settings.json", json.dumps(found, indent=2) + "\n")
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Tune, test, print, and write where asked."""
-    given = parse(arguments)
-    refuse_contradictions(given)
-    suite, folder, study = chosen_study(given)
-    check(suite)
-    with pool_at(given.distributed) as pool, opened(folder, study) as worlds:
-        try:
-            tuned, rows = play(suite, worlds, pool)
-            rows += capacities(suite, rows, worlds, pool)
-        except KeyboardInterrupt:
-            print(f"{PROGRAM}: interrupted; '--resume {folder}' goes on", file=sys.stderr)
-            sys.exit(130)
-        text = show(suite, tuned, rows)
-        write_settings(folder, tuned)
-        write_text(folder / "tables.txt", text + "\n")
-        write_text(folder / ROWS, json.dumps(rows, allow_nan=False) + "\n")
-    print(f"{text}\n\nin {folder}")
-    write_rows(rows, given.json, given.csv)
-
+COMMANDS = Commands(
+    "python -m agents.study",
+    "Every controller tuned with one budget, all tested in the same unseen worlds.",
+    {
+        "run": ("agents.study.run", "tune, test, print who wins where; go on after a kill"),
+        "report": ("agents.study.report", "one page of a finished study, with its tables as CSV and Markdown"),
+    },
+    default="run",
+)
 
 if __name__ == "__main__":
-    sys.exit(run(main, PROGRAM))
+    sys.exit(COMMANDS())

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from agents.study.folder import Key, Worlds
-from agents.study.results import BEST_RULE, CAPACITY, WISP_TUNED, Results
-from agents.study.run import TRAINING, TUNED, Row, chunk
+from agents.study.play import chunk
+from agents.study.results import AS_THEY_ARE, BEST_RULE, WISP_TUNED, Results
+from agents.study.rows import CAPACITY, TRAINING, TUNED, Row
 from agents.study.suite import WISP, Suite
 from wisp_gym.cli import Bar, progress
 from wisp_gym.controllers.resolve import resolve
@@ -21,7 +22,6 @@ from wisp_gym.evaluation.pool import Pool
 from wisp_gym.evaluation.statistics import mean
 from wisp_gym.scenario import with_slo
 
-AS_THEY_ARE = {"SLED": "sled", "centralized": "centralized", "centralized:0": "centralized:0"}
 CHOICES: dict[str, Callable[[Row], bool]] = {
     WISP_TUNED: lambda row: row["controller"] in WISP and row["tuning"] == TUNED,
     BEST_RULE: lambda row: row["kind"] == "rule" and row["tuning"] == TUNED,

@@ -7,35 +7,26 @@ file ends up with the same bytes as without the kill.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 import wisp_gym
+from agents.study.sources import code_digest
 from agents.study.suite import file_digests
 from wisp_gym.controllers.lookup import parts_of
 from wisp_gym.controllers.shipped import policy_path
 from wisp_gym.errors import InputError
 from wisp_gym.files import write_text
 
-STUDY, WORLDS, ROWS = "study.json", "worlds.jsonl", "rows.json"
+STUDY, WORLDS, ROWS, LOCK = "study.json", "worlds.jsonl", "rows.json", ".lock"
 FORMAT = 1
-COMPUTING = ("tuning.py", "bounds.py", "fluid.py", "capacity.py")  # modules of this package whose results are stored
 Key = tuple[str, ...]
 Told = dict[str, Any]
-
-
-def code_digest() -> str:
-    """SHA-256 over the library, the search and the bounds: what stored numbers depend on besides the suite."""
-    library, here = Path(wisp_gym.__file__).parent, Path(__file__).parent
-    digest = hashlib.sha256()
-    for path in [*sorted(library.rglob("*.py")), *(here / name for name in COMPUTING)]:
-        if path.exists():
-            digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
 
 
 def policy_digests(controllers: Sequence[str]) -> Told:
@@ -123,20 +114,19 @@ def opened(folder: Path, study: Told) -> Iterator[Worlds]:
     Raises:
         InputError: the folder holds something else or cannot be written, or another process is at work in it.
     """
-    try:
-        if folder.is_dir() and any(folder.iterdir()):
-            refuse_other(folder, read_study(folder), study)
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / STUDY).exists():
-            write_text(folder / STUDY, json.dumps(study, indent=2) + "\n")
-        (folder / WORLDS).touch()
-    except OSError as error:
-        raise InputError(f"cannot write '{folder}': {error.strerror}; allowed is a writable folder") from None
-    with (folder / WORLDS).open("rb+") as file:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            if folder.is_dir() and any(folder.iterdir()):
+                refuse_other(folder, read_study(folder), study)
+            folder.mkdir(parents=True, exist_ok=True)
+            if not (folder / STUDY).exists():
+                write_text(folder / STUDY, json.dumps(study, indent=2) + "\n")
+            (folder / WORLDS).touch()
+            stack.enter_context(FileLock(folder / LOCK, blocking=False))
+        except Timeout:
             raise InputError(
                 f"'{folder}' is in use by another run; allowed is to wait for it or a new folder"
             ) from None
-        yield Worlds(file)
+        except OSError as error:
+            raise InputError(f"cannot write '{folder}': {error.strerror}; allowed is a writable folder") from None
+        yield Worlds(stack.enter_context((folder / WORLDS).open("rb+")))

@@ -8,34 +8,24 @@ it lie the tables, each as .csv and .md.
 
 from __future__ import annotations
 
-import argparse
 import csv
-import html
 import io
 import json
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import wisp_gym
 from agents.study.folder import ROWS, read_study
+from agents.study.page import Page, Table, as_html, as_markdown
 from agents.study.report_figures import figures
-from agents.study.report_tables import Table, tables
+from agents.study.report_tables import tables
 from agents.study.results import Results
 from agents.study.tables import losses, verdict
-from wisp_gym.cli import Parser, run
+from wisp_gym.cli import Parser
 from wisp_gym.errors import InputError
 from wisp_gym.files import write_text
 
 PROGRAM = "python -m agents.study report"
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
-figure { margin: 1.5rem 0; } figure svg { width: 100%; height: auto; } figcaption { color: #555; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.85rem; margin: 0.5rem 0 1.5rem; }
-th, td { padding: 0.2rem 0.6rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } th { border-bottom: 2px solid #888; }
-.said { font-size: 1.1rem; }
-"""
 
 
 def study_name(folder: Path) -> str:
@@ -76,57 +66,15 @@ def as_csv(table: Table) -> str:
     return text.getvalue()
 
 
-def as_markdown(table: Table) -> str:
-    """A table of GitHub's dialect, numbers to the right."""
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(word.replace("|", "\\|") for word in cells) + " |"
-
-    rule = line(["---", *("--:" for _ in table.header[1:])])
-    return "\n".join([f"**{table.title}**", "", line(table.header), rule, *map(line, table.lines)]) + "\n"
-
-
-def as_html(table: Table) -> str:
-    """A heading and a table."""
-    head = "".join(f"<th>{html.escape(word)}</th>" for word in table.header)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(word)}</td>" for word in line) + "</tr>\n" for line in table.lines
-    )
-    return (
-        f"<h2>{html.escape(table.title)}</h2>\n<p>{html.escape(table.about)}</p>\n"
-        f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n'
-    )
-
-
-def page(name: str, results: Results, shown: Sequence[Table]) -> str:
-    """The whole page."""
-    drawn = "\n".join(
-        f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>" for caption, svg in figures(results)
-    )
-    said = "".join(f'<p class="said">{html.escape(text)}</p>\n' for text in (verdict(results), losses(results)))
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width">\n<title>{html.escape(name)}</title>\n'
-        f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>Study: {html.escape(name)}</h1>\n{said}{drawn}\n"
-        f"{''.join(map(as_html, shown))}</body>\n</html>\n"
-    )
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the page and the tables."""
     parser = Parser(prog=PROGRAM, description="One page of a finished study, with its tables as CSV and Markdown.")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="the study's folder")
-    given: argparse.Namespace = parser.parse_args(arguments)
-    name = study_name(given.folder)
-    results = read_rows(given.folder)
-    shown = tables(results)
-    written: dict[str, str] = {"report.html": page(name, results, shown)}
-    kinds: dict[str, Callable[[Table], str]] = {"csv": as_csv, "md": as_markdown}
-    written |= {f"{table.name}.{suffix}": kind(table) for table in shown for suffix, kind in kinds.items()}
-    for file, text in written.items():
-        write_text(given.folder / file, text)
-    print(f"{verdict(results)}\n{losses(results)}\n\n{given.folder / 'report.html'}")
-
-
-if __name__ == "__main__":
-    sys.exit(run(main, PROGRAM))
+    folder: Path = parser.parse_args(arguments).folder
+    name, results = study_name(folder), read_rows(folder)
+    said, shown = [verdict(results), losses(results)], tables(results)
+    write_text(folder / "report.html", as_html(Page(f"Study: {name}", said, figures(results), shown)))
+    for table in shown:
+        write_text(folder / f"{table.name}.csv", as_csv(table))
+        write_text(folder / f"{table.name}.md", as_markdown(Page("", [], [], [table])))
+    print("\n".join([*said, "", str(folder / "report.html")]))

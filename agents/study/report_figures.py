@@ -11,10 +11,10 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from agents.study.capacities import AS_THEY_ARE
+from agents.study.page import Picture
 from agents.study.report_tables import IN_A_CLOSED_LOOP, columns
-from agents.study.results import LADDER, WISP_TUNED, Choice, Results, bounds_of, ladder, rung_scores
-from agents.study.run import GOODPUT, Row
+from agents.study.results import AS_THEY_ARE, LADDER, WISP_TUNED, Choice, Results, bounds_of, ladder, rung_scores
+from agents.study.rows import GOODPUT, Row
 from agents.study.tables import capacity_title
 from wisp_gym.evaluation.statistics import bootstrap_interval, mean, performance_profile, profile_interval
 
@@ -22,8 +22,8 @@ COLOURS = {title: f"C{i}" for i, title in enumerate(dict.fromkeys([*(rung.title 
 Ladders = dict[str, dict[str, Row]]  # cell → rung → row
 
 
-def figures(results: Results) -> list[tuple[str, str]]:
-    """Caption and SVG of every figure that the study has data for."""
+def figures(results: Results) -> list[Picture]:
+    """Every figure that the study has data for."""
     ladders = {name: ladder(results, name) for name in results.cells}
     drawn = [
         *against_devices(results, ladders),
@@ -44,7 +44,7 @@ def figures(results: Results) -> list[tuple[str, str]]:
                            ("dollars_per_1k_tokens", "$ / 1,000 tokens", 1.0)),
         ),
     ]  # fmt: skip
-    return [(caption, svg(figure)) for caption, figure in drawn]
+    return [Picture(caption, svg(figure)) for caption, figure in drawn]
 
 
 def against_devices(results: Results, ladders: Ladders) -> list[tuple[str, Figure]]:

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from agents.study.page import Table
 from agents.study.results import LADDER, Own, Results, aggregates, bounds_of, cell_row, comparable, ladder
-from agents.study.run import GOODPUT, Row
-from agents.study.tables import MEASURES, PROFILE_TITLE, capacity_lines, capacity_title, profile_lines
+from agents.study.rows import GOODPUT, Row
+from agents.study.tables import (
+    MEASURES,
+    PROFILE_TITLE,
+    aggregate_cells,
+    capacity_lines,
+    capacity_title,
+    measures,
+    profile_lines,
+)
 from wisp_gym.cli import cell, interval_cell
 from wisp_gym.evaluation.statistics import mean
 
@@ -15,17 +23,6 @@ IN_A_CLOSED_LOOP = (
     "A device asks again only after its last answer, so requests of starved devices hardly count in the attainment: a rule "
     "can meet it and leave devices with nothing. Hence the second condition. Settings were tuned for goodput."
 )
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table as text cells, with the name of its files, a title and what a reader must know."""
-
-    name: str
-    title: str
-    about: str
-    header: list[str]
-    lines: list[list[str]]
 
 
 def tables(results: Results) -> list[Table]:
@@ -37,26 +34,15 @@ def tables(results: Results) -> list[Table]:
     return [table for table in found if table.lines]
 
 
-def measures(row: Row) -> list[str]:
-    """The cells of what controllers are judged by besides goodput."""
-    return [cell(row[key], digits, factor) for key, _, _, digits, factor in MEASURES]
-
-
 def measure_names() -> list[str]:
-    """Header of `measures`."""
+    """Header of `agents.study.tables.measures`."""
     return [f"{name}, {unit}" for _, name, unit, _, _ in MEASURES]
 
 
 def over_cells(results: Results, held_out: bool) -> Table:
     """Aggregates over the training or the held-out cells."""
     where = "held-out" if held_out else "training"
-    lines = []
-    for row in aggregates(results, held_out):
-        scores = [
-            text for key, digits in (("iqm", 3), ("difference", 3), ("improvement", 2))
-            for text in (cell(row[key], digits), interval_cell(row[f"{key}_low"], row[f"{key}_high"], digits))
-        ]  # fmt: skip
-        lines.append([row["controller"], row["tuning"], *scores, *measures(row)])
+    lines = [aggregate_cells(row) for row in aggregates(results, held_out)]
     header = ["controller", "tuning", "IQM", "95 %", "against WISP", "95 %", "P(better)", "95 %", *measure_names()]
     about = (
         f"{len(comparable(results, held_out))} cells. IQM: interquartile mean over cells and worlds of the goodput over that of "

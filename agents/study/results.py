@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.study.run import GOODPUT, METRICS, PER_CELL, TRAINING, TUNED, Row
+from agents.study.rows import CAPACITY, GOODPUT, METRICS, PER_CELL, TRAINING, TUNED, Row
 from agents.study.suite import WISP
 from wisp_gym.evaluation.statistics import (
     Scores,
@@ -27,9 +27,9 @@ from wisp_gym.evaluation.statistics import (
     resampled_iqm,
 )
 
-CAPACITY = "capacity"  # the table key of rows that hold no world
 BEST_RULE = "best rule"
 WISP_TUNED = "WISP, tuned, better scheduler"
+AS_THEY_ARE = {"SLED": "sled", "centralized": "centralized", "centralized:0": "centralized:0"}  # rungs of capacities
 Variant = tuple[str, str]  # controller, tuning
 Own = list[Row]  # the rows of one variant in one cell, one for each test world
 

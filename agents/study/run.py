@@ -1,204 +1,140 @@
-"""Running a study: tuning in training worlds, testing in others, chunk by chunk into its folder."""
+"""The honest comparison: tune every controller with one budget, test all in the same unseen worlds, say who wins where.
+
+    python -m agents.study --suite quick --json rows.json
+
+A suite (agents/study/suites/*.toml) lists cells, controllers, seeds and the budget. The study's folder keeps every finished world;
+the same command, or `--resume FOLDER`, goes on after a kill and ends with the same bytes. docs/guide/study.md is the protocol.
+With `--distributed` the worlds run on a Ray cluster: docs/guide/cluster.md.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cache
-from typing import Any
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
-
-from agents.bounds.bounds import BOUNDS, bounds_of
-from agents.study.folder import Worlds
-from agents.study.suite import Cell, Suite
-from agents.study.tuning import Scores, Tuned, families, pieces, tune
+from agents.pool import add_distributed, pool_at
+from agents.study.capacities import capacities
+from agents.study.folder import (
+    ROWS,
+    Told,
+    Worlds,
+    default_folder,
+    opened,
+    policy_digests,
+    read_study,
+    refuse_other,
+    told,
+)
+from agents.study.play import play
+from agents.study.rows import Row
+from agents.study.suite import Suite, chosen_controllers, described, own_cells, read_suite, restored, suites
+from agents.study.tables import show
+from agents.study.tuning import Tuned
+from wisp_gym.cli import INTERRUPTED, Parser, output_file, write_rows
 from wisp_gym.controllers.resolve import resolve
+from wisp_gym.engine.feasibility import warnings
 from wisp_gym.engine.worlds import load_trace
-from wisp_gym.evaluation.outcomes import Outcome, run_world
+from wisp_gym.errors import InputError
+from wisp_gym.evaluation.arguments import controller_names
 from wisp_gym.evaluation.pool import Pool
-from wisp_gym.rules.controller import Controller
-from wisp_gym.rules.speculation import ORACLE, PERFECT
-from wisp_gym.scenario import Scenario
+from wisp_gym.files import write_json, write_text
 
-GOODPUT = "goodput_tokens_per_s"
-TRAINING = "training_goodput_tokens_per_s"
-METRICS = (
-    GOODPUT, "response_goodput_tokens_per_s", "throughput_tokens_per_s", "slo_attainment", "token_attainment",
-    "starved_share", "wasted_drafting_share", "interference_s", "joules_per_1k_tokens", "dollars_per_1k_tokens",
-    "round_latency_p95_s", "ttft_p95_s", "acceptance", "drafted_per_round", "server_use",
-)  # fmt: skip
-DEFAULT, TUNED, PER_CELL = "default", "tuned", "tuned per cell"
-Row = dict[str, Any]
-Job = tuple[str, Cell]
+PROGRAM = "python -m agents.study"
+DEFAULT_SUITE = "quick"
 
 
-@dataclass(frozen=True)
-class Entrant:
-    """A controller as it enters a cell: the row it belongs to, and the setting it plays with.
-
-    Attributes:
-        controller: the suite's name, or that of a family where it is tuned. tuning: `default`, `tuned`, `tuned per cell`.
-        setting: the controller that runs.
-    """
-
-    controller: str
-    tuning: str
-    setting: str
-    cell: Cell
-
-
-# --- worlds ----------------------------------------------------------------------------------------------------------
-
-
-def chunk(
-    scenario: Scenario,
-    player: str | Controller,
-    seeds: Sequence[int],
-    trace: np.ndarray,
-    keep: Callable[[Outcome], Any],
-) -> list[Any]:
-    """What to keep of every world of a controller, given by name or itself, in a scenario; a job of a `Pool`."""
-    controller = resolve(player, scenario) if isinstance(player, str) else player
-    return [keep(run_world(scenario, controller, seed, trace)) for seed in seeds]
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The flags."""
+    about = "Tune and compare controllers over a suite of cases; `wisp-gym evaluate --help` lists controllers."
+    parser = Parser(prog=PROGRAM, description=about)
+    add = parser.add_argument
+    add("--suite", metavar="NAME|FILE", help=f"{', '.join(suites())}, or a TOML file (default {DEFAULT_SUITE})")
+    add("--cells", nargs="+", metavar="FILE", help="scenarios (presets or TOML files) instead of the suite's cells")
+    add("--controllers", type=controller_names, nargs="+", metavar="a,b,...", help="instead of the suite's, with WISP")
+    add("--also", type=controller_names, nargs="+", metavar="a,b,...", help="besides the suite's, such as policy files")
+    add("--out", type=Path, metavar="FOLDER", help="the study's folder (default: one of its own below runs/)")
+    add("--resume", type=Path, metavar="FOLDER", help="go on with the study in this folder")
+    add_distributed(parser)
+    rows = "write a row for each controller, cell and world"
+    add("--json", type=output_file(), metavar="FILE", help=f"{rows}, and capacities, as JSON")
+    add("--csv", type=output_file(), metavar="FILE", help=f"{rows} as CSV, without classes")
+    return parser.parse_args(arguments)
 
 
-def player(name: str, scenario: Scenario) -> str | Controller:
-    """What is sent to where a chunk runs: the name, or a learned policy whole, as its file may not be there."""
-    return name if pieces(name) else resolve(name, scenario)
+def refuse_contradictions(given: argparse.Namespace) -> None:
+    """Refuse flags that a study in a folder has settled, and two results in one file."""
+    for flag in ("suite", "cells", "controllers", "also", "out"):
+        if given.resume is not None and getattr(given, flag) is not None:
+            raise InputError(
+                f"argument --{flag}: not allowed with --resume, which takes the study as it is in its folder"
+            )
+    if given.json is not None and given.json == given.csv:
+        raise InputError(f"argument --csv: {given.csv} is the file of --json, allowed is a file of its own")
 
 
-def training_goodput(world: Outcome) -> float:
-    """What is kept of a training world, tokens/s."""
-    return float(world.metrics[GOODPUT])
+def chosen_suite(given: argparse.Namespace) -> Suite:
+    """The suite of the flags."""
+    suite = read_suite(given.suite or DEFAULT_SUITE)
+    named = [name for group in given.controllers or [] for name in group]
+    more = [name for group in given.also or [] for name in group]
+    suite = replace(suite, controllers=chosen_controllers([*(named or suite.controllers), *more]))
+    return replace(suite, name="own", cells=own_cells(given.cells), capacity=None) if given.cells else suite
 
 
-def testing_measures(world: Outcome) -> Row:
-    """What is kept of a test world."""
-    return {**{key: world.metrics[key] for key in METRICS}, "classes": world.classes}
+def chosen_study(given: argparse.Namespace) -> tuple[Suite, Path, Told]:
+    """The suite, its folder, and what the study is."""
+    if given.resume is None:
+        suite = chosen_suite(given)
+        study = told(described(suite), policy_digests(suite.controllers))
+        return suite, given.out or default_folder(study), study
+    there = read_study(given.resume)
+    refuse_other(given.resume, there, told(there["suite"], there["policies"]))
+    suite = restored(there["suite"])
+    return suite, given.resume, told(described(suite), policy_digests(suite.controllers))
 
 
-class Runner:
-    """Runs worlds in a pool; what the study's folder already holds is not run again."""
-
-    def __init__(self, suite: Suite, worlds: Worlds, bar: tqdm[Any], pool: Pool):
-        self.suite, self.worlds, self.bar, self.pool = suite, worlds, bar, pool
-        self.load_trace = cache(load_trace)
-
-    def run(
-        self, kind: str, jobs: Iterable[Job], seeds: Sequence[int], keep: Callable[[Outcome], Any]
-    ) -> list[list[Any]]:
-        """What is kept of every job's worlds, in order; each chunk is stored as soon as those before it are."""
-        asked = list(jobs)
-        missing = {}
-        for name, cell in asked:
-            if (key := (kind, name, cell.name)) not in self.worlds.known:
-                missing[key] = (player(name, cell.scenario), cell)
-        self.bar.update((len(asked) - len(missing)) * len(seeds))
-        chunks = [(c.scenario, who, seeds, self.load_trace(c.scenario), keep) for who, c in missing.values()]
-        for key, values in zip(missing, self.pool.map(chunk, chunks), strict=True):
-            self.worlds.add(key, values)
-            self.bar.update(len(seeds))
-        return [self.worlds.known[kind, name, cell.name] for name, cell in asked]
-
-    def train(self, jobs: Sequence[Job]) -> Scores:
-        """Mean goodput over the training worlds of controllers in cells."""
-        goodput = self.run("train", jobs, self.suite.train_seeds, training_goodput)
-        return {(name, cell.name): float(np.mean(values)) for (name, cell), values in zip(jobs, goodput, strict=True)}
-
-    def test(self, jobs: Sequence[Job]) -> list[list[Row]]:
-        """The measures of the test worlds of controllers in cells."""
-        return self.run("test", jobs, self.suite.test_seeds, testing_measures)
+def check(suite: Suite) -> None:
+    """Refuse controllers and request traces that cannot be used, before anything is written; note what is doubtful."""
+    for cell in suite.cells:
+        load_trace(cell.scenario)
+        for name in suite.controllers:
+            resolve(name, cell.scenario)
+    for note in dict.fromkeys(note for cell in suite.cells for note in warnings(cell.scenario)):
+        print(f"note: {note}", file=sys.stderr)
 
 
-# --- who enters ------------------------------------------------------------------------------------------------------
+def finished(suite: Suite, folder: Path, worlds: Worlds, pool: Pool) -> tuple[list[Row], str]:
+    """Run what is missing; the rows and the printed tables, which are in the folder too."""
+    tuned, rows = play(suite, worlds, pool)
+    rows += capacities(suite, rows, worlds, pool)
+    text = show(suite, tuned, rows)
+    write_json(folder / "settings.json", {name: settings(found) for name, found in tuned.items()})
+    write_text(folder / "tables.txt", text + "\n")
+    write_text(folder / ROWS, json.dumps(rows, allow_nan=False) + "\n")
+    return rows, text
 
 
-def entrants(suite: Suite, tuned: dict[str, Tuned]) -> list[Entrant]:
-    """Everyone that is tested: each controller as it is, each family tuned, and tuned per cell where tuning may see it."""
-    as_given = [Entrant(name, DEFAULT, name, cell) for name in suite.controllers for cell in suite.cells]
-    everywhere = [Entrant(name, TUNED, found.everywhere, cell) for name, found in tuned.items() for cell in suite.cells]
-    local = [
-        Entrant(name, PER_CELL, found.per_cell[cell.name], cell)
-        for name, found in tuned.items()
-        for cell in suite.training
-    ]
-    return [*as_given, *everywhere, *local]
+def settings(found: Tuned) -> dict[str, object]:
+    """What tuning found for a controller, as JSON has it."""
+    return {"tuned": found.everywhere, "tuned_per_cell": found.per_cell}
 
 
-def world_count(suite: Suite) -> int:
-    """Worlds that a study runs at most."""
-    tunable = len(families(suite.controllers))
-    settings = (suite.candidates * tunable + len(suite.controllers)) * len(suite.training)
-    entering = len(suite.controllers) * len(suite.cells) + tunable * (len(suite.cells) + len(suite.training))
-    return settings * len(suite.train_seeds) + entering * len(suite.test_seeds)
-
-
-def play(suite: Suite, worlds: Worlds, pool: Pool) -> tuple[dict[str, Tuned], list[Row]]:
-    """Settings that tuning found for each family, and a row for each entrant and test world."""
-    with tqdm(total=world_count(suite), unit="world", disable=None, leave=False) as bar:
-        runner = Runner(suite, worlds, bar, pool)
-        tuned = tune(families(suite.controllers), suite.training, suite.candidates, runner.train)
-        entering = entrants(suite, tuned)
-        asked = {(one.setting, cell.name): (one.setting, cell) for one in entering for cell in seen_by(one, suite)}
-        trained = runner.train(list(asked.values()))
-        outcomes = runner.test([(one.setting, one.cell) for one in entering])
-    bounds = all_bounds(suite, worlds, pool)
-    return tuned, [
-        identity(one, suite, trained) | {"seed": seed} | bounds[one.cell.name] | outcome
-        for one, own in zip(entering, outcomes, strict=True)
-        for seed, outcome in zip(suite.test_seeds, own, strict=True)
-    ]
-
-
-def seen_by(entrant: Entrant, suite: Suite) -> Sequence[Cell]:
-    """The training cells that say how good an entrant promised to be: its own, or all where that is held out."""
-    return suite.training if entrant.cell.held_out else (entrant.cell,)
-
-
-def identity(entrant: Entrant, suite: Suite, trained: Scores) -> Row:
-    """The keys that say what a row is of, and its goodput in training."""
-    cell = entrant.cell
-    return {
-        "table": "worlds",
-        "controller": entrant.controller,
-        "tuning": entrant.tuning,
-        "setting": entrant.setting,
-        "kind": kind(entrant),
-        "cell": cell.name,
-        "group": cell.group,
-        "held_out": cell.held_out,
-        "scenario": cell.scenario.name,
-        "devices": cell.scenario.n_devices,
-        TRAINING: float(np.mean([trained[entrant.setting, one.name] for one in seen_by(entrant, suite)])),
-    }
-
-
-def kind(entrant: Entrant) -> str:
-    """`bound` (knows what no device can), `learned`, `centralized` or `rule`."""
-    controller = resolve(entrant.setting, entrant.cell.scenario)
-    if controller.speculation in (PERFECT, ORACLE):
-        return "bound"
-    if controller.policy.size:
-        return "learned"
-    return "centralized" if controller.centralized else "rule"
-
-
-def all_bounds(suite: Suite, worlds: Worlds, pool: Pool) -> dict[str, Row]:
-    """The bounds of every cell, stored as they are found: a linear programme takes seconds."""
-    missing = [cell for cell in suite.cells if ("bounds", cell.name) not in worlds.known]
-    found = pool.map(cell_bounds, [(cell.scenario,) for cell in missing])
-    bar = tqdm(missing, desc="bounds", unit="cell", disable=None, leave=False)
-    for cell, bounds in zip(bar, found, strict=True):
-        worlds.add(("bounds", cell.name), [bounds])
-    return {cell.name: worlds.known["bounds", cell.name][0] for cell in suite.cells}
-
-
-def cell_bounds(scenario: Scenario) -> Row:
-    """Upper bounds of a scenario's goodput by key, tokens/s; None where a window begins without a warm-up.
-
-    The bounds are for the long run: when all devices begin at once, more can be delivered in the first window.
-    """
-    found = bounds_of(scenario, fairness=0.0) if scenario.horizon.warmup_s > 0.0 else {}
-    return {f"bound_{name}_tokens_per_s": found[name].tokens_per_s if found else None for name in BOUNDS}
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Tune, test, print, and write where asked; the exit code."""
+    given = parse(arguments)
+    refuse_contradictions(given)
+    suite, folder, study = chosen_study(given)
+    check(suite)
+    with pool_at(given.distributed) as pool, opened(folder, study) as worlds:
+        try:
+            rows, text = finished(suite, folder, worlds, pool)
+        except KeyboardInterrupt:
+            print(f"{PROGRAM}: interrupted; '--resume {folder}' goes on", file=sys.stderr)
+            return INTERRUPTED
+    print(f"{text}\n\nin {folder}")
+    write_rows(rows, given.json, given.csv)
+    return 0

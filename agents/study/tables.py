@@ -19,7 +19,7 @@ from agents.study.results import (
     leaders,
     rung_scores,
 )
-from agents.study.run import GOODPUT, Row
+from agents.study.rows import GOODPUT, Row
 from agents.study.suite import Suite
 from agents.study.tuning import Tuned
 from wisp_gym.cli import aligned, cell, interval_cell, seed_list
@@ -107,7 +107,12 @@ def aggregate_cells(row: Row) -> list[str]:
         text for key, digits in keys
         for text in (cell(row[key], digits), interval_cell(row[f"{key}_low"], row[f"{key}_high"], digits))
     ]  # fmt: skip
-    return [row["controller"], row["tuning"], *scores, *(cell(row[m[0]], m[3], m[4]) for m in MEASURES)]
+    return [row["controller"], row["tuning"], *scores, *measures(row)]
+
+
+def measures(row: Row) -> list[str]:
+    """The cells of what controllers are judged by besides goodput."""
+    return [cell(row[key], digits, factor) for key, _, _, digits, factor in MEASURES]
 
 
 PROFILE_TITLE = "Performance profiles: worlds (of the mean cell) with more than so many times tuned WISP's goodput, %"
@@ -138,16 +143,8 @@ def capacity_title(results: Results) -> str:
 
 def capacity_lines(results: Results) -> list[list[str]]:
     """Header, and the capacity of each rung at each SLO speed."""
-    header = [
-        "rung",
-        "SLO, tokens/s",
-        "devices",
-        "95 %",
-        "SLO met there, %",
-        "starved there, %",
-        "goodput there, tokens/s",
-    ]
-    lines = [[*header, "setting"]]
+    there = ["SLO met there, %", "starved there, %", "goodput there, tokens/s"]
+    lines = [["rung", "SLO, tokens/s", "devices", "95 %", *there, "setting"]]
     for row in results.capacities:
         found = ("≥ " if row["at_limit"] else "") + str(row["capacity_devices"])
         there = [cell(row[key], 1, 100.0) for key in ("slo_attainment", "starved_share")]

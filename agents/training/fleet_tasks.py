@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from agents.distributed import RayPool
+from agents.pool import RayPool
 from agents.training.fleet import Decisions, Fleet, Squad
 from agents.training.fleet_ppo import joined
 from wisp_gym.controllers.policy import Policy

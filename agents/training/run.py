@@ -13,7 +13,7 @@ import torch
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from agents.distributed import RayPool
+from agents.pool import RayPool
 from agents.training import run_folder
 from agents.training.callbacks import Progress, StopRequest, Validate
 from agents.training.checkpoint import load_checkpoint, read_checkpoint

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from agents.distributed import RayPool
+from agents.pool import RayPool
 from agents.training import run_folder
 from agents.training.callbacks import StopRequest
 from agents.training.rivals import Scores, held_out_scenario

@@ -1,36 +1,26 @@
 """One calibration of what WISP's evaluation leaves open: eight global numbers, fitted once to all published cells.
 
-    python -m agents.wisp_study calibrate --search --out FILE.toml     # prints the progress and the fit
-    python -m agents.wisp_study calibrate                              # prints the shipped calibration
-    python -m agents.wisp_study calibrate --preset FILE.toml           # writes the calibrated scenario
-
-What the numbers change stands in `study_scenario` and `controllers`; the search in `agents.wisp_study.calibration_search`.
+What the numbers change stands in `study_scenario` and `controllers`; `capacity` is what they are fitted to.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
-import os
-import sys
 import tomllib
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from agents.wisp_study.published import CAPACITY, SLO_TOKENS_PER_S, SYSTEMS
-from wisp_gym.cli import Parser, aligned, output_file, run, whole
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.errors import InputError
-from wisp_gym.files import write_text
+from wisp_gym.evaluation.pool import Threads
 from wisp_gym.rules.controller import Controller
-from wisp_gym.scenario import Scenario, load, save, with_, with_slo
+from wisp_gym.scenario import Scenario, load, with_, with_slo
 from wisp_gym.simulation import simulate
 
-PROGRAM = "python -m agents.wisp_study calibrate"
 FILE = Path(__file__).resolve().parents[2] / "wisp_gym" / "scenarios" / "calibration" / "wisp-study.toml"
 TARGETS = {
     "qwen3-32b": "wisp-a100-qwen3-32b",
@@ -58,7 +48,11 @@ Calibration = dict[str, Parameter]
 
 
 def read(path: Path = FILE) -> Calibration:
-    """The calibration of a file."""
+    """The calibration of a TOML file.
+
+    Raises:
+        InputError: it cannot be read, or a value lies outside its range.
+    """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
         calibration = {name: Parameter(**table) for name, table in tables.items()}
@@ -72,17 +66,11 @@ def read(path: Path = FILE) -> Calibration:
 
 def text(calibration: Calibration, header: str) -> str:
     """The calibration as TOML."""
-    parts = [f"# {line}" for line in header.splitlines()]
+    lines = [f"# {line}" for line in header.splitlines()]
     for name, p in calibration.items():
-        parts += [
-            "",
-            f"[{name}]",
-            f"value = {p.value:.4g}",
-            f"low = {p.low}",
-            f"high = {p.high}",
-            f'reason = "{p.reason}"',
-        ]
-    return "\n".join(parts) + "\n"
+        lines += ["", f"[{name}]", f"value = {p.value:.4g}", f"low = {p.low}", f"high = {p.high}"]
+        lines += [f'reason = "{p.reason}"']
+    return "\n".join(lines) + "\n"
 
 
 def values(calibration: Calibration) -> dict[str, float]:
@@ -172,76 +160,21 @@ def served_goodput(devices: float, attained: float) -> float:
     return devices * GOODPUT_SLO * attained
 
 
-def cells(
-    given: dict[str, float], seeds: Sequence[int], systems: Sequence[str] = SYSTEMS, threads: int | None = None
-) -> dict[str, list[float]]:
+def cells(given: dict[str, float], seeds: Sequence[int], systems: Sequence[str] = SYSTEMS) -> dict[str, list[float]]:
     """Capacities of Qwen3-32B at the four speeds, by system."""
-    jobs = [(system, k) for system in systems for k in range(len(SLO_TOKENS_PER_S))]
-
-    def one(job: tuple[str, int]) -> float:
-        system, k = job
-        return cell("qwen3-32b", given, system, SLO_TOKENS_PER_S[k], seeds, CAPACITY[system][k])
-
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        found = dict(zip(jobs, pool.map(one, jobs), strict=True))
+    places = [(system, k) for system in systems for k in range(len(SLO_TOKENS_PER_S))]
+    jobs = [("qwen3-32b", given, s, SLO_TOKENS_PER_S[k], seeds, CAPACITY[s][k]) for s, k in places]
+    found = dict(zip(places, Threads().map(cell, jobs), strict=True))
     return {system: [found[system, k] for k in range(len(SLO_TOKENS_PER_S))] for system in systems}
 
 
-def show(calibration: Calibration) -> str:
-    """The calibration as a table."""
+def lines(calibration: Calibration) -> list[list[str]]:
+    """The calibration as a table: a header, and a line a parameter."""
     rows = [[name, f"{p.value:.4g}", f"{p.low:g}", f"{p.high:g}", p.reason] for name, p in calibration.items()]
-    return aligned([["parameter", "value", "low", "high", "why this range"]], rows)
+    return [["parameter", "value", "low", "high", "why this range"], *rows]
 
 
 def study_preset(calibration: Calibration) -> Scenario:
     """The calibrated scenario of Qwen3-32B with a name of its own."""
     words = "The default with the calibrated numbers of WISP's study in place (wisp_gym/scenarios/calibration/wisp-study.toml)"
     return replace(study_scenario("qwen3-32b", values(calibration)), name="wisp-study", description=words)
-
-
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The flags."""
-    parser = Parser(prog=PROGRAM, description=__doc__)
-    add = parser.add_argument
-    add("--search", action="store_true", help="fit again (minutes a step on two cores)")
-    add("--steps", type=whole(1, 1000), default=8, metavar="N", help="steps of the search (default 8)")
-    add("--seeds", type=whole(1, 1000), default=2, metavar="S", help="worlds for each capacity (default 2)")
-    add(
-        "--start",
-        type=Path,
-        default=FILE,
-        metavar="FILE.toml",
-        help="where the search begins (default: the shipped calibration)",
-    )
-    add("--out", type=output_file(".toml"), metavar="FILE.toml", help="write the fitted calibration there")
-    add(
-        "--preset",
-        type=output_file(".toml"),
-        metavar="FILE.toml",
-        help="write the scenario with the calibrated numbers there",
-    )
-    return parser.parse_args(arguments)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Show the calibration, or fit it."""
-    from agents.wisp_study.calibration_search import search
-
-    given = parse(arguments)
-    calibration = read(given.start)
-    if given.search:
-        calibration, summary = search(calibration, given.steps, range(given.seeds))
-        if given.out:
-            header = (
-                "What WISP's evaluation leaves open, as eight numbers fitted once to all of its published capacities and goodputs.\n"
-                "None of them is WISP's own value. low and high: the range that was searched.\n"
-                f"{PROGRAM} --search --steps {given.steps} --seeds {given.seeds}: {summary}"
-            )
-            write_text(given.out, text(calibration, header))
-    if given.preset:
-        save(study_preset(calibration), given.preset)
-    print(show(calibration))
-
-
-if __name__ == "__main__":
-    sys.exit(run(main, PROGRAM))

@@ -11,37 +11,39 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+import wisp_gym
+from agents.study.page import Page, Picture, Table, as_markdown
 from agents.training.run_folder import describe_run, new_folder
 from agents.wisp_study import published
 from agents.wisp_study.calibration import (
     GOODPUT_SLO,
     SLED_LENGTH,
     TARGETS,
+    Calibration,
     controllers,
     largest,
+    lines,
     read,
     served_goodput,
-    show,
     study_scenario,
     values,
 )
 from agents.wisp_study.reproduce_plot import draw
-from wisp_gym.cli import Parser, add_log_folder, aligned, output_file, run, whole, write_rows
+from estimators.rejection.operating_point import closed_form, d_prime_of
+from wisp_gym.cli import Bar, Parser, add_log_folder, output_file, progress, table, whole, write_rows
 from wisp_gym.controllers.resolve import resolve
-from wisp_gym.errors import InputError, did_you_mean
+from wisp_gym.errors import one_of
 from wisp_gym.evaluation.capacity_search import capacity_interval, mean_attainment
+from wisp_gym.evaluation.pool import Threads
 from wisp_gym.evaluation.statistics import bootstrap_interval
 from wisp_gym.files import write_bytes, write_text
 from wisp_gym.rules.controller import Controller
@@ -50,6 +52,7 @@ from wisp_gym.simulation import simulate
 
 PROGRAM = "python -m agents.wisp_study reproduce"
 DEFAULT_SEEDS = 8
+ESTIMATORS = Path(wisp_gym.__file__).parent / "data" / "verification_time"
 ABLATION_DEVICES = 64  # assumption: the load of WISP's ablation is not published
 Row = dict[str, Any]
 
@@ -88,11 +91,11 @@ class Curve:
         return low or 0, found if high is None else high  # None only for a single seed, which `parse` refuses
 
 
-def row(table: str, target: str, system: str, known: float | None, measured: float | None, low: float | None = None,
+def row(name: str, target: str, system: str, known: float | None, measured: float | None, low: float | None = None,
         high: float | None = None, slo: float | None = None) -> Row:  # fmt: skip
     """One row of the report."""
     return {
-        "table": table, "target": target, "slo_tokens_per_s": slo, "system": system, "published": known, "measured": measured,
+        "table": name, "target": target, "slo_tokens_per_s": slo, "system": system, "published": known, "measured": measured,
         "low": low, "high": high,
     }  # fmt: skip
 
@@ -102,17 +105,14 @@ def known_capacity(target: str, system: str, k: int) -> int | None:
     return published.CAPACITY[system][k] if target == "qwen3-32b" and system in published.CAPACITY else None
 
 
-def capacity_rows(
-    target: str, given: dict[str, float], seeds: Sequence[int], bar: tqdm[Any]
-) -> tuple[list[Row], list[Row]]:
+def capacity_rows(target: str, given: dict[str, float], seeds: Sequence[int], bar: Bar) -> tuple[list[Row], list[Row]]:
     """Capacities of every system at every speed, and goodputs at capacity."""
     jobs = []
     for k, speed in enumerate(published.SLO_TOKENS_PER_S):
         scenario = with_slo(study_scenario(target, given), speed)
         jobs += [(k, speed, system, Curve(scenario, c, seeds)) for system, c in controllers(given, scenario).items()]
 
-    def one(job: tuple[int, int, str, Curve]) -> tuple[Row, Row | None]:
-        k, speed, system, curve = job
+    def one(k: int, speed: int, system: str, curve: Curve) -> tuple[Row, Row | None]:
         known = known_capacity(target, system, k)
         found = curve.capacity(given["attainment"], known or published.CAPACITY["wisp"][k])
         low, high = curve.interval(given["attainment"], found)
@@ -120,8 +120,7 @@ def capacity_rows(
         goodput = goodput_row(target, system, found, low, high, curve) if speed == GOODPUT_SLO and found else None
         return row("capacity", target, system, known, found, low, high, speed), goodput
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        pairs = list(pool.map(one, jobs))
+    pairs = list(Threads().map(one, jobs))
     return [capacity for capacity, _ in pairs], [goodput for _, goodput in pairs if goodput is not None]
 
 
@@ -134,91 +133,52 @@ def goodput_row(target: str, system: str, found: int, low: int, high: int, curve
 
 def ratio_rows(target: str, capacities: list[Row], goodputs: list[Row]) -> list[Row]:
     """The headline ratios: WISP against centralized and SLED."""
-    at = {(r["system"], r["slo_tokens_per_s"]): r["measured"] for r in capacities}
+    at = {r["system"]: r["measured"] for r in capacities if r["slo_tokens_per_s"] == GOODPUT_SLO}
     good = {r["system"]: r["measured"] for r in goodputs}
-    rows = []
-    for index, other in enumerate(("centralized", "sled")):
-        known = (
-            (published.CAPACITY_RATIOS[index], published.GOODPUT_RATIOS[index])
-            if target == "qwen3-32b"
-            else (None, None)
-        )
-        if at.get((other, 8)):
-            rows.append(
-                row("ratio of capacities", target, f"wisp / {other}", known[0], at["wisp", 8] / at[other, 8], slo=8)
-            )
-        if good.get(other) and good.get("wisp"):
-            rows.append(
-                row("ratio of goodputs", target, f"wisp / {other}", known[1], good["wisp"] / good[other], slo=8)
-            )
-    return rows
+    known = (published.CAPACITY_RATIOS, published.GOODPUT_RATIOS) if target == "qwen3-32b" else ((None,) * 2,) * 2
+    return [
+        row(f"ratio of {name}", target, f"wisp / {other}", ratios[index], of["wisp"] / of[other], slo=GOODPUT_SLO)
+        for index, other in enumerate(("centralized", "sled"))
+        for name, of, ratios in zip(("capacities", "goodputs"), (at, good), known, strict=True)
+        if of.get(other) and of.get("wisp")
+    ]
 
 
 def estimator_rows(target: str, scenario: Scenario) -> list[Row]:
     """Scores of the four-term estimator that the scheduler uses, on held-out configurations of the modelled server."""
-    from wisp_gym.scenario import toml as scenario_toml
-
-    path = (
-        Path(scenario_toml.__file__).parent
-        / "data"
-        / "verification_time"
-        / f"{scenario.server.name}--{scenario.target.name}.json"
-    )
+    known = ESTIMATOR if target == "qwen3-32b" else dict.fromkeys(ESTIMATOR)
+    path = ESTIMATORS / f"{scenario.server.name}--{scenario.target.name}.json"
     scores = json.loads(path.read_text(encoding="utf-8"))["scores"]["wisp"]
-    return [
-        row("estimator", target, name, ESTIMATOR[name] if target == "qwen3-32b" else None, scores[name])
-        for name in ESTIMATOR
-    ]
+    return [row("estimator", target, name, known[name], scores[name]) for name in ESTIMATOR]
 
 
 def predictor_rows(target: str, scenario: Scenario) -> list[Row]:
     """The rejection predictor's operating point in the model, and its cost (an input, taken from the publication)."""
-    from estimators.rejection.operating_point import closed_form, d_prime_of
-
-    point = closed_form(d_prime_of(scenario.draft.statistics.auc), PREDICTOR["recall_on_accepted"])
-    rows = [
-        row("predictor", target, "recall on accepted tokens", PREDICTOR["recall_on_accepted"], point["recall"]),
-        row(
-            "predictor",
-            target,
-            "false acceptance of rejected tokens",
-            PREDICTOR["false_acceptance"],
-            point["false_acceptance"],
+    recall, false_acceptance = PREDICTOR["recall_on_accepted"], PREDICTOR["false_acceptance"]
+    point = closed_form(d_prime_of(scenario.draft.statistics.auc), recall)
+    cost_ms = {d.name: 1e3 * d.predictor_s for d in scenario.devices if d.name in PREDICTOR_COST_MS}
+    return [
+        row("predictor", target, "recall on accepted tokens", recall, point["recall"]),
+        row("predictor", target, "false acceptance of rejected tokens", false_acceptance, point["false_acceptance"]),
+        *(
+            row("predictor cost, ms a token (input)", target, name, PREDICTOR_COST_MS[name], cost_ms[name])
+            for name in cost_ms
         ),
     ]
-    for device in scenario.devices:
-        if device.name in PREDICTOR_COST_MS:
-            rows.append(
-                row(
-                    "predictor cost, ms a token (input)",
-                    target,
-                    device.name,
-                    PREDICTOR_COST_MS[device.name],
-                    device.predictor_s * 1e3,
-                )
-            )
-    return rows
 
 
 def ablation_rows(target: str, scenario: Scenario, seeds: Sequence[int]) -> list[Row]:
     """Predictor alone, scheduler alone, both, against a fixed length with first come first served."""
-    length = SLED_LENGTH
-    names = {
-        "neither": f"fixed:{length}+fcfs",
-        "predictor alone": "wisp+fcfs",
-        "scheduler alone": f"fixed:{length}+wisp",
-        "both": "wisp+wisp",
-    }
-    found = {
-        label: simulate(scenario, resolve(name, scenario), seeds, ABLATION_DEVICES) for label, name in names.items()
-    }
+    fixed = f"fixed:{SLED_LENGTH}"
+    names = {"neither": f"{fixed}+fcfs", "predictor alone": "wisp+fcfs", "scheduler alone": f"{fixed}+wisp"}
+    names["both"] = "wisp+wisp"
+    who = {label: resolve(name, scenario) for label, name in names.items()}
+    found = {label: simulate(scenario, one, seeds, ABLATION_DEVICES) for label, one in who.items()}
     rows = []
     for label in list(names)[1:]:
         for measure, key in (("acceptance gain, %", "acceptance"), ("goodput gain, %", "goodput_tokens_per_s")):
-            gains = [
-                100 * (getattr(a, key) / getattr(b, key) - 1)
-                for a, b in zip(found[label], found["neither"], strict=True)
-            ]
+            pairs = [(getattr(a, key), getattr(b, key)) for a, b in zip(found[label], found["neither"], strict=True)]
+            gains = [100 * (a / b - 1) for a, b in pairs]
             low, high = bootstrap_interval(gains)
             known = float(np.mean(ABLATION[measure])) if label == "predictor alone" else None
             rows.append(row(f"ablation: {measure}", target, label, known, float(np.mean(gains)), low, high))
@@ -234,32 +194,24 @@ def shown(value: float | None) -> str:
 
 def cells(r: Row) -> list[str]:
     """A printed row with its relative error."""
-    error = (
-        "" if not r["published"] or r["measured"] is None else f"{100 * (r['measured'] / r['published'] - 1):+.1f} %"
-    )
+    known = r["published"] and r["measured"] is not None
+    error = f"{100 * (r['measured'] / r['published'] - 1):+.1f} %" if known else ""
     interval = "" if r["low"] is None else f"[{shown(r['low'])}, {shown(r['high'])}]"
     slo = "" if r["slo_tokens_per_s"] is None else f"{r['slo_tokens_per_s']:g}"
     return [r["table"], slo, r["system"], shown(r["published"]), shown(r["measured"]), interval, error]
 
 
-HEADERS = [["table", "SLO", "system", "published", "measured", "95 %", "error"]]
-
-
-def markdown(rows: list[Row]) -> str:
-    """The rows as a Markdown table."""
-    lines = ["| " + " | ".join(HEADERS[0]) + " |", "|" + "---|" * len(HEADERS[0])]
-    return "\n".join(lines + ["| " + " | ".join(cells(r)) + " |" for r in rows])
+HEADER = ["table", "SLO", "system", "published", "measured", "95 %", "error"]
 
 
 def verdict(rows: list[Row]) -> str:
     """What holds and what does not, in one line."""
-    errors = [
-        r["measured"] / r["published"] - 1 for r in rows if r["table"] in ("capacity", "goodput") and r["published"]
-    ]
+    apart = [(r["table"], r["measured"] / r["published"] - 1) for r in rows if r["published"]]
+    errors = [error for table, error in apart if table in ("capacity", "goodput")]
+    ratios = [error for table, error in apart if table.startswith("ratio")]
     if not errors:
         return "a prediction: nothing was published for this target"
     inside = sum(abs(e) <= 0.15 for e in errors)
-    ratios = [r["measured"] / r["published"] - 1 for r in rows if r["table"].startswith("ratio") and r["published"]]
     return (
         f"{inside} of {len(errors)} capacities and goodputs within 15 % of the published figures, the furthest {100 * max(errors, key=abs):+.0f} %; "
         f"{sum(abs(e) <= 0.10 for e in ratios)} of {len(ratios)} ratios within 10 %"
@@ -271,19 +223,38 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog=PROGRAM, description=__doc__)
     add = parser.add_argument
     add("--target", default="qwen3-32b", help=f"one of {', '.join(TARGETS)} (default qwen3-32b)")
-    add(
-        "--seeds",
-        type=whole(2, 1000),
-        default=DEFAULT_SEEDS,
-        metavar="S",
-        help=f"worlds for each figure (default {DEFAULT_SEEDS})",
-    )
+    worlds = f"worlds for each figure (default {DEFAULT_SEEDS})"
+    add("--seeds", type=whole(2, 1000), default=DEFAULT_SEEDS, metavar="S", help=worlds)
     add("--json", type=output_file(), metavar="FILE", help="write the rows as JSON there too")
     add_log_folder(parser)
     given = parser.parse_args(arguments)
-    if given.target not in TARGETS:
-        raise InputError(f"argument --target: given '{given.target}'; {did_you_mean(given.target, list(TARGETS))}")
+    one_of("argument --target", given.target, TARGETS)
     return given
+
+
+def study(target: str, numbers: dict[str, float], seeds: Sequence[int]) -> list[Row]:
+    """Every row of the report, capacities first."""
+    scenario = study_scenario(target, numbers)
+    with progress(24, " capacities") as bar:
+        capacities, goodputs = capacity_rows(target, numbers, seeds, bar)
+    found = [*capacities, *goodputs, *ratio_rows(target, capacities, goodputs)]
+    found += [*estimator_rows(target, scenario), *predictor_rows(target, scenario)]
+    return found + ablation_rows(target, scenario, seeds)
+
+
+def write_report(folder: Path, target: str, calibration: Calibration, rows: list[Row]) -> None:
+    """report.md, capacity.png and rows.json in the run's folder."""
+    header, *parameters = lines(calibration)
+    tables = [
+        Table("figures", "Published and measured", "", HEADER, [cells(r) for r in rows]),
+        Table("calibration", "Calibration", "", header, parameters),
+    ]
+    pictures = [Picture("capacity by SLO speed", file="capacity.png")]
+    write_text(
+        folder / "report.md", as_markdown(Page(f"WISP's evaluation, {target}", [verdict(rows)], pictures, tables))
+    )
+    write_bytes(folder / "capacity.png", draw([r for r in rows if r["table"] == "capacity"]))
+    write_rows(rows, folder / "rows.json")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -291,32 +262,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parse(arguments)
     calibration = read()
     numbers, seeds = values(calibration), range(given.seeds)
-    scenario = study_scenario(given.target, numbers)
-    with tqdm(total=24, unit=" capacities", disable=not sys.stderr.isatty(), leave=False) as bar:
-        capacities, goodputs = capacity_rows(given.target, numbers, seeds, bar)
-    rows = [
-        *capacities,
-        *goodputs,
-        *ratio_rows(given.target, capacities, goodputs),
-        *estimator_rows(given.target, scenario),
-    ]
-    rows += [*predictor_rows(given.target, scenario), *ablation_rows(given.target, scenario, seeds)]
+    rows = study(given.target, numbers, seeds)
     folder = new_folder(given.log_folder, f"reproduce-{given.target}")
-    describe_run(
-        folder,
-        {"target": given.target, "seeds": list(seeds), "calibration": numbers},
-        scenario,
-        ["-m", *PROGRAM.split()[2:], *(sys.argv[1:] if arguments is None else arguments)],
-    )
-    write_text(
-        folder / "report.md",
-        f"# WISP's evaluation, {given.target}\n\n{verdict(rows)}.\n\n{markdown(rows)}\n\n```\n{show(calibration)}\n```\n",
-    )
-    write_bytes(folder / "capacity.png", draw(capacities))
-    write_rows(rows, folder / "rows.json")
+    settings = {"target": given.target, "seeds": list(seeds), "calibration": numbers}
+    command = ["-m", *PROGRAM.split()[2:], *(sys.argv[1:] if arguments is None else arguments)]
+    describe_run(folder, settings, study_scenario(given.target, numbers), command)
+    write_report(folder, given.target, calibration, rows)
     write_rows(rows, given.json)
-    print(f"{aligned(HEADERS, [cells(r) for r in rows])}\n\n{verdict(rows)}\nreport: {folder / 'report.md'}")
-
-
-if __name__ == "__main__":
-    sys.exit(run(main, PROGRAM))
+    print(f"{table(HEADER, [cells(r) for r in rows])}\n\n{verdict(rows)}\nreport: {folder / 'report.md'}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+
+from agents.study.page import picture_bytes
 
 COLOURS = {
     "wisp": "#0072b2", "centralized": "#d55e00", "sled": "#009e73", "centralized, no cap": "#e69f00", "sled, no cap": "#56b4e9",
@@ -35,6 +36,4 @@ def draw(rows: Sequence[dict[str, Any]]) -> bytes:
     axes.set(xlabel="SLO, tokens/s", ylabel="capacity, devices (95 % interval)", title=f"capacity, {rows[0]['target']}")
     axes.grid(axis="y", alpha=0.3)
     axes.legend(fontsize="small", ncols=2)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=130)
-    return picture.getvalue()
+    return picture_bytes(figure)

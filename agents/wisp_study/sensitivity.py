@@ -11,22 +11,19 @@ logarithms. Goodput at capacity is devices × speed × attainment, so its ratios
 from __future__ import annotations
 
 import argparse
-import io
 import math
-import os
-import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import t as student
-from tqdm import tqdm
 
+from agents.study.page import picture_bytes
 from agents.wisp_study.calibration import GOODPUT_SLO, Calibration, cell, read, values
 from agents.wisp_study.published import CAPACITY, CAPACITY_RATIOS, SLO_TOKENS_PER_S, SYSTEMS
-from wisp_gym.cli import Parser, aligned, output_file, run, whole, write_rows
+from wisp_gym.cli import Bar, Parser, aligned, output_file, progress, whole, write_rows
+from wisp_gym.evaluation.pool import Threads
 from wisp_gym.files import write_bytes
 
 PROGRAM = "python -m agents.wisp_study sensitivity"
@@ -64,20 +61,19 @@ def ratio_row(name: str, value: float, other: str, logs: np.ndarray) -> Row:
     }  # fmt: skip
 
 
-def measure(calibration: Calibration, seeds: Sequence[int], bar: tqdm[Any]) -> list[Row]:
+def measure(calibration: Calibration, seeds: Sequence[int], bar: Bar) -> list[Row]:
     """Both ratios at every point."""
     places = points(calibration)
     jobs = [(place, system, seed) for place in places for system in SYSTEMS for seed in seeds]
 
-    def one(job: tuple[tuple[str, float], str, int]) -> float:
-        (name, value), system, seed = job
+    def one(place: tuple[str, float], system: str, seed: int) -> float:
+        name, value = place
         given = values(calibration) | ({name: value} if name else {})
         found = cell("qwen3-32b", given, system, GOODPUT_SLO, [seed], CAPACITY[system][FASTEST])
         bar.update()
         return max(found, 0.5)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = np.log(np.array(list(pool.map(one, jobs))).reshape(len(places), len(SYSTEMS), len(seeds)))
+    found = np.log(np.reshape(list(Threads().map(one, jobs)), (len(places), len(SYSTEMS), len(seeds))))
     return [
         ratio_row(name, value, other, found[k, 0] - found[k, SYSTEMS.index(other)])
         for k, (name, value) in enumerate(places)
@@ -104,9 +100,7 @@ def draw(rows: list[Row], kind: str) -> bytes:
         draw_ratio(axes, [r for r in rows if r["ratio"] == f"wisp / {other}"], published)
         axes.set(xlabel=f"capacity of WISP / {other} at 8 tokens/s (95 % interval)")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
-    picture = io.BytesIO()
-    figure.savefig(picture, format=kind, dpi=130)
-    return picture.getvalue()
+    return picture_bytes(figure, kind)
 
 
 def draw_ratio(axes: Any, rows: list[Row], published: float) -> None:
@@ -143,13 +137,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parse(arguments)
     calibration = read()
     total = len(points(calibration)) * len(SYSTEMS) * given.seeds
-    with tqdm(total=total, unit=" capacities", disable=not sys.stderr.isatty(), leave=False) as bar:
+    with progress(total, " capacities") as bar:
         rows = measure(calibration, range(given.seeds), bar)
     print(table(rows))
     write_rows(rows, given.json)
     if given.plot:
         write_bytes(given.plot, draw(rows, given.plot.suffix[1:].lower()))
-
-
-if __name__ == "__main__":
-    sys.exit(run(main, PROGRAM))

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agents.wisp_study import calibration, calibration_search, reproduce, sensitivity
+from agents.wisp_study import calibrate, calibration, reproduce, sensitivity
 from agents.wisp_study.published import CAPACITY, CAPACITY_RATIOS, GOODPUT, GOODPUT_RATIOS
 from wisp_gym.cli import run
 from wisp_gym.errors import InputError
@@ -63,14 +63,14 @@ def published() -> dict[str, list[float]]:
 def test_residuals_are_logarithms_in_units_of_what_is_aimed_at():
     found = published()
     found["sled"][0] *= 1.15
-    r = calibration_search.residuals(found, attainment=0.9)
+    r = calibrate.residuals(found, attainment=0.9)
     assert len(r) == 12 + 3 + 4
     assert r[8] == pytest.approx(1.0)  # WISP's four, centralized's four, then SLED's first
     assert np.count_nonzero(r[:12]) == 1
     assert r[12] == pytest.approx(math.log(86 * 8 * 0.9 / 631.86) / math.log(1.15))
     assert r[15:17] == pytest.approx([0.0, 0.0])
     assert r[17] == pytest.approx(math.log(86 / 41 / (631.86 / 326.12)) / math.log(1.10))
-    assert calibration_search.loss(2.0 * r) == pytest.approx(256.0 * calibration_search.loss(r))
+    assert calibrate.loss(2.0 * r) == pytest.approx(256.0 * calibrate.loss(r))
 
 
 def test_the_search_finds_numbers_that_made_the_figures(monkeypatch):
@@ -79,7 +79,7 @@ def test_the_search_finds_numbers_that_made_the_figures(monkeypatch):
     truth = {name: math.sqrt(p.low * p.high) for name, p in start.items()}
     truth |= {"sled_batch": 5.0, "centralized_batch": 17.0}
 
-    def cells(given, seeds, systems=tuple(CAPACITY), threads=None):
+    def cells(given, seeds, systems=tuple(CAPACITY)):
         ratio = {name: math.log(given[name] / truth[name]) for name in given}
         shift = {
             "wisp": ratio["prompt_median_tokens"] + ratio["think_s"],
@@ -89,9 +89,9 @@ def test_the_search_finds_numbers_that_made_the_figures(monkeypatch):
         slope = 0.2 * ratio["verification_scale"] - 0.1 * ratio["prefill_chunk_tokens"] - 0.3 * ratio["think_s"]
         return {s: [n * math.exp(shift[s] + k * slope) for k, n in enumerate(CAPACITY[s])] for s in systems}
 
-    monkeypatch.setattr(calibration_search, "cells", cells)
-    monkeypatch.setattr(calibration_search, "GOODPUT", {s: CAPACITY[s][3] * 8 * truth["attainment"] for s in CAPACITY})
-    found, summary = calibration_search.search(start, 25, range(1))
+    monkeypatch.setattr(calibrate, "cells", cells)
+    monkeypatch.setattr(calibrate, "GOODPUT", {s: CAPACITY[s][3] * 8 * truth["attainment"] for s in CAPACITY})
+    found, summary = calibrate.search(start, 25, range(1))
     assert summary.startswith("15 of 15")
     assert found["sled_batch"].value == 5.0
     assert found["centralized_batch"].value == 17.0

@@ -18,11 +18,11 @@ pytest.importorskip("ray")
 import ray
 
 import train
-from agents import distributed
-from agents.distributed import LOCAL, RayPool, carried, cluster, received, worker_settings
-from agents.study import __main__ as study
+from agents import pool as pools
+from agents.pool import LOCAL, RayPool, carried, cluster, received, worker_settings
+from agents.study import run as study
 from agents.study.folder import read_study
-from agents.study.run import chunk, player, training_goodput
+from agents.study.play import chunk, player, training_goodput
 from agents.training.fleet_tasks import TaskFleet
 from agents.training.networks import engine_policy
 from agents.training.settings import ALGORITHMS
@@ -177,7 +177,7 @@ def test_results_come_in_order_and_a_fault_is_that_of_the_job(pool: RayPool) -> 
 
 
 def test_other_sources_on_a_machine_are_refused(pool: RayPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "sources_digest", lambda: "another version")
+    monkeypatch.setattr(pools, "sources_digest", lambda: "another version")
     with pytest.raises(InputError, match=r"has other sources in .*; allowed are the same, or none at that path"):
         list(pool.map(divmod, [(7, 2)]))
 

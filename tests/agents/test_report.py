@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from agents.study import __main__ as study
 from agents.study import report
+from agents.study import run as study
 from agents.study.folder import ROWS
 from agents.study.results import LADDER, Results, ladder
-from agents.study.run import GOODPUT
+from agents.study.rows import GOODPUT
 from wisp_gym.cli import run
 
 SUITE = """

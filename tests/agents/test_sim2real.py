@@ -19,7 +19,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
-from agents.sim2real import __main__ as sim2real
+from agents.sim2real import run as sim2real
 from agents.sim2real.compare import BESIDE, COMPARED, TOLERANCE, Result, cells, classes, measures, orders
 from agents.sim2real.deploy import pieces
 from agents.sim2real.devices import (
@@ -36,7 +36,6 @@ from agents.sim2real.profile import (
     PHASE_S,
     Measured,
     RandomLength,
-    Setting,
     at_level,
     batch_level,
     build_scenario,
@@ -45,14 +44,15 @@ from agents.sim2real.profile import (
 )
 from agents.sim2real.report import number, side_by_side, verdict
 from agents.sim2real.server import BatchRow, MemberRow, deepened
+from agents.sim2real.settings import KV_TOKENS
 from agents.sim2real.yardstick import SHARE, Yardstick, first_matrices, pace_s
 from tests.support.testbed_world import VOCABULARY, draft_model, llama, prompt, target_model
 from wisp_gym.cli import run
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.engine.worlds import Worlds, load_trace
 from wisp_gym.errors import InputError
-from wisp_gym.scenario import Scenario, load, save
-from wisp_gym.testbed.torch_engine.target import Target
+from wisp_gym.scenario import Scenario, Target, load, save
+from wisp_gym.testbed.torch_engine.target import Target as LoadedTarget
 from wisp_gym.traces.speculation import read_speculation_trace, sample_path
 
 TRACE = "python-10m-1m.npz"
@@ -83,18 +83,13 @@ def made_up(seed: int = 0, slower: float = 1.0) -> Deployed:
     return deployed
 
 
-def setting(**more: Any) -> Setting:
-    fields: dict[str, Any] = {
-        "target": {"name": "t", "parameters": 1000, "layers": 2, "heads": 2, "kv_heads": 1, "head_dim": 8, "dtype_bytes": 4},
-        "trace": str(sample_path(TRACE)), "prompt_tokens": [10, 20, 40], "n_devices": 4, "warmup_s": 1.0, "measure_s": 8.0, "start_window_s": 2.0,
-        "max_draft_tokens": 8, "max_new_tokens": 64, "kv_tokens": 8192, "max_batch_requests": 16, "prefill_chunk_tokens": 512,
-        "speeds": (2.0, 8.0), "grace_s": 0.5, "ttft_s": 2.0,
-    }  # fmt: skip
-    return Setting(**(fields | more))
-
-
 def scenario_of(folder: Path, measured: Measured | None = None) -> Scenario:
-    save(build_scenario(measured or measure([made_up()]), setting()), folder / "scenario.toml")
+    """The scenario of what was measured: four devices for 8 s after 1 s, promised 2 and 8 tokens/s in turn."""
+    words = ["--loads", "4", "--seconds", "8", "--warmup-seconds", "1", "--slo", "2,8", "--max-draft-tokens", "8"]
+    settings = sim2real.parse(["--out", str(folder), *words])[1]
+    target, trace = Target("t", 1000, 2, 2, 1, 8, dtype_bytes=4), str(sample_path(TRACE))
+    built = build_scenario(measured or measure([made_up()]), settings, target, [10, 20, 40], trace)
+    save(built, folder / "scenario.toml")
     return load(folder / "scenario.toml")
 
 
@@ -124,7 +119,7 @@ def test_the_scenario_says_what_was_measured(tmp_path: Path) -> None:
     assert scenario.devices[0].draft_tokens_per_s == pytest.approx(25.0)
     assert scenario.devices[0].link.one_way_s == measured.one_way_s
     assert (scenario.server.host_s, scenario.server.noise) == (measured.host_s, measured.noise)
-    assert scenario.kv_tokens == 8192
+    assert scenario.kv_tokens == KV_TOKENS
     assert vars(scenario.verification) == measured.roofline
     assert [slo.speed_tokens_per_s for slo in scenario.slo] == [2.0, 8.0]
     assert (scenario.workload.think_s, scenario.horizon.measure_s) == (0.0, 8.0)
@@ -303,7 +298,7 @@ def test_a_deepened_target_gives_the_same_tokens() -> None:
     assert len(large.model.layers) == 5
     assert large.model.layers[4].mlp.up_proj.weight.shape == (96, 32)
     torch.testing.assert_close(large(ids).logits, small(ids).logits, rtol=0, atol=0)
-    assert Target(deepened(llama(), 5, 96)).packs  # what it verifies in batches is compared with single rows
+    assert LoadedTarget(deepened(llama(), 5, 96)).packs  # what it verifies in batches is compared with single rows
     with pytest.raises(InputError, match="the target has 2"):
         deepened(llama(), 1, 0)
 
@@ -398,3 +393,24 @@ def test_wrong_flags_are_one_line(
     error = capsys.readouterr().err
     assert text in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("side", ["draft", "target"])
+def test_a_model_that_cannot_be_loaded_is_one_line_and_nothing_is_written(
+    pair: Path, tmp_path: Path, side: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = flags(pair, tmp_path / "run", f"--{side}", str(tmp_path / "nowhere"))
+    assert run(sim2real.main, sim2real.PROGRAM, command) == 2
+    assert capsys.readouterr() == ("", f"{sim2real.PROGRAM}: --{side} {tmp_path / 'nowhere'}: no such folder\n")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_server_that_does_not_start_says_why_in_one_line(
+    pair: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = flags(pair, tmp_path / "run", "--seeds", "3,", "--target-layers", "1")
+    assert run(sim2real.main, sim2real.PROGRAM, command) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(
+        f"{sim2real.PROGRAM}: the server did not start: --target-layers 1: the target has 2; allowed"
+    )

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.study import __main__ as study
+from agents.study import run as study
 from agents.study.capacities import entrants
 from agents.study.folder import STUDY, WORLDS, Worlds
+from agents.study.play import cell_bounds
 from agents.study.results import BEST_RULE, LADDER, WISP_TUNED, Results, aggregates, ladder
-from agents.study.run import GOODPUT, PER_CELL, TRAINING, TUNED, cell_bounds
+from agents.study.rows import GOODPUT, METRICS, PER_CELL, TRAINING, TUNED
 from agents.study.suite import ALL, WISP, chosen_controllers, described, read_suite, restored, suites
 from agents.study.tuning import Family, families, family_name, tune
 from wisp_gym.cli import run
@@ -412,17 +413,11 @@ def made_rows(levels: dict[str, list[float]], kind: str = "rule", training: floa
     """Rows of one cell: controller → goodput of each world, all tuned per cell."""
     plain = {"cell": "a", "group": "g", "held_out": False, "devices": 1, "classes": [], TRAINING: training}
     return [
-        {**dict.fromkeys(study_metrics(), 0.5), **plain, "controller": name, "setting": name, "kind": kind}
+        {**dict.fromkeys(METRICS, 0.5), **plain, "controller": name, "setting": name, "kind": kind}
         | {"tuning": PER_CELL, "seed": seed, GOODPUT: value}
         for name, values in levels.items()
         for seed, value in enumerate(values)
     ]
-
-
-def study_metrics() -> tuple[str, ...]:
-    from agents.study.run import METRICS
-
-    return METRICS
 
 
 def test_choices_are_made_in_training_and_shown_in_test() -> None:

@@ -1,0 +1,23 @@
+"""`python -m agents.wisp_study`: WISP's published evaluation on the calibrated model."""
+
+from __future__ import annotations
+
+import sys
+
+from wisp_gym.cli import Commands
+
+COMMANDS = Commands(
+    "python -m agents.wisp_study",
+    "WISP's published evaluation (arXiv 2601.11652) on the calibrated model.",
+    {
+        "reproduce": ("agents.wisp_study.reproduce", "all published figures, beside the model's"),
+        "calibrate": ("agents.wisp_study.calibrate", "show the calibration, or fit it again"),
+        "sensitivity": (
+            "agents.wisp_study.sensitivity",
+            "how much the headline ratios depend on each calibrated number",
+        ),
+    },
+)
+
+if __name__ == "__main__":
+    sys.exit(COMMANDS())
