@@ -38,7 +38,7 @@ from agents.training.run import PROGRAM, Output, train
 from agents.training.seeds import train_seeds
 from agents.training.settings import ALGORITHMS, ENVIRONMENTS, PRESETS, Settings, new_settings, resumed_settings
 from wisp_gym.cli import run, whole
-from wisp_gym.envs.sb3 import ARGUMENTS, env_kwargs
+from wisp_gym.envs.arguments import ARGUMENTS, env_kwargs
 from wisp_gym.errors import InputError, one_of
 
 LAST_SEED = 2**31 - 1  # numpy's and stable-baselines3's

@@ -260,6 +260,48 @@ print(len(request_trace.read_trace(request_trace.sample_path("azure-conv-like.cs
     assert (preset, rows) == ("wisp-a100-qwen3-32b", "300")
 
 
+# Put before the installed packages: whatever is not the wheel, its three dependencies or theirs cannot be imported.
+BLOCKER = """
+import sys
+ALLOWED = {"wisp_gym", "numpy", "numba", "llvmlite", "gymnasium", "cloudpickle", "farama_notifications", "typing_extensions"}
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        if top not in ALLOWED | set(sys.stdlib_module_names) and not top.startswith("_"):
+            raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+def test_the_commands_of_the_wheel_need_its_three_dependencies_alone(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(BLOCKER)
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{installed}"}
+
+    def command(*words: str) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, str(installed / "bin" / "wisp-gym"), *words]
+        return subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    worlds = ["--seeds", "2", "--controllers", "wisp"]
+    for words in (
+        ["evaluate", *worlds, "--devices", "3", "--json", "rows.json", "--per-class"],
+        ["capacity", *worlds, "--max-devices", "2", "--csv", "rows.csv"],
+        ["timeline", "--devices", "2", "--start", "1", "--seconds", "1", "--trace", "trace.json"],
+        ["timeline", "--devices", "2", "--start", "1", "--seconds", "1"],
+    ):
+        done = command(*words)
+        assert (done.returncode, done.stderr) == (0, ""), words
+        assert done.stdout
+    assert {path.suffix for path in tmp_path.iterdir()} >= {".json", ".csv"}
+    refused = command("timeline", "--png", "a.png")
+    install = "pip install 'wisp-gym[plot]'"
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        f"wisp-gym timeline: needs matplotlib, which is not installed: {install}\n",
+    )
+
+
 @pytest.mark.parametrize("path", sources("wisp_gym"), ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_library_imports_its_three_dependencies_alone(path: Path) -> None:
     place = str(path.relative_to(ROOT))

@@ -15,9 +15,8 @@ import numpy as np
 import torch
 
 from agents.batching.scorer_network import FORBIDDEN, Scorer
-from wisp_gym.contract import ladders
+from wisp_gym.contract import ladders, request, server
 from wisp_gym.controllers.predict_batching import BatchingPredictor
-from wisp_gym.engine import gather_batching as seen
 from wisp_gym.envs.shells import DecisionVectorEnv
 
 PLACES = 64  # for requests that lack context: more hardly ever wait
@@ -46,7 +45,7 @@ class Teacher:
 
     def chunk_levels(self, observations: np.ndarray) -> np.ndarray:
         """(n,) places in the ladder that are nearest, by ratio, to the chunk."""
-        waiting = observations[:, seen.G_PREFILL_WAITING] * seen.PREFILL_UNIT
+        waiting = observations[:, server.PREFILL_WAITING] * server.SCALE[server.PREFILL_WAITING]
         wanted = np.maximum(self.chunk_tokens, self.chunk_share * waiting)
         ladder = np.log(np.maximum(ladders.CHUNK_TOKENS, 1.0))
         return np.abs(np.log(wanted)[:, None] - ladder).argmin(1)
@@ -54,9 +53,9 @@ class Teacher:
     def admitted(self, observations: np.ndarray) -> np.ndarray:
         """(n, Q) bool: requests that the limit of admission lets join."""
         g, requests = parts_of(observations)
-        own = requests[:, :, seen.R_MEMORY] - g[:, seen.G_MEMORY, None]
-        spoken_for = g[:, seen.G_SPOKEN_FOR, None]
-        begun = requests[:, :, seen.R_BEGUN] > 0.5
+        own = requests[:, :, request.MEMORY_WITH] - g[:, server.MEMORY, None]
+        spoken_for = g[:, server.MEMORY_SPOKEN_FOR, None]
+        begun = requests[:, :, request.BEGUN] > 0.5
         return begun | (spoken_for == 0.0) | (spoken_for + own <= self.admit_share)
 
     def actions(self, observations: np.ndarray, masks: np.ndarray, predictor: BatchingPredictor) -> np.ndarray:
@@ -64,7 +63,7 @@ class Teacher:
         n, visible, launches = len(observations), parts_of(observations)[1].shape[1], predictor.launches
         shown = observations.copy()
         allowed = (masks[:, :visible] == 1) & self.admitted(observations)
-        shown[:, seen.GLOBALS :].reshape(n, visible, seen.REQUEST)[:, :, seen.R_ADMISSIBLE] = allowed
+        shown[:, server.SIZE :].reshape(n, visible, request.SIZE)[:, :, request.ADMISSIBLE] = allowed
         actions, _ = predictor.predict(shown)
         launch = visible + ladders.PRICES.index(self.price) if launches > 1 else visible
         actions = np.where(actions == visible, launch, actions)
@@ -73,8 +72,8 @@ class Teacher:
 
 def parts_of(observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(n, GLOBALS) and (n, Q, REQUEST) of observations."""
-    shape = len(observations), (observations.shape[1] - seen.GLOBALS) // seen.REQUEST, seen.REQUEST
-    return observations[:, : seen.GLOBALS], observations[:, seen.GLOBALS :].reshape(shape)
+    shape = len(observations), (observations.shape[1] - server.SIZE) // request.SIZE, request.SIZE
+    return observations[:, : server.SIZE], observations[:, server.SIZE :].reshape(shape)
 
 
 def demonstrate(
@@ -110,10 +109,10 @@ def compact(
     """
     g, requests = parts_of(observations)
     n, visible = requests.shape[:2]
-    lacking = requests[:, :, seen.R_UNCACHED] > 0.0
+    lacking = requests[:, :, request.UNCACHED_TOKENS] > 0.0
     order = np.argsort(~lacking, axis=1, kind="stable")[:, : min(PLACES, visible)]
     width = order.shape[1]
-    kept = np.take_along_axis(requests, order[:, :, None], 1).reshape(n, width * seen.REQUEST)
+    kept = np.take_along_axis(requests, order[:, :, None], 1).reshape(n, width * request.SIZE)
     picks = np.take_along_axis(masks[:, :visible], order, 1)
     places = (order == actions[:, None]).argmax(1)
     moved = np.where(actions < visible, places, actions - visible + width)

@@ -16,8 +16,8 @@ import torch
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from torch import nn
 
+from wisp_gym.contract import request, server
 from wisp_gym.controllers.scorer_policy import DECISIONS, ScorerPolicy, make_scorer, shape_for
-from wisp_gym.engine import gather_batching as seen
 
 CRITIC_LEARNING_RATE = 1e-3
 FORBIDDEN = -1e9
@@ -35,21 +35,21 @@ class Trunk(nn.Module):
     def __init__(self, widths: tuple[int, int, int]):
         super().__init__()
         hidden, embedding, context = widths
-        self.hidden = nn.Linear(seen.REQUEST, hidden)
+        self.hidden = nn.Linear(request.SIZE, hidden)
         self.embedding = nn.Linear(hidden, embedding)
-        self.context = nn.Linear(seen.GLOBALS + embedding, context)
+        self.context = nn.Linear(server.SIZE + embedding, context)
 
     def forward(self, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, size) → (B, Q, H) embeddings, zero where no request lacks context in memory, and (B, C) context."""
-        requests = observations[:, seen.GLOBALS :].reshape(len(observations), -1, seen.REQUEST)
-        scored = (requests[:, :, seen.R_PRESENT] > 0.5) & (requests[:, :, seen.R_UNCACHED] > 0.0)
+        requests = observations[:, server.SIZE :].reshape(len(observations), -1, request.SIZE)
+        scored = (requests[:, :, request.PRESENT] > 0.5) & (requests[:, :, request.UNCACHED_TOKENS] > 0.0)
         static = requests[scored]  # few of many places: the others need no work
-        static[:, list(seen.DYNAMIC)] = 0.0
+        static[:, list(request.MOVING)] = 0.0
         each = torch.tanh(self.embedding(torch.tanh(self.hidden(symlog(static)))))
         embeddings = each.new_zeros((*scored.shape, each.shape[1]))
         embeddings[scored] = each
         pooled = embeddings.sum(1) / scored.sum(1, keepdim=True).clamp(min=1)
-        inputs = torch.cat([symlog(observations[:, : seen.GLOBALS]), pooled], 1)
+        inputs = torch.cat([symlog(observations[:, : server.SIZE]), pooled], 1)
         return embeddings, torch.tanh(self.context(inputs))
 
 
@@ -128,7 +128,7 @@ class ScorerActorCritic(MaskableActorCriticPolicy):
     def _build(self, lr_schedule: Callable[[float], float]) -> None:
         """Scorer, critic and optimiser, in place of the perceptrons."""
         size, actions = self.observation_space.shape[0], int(self.action_space.n)  # type: ignore[index, attr-defined]
-        launches = actions - (size - seen.GLOBALS) // seen.REQUEST - 1 - shape_for("batching", *WIDTHS).chunks
+        launches = actions - (size - server.SIZE) // request.SIZE - 1 - shape_for("batching", *WIDTHS).chunks
         self.scorer = Scorer(next(name for name, n in DECISIONS.items() if n == launches))
         self.critic, self.anchor = Critic(), None
         groups = [

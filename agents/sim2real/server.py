@@ -121,7 +121,7 @@ def note_batches(scheduler: Scheduler, engine: Any) -> list[BatchRow]:
         rows.append(BatchRow(time.monotonic(), seconds, engine.pass_s, engine.yardstick_s, members))
         return finished(batch, seconds, committed_tokens)
 
-    scheduler.compose, scheduler.finished = composing, ended  # type: ignore[method-assign]
+    scheduler.compose, scheduler.finished = composing, ended  # type: ignore[method-assign, assignment]
     return rows
 
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from wisp_gym.contract.observation import SLACK
+from wisp_gym.contract.device import SLACK
 from wisp_gym.controllers.policy import Policy
 from wisp_gym.engine import state
 from wisp_gym.engine.loop import DONE, run_logged

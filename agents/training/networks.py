@@ -11,7 +11,7 @@ import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
-from wisp_gym.contract.observation import SIZE
+from wisp_gym.contract.device import SIZE
 from wisp_gym.controllers.policy import Policy, make_policy
 
 

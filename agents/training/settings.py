@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from agents.training import run_folder
 from agents.training.fleet import FleetSettings
-from wisp_gym.envs.sb3 import check_argument
+from wisp_gym.envs.arguments import check_argument
 from wisp_gym.errors import InputError, one_of
 from wisp_gym.scenario import DEFAULT_SCENARIO
 

@@ -21,9 +21,9 @@ from agents.batching.search import Arena, Cell, evolve, flat, shaped
 from agents.batching.settings import preset
 from agents.batching.training import with_prices
 from wisp_gym.cli import run
+from wisp_gym.contract import request, server
 from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES
 from wisp_gym.controllers.predict_batching import BatchingPredictor
-from wisp_gym.engine import gather_batching as seen
 from wisp_gym.envs.shells import DecisionVectorEnv
 from wisp_gym.scenario import load, with_
 
@@ -101,7 +101,7 @@ def test_the_teacher_does_valid_things_and_keeps_its_limit_of_admission() -> Non
     for _ in range(200):
         actions = teacher.actions(o, masks, predictor)
         assert masks[np.arange(4), actions].all()
-        fresh = (parts_of(o)[1][:, :, seen.R_BEGUN] < 0.5) & (masks[:, :12] == 1) & ~teacher.admitted(o)
+        fresh = (parts_of(o)[1][:, :, request.BEGUN] < 0.5) & (masks[:, :12] == 1) & ~teacher.admitted(o)
         assert not any(action < 12 and fresh[k, action] for k, action in enumerate(actions))
         refused += int(fresh.sum())
         levels |= {int(action) - 14 for action in actions if action >= 14}
@@ -113,8 +113,8 @@ def test_the_teacher_does_valid_things_and_keeps_its_limit_of_admission() -> Non
 
 
 def test_the_teachers_chunk_is_the_nearest_of_the_ladder() -> None:
-    o = np.zeros((5, seen.GLOBALS), np.float32)
-    o[:, seen.G_PREFILL_WAITING] = np.array([1, 500, 2_000, 5_000, 60_000]) / 1024
+    o = np.zeros((5, server.SIZE), np.float32)
+    o[:, server.PREFILL_WAITING] = np.array([1, 500, 2_000, 5_000, 60_000]) / 1024
     assert [CHUNK_TOKENS[level] for level in Teacher().chunk_levels(o)] == [96, 96, 384, 1024, 4096]
 
 
@@ -125,7 +125,7 @@ def test_compact_decisions_are_the_same_decisions(monkeypatch: pytest.MonkeyPatc
     o, masks = envs.task.observations.copy(), envs.task.masks()
     for _ in range(150):
         actions = np.array([rng.choice(np.flatnonzero(row)) for row in masks])
-        few = (parts_of(o)[1][:, :, seen.R_UNCACHED] > 0).sum(1) <= 6
+        few = (parts_of(o)[1][:, :, request.UNCACHED_TOKENS] > 0).sum(1) <= 6
         losses = [
             float(loss_of(scorer, tuple(map(torch.from_numpy, rows))).detach())
             for rows in ((o[few], masks[few], actions[few]), compact(o, masks, actions))

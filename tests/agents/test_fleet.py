@@ -14,14 +14,14 @@ from agents.training.fleet_ppo import FleetPPO
 from agents.training.learners import make_env, make_model
 from agents.training.networks import Standardise, engine_policy
 from agents.training.settings import new_settings
-from wisp_gym.contract import observation
+from wisp_gym.contract import device
 from wisp_gym.engine import state
 
 
 def actor(seed: int = 0) -> ActorCriticPolicy:
     """SB3's policy for the spaces of Speculation-v0, with random weights."""
     torch.manual_seed(seed)
-    space = spaces.Box(observation.LOW, observation.HIGH, dtype=np.float32)
+    space = spaces.Box(np.float32(device.LOW), np.float32(device.HIGH))
     policy = ActorCriticPolicy(
         space, spaces.Discrete(2), lambda _: 1e-3, [32, 32], features_extractor_class=Standardise
     )
@@ -56,7 +56,7 @@ def test_recorded_probabilities_are_those_of_the_torch_policy():
 
 def test_a_rounds_decisions_lie_side_by_side_and_end_with_its_last():
     got = fleet(3000).collect(engine_policy(actor(), "token"))
-    drafted = np.round(got.observations[:, observation.DRAFTED] * 12).astype(int)
+    drafted = np.round(got.observations[:, device.DRAFTED_TOKENS] * 12).astype(int)
     starts = np.append(True, got.ends[:-1])
     assert (drafted[starts] == 0).all()
     assert (np.diff(drafted)[~got.ends[:-1]] == 1).all()
@@ -111,9 +111,7 @@ def test_the_learner_is_saved_and_loaded_as_any_of_sb3(tmp_path):
     model.learn(2048)
     model.save(tmp_path / "model.zip")
     loaded = FleetPPO.load(tmp_path / "model.zip", env=env)
-    seen = (
-        np.random.default_rng(0).uniform(observation.LOW, observation.HIGH, (200, observation.SIZE)).astype(np.float32)
-    )
+    seen = np.random.default_rng(0).uniform(device.LOW, device.HIGH, (200, device.SIZE)).astype(np.float32)
     assert np.array_equal(model.predict(seen, deterministic=True)[0], loaded.predict(seen, deterministic=True)[0])
     with pytest.raises(ValueError, match="fleet: given none"):
         loaded.learn(2048)

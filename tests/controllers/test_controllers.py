@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from wisp_gym.contract import observation as o
+from wisp_gym.contract import device as o
 from wisp_gym.controllers.catalogue import ALIASES, SPECULATION
 from wisp_gym.controllers.names import ControllerError
 from wisp_gym.controllers.policy import PolicyError, load_policy, make_policy, save_policy
@@ -48,7 +48,7 @@ def seen(drafted: int, **values: float) -> np.ndarray:
     """(SIZE,) observation after `drafted` tokens; the rest is what stands before the first token."""
     row = np.zeros(o.SIZE, np.float32)
     row[[o.SURVIVAL, o.ACCEPT_PROBABILITY, o.CONFIDENCE, o.MARGIN]] = 1.0
-    row[o.DRAFTED] = drafted / CAP
+    row[o.DRAFTED_TOKENS] = drafted / CAP
     for name, value in values.items():
         row[o.NAMES.index(name)] = value
     return row
@@ -113,7 +113,7 @@ def test_the_number_of_drafted_tokens_survives_its_scaling_for_every_cap() -> No
     for cap in range(1, 33):
         for drafted in range(cap + 1):
             row = seen(0)
-            row[o.DRAFTED] = drafted / cap
+            row[o.DRAFTED_TOKENS] = drafted / cap
             parameters = np.array([drafted, *[0.0] * 7])
             assert s.continue_drafting(s.FIXED, parameters, NO_POLICY, NO_MEMORY, cap, row, 1, 1) == SEND
             parameters[0] = drafted + 1
@@ -362,7 +362,7 @@ def test_a_constant_policy_is_a_fixed_length(short: Scenario, tmp_path: Path) ->
     """Logits ±(drafted - 2.5)/K continue up to three tokens: with a free predictor, the worlds of fixed(3)."""
     free = with_(short, **{f"devices.{index}.predictor_s": 0.0 for index in range(len(short.devices))})
     weight = np.zeros((2, o.SIZE), np.float32)
-    weight[:, o.DRAFTED] = [1.0, -1.0]
+    weight[:, o.DRAFTED_TOKENS] = [1.0, -1.0]
     bias = np.array([-2.5, 2.5], np.float32) / short.max_draft_tokens
     save_policy(make_policy([(weight, bias)]), tmp_path / "policy.json")
     assert simulate(free, f"{tmp_path}+fcfs", (0, 1), 4) == simulate(free, "fixed:3+fcfs", (0, 1), 4)

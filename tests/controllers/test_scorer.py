@@ -10,14 +10,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from wisp_gym.contract import observation
+from wisp_gym.contract import device, request, server
 from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES
 from wisp_gym.controllers.names import ControllerError
 from wisp_gym.controllers.policy import PolicyError, load_policy
 from wisp_gym.controllers.predict_batching import BatchingPredictor
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.controllers.scorer_policy import ScorerPolicy, load_scorer, make_scorer, save_scorer, shape_for
-from wisp_gym.engine import gather_batching as seen
 from wisp_gym.engine.worlds import Worlds
 from wisp_gym.envs.shells import DecisionEnv
 from wisp_gym.rules import batching as rules
@@ -111,7 +110,7 @@ def test_torch_decides_as_the_engine(decision: str, tmp_path: Path) -> None:
 
 def places(rows: np.ndarray) -> np.ndarray:
     """(n, Q, REQUEST) of observations."""
-    return rows[:, seen.GLOBALS :].reshape(len(rows), -1, seen.REQUEST)
+    return rows[:, server.SIZE :].reshape(len(rows), -1, request.SIZE)
 
 
 def test_the_order_of_requests_does_not_matter() -> None:
@@ -119,12 +118,12 @@ def test_the_order_of_requests_does_not_matter() -> None:
     rng, policy = np.random.default_rng(1), scorer("batching", 2)
     order = np.stack([rng.permutation(VISIBLE) for _ in rows])
     order = np.take_along_axis(
-        order, np.argsort(np.take_along_axis(places(rows)[:, :, seen.R_PRESENT], order, 1) < 0.5, 1, kind="stable"), 1
+        order, np.argsort(np.take_along_axis(places(rows)[:, :, request.PRESENT], order, 1) < 0.5, 1, kind="stable"), 1
     )
     moved = rows.copy()
     places(moved)[:] = np.take_along_axis(places(rows), order[:, :, None], 1)
     one, other = scores(policy, rows), scores(policy, moved)
-    there = np.take_along_axis(places(rows)[:, :, seen.R_UNCACHED], order, 1) > 0.0
+    there = np.take_along_axis(places(rows)[:, :, request.UNCACHED_TOKENS], order, 1) > 0.0
     assert there.sum() > 200
     np.testing.assert_allclose(
         np.take_along_axis(one[:, :VISIBLE], order, 1)[there], other[:, :VISIBLE][there], atol=1e-4
@@ -135,9 +134,9 @@ def test_the_order_of_requests_does_not_matter() -> None:
 def test_the_number_of_equal_requests_and_of_places_does_not_matter() -> None:
     rows, _ = states("batching", 200)
     policy = scorer("batching", 3)
-    rows = rows[places(rows)[:, 0, seen.R_UNCACHED] > 0.0]
+    rows = rows[places(rows)[:, 0, request.UNCACHED_TOKENS] > 0.0]
     alone, many = (
-        np.concatenate([rows[:, : seen.GLOBALS], np.zeros((len(rows), 40 * seen.REQUEST), np.float32)], 1)
+        np.concatenate([rows[:, : server.SIZE], np.zeros((len(rows), 40 * request.SIZE), np.float32)], 1)
         for _ in range(2)
     )
     places(alone)[:, 0] = places(rows)[:, 0]
@@ -157,7 +156,7 @@ def test_names_hold_a_batching_policy_beside_a_rule_or_a_speculation_policy(tmp_
     from wisp_gym.controllers.policy import Policy
     from wisp_gym.rules.mlp import pack
 
-    token = Policy("token", pack([(np.zeros((2, observation.SIZE), np.float32), np.zeros(2, np.float32))]), [])
+    token = Policy("token", pack([(np.zeros((2, device.SIZE), np.float32), np.zeros(2, np.float32))]), [])
     both = resolve(f"{tmp_path}/s.json+{path}", SCENARIO, load=lambda name: token)
     assert (both.batching, both.policy is token.weights) == (rules.LEARNED, True)
 
@@ -221,7 +220,7 @@ def test_the_price_of_a_launch_reaches_the_devices_and_shortens_drafts() -> None
             o, _, _, over, _ = env.step(VISIBLE + level if action == VISIBLE else action)
         world = env.task.episodes.arrays
         assert set(np.unique(world.device[0]["price"])) <= {0.0, PRICES[level]}
-        assert o[seen.GLOBALS - 1] == np.float32(PRICES[level])
+        assert o[server.PRICE] == np.float32(PRICES[level])
         drafted[level] = world.totals[0, 0]["drafted"] / world.totals[0, 0]["rounds"]
     assert drafted[5] < 0.8 * drafted[0]
 
@@ -239,7 +238,7 @@ def test_a_chosen_chunk_limits_the_prefill_of_one_batch() -> None:
             assert s["chunk_left"] == CHUNK_TOKENS[level]
             assert not info["action_mask"][chunks:].any()
             assert (
-                not places(o[None])[0, :, seen.R_ADMISSIBLE][places(o[None])[0, :, seen.R_UNCACHED] > 0].any()
+                not places(o[None])[0, :, request.ADMISSIBLE][places(o[None])[0, :, request.UNCACHED_TOKENS] > 0].any()
                 or level > 0
             )
             met += 1

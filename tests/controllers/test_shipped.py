@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from wisp_gym.contract import observation
+from wisp_gym.contract import device
 from wisp_gym.controllers.policy import load_policy
 from wisp_gym.controllers.shipped import FOLDER, policy_path, shipped_names
 from wisp_gym.policies import load
@@ -29,11 +29,9 @@ def test_every_policy_is_small_and_has_a_card() -> None:
 def test_one_name_for_engine_environment_and_server(name: str) -> None:
     scenario = load_scenario("wisp-study")
     loaded = load(name)
-    seen = (
-        np.random.default_rng(0).uniform(observation.LOW, observation.HIGH, (500, observation.SIZE)).astype(np.float32)
-    )
-    seen[:, observation.DRAFTED] *= 0.5
-    seen[:, observation.TOKENS_LEFT] = 1.0  # at the end of a response the bundle sends by itself, as the engine does
+    seen = np.random.default_rng(0).uniform(device.LOW, device.HIGH, (500, device.SIZE)).astype(np.float32)
+    seen[:, device.DRAFTED_TOKENS] *= 0.5
+    seen[:, device.TOKENS_LEFT] = 1.0  # at the end of a response the bundle sends by itself, as the engine does
     in_environment = loaded.environment(scenario).predict(seen)[0]
     on_server = loaded.bundle().decide({"observation": seen})[0]
     assert np.array_equal(loaded.engine(scenario).policy, load_policy(name).weights)

@@ -6,9 +6,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from wisp_gym.contract import request, server
 from wisp_gym.controllers.predict_batching import BatchingPredictor
 from wisp_gym.controllers.shipped import shipped_names
-from wisp_gym.engine import gather_batching as seen
 from wisp_gym.engine.worlds import Worlds
 from wisp_gym.evaluation.metrics import Metrics
 from wisp_gym.policies import load
@@ -40,9 +40,9 @@ def test_one_name_for_engine_environment_and_server(name: str) -> None:
     while not over:
         action = int(model.predict(o)[0])
         assert info["action_mask"][action]
-        requests = o[seen.GLOBALS :].reshape(visible, seen.REQUEST)
-        waiting = requests[requests[:, seen.R_PRESENT] > 0.5]
-        pick, takes, other = decide({"requests": waiting, "globals": o[None, : seen.GLOBALS]})
+        requests = o[server.SIZE :].reshape(visible, request.SIZE)
+        waiting = requests[requests[:, request.PRESENT] > 0.5]
+        pick, takes, other = decide({"requests": waiting, "globals": o[None, : server.SIZE]})
         same.append(action == (int(pick[0]) if takes[0] else visible + int(other[0])))
         o, _, _, over, info = env.step(action)
     assert len(same) > 200

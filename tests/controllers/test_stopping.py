@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.small_worlds import CONSTANT_ACCEPTANCE, horizon, log_of, plain, run
-from wisp_gym.contract import observation as o
+from wisp_gym.contract import device as o
 from wisp_gym.controllers.catalogue import SPECULATION
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.engine.build import mean_acceptance
@@ -30,7 +30,7 @@ def seen(drafted: int = 0, **values: float) -> np.ndarray:
     """(SIZE,) observation after `drafted` tokens."""
     row = np.zeros(o.SIZE, np.float32)
     row[[o.SURVIVAL, o.ACCEPT_PROBABILITY, o.CONFIDENCE, o.MARGIN, o.TOKENS_LEFT]] = 1.0
-    row[o.DRAFTED] = drafted / CAP
+    row[o.DRAFTED_TOKENS] = drafted / CAP
     for name, value in values.items():
         row[o.NAMES.index(name)] = value
     return row

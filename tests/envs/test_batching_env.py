@@ -6,9 +6,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from wisp_gym.contract import request
+from wisp_gym.contract.server import SIZE as GLOBALS
 from wisp_gym.controllers.predict_batching import BatchingPredictor
 from wisp_gym.controllers.resolve import resolve
-from wisp_gym.engine import gather_batching as seen_as
 from wisp_gym.engine.state import QUEUED, VERIFYING
 from wisp_gym.engine.worlds import Worlds
 from wisp_gym.envs.batching import BatchingEnv
@@ -147,9 +148,9 @@ def test_masks_say_what_the_server_takes() -> None:
         assert not info["action_mask"][waiting:24].any()
         assert info["action_mask"][24:26].tolist() == [before > 0, before == 0]
         picks = np.flatnonzero(info["action_mask"][:24])
-        places = seen[seen_as.GLOBALS :].reshape(24, seen_as.REQUEST)
-        assert places[:, seen_as.R_PICKED].sum() == before
-        assert not (places[:, seen_as.R_PICKED] * places[:, seen_as.R_ADMISSIBLE]).any()
+        places = seen[GLOBALS:].reshape(24, request.SIZE)
+        assert places[:, request.PICKED].sum() == before
+        assert not (places[:, request.PICKED] * places[:, request.ADMISSIBLE]).any()
         assert before < 4 or not len(picks)
         seen, _, _, over, info = env.step(int(picks[-1]) if len(picks) else 24 + (before == 0))
         largest = max(largest, before)
@@ -181,7 +182,7 @@ def test_launching_an_empty_batch_waits_at_most_a_quarter_of_a_batch() -> None:
         seen, _, _, _, info = env.step(13)
         assert s["batches"] == batches
         assert 0.0 < info["dt"] <= longest_s + 1e-9
-        assert seen[seen_as.GLOBALS + seen_as.R_PRESENT] == 1.0  # nobody leaves a queue that no batch takes
+        assert seen[GLOBALS + request.PRESENT] == 1.0  # nobody leaves a queue that no batch takes
         waited += info["dt"] == pytest.approx(longest_s)
     assert waited > 100
 
@@ -213,14 +214,14 @@ def check_features(env: BatchingEnv, seen: np.ndarray) -> int:
     """Every place of the observation describes the request that waits there; returns how many do."""
     w = env.task.episodes.arrays
     s, queue = w.server[0, 0], w.queue[0, : w.server[0, 0]["n_queue"]]
-    table = seen[seen_as.GLOBALS :].reshape(env.task.visible, seen_as.REQUEST)
+    table = seen[GLOBALS:].reshape(env.task.visible, request.SIZE)
     for place, i in enumerate(queue):
         d = w.device[0, i]
-        assert table[place, seen_as.R_DRAFT] == pytest.approx(d["drafted"] / CHUNKED.max_draft_tokens)
-        assert table[place, seen_as.R_CACHED] == pytest.approx(d["cached_tokens"] / 1024, rel=1e-6)
-        assert table[place, seen_as.R_SLO] == pytest.approx(d["slo_tokens_per_s"] / 10, rel=1e-6)
+        assert table[place, request.DRAFT_TOKENS] == pytest.approx(d["drafted"] / CHUNKED.max_draft_tokens)
+        assert table[place, request.CACHED_TOKENS] == pytest.approx(d["cached_tokens"] / 1024, rel=1e-6)
+        assert table[place, request.SLO] == pytest.approx(d["slo_tokens_per_s"] / 10, rel=1e-6)
         waited_s = float(s["now_s"]) - d["arrived_s"]
-        assert table[place, seen_as.R_WAITING] == pytest.approx(waited_s / s["mean_batch_s"], rel=1e-5, abs=1e-6)
+        assert table[place, request.WAITING] == pytest.approx(waited_s / s["mean_batch_s"], rel=1e-5, abs=1e-6)
     assert not table[len(queue) :].any()
     return len(queue)
 
@@ -248,7 +249,7 @@ def test_predict_takes_one_or_many_and_refuses_other_shapes() -> None:
     one, state = model.predict(seen)
     many, _ = model.predict(np.stack([seen, seen]), deterministic=True)
     assert (one.shape, many.tolist(), state, model.kind) == ((), [int(one)] * 2, None, rules.EDF)
-    for wrong in (seen[:-1], seen[: seen_as.GLOBALS], np.zeros((2, 2, len(seen)))):
+    for wrong in (seen[:-1], seen[:GLOBALS], np.zeros((2, 2, len(seen)))):
         with pytest.raises(ValueError, match="observation: given shape"):
             model.predict(wrong)
     with pytest.raises(ValueError, match="did you mean 'static'"):
@@ -269,9 +270,9 @@ def test_responses_in_memory_join_by_themselves(server: str) -> None:
     w, over = env.task.episodes.arrays, False
     limit = int(w.config[0, 0]["max_batch_requests"])
     while not over:
-        places = seen[seen_as.GLOBALS :].reshape(24, seen_as.REQUEST)
+        places = seen[GLOBALS:].reshape(24, request.SIZE)
         queue = w.queue[0, : w.server[0, 0]["n_queue"]]
-        ready = [int(i) for place, i in zip(places, queue, strict=False) if place[seen_as.R_UNCACHED] == 0.0]
+        ready = [int(i) for place, i in zip(places, queue, strict=False) if place[request.UNCACHED_TOKENS] == 0.0]
         expected = ready[:limit]  # in order of arrival
         assert [i for i in members(env) if i in ready] == expected
         assert not info["action_mask"][[place for place, i in enumerate(queue) if i in ready]].any()

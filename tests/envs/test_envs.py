@@ -25,10 +25,10 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
 import wisp_gym
-from wisp_gym.contract import observation
+from wisp_gym.contract import device, request, server
 from wisp_gym.controllers.predict import SpeculationPredictor
 from wisp_gym.controllers.resolve import resolve
-from wisp_gym.engine import gather, gather_batching
+from wisp_gym.engine import gather
 from wisp_gym.engine.state import LOG_DELIVER, OVER
 from wisp_gym.engine.worlds import Worlds
 from wisp_gym.envs.episodes import OPTIONS, RANDOMISABLE
@@ -181,8 +181,8 @@ def entries(*tables: Any) -> list[tuple[str, str, float, float, str]]:
 
 
 def test_tables_of_docstring_manual_and_space_agree() -> None:
-    speculation = entries(observation.ENTRIES)
-    batching = entries(gather_batching.GLOBAL_ENTRIES, gather_batching.REQUEST_ENTRIES)
+    speculation = entries(device.ENTRIES)
+    batching = entries(server.ENTRIES, request.ENTRIES)
     assert rows(MANUAL) == speculation + batching
     for name, table in ((SPECULATION, speculation), (BATCHING, batching), (JOINT, batching)):
         assert rows(make(name).__doc__ or "") == table
@@ -192,8 +192,8 @@ def test_tables_of_docstring_manual_and_space_agree() -> None:
 @SPECULATION_IDS
 def test_the_speculation_space_is_its_table(name: str) -> None:
     space = make(name).observation_space
-    assert space == gym.spaces.Box(observation.LOW, observation.HIGH, dtype=np.float32)
-    assert f"Box(({observation.SIZE},), float32)" in (make(SPECULATION).__doc__ or "")
+    assert space == gym.spaces.Box(np.float32(device.LOW), np.float32(device.HIGH))
+    assert f"Box(({device.SIZE},), float32)" in (make(SPECULATION).__doc__ or "")
     assert make(name).action_space == gym.spaces.Discrete(2 if name == SPECULATION else SCENARIO.max_draft_tokens + 1)
 
 
@@ -201,7 +201,7 @@ def test_the_speculation_space_is_its_table(name: str) -> None:
 @pytest.mark.parametrize(("name", "others"), [(BATCHING, 14), (JOINT, 19)])
 def test_the_batching_space_is_its_table_repeated(name: str, others: int, visible: int) -> None:
     env = make(name, visible=visible)
-    table = [*gather_batching.GLOBAL_ENTRIES, *(gather_batching.REQUEST_ENTRIES * visible)]
+    table = [*server.ENTRIES, *(request.ENTRIES * visible)]
     low, high = np.array([[e.low, e.high] for e in table], np.float32).T
     assert env.observation_space == gym.spaces.Box(low, high, dtype=np.float32)
     assert env.observation_space.shape == (16 + 23 * visible,)

@@ -14,9 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+import wisp_gym.evaluation
 from wisp_gym.cli import aligned, run, seed_list, seeds
 from wisp_gym.controllers.catalogue import ALIASES, BATCHING, SPECULATION
-from wisp_gym.evaluation import capacities, capacity_search, comparison
+from wisp_gym.controllers.resolve import resolve
+from wisp_gym.errors import InputError
+from wisp_gym.evaluation import capacities, capacity_search, comparison, evaluate
 from wisp_gym.evaluation.arguments import controller_names
 from wisp_gym.evaluation.metrics import Metrics
 from wisp_gym.evaluation.statistics import bootstrap_interval, mean
@@ -208,6 +211,66 @@ def test_capacity_of_a_speed_that_no_device_reaches_is_zero(
     assert (row["capacity_devices"], row["capacity_low"], row["capacity_high"]) == (0, 0, 0)
     assert row["slo_attainment"] is None
     assert "reaches at most" in capsys.readouterr().err  # allowed, but reported
+
+
+# --- as functions ----------------------------------------------------------------------------------------------------
+
+
+def test_evaluate_is_a_function_of_values(short: str) -> None:
+    scenario = load(short)
+    found = evaluate(["sled", resolve("wisp", scenario)], scenario, devices=5, slo=3.0, seeds=[7, 9])
+    assert list(found.outcomes) == ["sled", resolve("wisp", scenario).name]
+    assert (found.scenario.n_devices, found.slo, found.seeds) == (5, 3.0, (7, 9))
+    sled, wisp = found.rows()
+    expected = simulate(with_slo(scenario, 3.0), "sled", [7, 9], 5)
+    assert sled["goodput_tokens_per_s"] == np.mean([m.goodput_tokens_per_s for m in expected])
+    assert [row["goodput_tokens_per_s"] for row in found.worlds()[:2]] == [m.goodput_tokens_per_s for m in expected]
+    assert wisp["reference"] == found.reference == list(found.outcomes)[1]  # WISP, wherever it stands
+    assert "classes" not in sled
+    assert [one["slo_tokens_per_s"] for one in found.rows(per_class=True)[0]["classes"]] == [3.0]
+    assert found.table().startswith("short: 5 devices, SLO 3 tokens/s, 2 paired worlds (seeds 7,9)")
+    (alone,) = evaluate("sled", short, seeds=range(1)).rows()
+    assert (alone["reference"], alone["slo_tokens_per_s"]) == ("sled", None)
+
+
+def test_evaluate_counts_worlds_and_takes_a_pool(short: str) -> None:
+    class Here:
+        def map(self, function: Any, jobs: Any) -> Any:
+            return (function(*job) for job in jobs)
+
+    class Count:
+        done = 0
+
+        def update(self, n: int = 1) -> None:
+            self.done += n
+
+    bar = Count()
+    found = evaluate(["sled", "wisp"], short, seeds=range(2), pool=Here(), bar=bar)
+    assert bar.done == 4
+    assert found.rows() == evaluate(["sled", "wisp"], short, seeds=range(2)).rows()
+
+
+def test_wrong_values_are_refused_in_one_line(short: str) -> None:
+    for given, message in (
+        ({"controllers": ["wisp", "wisp"]}, "'wisp' is given twice"),
+        ({"controllers": "wsip"}, "did you mean 'wisp'"),
+        ({"controllers": ["wisp", "sled"], "reference": "sed"}, "did you mean 'sled'"),
+        ({"controllers": "wisp", "devices": 0}, "n_devices"),
+    ):
+        with pytest.raises(InputError, match=message):
+            evaluate(**{"scenario": short} | given)  # type: ignore[arg-type]
+
+
+def test_capacity_is_a_function_of_values(short: str) -> None:
+    found = wisp_gym.evaluation.capacity("wisp", short, slo=5000.0, seeds=range(2), max_devices=2)
+    (row,) = found.rows
+    assert (row["capacity_devices"], row["attainment_target"], row["starved_limit"], row["max_devices"]) == (
+        0,
+        0.9,
+        None,
+        2,
+    )
+    assert found.table().startswith("short: SLO 5000 tokens/s, at least 90 % of requests")
 
 
 # --- their parts -----------------------------------------------------------------------------------------------------

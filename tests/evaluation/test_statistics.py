@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import trim_mean
 
 from wisp_gym.evaluation.statistics import (
     interval,
     iqm,
+    middle_mean,
     performance_profile,
     probability_of_improvement,
     profile_interval,
@@ -23,6 +25,19 @@ Y = np.array([[2.0, 3, 2], [3, 5, 1], [4, 9, 9], [1, 8, 2], [6, 2, 5]])
 def test_interquartile_mean_is_that_of_the_middle_half() -> None:
     assert iqm(np.array([[8.0, 1, 3, 6], [5, 7, 2, 4]])) == 4.5  # 3, 4, 5, 6 remain
     assert iqm(np.array([[1.0], [2], [3], [1000]])) == 2.5
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7, 8, 19, 100, 1003])
+def test_the_mean_of_the_middle_half_is_scipys_to_the_last_bit(size: int) -> None:
+    rng = np.random.default_rng(size)
+    for values in (
+        rng.normal(size=(50, size)) * 10.0 ** rng.integers(-9, 9, (50, size)),
+        rng.integers(0, 3, (50, size)) / 3.0,
+    ):
+        assert middle_mean(values).tobytes() == np.asarray(trim_mean(values, 0.25, axis=1)).tobytes()
+        assert iqm(values) == trim_mean(values, 0.25, axis=None)
+        drawn = np.stack([values, values[::-1]], axis=2)[:, :, 0]  # strided, as a study's cells are
+        assert middle_mean(drawn).tobytes() == np.asarray(trim_mean(drawn, 0.25, axis=1)).tobytes()
 
 
 def test_worked_numbers_of_rliable() -> None:

@@ -14,7 +14,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from agents.training.networks import Standardise, engine_policy
 from tests.support.bundles import SCENARIO, network_bytes, random_policy, rule, rule_bytes
 from wisp_gym.cli import run
-from wisp_gym.contract import observation
+from wisp_gym.contract import device
 from wisp_gym.controllers.policy import save_policy
 from wisp_gym.controllers.predict import named
 from wisp_gym.controllers.resolve import published_threshold
@@ -52,11 +52,11 @@ def test_a_rule_decides_as_in_the_engine(recorded: dict[str, np.ndarray], name: 
 @pytest.mark.parametrize("name", RULES)
 def test_a_rule_decides_as_in_the_engine_anywhere(name: str) -> None:
     bundle, rng = rule(name), np.random.default_rng(5)
-    seen = rng.uniform(observation.LOW, observation.HIGH, size=(10_000, observation.SIZE)).astype(np.float32)
-    seen[:, observation.DRAFTED] = np.float32(rng.integers(0, 12, 10_000) / SCENARIO.max_draft_tokens)
-    seen[:, observation.TOKENS_LEFT] = rng.integers(33, 65, 10_000) / 64  # within a round the cap is K
-    seen[:, observation.SERVER_BUSY] = rng.integers(0, 2, 10_000)
-    seen[:, observation.DRAFT_TIME] /= 40
+    seen = rng.uniform(device.LOW, device.HIGH, size=(10_000, device.SIZE)).astype(np.float32)
+    seen[:, device.DRAFTED_TOKENS] = np.float32(rng.integers(0, 12, 10_000) / SCENARIO.max_draft_tokens)
+    seen[:, device.TOKENS_LEFT] = rng.integers(33, 65, 10_000) / 64  # within a round the cap is K
+    seen[:, device.SERVER_BUSY] = rng.integers(0, 2, 10_000)
+    seen[:, device.DRAFT_TIME] /= 40
     ours = bundle.decide({"observation": seen})[0]
     assert (ours == compiled_actions(named(name, SCENARIO), SCENARIO, seen)).all()
 
@@ -66,7 +66,7 @@ def test_a_network_decides_as_in_torch(recorded: dict[str, np.ndarray], decision
     torch.manual_seed(1)
     import gymnasium as gym
 
-    space = gym.spaces.Box(observation.LOW, observation.HIGH, dtype=np.float32)
+    space = gym.spaces.Box(np.float32(device.LOW), np.float32(device.HIGH))
     actions = 2 if decision == "token" else SCENARIO.max_draft_tokens + 1
     policy = ActorCriticPolicy(
         space, gym.spaces.Discrete(actions), lambda _: 1e-3, net_arch=[64, 64], features_extractor_class=Standardise
@@ -85,14 +85,14 @@ def test_a_network_decides_as_in_torch(recorded: dict[str, np.ndarray], decision
 
 
 def test_masked_actions_are_never_taken() -> None:
-    seen = np.zeros((SCENARIO.max_draft_tokens + 2, observation.SIZE), np.float32)
+    seen = np.zeros((SCENARIO.max_draft_tokens + 2, device.SIZE), np.float32)
     left = np.arange(SCENARIO.max_draft_tokens + 2)
-    seen[:, observation.TOKENS_LEFT] = left / 64
+    seen[:, device.TOKENS_LEFT] = left / 64
     most = np.clip(left - 1, 0, SCENARIO.max_draft_tokens)
     lengths = from_bytes(network_bytes(random_policy("length", seed=3))).decide({"observation": seen})[0]
     assert (lengths <= most).all()
     assert (rule("ratio").decide({"observation": seen})[0] <= most).all()
-    seen[:, observation.DRAFTED] = 1.0
+    seen[:, device.DRAFTED_TOKENS] = 1.0
     assert not rule("fixed:32").decide({"observation": seen})[0].any()
 
 
@@ -164,17 +164,15 @@ def test_refusals_are_one_line(
 
 
 def test_one_name_for_engine_environment_and_server(tmp_path: Path) -> None:
-    seen = (
-        np.random.default_rng(0).uniform(observation.LOW, observation.HIGH, (50, observation.SIZE)).astype(np.float32)
-    )
+    seen = np.random.default_rng(0).uniform(device.LOW, device.HIGH, (50, device.SIZE)).astype(np.float32)
     assert run(command.main, command.PROGRAM, [str(run_of(tmp_path)), "-o", str(tmp_path / "policy.onnx")]) == 0
     for name in ("aligned", str(tmp_path), str(tmp_path / "policy.json")):
         loaded = load(name)
         assert loaded.engine(SCENARIO) == named(name, SCENARIO)
         theirs = held(loaded.environment(SCENARIO.name).predict(seen)[0], seen, SCENARIO)
-        few = seen[:, observation.TOKENS_LEFT] * 64 > 40
+        few = seen[:, device.TOKENS_LEFT] * 64 > 40
         assert (loaded.bundle().decide({"observation": seen})[0] == theirs)[
-            few & (seen[:, observation.DRAFTED] < 0.9)
+            few & (seen[:, device.DRAFTED_TOKENS] < 0.9)
         ].all()
     with pytest.raises(BundleError, match="no such file"):
         load("wosp").bundle()

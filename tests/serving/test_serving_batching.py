@@ -11,16 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.bundles import SCENARIO
+from wisp_gym.contract.tables import TABLES
 from wisp_gym.controllers.resolve import find_batching
 from wisp_gym.engine.build import empty_arrays, fill_world
 from wisp_gym.engine.compose import begin_batch, compose
-from wisp_gym.engine.gather_batching import GLOBAL_ENTRIES, REQUEST_ENTRIES
 from wisp_gym.serving.bundle.bundle import Bundle, from_bytes, load_bundle
 from wisp_gym.serving.bundle.schema import BundleError
 from wisp_gym.serving.estimator import TERMS, VerificationTimeEstimator
 from wisp_gym.serving.export.policies import batching_bundle
-from wisp_gym.serving.scheduler.features import TABLES, Request
-from wisp_gym.serving.scheduler.scheduler import BatchScheduler, ServerLimits
+from wisp_gym.serving.scheduler.base import ServerLimits
+from wisp_gym.serving.scheduler.fcfs import FirstComeFirstServed
+from wisp_gym.serving.scheduler.features import QUANTITIES, Request
+from wisp_gym.serving.scheduler.scheduler import BatchScheduler
 
 RULES = ("fcfs", "edf", "edf-demoted", "edf-demoted:0.2", "least-laxity", "wisp", "wisp:0.2,0.5")
 MEAN_S = 0.09
@@ -188,10 +190,30 @@ def test_the_scheduler_learns_how_long_batches_take() -> None:
     assert scheduler.estimator.alarms > 0
 
 
+@pytest.mark.parametrize("limits", [LIMITS, replace(LIMITS, admit_share=0.6), replace(LIMITS, prefill_tokens=0)])
+def test_without_a_bundle_first_come_first_served_is_the_rule(limits: ServerLimits) -> None:
+    plain, bundled = FirstComeFirstServed(estimator(), limits), scheduler_of("fcfs", limits)
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        requests, used = waiting(rng, int(rng.integers(0, 70)), 7.0), int(rng.choice([0, 15_000, 36_000]))
+        ours, theirs = plain.compose(requests, 7.0, used), bundled.compose(requests, 7.0, used)
+        assert (ours.members, ours.new_tokens) == (theirs.members, theirs.new_tokens)
+        assert ours.predicted_s == pytest.approx(theirs.predicted_s)
+        assert (ours.wait_s > 0.0) == (theirs.wait_s > 0.0) == (bool(requests) and not ours.members)
+
+
+def test_memory_is_given_out_in_blocks() -> None:
+    limits, estimated = ServerLimits(kv_tokens=640, prefill_tokens=0, block_tokens=64), estimator()
+    requests = [Request(k, 0.0, 1.0, 65 + k, 0, 0) for k in range(8)]  # two blocks each
+    for scheduler in (FirstComeFirstServed(estimated, limits), BatchScheduler(bundle_of("fcfs"), estimated, limits)):
+        assert scheduler.compose(requests, 0.0).members == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match="block"):
+        FirstComeFirstServed(estimated, replace(limits, block_tokens=0))
+
+
 def test_features_are_those_of_the_documented_observation() -> None:
-    for table, entries in (("globals", GLOBAL_ENTRIES), ("requests", REQUEST_ENTRIES)):
-        ours = [(f.name, f.unit, f.low, f.high) for f in TABLES[table].values()]
-        assert ours == [(e.name, e.unit, e.low, e.high) for e in entries]
+    for table, quantities in QUANTITIES.items():
+        assert list(quantities) == list(TABLES[table])
 
 
 def test_what_is_given_once_is_checked() -> None:

@@ -15,12 +15,14 @@ from agents.batching.scorer_network import Scorer
 from tests.serving.test_bundle import sealed
 from tests.support.bundles import SCENARIO
 from wisp_gym.cli import run
+from wisp_gym.contract import request, server
 from wisp_gym.contract.ladders import PRICES
 from wisp_gym.controllers.scorer_policy import ScorerPolicy, make_scorer, save_scorer, shape_for
 from wisp_gym.engine.build import empty_arrays, fill_world
-from wisp_gym.engine.compose import begin_batch
+from wisp_gym.engine.compose import begin_batch, join_responses
 from wisp_gym.engine.compose_learned import compose_learned
-from wisp_gym.engine.gather_batching import GLOBALS, R_ADMISSIBLE, R_PRESENT, REQUEST
+from wisp_gym.engine.observe_request import observe_request
+from wisp_gym.engine.observe_server import observe_batch
 from wisp_gym.files import write_bytes
 from wisp_gym.rules.batching import AGE_S, COMMITTED_TOKENS, DUE_S
 from wisp_gym.scenario import dumps
@@ -28,8 +30,10 @@ from wisp_gym.serving.bundle.bundle import Bundle, from_bytes, load_bundle
 from wisp_gym.serving.bundle.schema import BundleError
 from wisp_gym.serving.estimator import TERMS, VerificationTimeEstimator
 from wisp_gym.serving.export import command
-from wisp_gym.serving.scheduler.features import Request
-from wisp_gym.serving.scheduler.scheduler import BatchScheduler, ServerLimits
+from wisp_gym.serving.scheduler.base import ServerLimits
+from wisp_gym.serving.scheduler.features import Request, Server, describe, facts_of, matrix
+from wisp_gym.serving.scheduler.picking import MOVING, Picking, symlog
+from wisp_gym.serving.scheduler.scheduler import BatchScheduler
 
 LIMITS = ServerLimits(kv_tokens=40_000, requests=48, prefill_tokens=300)
 DECISIONS = ("batching", "joint")
@@ -122,10 +126,10 @@ def test_batches_are_those_of_the_engine(tmp_path: Path, decision: str) -> None:
         bundle = exported(policy, tmp_path)
         for seed in range(30):
             w, n = filled(100 * number + seed, 70.0)
-            c, s, d = w.config[0, 0], w.server[0, 0], w.device[0]
+            s, d = w.server[0, 0], w.device[0]
             scheduler = scheduler_of(bundle, s)
             batch = scheduler.compose(requests_of(w, n, 70.0), 70.0, int(s["kv_tokens"]))
-            compose_learned(c, s, d, np.arange(n), w.batch[0], w.features[0], policy.weights)
+            compose_learned(w._replace(scorer=policy.weights).at(0))
             members = w.batch[0, : int(s["n_batch"])].tolist()
             assert not scheduler.fallbacks
             # sums are taken in another order: where two scores are equal to seven digits, the other may win
@@ -162,13 +166,13 @@ def test_decisions_are_those_of_torch(tmp_path: Path, decision: str) -> None:
             scores = scorer(torch.from_numpy(observations)).numpy()
         theirs = np.where(masks, scores, -np.inf).argmax(axis=1)
         for o, action in zip(observations, theirs, strict=True):
-            rows = o[GLOBALS:].reshape(-1, REQUEST)
-            rows = rows[rows[:, R_PRESENT] > 0.5]
-            pick, takes, other = bundle.decide({"requests": rows, "globals": o[None, :GLOBALS]})
+            rows = o[server.SIZE :].reshape(-1, request.SIZE)
+            rows = rows[rows[:, request.PRESENT] > 0.5]
+            pick, takes, other = bundle.decide({"requests": rows, "globals": o[None, : server.SIZE]})
             ours = int(pick[0]) if takes[0] else visible + int(other[0])
             same += ours == action
             kinds.add(min(ours, visible))
-            assert not takes[0] or rows[pick[0], R_ADMISSIBLE] == 1.0
+            assert not takes[0] or rows[pick[0], request.ADMISSIBLE] == 1.0
         seen += len(observations)
         random = np.array([rng.choice(np.flatnonzero(mask)) for mask in masks])
         observations, _, _, _, infos = envs.step(np.where(rng.random(20) < 0.3, random, theirs))
@@ -218,12 +222,12 @@ def test_admission_is_that_of_the_engine(tmp_path: Path) -> None:
         bundle = exported(policy, tmp_path)
         for seed in range(20):
             w, n = filled(seed, 70.0)
-            c, s, d = w.config[0, 0], w.server[0, 0], w.device[0]
+            c, s = w.config[0, 0], w.server[0, 0]
             free, kept = scheduler_of(bundle, s), scheduler_of(bundle, s)
             c["admit_share"], kept.limits = 0.3, replace(LIMITS, admit_share=0.3)
             requests, used = requests_of(w, n, 70.0), int(s["kv_tokens"])
             batch = kept.compose(requests, 70.0, used)
-            compose_learned(c, s, d, np.arange(n), w.batch[0], w.features[0], policy.weights)
+            compose_learned(w._replace(scorer=policy.weights).at(0))
             same += batch.members == w.batch[0, : int(s["n_batch"])].tolist()
             kept_out += batch.members != free.compose(requests, 70.0, used).members
             assert not kept.fallbacks
@@ -240,3 +244,31 @@ def test_weights_far_too_large_are_refused(tmp_path: Path) -> None:
         tensor.raw_data = np.full(len(tensor.raw_data) // 4, 3e38, np.float32).tobytes()
     with pytest.raises(BundleError, match="no finite numbers"):
         from_bytes(sealed(model.SerializeToString(deterministic=True)))
+
+
+def test_every_entry_that_a_server_computes_is_the_engines(tmp_path: Path) -> None:
+    scheduler = scheduler_of(exported(policy_of("batching", 0), tmp_path))
+    for seed in range(60):
+        w, n = filled(seed, 70.0)
+        c, s, d = w.config[0, 0], w.server[0, 0], w.device[0]
+        facts, usable = facts_of(requests_of(w, n, 70.0))
+        queue = describe(facts, 70.0, LIMITS.prefill_tokens, scheduler.estimator.coefficients)
+        state = Server(
+            float(s["mean_batch_s"]), SCENARIO.max_draft_tokens, float(s["utilisation"]), float(s["token_rate"]), float(s["price"]),
+            float(s["kv_tokens"]), float(LIMITS.kv_tokens),
+        )  # fmt: skip
+        globals_row, row = np.zeros(server.SIZE, np.float32), np.zeros(request.SIZE, np.float32)
+        observe_batch(c, s, globals_row)
+        still = [entry for entry in range(server.SIZE) if entry not in MOVING]
+        ours = matrix("globals", server.NAMES, queue, state)[0]
+        np.testing.assert_allclose(ours[still], globals_row[still], rtol=1e-6)
+        still = [entry for entry in range(request.SIZE) if entry not in request.MOVING]
+        for ours, k in zip(matrix("requests", request.NAMES, queue, state), range(n), strict=True):
+            observe_request(c, s, d[k], w.features[0, k], row)
+            np.testing.assert_allclose(ours[still], row[still], rtol=1e-6, atol=1e-6)
+        picking = Picking(
+            scheduler.bundle.scorer, queue, state, usable, scheduler.estimator.coefficients, LIMITS
+        )  # fmt: skip
+        join_responses(w.at(0))
+        observe_batch(c, s, globals_row)
+        np.testing.assert_allclose(picking.sight(), symlog(globals_row)[MOVING], rtol=1e-5, atol=1e-6)

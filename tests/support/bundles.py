@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from wisp_gym.contract import observation
+from wisp_gym.contract import device
 from wisp_gym.controllers.policy import Policy, make_policy
 from wisp_gym.scenario import Scenario, load
 from wisp_gym.serving.bundle.bundle import Bundle, from_bytes
@@ -21,7 +21,7 @@ def random_policy(decision: str, seed: int = 0, activation: str = "tanh", widths
     """A network whose answers vary over the observations that the engine shows."""
     rng = np.random.default_rng(seed)
     actions = 2 if decision == "token" else SCENARIO.max_draft_tokens + 1
-    sizes = [observation.SIZE, *widths, actions]
+    sizes = [device.SIZE, *widths, actions]
     layers = [
         (
             rng.normal(size=(b, a)).astype(np.float32) / np.sqrt(a, dtype=np.float32),

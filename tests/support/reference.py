@@ -369,12 +369,13 @@ class Reference:
         last = tokens[-1] if tokens else Token(1, 1.0, 1.0, 0.0, 1.0, 0.0)
         v = device.slo.speed_tokens_per_s
         return device.sight.row(
-            self.now_s, cap, device.token_s, drafted_tokens=len(tokens) / cap, survival=math.prod(t.p_accept for t in tokens),
+            self.now_s, cap, device.token_s, drafted_tokens=len(tokens), survival=math.prod(t.p_accept for t in tokens),
             adapted_survival=device.sight.adapted([t.p_accept for t in tokens]),
             accept_probability=last.p_accept, confidence=last.confidence, entropy=last.entropy, margin=last.margin,
-            logit_spread=last.spread, expected_tokens=device.expected_tokens / cap, context=(r.prompt_tokens + r.committed) / 1e3,
-            tokens_left=min(r.output_tokens - r.committed, 64) / 64, round_time=(self.now_s - device.round_start_s)
-            / device.sight.server.mean_batch_s, slack=(self.due_s(device, r, r.committed) - self.now_s) * v)  # fmt: skip
+            logit_spread=last.spread, expected_tokens=device.expected_tokens, context=r.prompt_tokens + r.committed,
+            tokens_left=r.output_tokens - r.committed, round_time=self.now_s - device.round_start_s,
+            slack=(self.due_s(device, r, r.committed) - self.now_s) * v,
+        )  # fmt: skip
 
     def wants_more(self, device: Device) -> bool:
         """Ask the controller."""

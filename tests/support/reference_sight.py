@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wisp_gym.contract.observation import ENTRIES, NAMES
+from wisp_gym.contract.averages import FRESH, KEEP, PRIOR_TOKENS
+from wisp_gym.contract.tables import TABLES
 
 
 @dataclass(frozen=True)
@@ -45,23 +46,23 @@ class Sight:
 
     def learn_delay(self, delay_s: float) -> None:
         """One more one-way delay."""
-        self.delay_spread_s = 0.9 * self.delay_spread_s + 0.1 * abs(delay_s - self.delay_mean_s)
-        self.delay_mean_s = 0.9 * self.delay_mean_s + 0.1 * delay_s
+        self.delay_spread_s = KEEP * self.delay_spread_s + FRESH * abs(delay_s - self.delay_mean_s)
+        self.delay_mean_s = KEEP * self.delay_mean_s + FRESH * delay_s
 
     def learn_fates(self, verified: int, accepted: int) -> None:
         """A reply: of the verified tokens, those up to the first rejected one have been examined."""
-        self.accepted = 0.9 * self.accepted + accepted
-        self.examined = 0.9 * self.examined + min(accepted + 1, verified)
+        self.accepted = KEEP * self.accepted + accepted
+        self.examined = KEEP * self.examined + min(accepted + 1, verified)
         self.last_rejected = accepted < verified
 
     def learn_rate(self, tokens: int, seconds: float) -> None:
         """A round."""
-        self.tokens, self.seconds = 0.9 * self.tokens + tokens, 0.9 * self.seconds + seconds
+        self.tokens, self.seconds = KEEP * self.tokens + tokens, KEEP * self.seconds + seconds
 
     @property
     def acceptance(self) -> float:
         """Share of accepted tokens, with a prior worth four."""
-        return (self.accepted + 4.0 * self.expected_acceptance) / (self.examined + 4.0)
+        return (self.accepted + PRIOR_TOKENS * self.expected_acceptance) / (self.examined + PRIOR_TOKENS)
 
     def adapted(self, chances: list[float]) -> float:
         """Probability that tokens of these predicted acceptances are all accepted, their odds scaled to the running acceptance."""
@@ -69,24 +70,23 @@ class Sight:
         return math.prod(p * ratio / (1.0 - p + p * ratio) for p in chances)
 
     def row(self, now_s: float, cap: int, token_s: float, **own: float) -> np.ndarray:
-        """(SIZE,) float32 observation; `own`: entries that the round itself gives, by name."""
+        """(SIZE,) float32 observation; `own`: quantities that the round itself gives, by the name of their entry."""
         s = self.server
-        t = s.mean_batch_s
         left_s, missed = 0.0, 0
         if s.busy:
             left_s = s.boundary_s - (now_s + self.delay_mean_s)
-            missed = max(math.ceil(-left_s / t), 0)
-            left_s += missed * t
-        values = own | {
-            "acceptance_average": self.acceptance, "draft_time": token_s / t, "one_way_delay": self.delay_mean_s / t,
-            "jitter": self.delay_spread_s / t, "slo_period": 1.0 / (self.slo_tokens_per_s * t), "server_busy": s.busy,
-            "queue_work": s.queue_s / t, "utilisation": s.utilisation, "own_rate": self.tokens / self.seconds * t,
-            "batch_time": 10.0 * t, "info_age": (now_s - s.left_s) / t, "boundary_left": left_s / t,
-            "draftable_tokens": math.floor(left_s / token_s) / cap, "boundaries_missed": missed,
-            "suggested_tokens": self.suggested / cap, "last_rejected": self.last_rejected,
+            missed = max(math.ceil(-left_s / s.mean_batch_s), 0)
+            left_s += missed * s.mean_batch_s
+        quantities = own | {
+            "acceptance_average": self.acceptance, "draft_time": token_s, "one_way_delay": self.delay_mean_s,
+            "jitter": self.delay_spread_s, "slo_period": 1.0 / self.slo_tokens_per_s, "server_busy": s.busy,
+            "queue_work": s.queue_s, "utilisation": s.utilisation, "own_rate": self.tokens / self.seconds * s.mean_batch_s,
+            "batch_time": s.mean_batch_s, "info_age": now_s - s.left_s, "boundary_left": left_s,
+            "draftable_tokens": math.floor(left_s / token_s), "boundaries_missed": missed,
+            "suggested_tokens": self.suggested, "last_rejected": self.last_rejected,
         }  # fmt: skip
-        o = np.zeros(len(ENTRIES), np.float32)
-        for name, value in values.items():
-            entry = ENTRIES[NAMES.index(name)]
-            o[NAMES.index(name)] = min(max(value, entry.low), entry.high)
+        o = np.zeros(len(TABLES["observation"]), np.float32)
+        for k, entry in enumerate(TABLES["observation"].values()):
+            value = quantities.get(entry.name, 0.0) / entry.scale_in(s.mean_batch_s, cap)
+            o[k] = min(max(value, entry.low), entry.high)
         return o

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from wisp_gym.contract.observation import CONFIDENCE, ENTROPY, LOGIT_SPREAD, MARGIN
+from wisp_gym.contract.device import CONFIDENCE, ENTROPY, LOGIT_SPREAD, MARGIN
 from wisp_gym.engine.build import accepted_share, smallest_batch_s
 from wisp_gym.engine.state import LOG_ARRIVE, LOG_DELIVER, LOG_END, LOG_REQUEST, LOG_SEND, LOG_VERIFY
 from wisp_gym.envs.speculation import SpeculationLengthTask, SpeculationSettings, SpeculationTask

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from wisp_gym.contract import observation
+from wisp_gym.contract import device
 from wisp_gym.controllers.shipped import policy_path
 from wisp_gym.errors import InputError
 from wisp_gym.files import write_text
@@ -61,9 +61,9 @@ def make_policy(
     except (ValueError, IndexError, AttributeError) as error:
         raise PolicyError(str(error)) from None
     outputs = layers[-1][0].shape[0]
-    if layers[0][0].shape[1] != observation.SIZE:
+    if layers[0][0].shape[1] != device.SIZE:
         raise PolicyError(
-            f"inputs: given {layers[0][0].shape[1]}, allowed is {observation.SIZE}, the documented observation"
+            f"inputs: given {layers[0][0].shape[1]}, allowed is {device.SIZE}, the documented observation"
         )
     if (decision == "token" and outputs != 2) or not 2 <= outputs <= 33:
         raise PolicyError(f"outputs: given {outputs}, allowed are 2 for 'token' and 2 to 33 for 'length'")
@@ -74,7 +74,7 @@ def save_policy(policy: Policy, path: str | Path) -> None:
     """Write a policy as JSON, atomically."""
     document = {
         "format": f"wisp-gym {WHAT}", "version": VERSION, "decision": policy.decision, "activation": policy.activation,
-        "observation": [[e.name, e.unit, e.low, e.high] for e in observation.ENTRIES],
+        "observation": [e.row for e in device.ENTRIES],
         "layers": layers_as_json(policy.layers), "about": policy.about,
     }  # fmt: skip
     write_text(path, json.dumps(document))
@@ -82,7 +82,7 @@ def save_policy(policy: Policy, path: str | Path) -> None:
 
 def check_schema(path: Path, document: dict[str, Any]) -> None:
     """The policy must have been trained on today's observation."""
-    refuse_others(path, "observation differs from the documented one", document.get("observation"), observation.NAMES)
+    refuse_others(path, "observation differs from the documented one", document.get("observation"), device.NAMES)
 
 
 def refuse_others(path: Path, what: str, rows: Any, allowed: Sequence[str]) -> None:

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from wisp_gym.contract import observation as observed
+from wisp_gym.contract import device
 from wisp_gym.controllers.catalogue import ALIASES, CENTRALIZED, SPECULATION
 from wisp_gym.controllers.names import ControllerError, parse
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.engine.state import PARAMETERS
-from wisp_gym.jit import jit
 from wisp_gym.rules.bandits import MEMORY
 from wisp_gym.rules.controller import Controller
-from wisp_gym.rules.speculation import ORACLE, PERFECT, POLICY_LENGTH, choose_length, continue_drafting
+from wisp_gym.rules.observed import decide_drafting
+from wisp_gym.rules.speculation import ORACLE, PERFECT
 from wisp_gym.scenario import Scenario, load
 
 FATES = {PERFECT: "last_fate", ORACLE: "next_fate"}  # what a bound must be told
@@ -63,7 +63,7 @@ class SpeculationPredictor:
         """Actions for observations; every rule but `random` is deterministic, none keeps a state.
 
         Args:
-            observation: (SIZE,) or (n, SIZE) numbers, see `wisp_gym.engine.observation.ENTRIES`.
+            observation: (SIZE,) or (n, SIZE) numbers, see `wisp_gym.contract.device`.
             state, episode_start, deterministic: of stable-baselines3's signature; the state is returned as it came.
             info: for the bounds alone, 0 (rejected) or 1 (accepted), one or (n,): `perfect` reads `last_fate` of the
                 token just drafted, `oracle` `next_fate` of the token that would come next.
@@ -75,8 +75,8 @@ class SpeculationPredictor:
             ValueError: observations of another shape, or fates that are missing or of another shape.
         """
         rows = np.asarray(observation, dtype=np.float32)
-        if rows.ndim not in (1, 2) or rows.shape[-1] != observed.SIZE:
-            size = observed.SIZE
+        if rows.ndim not in (1, 2) or rows.shape[-1] != device.SIZE:
+            size = device.SIZE
             raise ValueError(f"observation: given shape {rows.shape}, allowed are ({size},) and (n, {size})")
         many = np.ascontiguousarray(np.atleast_2d(rows))
         fates = self.fates(info, len(many))
@@ -84,7 +84,9 @@ class SpeculationPredictor:
         c = self.controller
         chances = self.rng.random(len(many))
         memory = np.zeros(MEMORY)  # no rule that uses it gets here
-        decide(c.speculation, self.parameters, c.policy, memory, self.max_draft_tokens, many, fates, chances, actions)
+        decide_drafting(
+            c.speculation, self.parameters, c.policy, memory, self.max_draft_tokens, many, fates, chances, actions
+        )
         return actions.reshape(rows.shape[:-1]), state
 
     def fates(self, info: Mapping[str, Any] | None, n: int) -> NDArray[np.int64]:
@@ -113,16 +115,3 @@ def named(name: str, scenario: Scenario) -> Controller:
     first, *more = parse(name)
     whole = more or first.is_policy or name in ALIASES or first.name in CENTRALIZED
     return resolve(name if whole else f"{name}+fcfs", scenario)
-
-
-@jit
-def decide(kind, parameters, policy, memory, max_draft_tokens, observations, fates, chances, actions):
-    """Write the action of each of (n, SIZE) observations into (n,) `actions`."""
-    for row in range(len(observations)):
-        o = observations[row]
-        if kind >= POLICY_LENGTH:
-            actions[row] = choose_length(kind, parameters, policy, memory, max_draft_tokens, o)
-        else:
-            actions[row] = continue_drafting(
-                kind, parameters, policy, memory, max_draft_tokens, o, fates[row], fates[row], chances[row]
-            )

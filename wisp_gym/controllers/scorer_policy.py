@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from wisp_gym.contract import request, server
 from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES
 from wisp_gym.controllers.policy import VERSION, WHAT, PolicyError, about_of, read_policy, refuse_others
 from wisp_gym.files import write_text
@@ -35,19 +36,11 @@ class ScorerPolicy:
     about: dict[str, Any] = field(default_factory=dict)
 
 
-def entries() -> tuple[list[list[Any]], list[list[Any]]]:
-    """Rows of the documented observation: global entries and those of a request."""
-    from wisp_gym.engine.gather_batching import GLOBAL_ENTRIES, REQUEST_ENTRIES
-
-    return tuple([[e.name, e.unit, e.low, e.high] for e in table] for table in (GLOBAL_ENTRIES, REQUEST_ENTRIES))  # type: ignore[return-value]
-
-
 def shape_for(decision: str, hidden: int, embedding: int, context: int) -> Shape:
     """Shape of a scorer of the documented observation."""
     if decision not in DECISIONS:
         raise PolicyError(f"decision: given {decision!r}, allowed are {', '.join(DECISIONS)}")
-    seen, requests = entries()
-    return Shape(len(requests), len(seen), hidden, embedding, context, DECISIONS[decision], len(CHUNK_TOKENS))
+    return Shape(request.SIZE, server.SIZE, hidden, embedding, context, DECISIONS[decision], len(CHUNK_TOKENS))
 
 
 def make_scorer(layers: list[tuple[np.ndarray, np.ndarray]], decision: str = "batching", **about: Any) -> ScorerPolicy:
@@ -67,9 +60,9 @@ def make_scorer(layers: list[tuple[np.ndarray, np.ndarray]], decision: str = "ba
 
 def save_scorer(policy: ScorerPolicy, path: str | Path) -> None:
     """Write a policy as JSON, atomically."""
-    seen, requests = entries()
     document = {
-        "format": f"wisp-gym {WHAT}", "version": VERSION, "decision": policy.decision, "globals": seen, "requests": requests,
+        "format": f"wisp-gym {WHAT}", "version": VERSION, "decision": policy.decision,
+        "globals": [e.row for e in server.ENTRIES], "requests": [e.row for e in request.ENTRIES],
         "chunk_tokens": list(CHUNK_TOKENS), "prices": list(PRICES[: DECISIONS[policy.decision]]), "parts": list(PARTS),
         "layers": layers_as_json(policy.layers), "about": policy.about,
     }  # fmt: skip
@@ -78,9 +71,8 @@ def save_scorer(policy: ScorerPolicy, path: str | Path) -> None:
 
 def check_schema(path: Path, document: dict[str, Any], decision: str) -> None:
     """The policy must have been trained on today's observation and actions."""
-    seen, requests = entries()
-    for key, rows in (("globals", seen), ("requests", requests)):
-        refuse_others(path, f"{key} differ from the documented ones", document.get(key), [row[0] for row in rows])
+    for key, names in (("globals", server.NAMES), ("requests", request.NAMES)):
+        refuse_others(path, f"{key} differ from the documented ones", document.get(key), names)
     ladders: dict[str, list[Any]] = {
         "chunk_tokens": list(CHUNK_TOKENS),
         "prices": list(PRICES[: DECISIONS[decision]]),

@@ -8,8 +8,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-from wisp_gym.contract import observation
 from wisp_gym.contract.averages import PRIOR_TOKENS
+from wisp_gym.contract.device import SIZE
 from wisp_gym.engine import state
 from wisp_gym.engine.acceptance import DRIFT_BLOCK_TOKENS
 from wisp_gym.engine.state import World
@@ -161,12 +161,12 @@ def empty_arrays(n_worlds: int, n_devices: int, log_rows: int = 0, trace: np.nda
         config=np.zeros((n_worlds, 1), state.CONFIG), server=np.zeros((n_worlds, 1), state.SERVER),
         totals=np.zeros((n_worlds, 1), state.TOTALS), slo_totals=np.zeros((n_worlds, state.SLO_CLASSES), state.SLO_TOTALS),
         histogram=np.zeros((n_worlds, 2, state.LATENCY_BINS), np.int64), device=np.zeros(shape, state.DEVICE),
-        observation=np.zeros((*shape, observation.SIZE), np.float32), event_device=integers(), event_s=floats(), queue=integers(),
+        observation=np.zeros((*shape, SIZE), np.float32), event_device=integers(), event_s=floats(), queue=integers(),
         batch=integers(), replies=integers(), features=np.zeros((*shape, FEATURES)), keys=floats(), order=integers(),
         speculation_parameters=np.zeros((n_worlds, state.PARAMETERS)), batching_parameters=np.zeros((n_worlds, state.PARAMETERS)),
         memory=np.zeros((n_worlds, n_devices + 1, MEMORY)),
         log=np.zeros((n_worlds, log_rows), state.LOG_ROW), decisions=np.zeros((n_worlds, 0), state.DECISION),
-        seen=np.zeros((n_worlds, 0, observation.SIZE), np.float32), outcomes=np.zeros((n_worlds, 0), state.OUTCOME),
+        seen=np.zeros((n_worlds, 0, SIZE), np.float32), outcomes=np.zeros((n_worlds, 0), state.OUTCOME),
         survivals=np.zeros((*shape, state.SURVIVALS), np.float32), trace=trace,
     )  # fmt: skip
 

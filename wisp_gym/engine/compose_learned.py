@@ -12,30 +12,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from wisp_gym.contract import request, server
 from wisp_gym.contract.ladders import PRICES
 from wisp_gym.engine.compose import add, choose_chunk, chunk_is_open, fits, join_responses
-from wisp_gym.engine.gather_batching import (
-    GLOBALS,
-    R_ADMISSIBLE,
-    R_PICKED,
-    R_PRESENT,
-    R_WITH,
-    REQUEST,
-    observe_batch,
-    observe_request,
-)
+from wisp_gym.engine.observe_request import observe_request
+from wisp_gym.engine.observe_server import observe_batch
 from wisp_gym.jit import jit_allocating
 from wisp_gym.rules.batching import FCFS, UNCACHED_TOKENS, binding_deadline_s
-from wisp_gym.rules.scorer import best_head, embed, pool, score_context, score_requests, shape_of
-
-
-@jit_allocating
-def clear_dynamic(row):
-    """Take out what changes while a batch is composed (DYNAMIC)."""
-    row[R_WITH] = 0.0
-    row[R_PRESENT] = 0.0
-    row[R_ADMISSIBLE] = 0.0
-    row[R_PICKED] = 0.0
+from wisp_gym.rules.scorer import best_head, embed, keep_still, pool, score_context, score_requests, shape_of
 
 
 @jit_allocating
@@ -53,12 +37,12 @@ def places_to_score(c, s, features):
 @jit_allocating
 def embed_queue(c, s, devices, queue, features, scorer, places, embeddings):
     """Write the embedding of the request in each of the places."""
-    row, seen = np.zeros(REQUEST, np.float32), np.empty(REQUEST, np.float32)
+    row, seen = np.zeros(request.SIZE, np.float32), np.empty(request.SIZE, np.float32)
     hidden, embedding = np.empty(shape_of(scorer).hidden, np.float32), np.empty(embeddings.shape[0], np.float32)
     for k in range(len(places)):
         q = places[k]
         observe_request(c, s, devices[queue[q]], features[q], row)
-        clear_dynamic(row)
+        keep_still(row)
         embed(scorer, row, seen, hidden, embedding)
         for h in range(len(embedding)):
             embeddings[h, k] = embedding[h]
@@ -86,10 +70,10 @@ def compose_learned(w):
     n = len(places)
     embeddings, scores = np.empty((width, n), np.float32), np.empty(n, np.float32)
     embed_queue(c, s, devices, queue, features, scorer, places, embeddings)
-    row, inputs = np.empty(GLOBALS, np.float32), np.empty(GLOBALS + width, np.float32)
+    row, inputs = np.empty(server.SIZE, np.float32), np.empty(server.SIZE + width, np.float32)
     context = np.empty(shape.context, np.float32)
     query, heads = np.empty(width + 1, np.float32), np.empty(launches + 1 + shape.chunks, np.float32)
-    pool(embeddings, n, inputs, GLOBALS)
+    pool(embeddings, n, inputs, server.SIZE)
     while True:
         observe_batch(c, s, row)
         score_context(scorer, row, inputs, context, query, heads)

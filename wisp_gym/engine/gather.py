@@ -8,7 +8,6 @@ CONFIG, `s` SERVER and `d` DEVICE row; `kind`, `kinds` (W,) int64 what a world w
 from __future__ import annotations
 
 from wisp_gym.engine.compose import begin_batch
-from wisp_gym.engine.gather_batching import observe_batching
 from wisp_gym.engine.loop import (
     BATCHING,
     DONE,
@@ -19,6 +18,7 @@ from wisp_gym.engine.loop import (
     open_world,
     world_of,
 )
+from wisp_gym.engine.observe_server import observe_server
 from wisp_gym.engine.source import fate_here
 from wisp_gym.jit import jit
 
@@ -46,7 +46,7 @@ def gather(w, kind, observation, outcome):
     if c.external_batching:
         if kind == DONE:  # the feature rows are still those of the last batch composed
             begin_batch(w)
-        observe_batching(w, observation)
+        observe_server(w, observation)
     else:
         seen = w.observation[max(c.external_device, 0)]
         for k in range(seen.shape[0]):  # copying a slice would need an allocation, in case the two overlap

@@ -15,7 +15,7 @@ from wisp_gym.engine import draws
 from wisp_gym.engine.drafting import cool, heat_up, seconds_per_token
 from wisp_gym.engine.draws import clipped_lognormal, exponential, stream_key, uniform
 from wisp_gym.engine.network import TOKEN_BYTES, transfer_s
-from wisp_gym.engine.observation import (
+from wisp_gym.engine.observe_device import (
     adapt_survival,
     adapt_to_request,
     observe_all,

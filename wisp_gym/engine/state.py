@@ -214,13 +214,10 @@ class World(NamedTuple):
         names = self._fields[: self._fields.index("trace")]
         return {name: getattr(self, name) for name in names}
 
-    def shared(self) -> dict[str, Any]:
-        """What all worlds have in common, by name."""
-        return {name: getattr(self, name) for name in self._fields[self._fields.index("trace") :]}
-
     def at(self, index: int | slice) -> World:
         """One of many worlds, as compiled functions take it, or some of them; its arrays are views."""
-        return World(**{name: array[index] for name, array in self.own().items()}, **self.shared())
+        views: dict[str, Any] = {name: array[index] for name, array in self.own().items()}
+        return self._replace(**views)
 
     def clear(self, index: int) -> None:
         """Set every number of world `index` to zero."""

@@ -8,11 +8,13 @@ from typing import ClassVar
 
 import numpy as np
 
+from wisp_gym.contract import request, server
+from wisp_gym.contract.entry import markdown
 from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES
-from wisp_gym.engine import gather, gather_batching
+from wisp_gym.engine import gather
 from wisp_gym.envs.episodes import Episodes, EpisodeSettings
 from wisp_gym.envs.rewards import BATCHING_WEIGHTS, checked_weights
-from wisp_gym.envs.shells import DecisionEnv, DecisionVectorEnv, Task, markdown_rows
+from wisp_gym.envs.shells import DecisionEnv, DecisionVectorEnv, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,7 @@ class BatchingTask(Task):
         config["responses_join"] = settings.responses_join
         self.visible, self.launches, self.average = visible, len(PRICES) if self.prices else 1, average_reward
         self.counted = np.zeros((n, 2))
-        low, high = gather_batching.bounds(visible)
+        low, high = server.LOW + visible * request.LOW, server.HIGH + visible * request.HIGH
         actions = visible + self.launches + 1 + len(CHUNK_TOKENS)
         super().__init__(n, episodes, low, high, actions, checked_weights(settings.reward_weights, BATCHING_WEIGHTS))
 
@@ -69,12 +71,10 @@ class BatchingTask(Task):
 
     def masks(self) -> np.ndarray:
         """Requests that may be picked; launching a batch, or waiting while it is empty; chunks before one has been used."""
-        requests = self.observations[:, gather_batching.GLOBALS :].reshape(
-            self.n, self.visible, gather_batching.REQUEST
-        )
-        admissible = requests[:, :, gather_batching.R_ADMISSIBLE] > 0.5
-        empty = self.observations[:, gather_batching.G_REQUESTS, None] == 0.0
-        chunk_open = self.observations[:, gather_batching.G_CHUNK_OPEN, None] > 0.5
+        requests = self.observations[:, server.SIZE :].reshape(self.n, self.visible, request.SIZE)
+        admissible = requests[:, :, request.ADMISSIBLE] > 0.5
+        empty = self.observations[:, server.BATCH_REQUESTS, None] == 0.0
+        chunk_open = self.observations[:, server.CHUNK_OPEN, None] > 0.5
         parts = [admissible, np.repeat(~empty, self.launches, 1), empty, np.repeat(chunk_open, len(CHUNK_TOKENS), 1)]
         return np.concatenate(parts, axis=1).astype(np.int8)
 
@@ -107,14 +107,10 @@ class BatchingEnv(DecisionEnv):
     `Box((16 + 23·Q,), float32)`: global entries, then Q places of the same entries (zeros where nobody waits). T is the mean
     batch time, K the cap on drafted tokens.
 
-    | entry | name | unit | low | high | meaning |
-    |---|---|---|---|---|---|
     {globals}
 
     For each place q, entry 16 + 23·q + …:
 
-    | entry | name | unit | low | high | meaning |
-    |---|---|---|---|---|---|
     {requests}
 
     ## Starting State
@@ -157,5 +153,5 @@ class BatchingVectorEnv(DecisionVectorEnv):
 
 
 if BatchingEnv.__doc__:
-    BatchingEnv.__doc__ = BatchingEnv.__doc__.replace("{globals}", markdown_rows(gather_batching.GLOBAL_ENTRIES))
-    BatchingEnv.__doc__ = BatchingEnv.__doc__.replace("{requests}", markdown_rows(gather_batching.REQUEST_ENTRIES))
+    BatchingEnv.__doc__ = BatchingEnv.__doc__.replace("{globals}", markdown(server.ENTRIES, "    "))
+    BatchingEnv.__doc__ = BatchingEnv.__doc__.replace("{requests}", markdown(request.ENTRIES, "    "))

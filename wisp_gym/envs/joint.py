@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wisp_gym.engine import gather_batching
+from wisp_gym.contract import request, server
+from wisp_gym.contract.entry import markdown
 from wisp_gym.envs.batching import BatchingSettings, BatchingTask
-from wisp_gym.envs.shells import DecisionEnv, DecisionVectorEnv, markdown_rows
+from wisp_gym.envs.shells import DecisionEnv, DecisionVectorEnv
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +40,10 @@ class JointEnv(DecisionEnv):
     ## Observation Space
     `Box((16 + 23·Q,), float32)`, that of `wisp_gym/Batching-v0`; T is the mean batch time, K the cap on drafted tokens.
 
-    | entry | name | unit | low | high | meaning |
-    |---|---|---|---|---|---|
     {globals}
 
     For each place q, entry 16 + 23·q + …:
 
-    | entry | name | unit | low | high | meaning |
-    |---|---|---|---|---|---|
     {requests}
 
     ## Starting State
@@ -83,5 +80,5 @@ class JointVectorEnv(DecisionVectorEnv):
 
 
 if JointEnv.__doc__:
-    JointEnv.__doc__ = JointEnv.__doc__.replace("{globals}", markdown_rows(gather_batching.GLOBAL_ENTRIES))
-    JointEnv.__doc__ = JointEnv.__doc__.replace("{requests}", markdown_rows(gather_batching.REQUEST_ENTRIES))
+    JointEnv.__doc__ = JointEnv.__doc__.replace("{globals}", markdown(server.ENTRIES, "    "))
+    JointEnv.__doc__ = JointEnv.__doc__.replace("{requests}", markdown(request.ENTRIES, "    "))

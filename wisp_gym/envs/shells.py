@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -29,10 +29,10 @@ class Task:
     """
 
     def __init__(
-        self, n: int, episodes: Episodes, low: np.ndarray, high: np.ndarray, actions: int, weights: dict[str, float]
-    ):
-        self.n, self.episodes = n, episodes
-        self.low, self.high, self.actions, self.weights = low, high, actions, weights
+        self, n: int, episodes: Episodes, low: Sequence[float], high: Sequence[float], actions: int, weights: dict[str, float]
+    ):  # fmt: skip
+        self.n, self.episodes, self.actions, self.weights = n, episodes, actions, weights
+        self.low, self.high = np.array(low, np.float32), np.array(high, np.float32)
         self.kinds = np.zeros(n, np.int64)
         self.observations = np.zeros((n, len(low)), np.float32)
         self.outcomes = np.zeros((n, gather.SIZE))
@@ -263,9 +263,3 @@ def pick(value: Any, index: int) -> Any:
     if isinstance(value, dict):
         return {name: pick(part, index) for name, part in value.items() if not name.startswith("_")}
     return value[index]
-
-
-def markdown_rows(entries: Any, indent: str = "    ") -> str:
-    """Rows of an observation table for a docstring."""
-    rows = (f"| {k} | {e.name} | {e.unit} | {e.low:g} | {e.high:g} | {e.meaning} |" for k, e in enumerate(entries))
-    return f"\n{indent}".join(rows)

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wisp_gym.contract import observation
+from wisp_gym.contract import device
+from wisp_gym.contract.entry import markdown
 from wisp_gym.controllers.policy import load_policy
 from wisp_gym.engine import gather
 from wisp_gym.engine.session import EXTERNAL_LENGTH, EXTERNAL_TOKEN
 from wisp_gym.envs.episodes import Episodes, EpisodeSettings
 from wisp_gym.envs.rewards import SPECULATION_WEIGHTS, checked_weights
-from wisp_gym.envs.shells import DecisionEnv, DecisionVectorEnv, Task, markdown_rows
+from wisp_gym.envs.shells import DecisionEnv, DecisionVectorEnv, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class SpeculationTask(Task):
         self.average = checked_average(settings.average_reward)
         actions = 2 if self.external == EXTERNAL_TOKEN else self.cap + 1
         weights = checked_weights(settings.reward_weights, SPECULATION_WEIGHTS)
-        super().__init__(n, episodes, observation.LOW, observation.HIGH, actions, weights)
+        super().__init__(n, episodes, device.LOW, device.HIGH, actions, weights)
 
     def place(self, index: int, drawn: Mapping[str, float]) -> None:
         """The device that decides in this episode."""
@@ -112,8 +113,6 @@ class SpeculationEnv(DecisionEnv):
     ## Observation Space
     `Box((30,), float32)`; T is the mean batch time that the last reply carried, K the cap.
 
-    | entry | name | unit | low | high | meaning |
-    |---|---|---|---|---|---|
     {table}
 
     ## Starting State
@@ -201,4 +200,4 @@ class SpeculationLengthVectorEnv(SpeculationVectorEnv):
 
 
 if SpeculationEnv.__doc__:
-    SpeculationEnv.__doc__ = SpeculationEnv.__doc__.replace("{table}", markdown_rows(observation.ENTRIES))
+    SpeculationEnv.__doc__ = SpeculationEnv.__doc__.replace("{table}", markdown(device.ENTRIES, "    "))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from wisp_gym.contract.observation import DRAFT_TIME, ENTROPY, ONE_WAY_DELAY, QUEUE_WORK
+from wisp_gym.contract.device import DRAFT_TIME, ENTROPY, ONE_WAY_DELAY, QUEUE_WORK
 from wisp_gym.jit import jit
 from wisp_gym.rules.lengths import acceptance, best_length
 

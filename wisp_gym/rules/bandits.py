@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 
-from wisp_gym.contract.observation import BOUNDARY_LEFT, DRAFT_TIME, JITTER, ONE_WAY_DELAY, SERVER_BUSY, UTILISATION
+from wisp_gym.contract.device import BOUNDARY_LEFT, DRAFT_TIME, JITTER, ONE_WAY_DELAY, SERVER_BUSY, UTILISATION
 from wisp_gym.jit import jit
 from wisp_gym.rules.lengths import acceptance, expected_tokens
 

@@ -9,7 +9,7 @@ length in tokens, at most `k_max`; `draft` time of one drafted token and `fixed`
 
 from __future__ import annotations
 
-from wisp_gym.contract.observation import ACCEPTANCE_AVERAGE, DRAFT_TIME, ONE_WAY_DELAY, UTILISATION
+from wisp_gym.contract.device import ACCEPTANCE_AVERAGE, DRAFT_TIME, ONE_WAY_DELAY, UTILISATION
 from wisp_gym.jit import jit
 
 ALPHA_LOW, ALPHA_HIGH = 0.01, 0.999  # keeps powers and quotients finite

@@ -8,7 +8,7 @@ With x a request's entries of the documented observation and g the global ones, 
                of launching (at each price), waiting and each prefill chunk: W₅ c + b₅
 
 The valid action of the highest score is taken, the first among equals. The order of requests and their number enter only
-through the mean, so neither matters by itself. Entries that change while a batch is composed (DYNAMIC) are left out of x: what
+through the mean, so neither matters by itself. Entries that change while a batch is composed (`request.MOVING`) are left out of x: what
 they tell is in g, and an embedding holds for the whole batch.
 
 Weights lie in one float32 vector: the seven numbers of Shape, then W₁, b₁, … W₅, b₅, each W
@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wisp_gym.contract.request import MOVING
 from wisp_gym.jit import jit, jit_allocating
 from wisp_gym.rules.mlp import TANH, activate, layer
 
@@ -90,6 +91,13 @@ def symlog(values, out):
 
 
 @jit_allocating
+def keep_still(row):
+    """Take out of a request's entries what changes while a batch is composed."""
+    for entry in MOVING:
+        row[entry] = 0.0
+
+
+@jit_allocating
 def offsets_of(scorer):
     """Places of the third, fourth and fifth layer's weights."""
     n = shape_of(scorer)
@@ -100,7 +108,7 @@ def offsets_of(scorer):
 
 @jit_allocating
 def embed(scorer, row, seen, hidden, embedding):
-    """Write the `embedding` of a request whose DYNAMIC entries are 0; `seen` and `hidden` are working memory."""
+    """Write the `embedding` of a request, without what moves; `seen` and `hidden` are working memory."""
     symlog(row, seen)
     n = shape_of(scorer)
     offset = layer(scorer, HEADER, n.requests, n.hidden, seen, hidden)

@@ -1,7 +1,7 @@
 """Speculation controllers: how many tokens to draft, by one dispatch over the rules of this folder.
 
 Token rules are asked after each drafted token, length rules once a round before the first. Each is a pure function of the
-documented observation (`wisp_gym.engine.observation`), up to eight parameters and, for rules that learn, the device's own
+documented observation (`wisp_gym.contract.device`), up to eight parameters and, for rules that learn, the device's own
 memory. The two bounds also see what no device can see, the fate of the last and of the next token.
 
 Legend: `kind` id of the rule; `parameters` (8,) float64 of it; `policy` float32 vector of `mlp.pack`; `memory`
@@ -11,7 +11,15 @@ round.
 
 from __future__ import annotations
 
-from wisp_gym.contract.observation import ACCEPT_PROBABILITY, BATCH_TIME, CONFIDENCE, DRAFTED, SUGGESTED, SURVIVAL
+from wisp_gym.contract.device import (
+    ACCEPT_PROBABILITY,
+    BATCH_TIME,
+    CONFIDENCE,
+    DRAFTED_TOKENS,
+    SCALE,
+    SUGGESTED_TOKENS,
+    SURVIVAL,
+)
 from wisp_gym.jit import jit
 from wisp_gym.rules.adaptation import (
     adaedl_continues,
@@ -45,7 +53,7 @@ def continue_drafting(kind, parameters, policy, memory, max_draft_tokens, o, las
         last_fate, next_fate: fate of the last drafted and of the next token, read by the bounds alone.
         chance: uniform draw in (0, 1), read by the random rule alone.
     """
-    drafted = int(o[DRAFTED] * max_draft_tokens + 0.5)
+    drafted = int(o[DRAFTED_TOKENS] * max_draft_tokens + 0.5)
     if kind == FIXED:
         return 1 if drafted < parameters[0] else 0
     if kind == CONFIDENCE_RULE:
@@ -96,7 +104,7 @@ def choose_length(kind, parameters, policy, memory, max_draft_tokens, o):
         return sglang_length(parameters, memory)
     if kind == AWC:
         return awc_length(parameters, memory, max_draft_tokens, o)
-    return int(o[SUGGESTED] * max_draft_tokens + 0.5)
+    return int(o[SUGGESTED_TOKENS] * max_draft_tokens + 0.5)
 
 
 @jit
@@ -112,6 +120,6 @@ def learn(kind, parameters, memory, o, drafted, accepted, committed, round_s):
     elif kind in (SPECSTOP, BANDITSPEC):
         bandit_learns(memory, drafted, committed, round_s, kind == SPECSTOP)
     elif kind == CONTEXTUAL:
-        contextual_learns(memory, drafted, committed, round_s * 10.0 / o[BATCH_TIME])
+        contextual_learns(memory, drafted, committed, round_s / (o[BATCH_TIME] * SCALE[BATCH_TIME]))
     elif kind == SGLANG:
         sglang_learns(parameters, memory, accepted)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 
-from wisp_gym.contract.observation import (
+from wisp_gym.contract.device import (
     ACCEPTANCE_AVERAGE,
     BOUNDARY_LEFT,
     DRAFT_TIME,
@@ -21,13 +21,12 @@ from wisp_gym.contract.observation import (
     MARGIN,
     OWN_RATE,
     PRICE,
+    SCALE,
     SERVER_BUSY,
     SURVIVAL,
     TOKENS_LEFT,
 )
 from wisp_gym.jit import jit
-
-TOKENS_LEFT_UNIT = 64.0
 
 
 @jit
@@ -88,7 +87,7 @@ def aligned_continues(parameters, drafted, max_draft_tokens, o):
     if draft <= room:
         return gain > threshold
     batches = math.ceil(draft - room)
-    wanted = min(o[TOKENS_LEFT] * TOKENS_LEFT_UNIT - 1.0, max_draft_tokens) - drafted
+    wanted = min(o[TOKENS_LEFT] * SCALE[TOKENS_LEFT] - 1.0, max_draft_tokens) - drafted
     n = min(math.floor((room + batches) / draft), wanted)
     total = gain * (1.0 - alpha**n) / (1.0 - alpha) if alpha < 1.0 else gain * n
     return total > price * batches + threshold * n / 2.0

@@ -30,7 +30,7 @@ from wisp_gym.view.spans import (
 WIDTH_IN, ROW_IN, SERVER_ROWS = 13.0, 0.27, 1.8
 FRAME_IN, FRAME_DPI = (9.6, 4.2), 100  # of a frame of `render`
 LABEL_S = 0.008  # of each second shown: a batch this long has room for one digit
-PREDICTED = {"color": "black", "linewidth": 0.7, "linestyle": (0, (2, 2))}
+PREDICTED: dict[str, Any] = {"color": "black", "linewidth": 0.7, "linestyle": (0, (2, 2))}
 # The later is drawn over the earlier. Colour, and thickness as a share of the row.
 LOOKS = {
     THINKING: ("#DDDDDD", 0.1),
@@ -127,7 +127,7 @@ def bars(axes: Any, own: Sequence[Any], low: np.ndarray, high: np.ndarray, **loo
 
     start_s, end_s = (np.array([span[name] for span in own]) for name in ("start_s", "end_s"))
     corners = np.stack([start_s, low, start_s, high, end_s, high, end_s, low], axis=-1).reshape(-1, 4, 2)
-    axes.add_collection(PolyCollection(corners, **looks), autolim=False)
+    axes.add_collection(PolyCollection(list(corners), **looks), autolim=False)
 
 
 def look(kind: int, colour: str) -> dict[str, Any]:

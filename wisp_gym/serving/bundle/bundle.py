@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wisp_gym.contract.observation import ENTRIES
+from wisp_gym.contract.device import SIZE
 from wisp_gym.serving.bundle import onnx_file, schema
 from wisp_gym.serving.bundle.names import find
 from wisp_gym.serving.bundle.onnx_file import BOOL, FLOAT, INT64
@@ -30,7 +30,7 @@ Ends = dict[str, tuple[int, tuple[int | str, ...]]]  # element type and shape by
 def signature_of(described: Schema) -> tuple[Ends, Ends]:
     """Inputs and outputs that a graph of a schema has."""
     if described.decision in (schema.TOKEN, schema.LENGTH):
-        return {"observation": (FLOAT, ("n", len(ENTRIES)))}, {"action": (INT64, ("n",))}
+        return {"observation": (FLOAT, ("n", SIZE))}, {"action": (INT64, ("n",))}
     rows: dict[str, int | str] = {"requests": "queue", "globals": 1}
     inputs: Ends = {name: (FLOAT, (rows[name], len(features))) for name, features in described.inputs.items()}
     if described.decision in schema.SCORERS:

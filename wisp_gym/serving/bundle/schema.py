@@ -13,19 +13,17 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES
-from wisp_gym.contract.observation import ENTRIES
+from wisp_gym.contract.tables import TABLES
 from wisp_gym.errors import InputError
-from wisp_gym.serving.scheduler.features import TABLES
 
 FORMAT, VERSION = "wisp-gym policy bundle", 1
 KEY, SEAL = "wisp_gym_schema", "sha256"  # keys of the file's metadata
-MAX_TEXT = 64 * 1024
+MAX_TEXT = 65_536
 
 TOKEN, LENGTH, ORDER, BATCHING, JOINT = "token", "length", "order", "batching", "joint"
 SCORERS = (BATCHING, JOINT)
 MOST_DRAFT_TOKENS = 32  # as in the engine
 
-OBSERVATION = [[e.name, e.unit, float(e.low), float(e.high)] for e in ENTRIES]
 FALLBACK = {
     **dict.fromkeys((TOKEN, LENGTH), ("threshold",)),
     **dict.fromkeys((ORDER, BATCHING, JOINT), ("margin", "window")),
@@ -86,11 +84,11 @@ def features_of(table: str, names: Sequence[str] = ()) -> list[list[Any]]:
     """Features of an input as a schema lists them: [name, unit, low, high].
 
     Args:
-        table: "observation", whose features are fixed, or one of `batch_features.TABLES`, of which `names` are taken.
+        table: "observation", whose features are fixed, or another of `TABLES`, of which `names` are taken.
     """
-    if table == "observation":
-        return [list(row) for row in OBSERVATION]
-    return [[f.name, f.unit, float(f.low), float(f.high)] for f in (TABLES[table][name] for name in names)]
+    entries = TABLES[table]
+    chosen = entries if table == "observation" else names
+    return [[e.name, e.unit, float(e.low), float(e.high)] for e in (entries[name] for name in chosen)]
 
 
 def dump(schema: Schema) -> str:

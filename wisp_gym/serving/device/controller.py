@@ -9,8 +9,8 @@
         controller.drafted(token, now_s)
     controller.sent(now_s)
 
-It computes the observation of docs/guide/environments.md by the formulas of `wisp_gym.engine.observation` and `session`; a test replays
-recorded decisions of the engine and holds both equal. No method raises: where an input is missing, late or out of range, WISP's
+It computes the entries of `wisp_gym.contract.device` by the formulas of `wisp_gym.engine.observe_device` and `session`; a test
+replays recorded decisions of the engine and holds both equal. No method raises: where an input is missing, late or out of range, WISP's
 heuristic decides and `fallbacks` counts why.
 """
 
@@ -21,7 +21,7 @@ from collections import Counter
 
 import numpy as np
 
-from wisp_gym.contract import observation as e
+from wisp_gym.contract import device as e
 from wisp_gym.contract.averages import FRESH, KEEP, PRIOR_TOKENS
 from wisp_gym.serving.bundle.bundle import Bundle
 from wisp_gym.serving.bundle.schema import LENGTH, TOKEN, BundleError
@@ -41,6 +41,7 @@ from wisp_gym.serving.device.facts import (
 from wisp_gym.serving.wisp import drafts_on
 
 LATE_S = 5.0  # a server state older than this is no state (assumption: no batch takes so long)
+LOW, HIGH = np.array(e.LOW, np.float32), np.array(e.HIGH, np.float32)
 
 
 class SpeculationController:
@@ -238,44 +239,40 @@ class SpeculationController:
         """The policy's action for what is seen now."""
         self.observe()
         self.array[0] = self.row
+        np.maximum(self.array, LOW, out=self.array)
+        np.minimum(self.array, HIGH, out=self.array)
         return int(self.run(None, self.feed)[0][0])
 
-    # --- the observation (the same formulas as `wisp_gym.engine.observation`) ---------------------------------------------
+    # --- the observation, in units of the contract and not yet within its ends ------------------------------------------
 
     def observe_round(self) -> None:
         """Entries that stay the same within a round."""
-        o, batch_s = self.row, self.batch_s
+        o, t = self.row, self.batch_s
         o[e.ACCEPTANCE_AVERAGE] = average = self.accepted_sum / self.examined_sum
         self.odds_ratio = odds(average) / odds(self.profile.accept_share)  # of this request against those expected
-        o[e.DRAFT_TIME] = min(self.draft_token_s / batch_s, 20.0)
-        o[e.ONE_WAY_DELAY] = min(self.delay_mean_s / batch_s, 20.0)
-        o[e.JITTER] = min(self.delay_spread_s / batch_s, 20.0)
-        o[e.SLO_PERIOD] = min(1.0 / (self.profile.slo_tokens_per_s * batch_s), 50.0)
-        o[e.TOKENS_LEFT] = min(self.output_tokens - self.committed, 64) / 64.0
-        o[e.SERVER_BUSY] = 1.0 if self.busy else 0.0
-        o[e.QUEUE_WORK] = min(self.queue_s / batch_s, 10.0)
-        o[e.UTILISATION] = min(self.utilisation, 1.0)
-        o[e.OWN_RATE] = min(self.token_sum / self.time_sum_s * batch_s, 20.0)
-        o[e.PRICE] = min(self.price, 10.0)
-        o[e.BATCH_TIME] = min(batch_s * 10.0, 20.0)
-        o[e.CONTEXT] = min((self.prompt_tokens + self.committed) * 1e-3, 32.0)
-        o[e.SUGGESTED] = self.suggested_tokens / self.max_draft_tokens
-        o[e.LAST_REJECTED] = 1.0 if self.last_rejected else 0.0
+        o[e.DRAFT_TIME] = self.draft_token_s / t
+        o[e.ONE_WAY_DELAY], o[e.JITTER] = self.delay_mean_s / t, self.delay_spread_s / t
+        o[e.SLO_PERIOD] = 1.0 / (self.profile.slo_tokens_per_s * t)
+        o[e.TOKENS_LEFT] = (self.output_tokens - self.committed) / e.SCALE[e.TOKENS_LEFT]
+        o[e.SERVER_BUSY], o[e.LAST_REJECTED] = float(self.busy), float(self.last_rejected)
+        o[e.QUEUE_WORK], o[e.UTILISATION] = self.queue_s / t, self.utilisation
+        o[e.OWN_RATE] = self.token_sum / self.time_sum_s * t
+        o[e.PRICE] = self.price
+        o[e.BATCH_TIME] = t / e.SCALE[e.BATCH_TIME]
+        o[e.CONTEXT] = (self.prompt_tokens + self.committed) / e.SCALE[e.CONTEXT]
+        o[e.SUGGESTED_TOKENS] = self.suggested_tokens / self.max_draft_tokens
 
     def observe(self) -> None:
         """Entries that change with every drafted token."""
-        o, cap, batch_s, now_s = self.row, self.max_draft_tokens, self.batch_s, self.clock_s
-        p, o[e.CONFIDENCE], entropy, o[e.MARGIN], spread = self.statistics
-        o[e.DRAFTED], o[e.SURVIVAL], o[e.ACCEPT_PROBABILITY] = self.tokens / cap, self.survival, p
-        o[e.ENTROPY], o[e.LOGIT_SPREAD] = min(entropy, 8.0), min(spread, 16.0)
-        o[e.EXPECTED_TOKENS], o[e.ADAPTED_SURVIVAL] = min(self.expected_tokens / cap, 2.0), self.adapted_survival
-        o[e.SLACK] = min(max((self.deadline_s() - now_s) * self.profile.slo_tokens_per_s, -20.0), 20.0)
-        o[e.INFO_AGE] = min(max((now_s - self.info_s) / batch_s, 0.0), 20.0)
-        o[e.ROUND_TIME] = min((now_s - self.round_start_s) / batch_s, 20.0)
-        left_s, missed = self.boundary(now_s + self.delay_mean_s)
-        o[e.BOUNDARY_LEFT] = min(left_s / batch_s, 5.0)
-        o[e.DRAFTABLE] = min(math.floor(left_s / self.draft_token_s), cap) / cap
-        o[e.BOUNDARIES_MISSED] = min(missed, 8.0)
+        o, cap, t, now_s = self.row, self.max_draft_tokens, self.batch_s, self.clock_s
+        o[e.ACCEPT_PROBABILITY], o[e.CONFIDENCE], o[e.ENTROPY], o[e.MARGIN], o[e.LOGIT_SPREAD] = self.statistics
+        o[e.DRAFTED_TOKENS], o[e.EXPECTED_TOKENS] = self.tokens / cap, self.expected_tokens / cap
+        o[e.SURVIVAL], o[e.ADAPTED_SURVIVAL] = self.survival, self.adapted_survival
+        o[e.SLACK] = (self.deadline_s() - now_s) * self.profile.slo_tokens_per_s
+        o[e.INFO_AGE], o[e.ROUND_TIME] = (now_s - self.info_s) / t, (now_s - self.round_start_s) / t
+        left_s, o[e.BOUNDARIES_MISSED] = self.boundary(now_s + self.delay_mean_s)
+        o[e.BOUNDARY_LEFT] = left_s / t
+        o[e.DRAFTABLE_TOKENS] = math.floor(left_s / self.draft_token_s) / cap
 
     def deadline_s(self) -> float:
         """When the next token is due (`slo.token_deadline_s`)."""
@@ -295,6 +292,6 @@ class SpeculationController:
 
 
 def odds(p: float) -> float:
-    """p/(1 − p), of a probability kept off 0 and 1 (`observation.odds`)."""
+    """p/(1 − p), of a probability kept off 0 and 1 (`observe_device.odds`)."""
     p = min(max(p, 1e-3), 1.0 - 1e-3)
     return p / (1.0 - p)

@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from wisp_gym.contract import server
+from wisp_gym.contract.tables import TABLES
 from wisp_gym.rules import batching as rules
 from wisp_gym.serving.export.graph import Graph
-from wisp_gym.serving.scheduler.features import TABLES
 from wisp_gym.serving.wisp import NO_LIMIT
 
 Answer = tuple[str, str, str]  # key, leads, limit, each (Q, 1)
@@ -77,7 +78,8 @@ def least_laxity(g: QueueGraph) -> Answer:
 def edf_demoted(g: QueueGraph) -> Answer:
     """Earliest deadline first; what is late by more than late_s joins last, and makes no other one late."""
     slack, solo = g.see("slack"), g.see("solo")
-    late = g.op("Div", g.number(10.0 * g.parameters[0]), g.see("mean_batch_time", "globals"))  # its unit is 0.1 s
+    late_s = g.parameters[0] / server.SCALE[server.MEAN_BATCH_TIME]
+    late = g.op("Div", g.number(late_s), g.see("mean_batch_time", "globals"))
     return slack, g.op("LessOrEqual", solo, g.op("Add", slack, late)), g.limit(slack, solo, 0.0)
 
 

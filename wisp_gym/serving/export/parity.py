@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wisp_gym.contract.observation import TOKENS_LEFT
+from wisp_gym.contract.device import SCALE, TOKENS_LEFT
 from wisp_gym.controllers.policy import Policy
 from wisp_gym.controllers.predict import SpeculationPredictor
 from wisp_gym.rules.controller import Controller
@@ -45,7 +45,7 @@ def compiled_actions(
 
 def held(actions: NDArray[np.int64], observations: NDArray[np.float32], scenario: Scenario) -> NDArray[np.int64]:
     """Actions as the engine carries them out: a length at most K and one less than the tokens still wanted."""
-    wanted = np.rint(observations[:, TOKENS_LEFT] * 64).astype(np.int64) - 1
+    wanted = np.rint(observations[:, TOKENS_LEFT] * SCALE[TOKENS_LEFT]).astype(np.int64) - 1
     return np.minimum(actions, np.maximum(np.minimum(wanted, scenario.max_draft_tokens), 0))
 
 

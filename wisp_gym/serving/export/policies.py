@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from wisp_gym.contract.tables import TABLES
 from wisp_gym.controllers.catalogue import BATCHING, SPECULATION
 from wisp_gym.controllers.names import ControllerError
 from wisp_gym.controllers.policy import Policy
@@ -23,7 +24,6 @@ from wisp_gym.serving.export import batching_rules as onnx_batching
 from wisp_gym.serving.export import speculation_rules as onnx_rules
 from wisp_gym.serving.export.graph import Graph, bundle_bytes
 from wisp_gym.serving.export.scorer import scorer_graph
-from wisp_gym.serving.scheduler.features import TABLES
 
 
 def run_folder(name: str) -> Path:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from wisp_gym.contract import request, server
 from wisp_gym.contract.ladders import CHUNK_TOKENS
 from wisp_gym.serving.export.graph import FLOAT, Graph, Layers
-from wisp_gym.serving.scheduler.features import GLOBAL_FEATURES, REQUEST_FEATURES
-from wisp_gym.serving.scheduler.picking import ADMISSIBLE, COUNT, NEVER, OPEN, STILL, UNCACHED, launches_of
+from wisp_gym.serving.scheduler.picking import NEVER, POSSIBLE, STILL, launches_of
 
 
 def named(g: Graph, layers: Layers) -> None:
     """The weights as tensors with names, as `picking.TENSORS` lists them."""
     (w1, b1), (w2, b2), (w3, b3), (w4, b4), (w5, b5) = layers
-    entries = len(GLOBAL_FEATURES)
+    entries = server.SIZE
     parts = {
         "hidden.weight": w1, "hidden.bias": b1, "embedding.weight": w2, "embedding.bias": b2, "context.globals": w3[:, :entries],
         "context.pooled": w3[:, entries:], "context.bias": b3, "query.weight": w4[:-1], "query.bias": b4[:-1], "offset.weight": w4[-1:],
@@ -47,7 +47,7 @@ def embed(g: Graph, requests: str) -> str:
 
 def lacking(g: Graph, requests: str) -> str:
     """(Q, 1) bool: requests that lack context in memory."""
-    return g.op("Less", g.constant([[0.0]], np.float32), g.column(requests, UNCACHED))
+    return g.op("Less", g.constant([[0.0]], np.float32), g.column(requests, request.UNCACHED_TOKENS))
 
 
 def context_of(g: Graph, requests: str, seen: str, embedded: str) -> str:
@@ -63,15 +63,15 @@ def picks(g: Graph, requests: str, embedded: str, context: str) -> str:
     """(Q, 1) scores of picking each request; NEVER where it may not be picked."""
     query = linear(g, context, "query.weight", "query.bias")
     scores = g.op("Add", g.op("Gemm", embedded, query, transB=1), linear(g, context, "offset.weight", "offset.bias"))
-    admissible = g.op("Less", g.constant([[0.5]], np.float32), g.column(requests, ADMISSIBLE))
+    admissible = g.op("Less", g.constant([[0.5]], np.float32), g.column(requests, request.ADMISSIBLE))
     return g.op("Where", g.op("And", admissible, lacking(g, requests)), scores, g.constant([[NEVER]], np.float32))
 
 
 def others(g: Graph, seen: str, context: str, launches: int) -> str:
     """(1, actions) scores of what else can be done; NEVER where it is not valid."""
     places = np.arange(launches + 1 + len(CHUNK_TOKENS))[None]
-    empty = g.op("Less", g.column(seen, COUNT), g.constant([[1e-6]], np.float32))
-    is_open = g.op("Less", g.constant([[0.5]], np.float32), g.column(seen, OPEN))
+    empty = g.op("Less", g.column(seen, server.BATCH_REQUESTS), g.constant([[1e-6]], np.float32))
+    is_open = g.op("Less", g.constant([[0.5]], np.float32), g.column(seen, server.CHUNK_OPEN))
     launch = g.op("And", g.op("Not", empty), g.constant(places < launches, np.bool_))
     wait = g.op("And", empty, g.constant(places == launches, np.bool_))
     chunk = g.op("And", is_open, g.constant(places > launches, np.bool_))
@@ -84,8 +84,8 @@ def scorer_graph(layers: Layers, decision: str) -> Graph:
     g = Graph()
     named(g, layers)
     requests, seen = (
-        g.within(name, [f.low for f in table.values()], [f.high for f in table.values()])
-        for name, table in (("requests", REQUEST_FEATURES), ("globals", GLOBAL_FEATURES))
+        g.within(name, list(table.LOW), list(table.HIGH))
+        for name, table in (("requests", request), ("globals", server))
     )
     embedded = embed(g, requests)
     context = context_of(g, requests, seen, embedded)
@@ -94,6 +94,6 @@ def scorer_graph(layers: Layers, decision: str) -> Graph:
     g.op("ArgMax", heads, axis=1, keepdims=0, output="other")
     best = g.op("ReduceMax", scores, g.constant([0], np.int64), keepdims=0)
     rival = g.op("ReduceMax", heads, g.constant([1], np.int64), keepdims=0)
-    may = g.op("Less", g.constant([NEVER / 10], np.float32), best)
+    may = g.op("Less", g.constant([POSSIBLE], np.float32), best)
     g.op("And", may, g.op("LessOrEqual", rival, best), output="takes")
     return g

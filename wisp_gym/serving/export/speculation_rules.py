@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from wisp_gym.contract import observation as seen
+from wisp_gym.contract import device as seen
 from wisp_gym.rules import speculation as rules
 from wisp_gym.rules.lengths import ALPHA_HIGH, ALPHA_LOW
-from wisp_gym.rules.stopping import TOKENS_LEFT_UNIT
 from wisp_gym.serving.export.graph import BOOL as BOOL
 from wisp_gym.serving.export.graph import DOUBLE, FLOAT, INT64, Graph
 
@@ -33,20 +32,20 @@ class RuleGraph(Graph):
     def __init__(self, cap: int, parameters: Sequence[float]):
         super().__init__()
         self.cap, self.parameters, self.most = cap, parameters, float(cap)
-        low = seen.LOW.copy()
+        low = list(seen.LOW)
         low[seen.DRAFT_TIME] = max(low[seen.DRAFT_TIME], LEAST_DRAFT_TIME)
-        self.observation = self.within("observation", low.tolist(), seen.HIGH.tolist())
+        self.observation = self.within("observation", low, list(seen.HIGH))
         self.may = ""  # whether the round holds one more token, where the rule has computed it already
 
     @property
     def drafted(self) -> str:
         """(n, 1) drafted tokens, whole numbers but for float32's rounding."""
-        return self.times(self.see(seen.DRAFTED), float(self.cap))
+        return self.times(self.see(seen.DRAFTED_TOKENS), float(self.cap))
 
     @property
     def left(self) -> str:
         """(n, 1) tokens still wanted."""
-        return self.times(self.see(seen.TOKENS_LEFT), TOKENS_LEFT_UNIT)
+        return self.times(self.see(seen.TOKENS_LEFT), seen.SCALE[seen.TOKENS_LEFT])
 
     def weighted(self, terms: Sequence[Term]) -> list[str]:
         """(n, 1) doubles, each a sum of entries by their factors, plus an offset: three nodes for all of them."""
@@ -163,7 +162,7 @@ def aligned(g: RuleGraph) -> str:
     g.below_most(4)
     least, factor, margin, guard = g.parameters[:4]
     drafted, wanted, least_gain, paid, draft, busy, alpha, survived, room = g.weighted([
-        ({seen.DRAFTED: float(g.cap)}, 0.5), ({seen.TOKENS_LEFT: TOKENS_LEFT_UNIT}, -1.0), ({seen.PRICE: 1.0}, least),
+        ({seen.DRAFTED_TOKENS: float(g.cap)}, 0.5), ({seen.TOKENS_LEFT: seen.SCALE[seen.TOKENS_LEFT]}, -1.0), ({seen.PRICE: 1.0}, least),
         ({seen.OWN_RATE: factor}, 0.0), ({seen.DRAFT_TIME: 1.0}, 0.0), ({seen.SERVER_BUSY: 1.0}, 0.0), ({seen.ACCEPTANCE_AVERAGE: 1.0}, 0.0),
         ({seen.SURVIVAL: 1.0}, 0.0), ({seen.BOUNDARY_LEFT: 1.0, seen.JITTER: -margin}, -guard),
     ])  # fmt: skip
@@ -236,8 +235,10 @@ LENGTHS: dict[int, Callable[[RuleGraph], str]] = {rules.LEVIATHAN: leviathan, ru
 
 def round_columns(g: Graph, observation: str, cap: int) -> tuple[str, str]:
     """(n, 1) float32 drafted tokens and tokens still wanted, of an observation that networks see."""
-    drafted = g.op("Mul", g.column(observation, seen.DRAFTED), g.constant([[float(cap)]], np.float32))
-    return drafted, g.op("Mul", g.column(observation, seen.TOKENS_LEFT), g.constant([[TOKENS_LEFT_UNIT]], np.float32))
+    drafted = g.op("Mul", g.column(observation, seen.DRAFTED_TOKENS), g.constant([[float(cap)]], np.float32))
+    return drafted, g.op(
+        "Mul", g.column(observation, seen.TOKENS_LEFT), g.constant([[seen.SCALE[seen.TOKENS_LEFT]]], np.float32)
+    )
 
 
 def decode_token(g: Graph, more: str, drafted: str, left: str, most: float, dtype: Any = np.float32) -> None:

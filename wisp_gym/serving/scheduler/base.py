@@ -72,6 +72,26 @@ class Batch:
     composed_s: float = 0.0
 
 
+@dataclass
+class Room:
+    """Memory that is spoken for: in use, added by the batch so far, or lacking to prompts begun (`compose.may_begin`).
+
+    Attributes:
+        most: tokens up to which sessions may begin (0: any). spoken_for: tokens now.
+    """
+
+    most: float
+    spoken_for: float
+
+    def lets_begin(self, tokens: float) -> bool:
+        """Whether a session that will hold so many tokens may begin; in an empty memory anything does."""
+        return self.most <= 0.0 or self.spoken_for == 0.0 or self.spoken_for + tokens <= self.most
+
+    def take(self, prefilled: float, new: float, begun: float) -> None:
+        """A request joins: context that it computes, all new tokens, and all context that it lacks where it begins."""
+        self.spoken_for += new + begun - prefilled
+
+
 class Scheduler:
     """Composes the batches of one server. Subclasses say how.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wisp_gym.serving.scheduler.base import Batch, Scheduler, sums
+from wisp_gym.serving.scheduler.base import Batch, Room, Scheduler, sums
 from wisp_gym.serving.scheduler.features import Request
 
 
@@ -17,16 +17,22 @@ class FirstComeFirstServed(Scheduler):
         members: list[int] = []
         taken: list[int] = []
         left = self.limits.prefill_tokens or sum(request.new_tokens for request in queue)
-        room = self.limits.kv_tokens
+        free, begun = self.limits.kv_tokens, [request for request in queue if request.cached_tokens]
+        room = Room(self.limits.admit_share * free, kv_used_tokens + sum(request.uncached_tokens for request in begun))
         for place, request in enumerate(queue):
             whole = request.uncached_tokens <= left
             take = request.new_tokens if whole else left
             held = self.limits.held(request.cached_tokens + take)
-            if take > 0 and held <= room and len(members) < self.limits.requests:
-                members.append(place)
-                taken.append(take)
-                left -= request.uncached_tokens if whole else left
-                room -= held
+            begins = 0 if request.cached_tokens else request.uncached_tokens
+            if take <= 0 or held > free or len(members) >= self.limits.requests:
+                continue
+            if not request.cached_tokens and not room.lets_begin(request.new_tokens):
+                continue
+            prefilled = request.uncached_tokens if whole else left
+            room.take(prefilled, take, begins)
+            members.append(place)
+            taken.append(take)
+            left, free = left - prefilled, free - held
         new, pairs, cached = sums([queue[place] for place in members], taken)
         predicted_s = self.estimator.predict(new, pairs, cached) if members else 0.0
         wait_s = 0.0 if members or not queue else self.wait_s()

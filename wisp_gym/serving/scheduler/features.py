@@ -1,15 +1,14 @@
 """What a batching policy may be shown of the queue: features by name, computed for all waiting requests at once.
 
-The features are those of `wisp_gym/Batching-v0` (docs/guide/environments.md), before a batch's first member; a bundle names those that it
-reads. T is the mean batch time, K the cap on drafted tokens.
+The features are the entries of `wisp_gym.contract.server` and `request`, before a batch's first member; a bundle names those
+that it reads. T is the mean batch time, K the cap on drafted tokens.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import chain
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -18,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wisp_gym.contract.ladders import PATIENCE_S, STARVED_TOKENS_PER_S
-
-FAR = 1000.0
+from wisp_gym.contract.tables import TABLES
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,16 +136,6 @@ def describe(facts: NDArray[np.float64], now_s: float, chunk_tokens: int, coeffi
     )  # fmt: skip
 
 
-class Feature(NamedTuple):
-    """A feature: how a schema lists it, and how it is computed."""
-
-    name: str
-    unit: str
-    low: float
-    high: float
-    of: Callable[[Queue, Server], Any]
-
-
 def flag(condition: Any) -> Any:
     """1 where a condition holds."""
     return np.asarray(condition, np.float64)
@@ -168,71 +156,69 @@ def spoken_for(q: Queue, s: Server) -> float:
     return s.kv_used + float(q.uncached[q.cached > 0].sum())
 
 
-def table(*features: tuple[str, str, float, float, Callable[[Queue, Server], Any]]) -> dict[str, Feature]:
-    """Features by name."""
-    return {row[0]: Feature(*row) for row in features}
+# Quantities by the name of their entry, in its own unit ("s", "tokens", …); the contract has their scales and ends. The batch so
+# far is empty where they are computed; `picking` keeps up those that change with each member.
+Quantity = Callable[[Queue, Server], Any]
+OF_REQUESTS: dict[str, Quantity] = {
+    "waiting": lambda q, s: q.waiting_s,
+    "slack": lambda q, s: q.slack_s,
+    "new_tokens": lambda q, s: q.new,
+    "uncached_tokens": lambda q, s: q.uncached,
+    "cached_tokens": lambda q, s: q.cached,
+    "expected_tokens": lambda q, s: q.expected,
+    "slo": lambda q, s: q.slo,
+    "marginal": lambda q, s: q.marginal_s,
+    "solo": lambda q, s: q.solo_s,
+    "draft_tokens": lambda q, s: q.draft,
+    "running": lambda q, s: 0.0,
+    "batch_time_with": lambda q, s: q.solo_s,
+    "present": lambda q, s: 1.0,
+    "admissible": lambda q, s: 1.0,
+    "picked": lambda q, s: 0.0,
+    "due": lambda q, s: q.due_in_s,
+    "age": lambda q, s: q.age_s,
+    "committed": lambda q, s: q.committed,
+    "rate": lambda q, s: rate(q),
+    "memory_with": lambda q, s: (s.kv_used + q.uncached + 1.0 + q.draft) / s.kv_capacity,
+    "begun": lambda q, s: flag(q.cached > 0),
+    "evicted": lambda q, s: flag((q.committed > 0) & (q.cached == 0)),
+    "starving": lambda q, s: flag(starving(q)),
+}
+OF_SERVER: dict[str, Quantity] = {
+    "batch_requests": lambda q, s: 0.0,
+    "batch_tokens": lambda q, s: 0.0,
+    "batch_time": lambda q, s: 0.0,
+    "batch_slack": lambda q, s: math.inf,
+    "batch_memory": lambda q, s: 0.0,
+    "chunk_left": lambda q, s: math.inf,
+    "queue": lambda q, s: len(q.new),
+    "memory": lambda q, s: s.kv_used / s.kv_capacity,
+    "utilisation": lambda q, s: s.utilisation,
+    "mean_batch_time": lambda q, s: s.mean_batch_s,
+    "token_rate": lambda q, s: s.tokens_per_s,
+    "chunk_open": lambda q, s: flag(q.uncached.sum() > 0),
+    "prefill_waiting": lambda q, s: q.uncached.sum(),
+    "memory_spoken_for": lambda q, s: spoken_for(q, s) / s.kv_capacity,
+    "starving": lambda q, s: starving(q).sum(),
+    "price": lambda q, s: s.price,
+}
+QUANTITIES = {"requests": OF_REQUESTS, "globals": OF_SERVER}
 
 
-# A batch so far is empty where these are computed; `picking` keeps up those that change with each member.
-REQUEST_FEATURES = table(
-    ("waiting", "T", 0, FAR, lambda q, s: q.waiting_s / s.mean_batch_s),
-    ("slack", "T", -FAR, FAR, lambda q, s: q.slack_s / s.mean_batch_s),
-    ("new_tokens", "64 tokens", 0, FAR, lambda q, s: q.new / 64.0),
-    ("uncached_tokens", "512 tokens", 0, FAR, lambda q, s: q.uncached / 512.0),
-    ("cached_tokens", "1,024 tokens", 0, FAR, lambda q, s: q.cached / 1024.0),
-    ("expected_tokens", "K", 0, 2, lambda q, s: q.expected / s.max_draft_tokens),
-    ("slo", "10 tokens/s", 0, 100, lambda q, s: q.slo / 10.0),
-    ("marginal", "T", 0, FAR, lambda q, s: q.marginal_s / s.mean_batch_s),
-    ("solo", "T", 0, FAR, lambda q, s: q.solo_s / s.mean_batch_s),
-    ("draft_tokens", "K", 0, 1, lambda q, s: q.draft / s.max_draft_tokens),
-    ("running", "flag", 0, 1, lambda q, s: 0.0),
-    ("batch_time_with", "T", 0, FAR, lambda q, s: q.solo_s / s.mean_batch_s),
-    ("present", "flag", 0, 1, lambda q, s: 1.0),
-    ("admissible", "flag", 0, 1, lambda q, s: 1.0),
-    ("picked", "flag", 0, 1, lambda q, s: 0.0),
-    ("due", "T", -FAR, FAR, lambda q, s: q.due_in_s / s.mean_batch_s),
-    ("age", "10 s", 0, FAR, lambda q, s: q.age_s / 10.0),
-    ("committed", "64 tokens", 0, FAR, lambda q, s: q.committed / 64.0),
-    ("rate", "10 tokens/s", 0, 100, lambda q, s: rate(q) / 10.0),
-    ("memory_with", "share", 0, 2, lambda q, s: (s.kv_used + q.uncached + 1.0 + q.draft) / s.kv_capacity),
-    ("begun", "flag", 0, 1, lambda q, s: flag(q.cached > 0)),
-    ("evicted", "flag", 0, 1, lambda q, s: flag((q.committed > 0) & (q.cached == 0))),
-    ("starving", "flag", 0, 1, lambda q, s: flag(starving(q))),
-)
-GLOBAL_FEATURES = table(
-    ("batch_requests", "16 requests", 0, 64, lambda q, s: 0.0),
-    ("batch_tokens", "64 tokens", 0, FAR, lambda q, s: 0.0),
-    ("batch_time", "T", 0, FAR, lambda q, s: 0.0),
-    ("batch_slack", "T", -FAR, FAR, lambda q, s: FAR),
-    ("batch_memory", "share", 0, 1, lambda q, s: 0.0),
-    ("chunk_left", "512 tokens", 0, FAR, lambda q, s: FAR),
-    ("queue", "16 requests", 0, FAR, lambda q, s: len(q.new) / 16.0),
-    ("memory", "share", 0, 1, lambda q, s: s.kv_used / s.kv_capacity),
-    ("utilisation", "share", 0, 1, lambda q, s: s.utilisation),
-    ("mean_batch_time", "0.1 s", 0, 100, lambda q, s: s.mean_batch_s * 10.0),
-    ("token_rate", "1,000 tokens/s", 0, 100, lambda q, s: s.tokens_per_s * 1e-3),
-    ("chunk_open", "flag", 0, 1, lambda q, s: flag(q.uncached.sum() > 0)),
-    ("prefill_waiting", "1,024 tokens", 0, FAR, lambda q, s: q.uncached.sum() / 1024.0),
-    ("memory_spoken_for", "share", 0, FAR, lambda q, s: spoken_for(q, s) / s.kv_capacity),
-    ("starving", "16 requests", 0, FAR, lambda q, s: starving(q).sum() / 16.0),
-    ("price", "tokens", 0, 10, lambda q, s: s.price),
-)
-TABLES = {"requests": REQUEST_FEATURES, "globals": GLOBAL_FEATURES}
-
-
-def matrix(
-    names: Sequence[str], features: dict[str, Feature], queue: Queue, server: Server, rows: int
-) -> NDArray[np.float32]:
-    """(rows, features) float32 of the named features, within their ranges; NaN where a fact is missing."""
-    out = np.empty((len(names), rows))
+def matrix(table: str, names: Sequence[str], queue: Queue, server: Server) -> NDArray[np.float32]:
+    """(Q, features) float32 of the named entries of `requests`, (1, features) of `globals`; NaN where a fact is missing."""
+    out = np.empty((len(names), len(queue.new) if table == "requests" else 1))
     for row, name in zip(out, names, strict=True):
-        row[:] = features[name].of(queue, server)
-    low, high = ends_of(tuple(names), "requests" if features is REQUEST_FEATURES else "globals")
+        row[:] = QUANTITIES[table][name](queue, server)
+    scales, low, high = scaling(table, names, server)
+    out /= scales
     return np.ascontiguousarray(np.clip(out, low, high, out=out).T, np.float32)
 
 
-@cache
-def ends_of(names: tuple[str, ...], table: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(features, 1) lower and upper ends of the named features."""
-    features = [TABLES[table][name] for name in names]
-    return np.array([[f.low] for f in features]), np.array([[f.high] for f in features])
+def scaling(table: str, names: Iterable[str], server: Server) -> NDArray[np.float64]:
+    """(3, features, 1) scales, lower and upper ends of the named entries, T and K being the server's."""
+    entries = [TABLES[table][name] for name in names]
+    t, cap = server.mean_batch_s, server.max_draft_tokens
+    return np.array([[e.scale_in(t, cap) for e in entries], [e.low for e in entries], [e.high for e in entries]])[
+        ..., None
+    ]

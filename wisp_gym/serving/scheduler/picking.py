@@ -14,30 +14,25 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from wisp_gym.contract import request, server
 from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES
+from wisp_gym.contract.request import ADMISSIBLE, UNCACHED_TOKENS
+from wisp_gym.contract.server import BATCH_REQUESTS, CHUNK_OPEN
 from wisp_gym.serving.scheduler.base import ServerLimits
-from wisp_gym.serving.scheduler.features import FAR, GLOBAL_FEATURES, REQUEST_FEATURES, TABLES, Queue, Server, matrix
+from wisp_gym.serving.scheduler.features import Queue, Server, matrix, scaling
 
 # Tensors of the graph by name, with their shapes in widths: r request entries, g global ones, h, e, c of the scorer, a actions.
 TENSORS = {
     "hidden.weight": "hr", "hidden.bias": "h", "embedding.weight": "eh", "embedding.bias": "e", "context.globals": "cg", "context.pooled": "ce",
     "context.bias": "c", "query.weight": "ec", "query.bias": "e", "offset.weight": "1c", "offset.bias": "1", "heads.weight": "ac", "heads.bias": "a",
 }  # fmt: skip
-REQUESTS, GLOBALS = list(REQUEST_FEATURES), list(GLOBAL_FEATURES)
-STILL = np.array([name not in ("batch_time_with", "present", "admissible", "picked") for name in REQUESTS], np.float32)
+STILL = np.array([entry not in request.MOVING for entry in range(request.SIZE)], np.float32)
 MOVING = [
-    GLOBALS.index(name)
-    for name in (
-        "batch_requests", "batch_tokens", "batch_time", "batch_slack", "batch_memory", "chunk_left", "chunk_open", "memory_spoken_for",
-    )
+    server.BATCH_REQUESTS, server.BATCH_TOKENS, server.BATCH_TIME, server.BATCH_SLACK, server.BATCH_MEMORY, server.CHUNK_LEFT,
+    server.CHUNK_OPEN, server.MEMORY_SPOKEN_FOR,
 ]  # fmt: skip
-ADMISSIBLE, UNCACHED, COUNT, OPEN = (
-    REQUESTS.index("admissible"),
-    REQUESTS.index("uncached_tokens"),
-    GLOBALS.index("batch_requests"),
-    GLOBALS.index("chunk_open"),
-)
-NEVER = np.float32(-1e30)
+NEVER, POSSIBLE = np.float32(-1e30), np.float32(-1e29)  # score of what may not be done, and what lies below all others
+TRIED = 8.0  # a scorer is checked with entries up to this size
 
 
 class Scorer(NamedTuple):
@@ -89,7 +84,7 @@ def prepare(
     embedded = np.tanh(embedded @ t["embedding.weight"].T + t["embedding.bias"])
     still = symlog(seen)
     still[MOVING] = 0.0
-    lacking = requests[:, UNCACHED] > 0.0  # these alone are pooled, and picked
+    lacking = requests[:, UNCACHED_TOKENS] > 0.0  # these alone are pooled, and picked
     pooled = embedded[lacking].sum(axis=0) / np.float32(max(lacking.sum(), 1))
     base = t["context.globals"] @ still + t["context.pooled"] @ pooled + t["context.bias"]
     rows = np.concatenate([embedded @ t["query.weight"] + t["offset.weight"], t["heads.weight"]])
@@ -103,25 +98,27 @@ class Picking:
     """One batch, decided request by request.
 
     Args:
-        scorer: the policy. queue, server: what waits, and what the server knows of itself. usable: (Q,) which requests may join.
+        scorer: the policy. queue, state: what waits, and what the server knows of itself. usable: (Q,) which requests may join.
         coefficients: (4,) of the estimator. limits: of the batch.
     """
 
     def __init__(
-        self, scorer: Scorer, queue: Queue, server: Server, usable: NDArray[np.bool_], coefficients: NDArray[np.float64],
+        self, scorer: Scorer, queue: Queue, state: Server, usable: NDArray[np.bool_], coefficients: NDArray[np.float64],
         limits: ServerLimits,
     ):  # fmt: skip
-        rows = matrix(REQUESTS, TABLES["requests"], queue, server, len(usable))
-        seen = matrix(GLOBALS, TABLES["globals"], queue, server, 1)[0]
+        rows = matrix("requests", request.NAMES, queue, state)
+        seen = matrix("globals", server.NAMES, queue, state)[0]
         if not (np.isfinite(rows).all() and np.isfinite(seen).all()):
             raise LookupError("a fact that the policy reads is missing")
+        moving = [server.NAMES[entry] for entry in MOVING]
+        self.scaling = scaling("globals", moving, state)[..., 0].T.tolist()
         rows_of_scores, self.offsets, self.base, self.moving = prepare(scorer, rows, seen)
         self.matrix = np.column_stack(
             [rows_of_scores, self.offsets]
         )  # the last column meets a 1; NEVER there keeps a request out
         self.context = np.ones(len(self.base) + 1, np.float32)
-        self.n, self.launches, self.limits, self.server = len(usable), scorer.launches, limits, server
-        self.coefficients, self.begin_below = coefficients.tolist(), limits.admit_share * server.kv_capacity
+        self.n, self.launches, self.limits, self.state = len(usable), scorer.launches, limits, state
+        self.coefficients, self.begin_below = coefficients.tolist(), limits.admit_share * state.kv_capacity
         self.prefill, self.deepest = float(queue.uncached.sum()), float(queue.uncached.max())
         self.uncached, self.cached, self.own = queue.uncached, queue.cached, queue.draft + 1.0
         self.deadline_s = np.where(queue.solo_s > queue.slack_s, math.inf, queue.slack_s).tolist()
@@ -144,10 +141,8 @@ class Picking:
     def join(self) -> None:
         """Responses in memory join in order of arrival, as far as memory and the batch limit allow (`compose.join_responses`)."""
         for q in np.flatnonzero(self.free & (self.uncached == 0.0)).tolist():
-            if (
-                len(self.batch.members) < self.limits.requests
-                and self.batch.kv + self.held[q] <= self.server.kv_capacity
-            ):
+            full = len(self.batch.members) >= self.limits.requests
+            if not full and self.batch.kv + self.held[q] <= self.state.kv_capacity:
                 self.add(q)
         self.free &= self.uncached > 0.0
         self.fit()
@@ -167,19 +162,18 @@ class Picking:
 
     def sight(self) -> NDArray[np.float32]:
         """Symlog of the entries that move, in the order of MOVING."""
-        b, t, (launch, new_token, pair, cached_token) = self.batch, self.server.mean_batch_s, self.coefficients
-        n, capacity, log = len(b.members), self.server.kv_capacity, math.log1p
+        b, (launch, new_token, pair, cached_token) = self.batch, self.coefficients
+        n, capacity = len(b.members), self.state.kv_capacity
         predicted_s = launch + new_token * b.new + pair * b.pairs + cached_token * b.cached if n else 0.0
-        slack = min(max(b.due_s / t, -FAR), FAR)
-        spoken_for = (self.server.kv_used + b.new + b.missing) / capacity
-        return np.array(
-            [
-                log(min(n / 16.0, 64.0)), log(min(b.new / 64.0, FAR)), log(min(predicted_s / t, FAR)), math.copysign(log(abs(slack)), slack),
-                log(min(b.kv / capacity, 1.0)), log(min(b.chunk / 512.0, FAR)), math.log(2.0) if self.chunk_is_open() else 0.0,
-                log(min(max(spoken_for, 0.0), FAR)),
-            ],
-            np.float32,
+        spoken_for = self.state.kv_used + b.new + b.missing
+        quantities = (
+            n, b.new, predicted_s, b.due_s, b.kv / capacity, b.chunk, float(self.chunk_is_open()), spoken_for / capacity
         )  # fmt: skip
+        sizes = [
+            min(max(quantity / scale, low), high)
+            for quantity, (scale, low, high) in zip(quantities, self.scaling, strict=True)
+        ]
+        return np.array([math.copysign(math.log1p(abs(size)), size) for size in sizes], np.float32)
 
     def chunk_is_open(self) -> bool:
         """Whether a prefill chunk may be chosen: once, before a member has used it, where a waiting request lacks context."""
@@ -189,15 +183,15 @@ class Picking:
         """Place and score of the best request that fits; −1 where none does."""
         if len(self.batch.members) >= self.limits.requests:
             return -1, -math.inf
-        if self.batch.kv + self.largest > self.server.kv_capacity:  # only then may memory keep one out
-            scores = np.where(self.batch.kv + self.held <= self.server.kv_capacity, scores, NEVER)
-        spoken_for = self.server.kv_used + self.batch.new + self.batch.missing
+        if self.batch.kv + self.largest > self.state.kv_capacity:  # only then may memory keep one out
+            scores = np.where(self.batch.kv + self.held <= self.state.kv_capacity, scores, NEVER)
+        spoken_for = self.state.kv_used + self.batch.new + self.batch.missing
         if self.begin_below > 0.0 and spoken_for > 0.0:
             begins = (self.cached > 0.0) | (spoken_for + self.uncached + self.own <= self.begin_below)
             scores = np.where(begins, scores, NEVER)
         q = int(scores.argmax())
         score = float(scores[q])
-        return (q, score) if score > NEVER / 10 else (-1, -math.inf)
+        return (q, score) if score > POSSIBLE else (-1, -math.inf)
 
     def best_other(self, heads: list[float]) -> tuple[int, float]:
         """The valid action other than a pick with the highest score."""
@@ -248,8 +242,8 @@ def check_scorer(scorer: Scorer, decide: Any) -> None:
         ValueError: a tensor is missing, of another shape or far too large, or the graph decides otherwise.
     """
     sizes: dict[str, int] = {
-        "r": len(REQUESTS),
-        "g": len(GLOBALS),
+        "r": request.SIZE,
+        "g": server.SIZE,
         "1": 1,
         "a": scorer.launches + 1 + len(CHUNK_TOKENS),
     }
@@ -260,13 +254,11 @@ def check_scorer(scorer: Scorer, decide: Any) -> None:
     rng = np.random.default_rng(0)
     for trial in range(8):
         requests, seen = (
-            rng.uniform(
-                [max(f.low, -8.0) for f in table.values()], [min(f.high, 8.0) for f in table.values()], (n, len(table))
-            )
-            for table, n in ((REQUEST_FEATURES, 5), (GLOBAL_FEATURES, 1))
+            rng.uniform(np.maximum(table.LOW, -TRIED), np.minimum(table.HIGH, TRIED), (n, table.SIZE))
+            for table, n in ((request, 5), (server, 1))
         )
-        requests[: trial % 6, UNCACHED] = 0.0
-        requests[:, ADMISSIBLE], seen[0, COUNT], seen[0, OPEN] = 1.0, trial % 2, (trial // 2) % 2
+        requests[: trial % 6, UNCACHED_TOKENS] = 0.0
+        requests[:, ADMISSIBLE], seen[0, BATCH_REQUESTS], seen[0, CHUNK_OPEN] = 1.0, trial % 2, (trial // 2) % 2
         with np.errstate(all="ignore"):  # what overflows is told by its result
             check_decision(scorer, decide, requests.astype(np.float32), seen.astype(np.float32))
 
@@ -275,12 +267,12 @@ def check_decision(scorer: Scorer, decide: Any, requests: NDArray[np.float32], s
     """One decision of the graph against the tensors'."""
     rows, offsets, base, moving = prepare(scorer, requests, seen[0])
     scores = rows @ np.tanh(base + moving @ symlog(seen[0])[MOVING]) + offsets
-    picks = np.where(requests[:, UNCACHED] > 0.0, scores[: len(requests)], NEVER)
+    picks = np.where(requests[:, UNCACHED_TOKENS] > 0.0, scores[: len(requests)], NEVER)
     pick, takes, other = decide({"requests": requests, "globals": seen})
-    empty, heads = seen[0, COUNT] == 0.0, scores[len(requests) :]
+    empty, heads = seen[0, BATCH_REQUESTS] == 0.0, scores[len(requests) :]
     places = np.arange(len(heads))
     valid = np.where(
-        places < scorer.launches, not empty, np.where(places == scorer.launches, empty, seen[0, OPEN] > 0.5)
+        places < scorer.launches, not empty, np.where(places == scorer.launches, empty, seen[0, CHUNK_OPEN] > 0.5)
     )
     best = int(np.where(valid, heads, NEVER).argmax())
     given = (int(pick[0]), bool(takes[0]), int(other[0]))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,32 +24,12 @@ from wisp_gym.serving.bundle.bundle import Bundle
 from wisp_gym.serving.bundle.schema import ORDER, SCORERS, BundleError
 from wisp_gym.serving.device.facts import FAILED, MISSING, OUT_OF_RANGE
 from wisp_gym.serving.estimator import VerificationTimeEstimator
-from wisp_gym.serving.scheduler.base import Batch, Scheduler, ServerLimits
-from wisp_gym.serving.scheduler.features import TABLES, Queue, Request, Server, describe, facts_of, matrix
+from wisp_gym.serving.scheduler.base import Batch, Room, Scheduler, ServerLimits
+from wisp_gym.serving.scheduler.features import Queue, Request, Server, describe, facts_of, matrix
 from wisp_gym.serving.scheduler.picking import Picking
 from wisp_gym.serving.wisp import Order
 
 MOST_REQUESTS = 4096  # of a queue that one call looks at
-
-
-@dataclass
-class Room:
-    """Memory that is spoken for: in use, added by the batch so far, or lacking to prompts begun (`compose.may_begin`).
-
-    Attributes:
-        most: tokens up to which sessions may begin (0: any). spoken_for: tokens now.
-    """
-
-    most: float
-    spoken_for: float
-
-    def lets_begin(self, tokens: float) -> bool:
-        """Whether a session that will hold so many tokens may begin; in an empty memory anything does."""
-        return self.most <= 0.0 or self.spoken_for == 0.0 or self.spoken_for + tokens <= self.most
-
-    def take(self, prefilled: float, new: float, begun: float) -> None:
-        """A request joins: context that it computes, all new tokens, and all context that it lacks where it begins."""
-        self.spoken_for += new + begun - prefilled
 
 
 class BatchScheduler(Scheduler):
@@ -115,10 +95,7 @@ class BatchScheduler(Scheduler):
 
     def order(self, seen: Queue, server: Server) -> Order:
         """The policy's order of the queue."""
-        inputs = {
-            name: matrix(names, TABLES[name], seen, server, len(seen.new) if name == "requests" else 1)
-            for name, names in self.names.items()
-        }
+        inputs = {name: matrix(name, names, seen, server) for name, names in self.names.items()}
         if any(np.isnan(values).any() for values in inputs.values()):
             raise LookupError("a fact that the policy reads is missing")
         key, leads, limit = self.bundle.decide(inputs)

@@ -1,0 +1,57 @@
+"""What the server sees when it composes a batch: writes the entries of `wisp_gym.contract.server`, then those of each request.
+
+Legend: `w` World; `c` CONFIG and `s` SERVER row; `o` float32 entries, the server's alone or all of them; `t` the mean batch time T.
+"""
+
+from __future__ import annotations
+
+from wisp_gym.contract import request, server
+from wisp_gym.engine.compose import chunk_is_open, predict_s, spoken_for
+from wisp_gym.engine.observe_request import observe_request
+from wisp_gym.jit import jit, jit_inline
+
+
+@jit_inline
+def put(o, entry, quantity):
+    """Write a quantity as an entry, in the entry's own unit and within its ends."""
+    put_in(o, entry, quantity, server.SCALE[entry])
+
+
+@jit_inline
+def put_in(o, entry, quantity, scale):
+    """Write a quantity in units of `scale`, the mean batch time T or the memory."""
+    o[entry] = min(max(quantity / scale, server.LOW[entry]), server.HIGH[entry])
+
+
+@jit
+def observe_batch(c, s, o):
+    """Write the entries of the batch so far, of the queue and of the server itself; o: (server.SIZE,)."""
+    t, memory = s.mean_batch_s, c.kv_capacity_tokens
+    predicted_s = predict_s(c, s.sum_new, s.sum_pairs, s.sum_cached) if s.n_batch > 0 else 0.0
+    put(o, server.BATCH_REQUESTS, s.n_batch)
+    put(o, server.BATCH_TOKENS, s.sum_new)
+    put_in(o, server.BATCH_TIME, predicted_s, t)
+    put_in(o, server.BATCH_SLACK, s.earliest_deadline_s - s.now_s, t)
+    put_in(o, server.BATCH_MEMORY, s.sum_kv, memory)
+    put(o, server.CHUNK_LEFT, s.chunk_left)
+    put(o, server.QUEUE, s.n_queue)
+    put_in(o, server.MEMORY, s.kv_tokens, memory)
+    put(o, server.UTILISATION, s.utilisation)
+    put(o, server.MEAN_BATCH_TIME, t)
+    put(o, server.TOKEN_RATE, s.token_rate)
+    put(o, server.CHUNK_OPEN, 1.0 if chunk_is_open(s) else 0.0)
+    put(o, server.PREFILL_WAITING, s.prefill_waiting)
+    put_in(o, server.MEMORY_SPOKEN_FOR, spoken_for(s), memory)
+    put(o, server.STARVING, s.n_starving)
+    put(o, server.PRICE, s.price)
+
+
+@jit
+def observe_server(w, o):
+    """Write the whole observation of a world, (server.SIZE + Q·request.SIZE,); places without a request are zero."""
+    c, s = w.config[0], w.server[0]
+    o[:] = 0.0
+    observe_batch(c, s, o)
+    for q in range(min(s.n_queue, c.visible_requests)):
+        start = server.SIZE + q * request.SIZE
+        observe_request(c, s, w.device[w.queue[q]], w.features[q], o[start : start + request.SIZE])
