@@ -3,8 +3,6 @@
 python -m traces.describe_speculation trace.npz
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

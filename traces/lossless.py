@@ -5,8 +5,6 @@ at temperature 0 and has the target's distribution above. Source of accept and r
 "Fast inference from transformers via speculative decoding", ICML 2023 (arXiv 2211.17192), algorithm 1.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 

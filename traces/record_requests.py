@@ -7,8 +7,6 @@ from second to second but clearly over-dispersed over minutes. Lengths are indep
 as the trace allows (correlation of the logarithms 0.09).
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import sys

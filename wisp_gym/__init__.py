@@ -5,8 +5,6 @@ Importing this package registers `wisp_gym/Speculation-v0`, `wisp_gym/Speculatio
 loads no Gymnasium.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 from importlib.abc import MetaPathFinder

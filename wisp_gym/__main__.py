@@ -1,7 +1,5 @@
 """`wisp-gym` (and `python -m wisp_gym`): the commands of the package."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """What is wrong with what a user gave, in one line: what was given, what is allowed, and the nearest valid choice."""
 
-from __future__ import annotations
-
 import difflib
 import importlib
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Files written whole or not at all: a draft beside the file, then a rename. Whatever happens, the old file or the new one is there."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """Run a scenario under a controller over several seeds."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from wisp_gym.controllers.resolve import resolve

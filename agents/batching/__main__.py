@@ -11,8 +11,6 @@ batching rule: `speculation-v1+runs/batching_1+admit`, with the limit of admissi
 docs/guide/train.md.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Sequence

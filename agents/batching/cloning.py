@@ -5,8 +5,6 @@ is best in each kind of world: the learner has to tell them apart by what it see
 that the learner itself comes to (DAgger, arXiv 1011.0686), from the second round on.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any

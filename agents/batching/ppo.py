@@ -7,8 +7,6 @@ The policy starts from a good one, the critic from nothing: at first the critic 
 stands −KL(start ‖ policy), so that `ent_coef` is the price of leaving the policy that it started from.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

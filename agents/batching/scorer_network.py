@@ -4,8 +4,6 @@ The formulas are those of `wisp_gym.rules.scorer`. The critic has the same form 
 exported.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from typing import Any

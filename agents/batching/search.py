@@ -5,8 +5,6 @@ that, and the engine runs them at full speed. OpenAI-ES (arXiv 1703.03864): anti
 one step.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """What decides a batching policy's numbers: where it learns, where it is measured, and how long each stage takes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple

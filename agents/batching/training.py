@@ -1,7 +1,5 @@
 """Training of a batching policy: clone the strongest rule, refine it by MaskablePPO and by search, keep the best."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace

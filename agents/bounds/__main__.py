@@ -1,7 +1,5 @@
 """`python -m agents.bounds`: upper bounds for any controller, beside what controllers reach."""
 
-from __future__ import annotations
-
 import sys
 
 from agents.bounds.bounds import PROGRAM, main

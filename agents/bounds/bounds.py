@@ -8,8 +8,6 @@ with the predictor's information, with every fate known once drafted (`perfect`)
 (`agents.bounds.identical`). The controllers are simulated on paired worlds; each is compared with the bound of what it knows.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

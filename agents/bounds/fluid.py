@@ -6,8 +6,6 @@ and why: `agents.bounds.fluid_rows`. What acceptance and information allow: `age
 Centralized serving is a case of its own: no drafts, no network between rounds.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 

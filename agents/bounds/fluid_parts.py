@@ -1,7 +1,5 @@
 """What the fluid bound needs to know of a scenario: groups of equal devices, mean requests, links, tangents of batch time."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -26,8 +26,6 @@ plans of row 1 are generated at the prices that the duals put on rounds (Dantzig
 how far the cheapest plan still undercuts its price (`Programme.price`) makes it a bound wherever the search stops.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

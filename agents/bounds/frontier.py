@@ -26,8 +26,6 @@ here. A controller that knew every z of the request beforehand would save .02 to
 per cent cheaper (`DRIFT_MARGIN`).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import cache

@@ -5,8 +5,6 @@ one batch, `R·(k/v + RTT + t(B)) = n` with `R = B/t(B)`, t the time of a batch 
 `t = a + w·B` this is `R·(k/v + RTT + a) + w·R²·a/(1 − R·w) = n`. Prompts, think time and context are left out.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -21,8 +21,6 @@ the bounds on the gain, the least and the largest change of a value, are close.
 clock is exact and messages arrive at batch ends to the bit. The devices' predictor knows nothing (AUC .5) there.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from itertools import combinations_with_replacement
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """`python -m agents.sim2real`: a running deployment profiled, simulated from the measurements alone, and compared."""
 
-from __future__ import annotations
-
 import os
 import sys
 

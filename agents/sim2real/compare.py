@@ -1,7 +1,5 @@
 """Measures of a deployment as the engine counts them (docs/model/model.md, §8), and the two side by side."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass

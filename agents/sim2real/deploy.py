@@ -1,7 +1,5 @@
 """The bench of `agents.sim2real`: one pair of models on this machine, run with any controller at any load."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -6,8 +6,6 @@ Delays are shaped in the device: a message leaves it after a log-normal delay, a
 and the processes add comes on top, and is measured with it.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import subprocess

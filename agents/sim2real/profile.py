@@ -6,8 +6,6 @@ the machine's mean speed as the yardstick beside them tells it. Acceptance and s
 pair on the same prompts.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """The report of `agents.sim2real`: a verdict, deployment and engine side by side, and a picture."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

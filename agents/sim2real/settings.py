@@ -1,7 +1,5 @@
 """What a run was asked for, and its folder, which only the same settings may go on with."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path

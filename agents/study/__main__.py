@@ -1,7 +1,5 @@
 """`python -m agents.study`: play a study, or make its report."""
 
-from __future__ import annotations
-
 import sys
 
 from wisp_gym.cli import Commands

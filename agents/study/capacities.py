@@ -3,8 +3,6 @@
 The settings are those that tuning found for all training cells; they were tuned for goodput, not for capacity.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 

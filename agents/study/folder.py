@@ -4,8 +4,6 @@ Finished chunks are appended in a fixed order, one line each. A line that a kill
 file ends up with the same bytes as without the kill.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """A report as HTML or Markdown: what is said, pictures and tables, set by one template each (page.html.jinja, page.md.jinja)."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Playing a study: tuning in training worlds, testing in others, chunk by chunk into its folder."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache

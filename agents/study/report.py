@@ -6,8 +6,6 @@ writes report.html into the study's folder: one file, its figures inline as SVG;
 it lie the tables, each as .csv and .md.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

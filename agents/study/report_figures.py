@@ -1,7 +1,5 @@
 """The figures of a study's report, as SVG text to stand inside a page."""
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Sequence

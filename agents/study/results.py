@@ -5,8 +5,6 @@ choice among several (WISP's better scheduler, the best rule) is made by goodput
 worlds, so that being chosen is no advantage.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property

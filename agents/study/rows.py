@@ -1,7 +1,5 @@
 """The keys of a study's rows, by which they are written when worlds have run and read when a report is made."""
 
-from __future__ import annotations
-
 from typing import Any
 
 Row = dict[str, Any]

@@ -7,8 +7,6 @@ the same command, or `--resume FOLDER`, goes on after a kill and ends with the s
 With `--distributed` the worlds run on a Ray cluster: docs/guide/cluster.md.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

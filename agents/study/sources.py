@@ -1,7 +1,5 @@
 """Which sources a study's numbers come from: its own modules, what they import, what that imports, and so on."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from functools import cache

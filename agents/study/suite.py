@@ -4,8 +4,6 @@ A suite's cells are scenarios with a few overrides. In training cells controller
 held-out cells they are tested alone. docs/guide/study.md describes every key.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import itertools

@@ -1,7 +1,5 @@
 """The printed tables of a study."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 

@@ -9,8 +9,6 @@ Three equal shares of the budget, every setting tried in the same training world
 3. The same on the goodput of one cell. The best of 1, 2 and 3 there is the setting *tuned per cell*.
 """
 
-from __future__ import annotations
-
 import math
 import zlib
 from collections.abc import Callable, Sequence

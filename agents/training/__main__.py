@@ -1,7 +1,5 @@
 """`python -m agents.training`: what a learned policy owes to what, and how fast it is learned."""
 
-from __future__ import annotations
-
 import os
 import sys
 

@@ -8,8 +8,6 @@ boundary-aligned price stop with as many decisions of the engine. Files: ablatio
 policies.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path

@@ -8,8 +8,6 @@ class Arguments:
 args, given = parse(Arguments, "python mine.py", __doc__, ["--seed", "3"])  # Arguments(3, False), {"seed"}
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from dataclasses import field, fields

@@ -6,8 +6,6 @@ Medians of several repetitions after one that compiles. The figures are of this 
 ratios.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

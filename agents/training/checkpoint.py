@@ -3,8 +3,6 @@
 A training that goes on from a checkpoint ends with the same weights as one that was never interrupted.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import zipfile

@@ -14,8 +14,6 @@ what the others lose. The urgency is near 1 for a device that is behind its dead
 ahead: a round, a trajectory of its own, does not see that to be faster now keeps later tokens on time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """stable-baselines3's PPO with experience of whole fleets (`fleet.py`) in place of steps of environments."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

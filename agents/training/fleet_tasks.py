@@ -6,8 +6,6 @@ nothing is lost. The state stays in Ray's object store, the decisions come back;
 the bytes of a local `Fleet`.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping
 from typing import Any, NamedTuple

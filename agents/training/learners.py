@@ -1,7 +1,5 @@
 """From settings to what learns: the worlds, and the algorithm with its network."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

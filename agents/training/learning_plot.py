@@ -1,7 +1,5 @@
 """The result of a training as one picture: how it learned, and how it compares on held-out worlds."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The policy network of stable-baselines3 and its copy for the engine."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A trained policy beside its rivals, all in the same held-out worlds: rows, tables, a picture and a sentence."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """One training as a function of values: worlds and model, training with validation, comparison; a run's folder."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """A run's folder: configuration, command, versions, seeds, checkpoints, metrics, results. Never written over."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import json

@@ -4,8 +4,6 @@ Here one after the other; on a cluster each seed is one task, which returns the 
 worker begins again from its seed and ends with the same bytes.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence

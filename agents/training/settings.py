@@ -1,7 +1,5 @@
 """What decides a training's numbers: algorithms with their settings and reasons, presets, the settings of a run."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`python -m agents.wisp_study`: WISP's published evaluation on the calibrated model."""
 
-from __future__ import annotations
-
 import sys
 
 from wisp_gym.cli import Commands

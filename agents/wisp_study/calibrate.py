@@ -10,8 +10,6 @@ the ratios of capacities and of goodputs at the fastest class. The loss is their
 figures count most; each least-squares step weights the residuals accordingly (iteratively reweighted least squares).
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 from collections.abc import Sequence

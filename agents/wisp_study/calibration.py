@@ -3,8 +3,6 @@
 What the numbers change stands in `study_scenario` and `controllers`; `capacity` is what they are fitted to.
 """
 
-from __future__ import annotations
-
 import math
 import tomllib
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Figures that WISP published (arXiv 2601.11652, abstract and tables), for comparison. Nothing here is ours."""
 
-from __future__ import annotations
-
 SLO_TOKENS_PER_S = (2, 4, 6, 8)
 SYSTEMS = ("wisp", "centralized", "sled")
 

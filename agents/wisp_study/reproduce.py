@@ -7,8 +7,6 @@ Writes report.md, capacity.png and rows.json into a new run folder. Every table 
 served without a cap, on the same cost and memory model.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -1,7 +1,5 @@
 """Published against measured capacities as a picture."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

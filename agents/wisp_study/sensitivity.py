@@ -8,8 +8,6 @@ searched again, in each world for itself. Ratios are geometric means over the wo
 logarithms. Goodput at capacity is devices × speed × attainment, so its ratios are the same.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """`python -m estimators.acceptance`: Fit the engine's acceptance process to published figures or to recorded traces."""
 
-from __future__ import annotations
-
 import sys
 
 from wisp_gym.cli import Commands

@@ -1,7 +1,5 @@
 """Published acceptance figures of draft and target pairs, with their sources."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The engine's acceptance process: its parameters, the search for them, and answers drawn by the engine's own code."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 

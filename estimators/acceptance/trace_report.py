@@ -7,8 +7,6 @@ AUC of the statistics and of the MLP, on held-out prompts, are in the table too.
 Published: `estimators.acceptance.pairs` names each source; WISP's AUC is derived from its operating point.
 """
 
-from __future__ import annotations
-
 import json
 from argparse import Namespace
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """`python -m estimators.batch_time`: Fit the batch time and score it on configurations that the fit has not seen."""
 
-from __future__ import annotations
-
 import sys
 
 from wisp_gym.cli import Commands

@@ -8,8 +8,6 @@ time with its noise. As WISP does (arXiv 2601.11652), 123 of 173 configurations 
 configuration's repeats are never on both sides. `--write` stores the four coefficients for `wisp_gym` to read.
 """
 
-from __future__ import annotations
-
 import csv
 import platform
 import re

@@ -13,8 +13,6 @@ fitted over those held out as its factor): a form's misfit is alike in batches o
 would make the errors too small.
 """
 
-from __future__ import annotations
-
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

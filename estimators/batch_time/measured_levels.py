@@ -4,8 +4,6 @@ A stack is a server, its software and the way its time was taken. The shape of t
 the level is not, so this is the error that a calibrated scenario carries over to a real server.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Held-out predictions of batch time against the times of a table, with their errors, as one picture."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """Three public tables of batch times, read into series: one server, model and data type each."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

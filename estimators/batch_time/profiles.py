@@ -8,8 +8,6 @@ attention term, and the convex regression. A preset holds the soft roofline with
 terms as the scheduler's estimator; memory, price and noise stay those of the preset that it starts from.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import re

@@ -1,7 +1,5 @@
 """Two scikit-learn regressions of batch time: WISP's four terms, and a convex one with a safety margin."""
 
-from __future__ import annotations
-
 from typing import Any, Self
 
 import numpy as np

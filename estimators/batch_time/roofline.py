@@ -1,7 +1,5 @@
 """The engine's soft roofline as a scikit-learn regression: it is linear but for its knee and its sharpness."""
 
-from __future__ import annotations
-
 from typing import Any, Self
 
 import numpy as np

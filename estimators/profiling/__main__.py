@@ -1,7 +1,5 @@
 """`python -m estimators.profiling`: Measure what a batch costs on this machine."""
 
-from __future__ import annotations
-
 import sys
 
 from wisp_gym.cli import Commands

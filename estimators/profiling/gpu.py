@@ -10,8 +10,6 @@ was stopped, so this one does too: FOLDER/steps.json knows what is done. A step 
 room for the next and has what is left at the end. Steps that need no GPU may be done elsewhere, with FOLDER brought there.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -8,8 +8,6 @@ A batch's name holds what it is, so a grid drawn for another memory shares the r
   batch in four with one or two cold prompts.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass

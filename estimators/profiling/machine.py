@@ -1,7 +1,5 @@
 """What a measurement was made on: device, driver, versions, commit. Columns of every row that is shipped."""
 
-from __future__ import annotations
-
 import platform
 import subprocess
 from pathlib import Path

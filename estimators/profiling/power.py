@@ -1,7 +1,5 @@
 """Power, clock and temperature of a GPU while it works, as `nvidia-smi` reads them."""
 
-from __future__ import annotations
-
 import contextlib
 import statistics
 import subprocess

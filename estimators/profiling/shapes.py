@@ -5,8 +5,6 @@ hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, num_key_
 rope_theta; all three have tie_word_embeddings = false and attention_bias = false.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

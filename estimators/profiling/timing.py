@@ -1,7 +1,5 @@
 """Time of device work: events on the device's own clock, CUDA graphs, ceilings of matrix products and memory."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import statistics

@@ -1,7 +1,5 @@
 """`python -m estimators.rejection`: train WISP's rejection predictor on recorded traces, score it, export it."""
 
-from __future__ import annotations
-
 import sys
 
 from estimators.rejection.train import PROGRAM, main

@@ -1,7 +1,5 @@
 """How long one prediction for one token takes: in scikit-learn, in the engine's compiled network, in onnxruntime."""
 
-from __future__ import annotations
-
 import platform
 import time
 from collections.abc import Callable

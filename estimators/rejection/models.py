@@ -5,8 +5,6 @@ scikit-learn's histogram-based one, which stands in for XGBoost and LightGBM, an
 straight line does.
 """
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass
 from typing import Any

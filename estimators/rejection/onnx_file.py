@@ -3,8 +3,6 @@
 The graph is a handful of nodes, written out with `onnx.helper`; equal predictors give equal bytes.
 """
 
-from __future__ import annotations
-
 import json
 
 import onnx

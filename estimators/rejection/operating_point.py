@@ -10,8 +10,6 @@ model how much the draft model's own output tells:
 (Green and Swets 1966, Signal Detection Theory). `python -m estimators.rejection` trains predictors on recorded traces.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A rejection predictor as one picture: ROC curves beside WISP's published points, and its reliability."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """The figures of trained rejection predictors as text."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Scores of a rejection predictor on tokens it has not seen, with intervals over prompts."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

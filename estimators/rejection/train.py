@@ -7,8 +7,6 @@ row; calibration, threshold and scores are of the tokens that a device meets (`e
 threshold passes WISP's published share of rejected tokens unless told otherwise. The MLP is what is exported.
 """
 
-from __future__ import annotations
-
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path

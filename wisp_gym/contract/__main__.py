@@ -1,7 +1,5 @@
 """`python -m wisp_gym.contract` prints all that a controller sees: the tables of docs/guide/environments.md."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 

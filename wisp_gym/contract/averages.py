@@ -1,7 +1,5 @@
 """Weights of the running averages that devices and the server keep. Numbers alone, nothing compiled."""
 
-from __future__ import annotations
-
 # Assumptions; a time constant of ten rounds or batches.
 KEEP, FRESH = 0.9, 0.1
 

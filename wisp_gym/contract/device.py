@@ -4,8 +4,6 @@ Times are in mean batch times T, the one that the last reply carried; tokens are
 asks for, never in numbers of devices. `o[DRAFT_TIME]` is an entry, `SCALE[TOKENS_LEFT]` and `HIGH[DRAFT_TIME]` are its columns.
 """
 
-from __future__ import annotations
-
 from wisp_gym.contract.entry import (
     AHEAD,
     CLASS,

@@ -1,7 +1,5 @@
 """One entry of an observation: what it is, in which unit, within which ends, who owns the number and how old it is."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

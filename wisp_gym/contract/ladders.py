@@ -1,7 +1,5 @@
 """What a batching policy may choose for a batch, and when a response starves. Numbers alone, nothing compiled."""
 
-from __future__ import annotations
-
 # Prompt tokens that a batch prefills at most, and, where the policy sets prices, the price of a draft token that the replies
 # carry, in expected accepted tokens. Both ladders are ours.
 CHUNK_TOKENS = (0, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)

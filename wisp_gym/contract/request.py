@@ -1,7 +1,5 @@
 """What the server sees of a waiting request when it composes a batch. Numbers alone, nothing compiled."""
 
-from __future__ import annotations
-
 from wisp_gym.contract.entry import CLASS, DEVICE, ESTIMATOR, FIXED, MESSAGE, NOW, SERVER, Entry, K, T, columns
 from wisp_gym.contract.ladders import PATIENCE_S, STARVED_TOKENS_PER_S
 from wisp_gym.contract.server import FAR

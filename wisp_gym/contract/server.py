@@ -3,8 +3,6 @@
 An observation is these entries, then those of each waiting request (`wisp_gym.contract.request`) in order of arrival.
 """
 
-from __future__ import annotations
-
 from wisp_gym.contract.entry import BATCHES, ESTIMATOR, LAUNCH, MESSAGE, NOW, SERVER, Entry, T, columns
 
 FAR = 1000  # end of what has no natural one; the entry of what is not limited at all

@@ -1,7 +1,5 @@
 """The three tables of observations, by the names that schemas of exported policies give their inputs."""
 
-from __future__ import annotations
-
 from wisp_gym.contract import device, request, server
 from wisp_gym.contract.entry import Entry
 

@@ -1,7 +1,5 @@
 """The rules that controllers are made of, by name, each with its settings: published values and ranges to search."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

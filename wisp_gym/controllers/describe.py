@@ -1,7 +1,5 @@
 """Controllers described: a name with all its settings written out, and the listing of all rules."""
 
-from __future__ import annotations
-
 from wisp_gym.controllers.catalogue import ADDITIONS, ALIASES, BATCHING, CENTRALIZED, SPECULATION
 from wisp_gym.controllers.lookup import parts_of, signature
 from wisp_gym.controllers.resolve import filled

@@ -1,7 +1,5 @@
 """What the pieces of a controller's name mean: the catalogue's rules with their numbers, and saved policies."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -9,8 +9,6 @@ Spaces may stand inside brackets alone. A rule's name always means the rule; a f
 plus signs, brackets and commas.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from dataclasses import dataclass

@@ -10,8 +10,6 @@ every m is tried, and acceptances are independent with the scenario's mean share
 assignment and lengths, single changes of both at once are made while one raises the rate.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Saved policies as JSON: weights with the schema of what they see. Loading one runs no code of its author."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Speculation controllers with the `predict` of stable-baselines3, for use outside the engine."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

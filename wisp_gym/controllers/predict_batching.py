@@ -1,7 +1,5 @@
 """Batching rules and learned policies with the `predict` of stable-baselines3, for `wisp_gym/Batching-v0` and `Joint-v0`."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 

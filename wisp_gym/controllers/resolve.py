@@ -4,8 +4,6 @@ Examples: `wisp+wisp`, `fixed:4+fcfs`, `aligned(thr=0.2, A=0.6)+static:4,0.1`, `
 `runs/mine/policy.json+wisp`, `speculation-v1+aged+chunk(tokens=256)+admit`. The grammar: `wisp_gym.controllers.names`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import replace

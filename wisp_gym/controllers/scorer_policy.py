@@ -1,7 +1,5 @@
 """Saved batching policies as JSON: a scorer's weights with the schema of what it sees and may do. Loading runs no code."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The trained policies that come with the package: JSON weights, an ONNX bundle and a model card each, by name."""
 
-from __future__ import annotations
-
 import os
 from functools import cache
 from pathlib import Path

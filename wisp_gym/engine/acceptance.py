@@ -16,8 +16,6 @@ Legend: `c` CONFIG row; `d` DEVICE row; `x` a number; `effect_key` uint64 key of
 the output, in tokens. Fates are 1 accepted, 0 rejected.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -5,8 +5,6 @@ Legend: `w` World; `c` CONFIG, `s` SERVER and `d` DEVICE row; `i` number of a de
 `log` (capacity,) LOG_ROW.
 """
 
-from __future__ import annotations
-
 import math
 
 from wisp_gym.contract.averages import FRESH, KEEP

@@ -1,7 +1,5 @@
 """From a scenario to the arrays of a world."""
 
-from __future__ import annotations
-
 import math
 from functools import cache
 from statistics import NormalDist

@@ -7,8 +7,6 @@ request; `keys` (n,) float64 and `order` (n,) int64 heap of places in the queue,
 tokens × total length.
 """
 
-from __future__ import annotations
-
 import math
 
 from wisp_gym.contract import ladders

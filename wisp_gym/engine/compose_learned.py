@@ -8,8 +8,6 @@ embedding; `row` (REQUEST,) float32 entries of a request; `places` (m,) int64 pl
 m) and `scores` (m,) float32.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from wisp_gym.contract import request, server

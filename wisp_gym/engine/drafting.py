@@ -3,8 +3,6 @@
 Legend: `d` DEVICE row; `uses_predictor` 1 where the controller asks the rejection predictor.
 """
 
-from __future__ import annotations
-
 import math
 
 from wisp_gym.jit import jit

@@ -9,8 +9,6 @@ feature that is switched on moves no other draw, and any request can be replayed
 Legend: `key` uint64 of a stream; `index` of a draw in it, from 0; `z` uint64; `q` and `probability` probabilities.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a scenario's machines can reach at most, and what is allowed but doubtful about it."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 
 from wisp_gym.engine.verification import batch_time_s

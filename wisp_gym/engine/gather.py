@@ -5,8 +5,6 @@ CONFIG, `s` SERVER and `d` DEVICE row; `kind`, `kinds` (W,) int64 what a world w
 `observation`, `observations` (W, size) float32; `outcome`, `outcomes` (W, SIZE) float64.
 """
 
-from __future__ import annotations
-
 from wisp_gym.engine.compose import begin_batch
 from wisp_gym.engine.loop import (
     BATCHING,

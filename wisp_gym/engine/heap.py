@@ -4,8 +4,6 @@ Legend: `keys` (n,) float64 and `items` (n,) int64, of which the first `size` ar
 in them; `key`, `item` of one entry.
 """
 
-from __future__ import annotations
-
 from wisp_gym.jit import jit
 
 

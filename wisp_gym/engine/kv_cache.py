@@ -3,8 +3,6 @@
 Legend: `s` SERVER row; `d` DEVICE row of a session; `devices` (n,) DEVICE; `i` number of the session's device.
 """
 
-from __future__ import annotations
-
 from wisp_gym.jit import jit
 
 

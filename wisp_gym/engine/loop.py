@@ -15,8 +15,6 @@ Legend: `w` World; `worlds` World with a leading axis (W, …), `index`, `first`
 maker outside; `place` in the queue.
 """
 
-from __future__ import annotations
-
 import math
 
 from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES, WAIT_SHARE

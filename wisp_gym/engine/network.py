@@ -3,8 +3,6 @@
 Legend: `d` DEVICE row; `message` number of the message in its request, from 0.
 """
 
-from __future__ import annotations
-
 import math
 
 from wisp_gym.engine.draws import exponential, normal, uniform

@@ -7,8 +7,6 @@ Legend: `c` CONFIG and `d` DEVICE row; `o` (SIZE,) float32 observation; `t` the 
 probability; `entry` place of an entry, written in units of `scale`.
 """
 
-from __future__ import annotations
-
 import math
 
 from wisp_gym.contract import device

@@ -5,8 +5,6 @@ Legend: `c` CONFIG, `s` SERVER and `d` DEVICE row; `f` (FEATURES,) float64 of th
 written in units of `scale`.
 """
 
-from __future__ import annotations
-
 from wisp_gym.contract import request
 from wisp_gym.contract.ladders import PATIENCE_S
 from wisp_gym.engine.compose import fits, predicted_with_s, uncached_tokens

@@ -4,8 +4,6 @@ Legend: `w` World; `c` CONFIG and `s` SERVER row; `o` float32 entries, the serve
 mean batch time T; `entry` place of an entry, written in units of `scale`.
 """
 
-from __future__ import annotations
-
 from wisp_gym.contract import request, server
 from wisp_gym.engine.compose import chunk_is_open, predict_s, spoken_for
 from wisp_gym.engine.observe_request import observe_request

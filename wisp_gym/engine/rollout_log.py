@@ -6,8 +6,6 @@ Legend: `w` World; `s` SERVER and `d` DEVICE row; `i` number of a device; `o` (S
 float32 vector of `rules.mlp.pack`; `chance` uniform draw in (0, 1).
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

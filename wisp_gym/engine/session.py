@@ -6,8 +6,6 @@ request, from 0; `o` (SIZE,) float32 observation; `trace` (rows,) TRACE_ROW; `so
 the round's tokens; `totals` TOTALS row; `histogram` (2, LATENCY_BINS) int64; `log` (capacity,) LOG_ROW.
 """
 
-from __future__ import annotations
-
 import math
 
 from wisp_gym.contract.averages import FRESH, KEEP, PRIOR_TOKENS

@@ -3,8 +3,6 @@
 Legend: `d` DEVICE row; `index` and `first` places of tokens in the response, from 0; `count` of tokens.
 """
 
-from __future__ import annotations
-
 import math
 
 from wisp_gym.jit import jit

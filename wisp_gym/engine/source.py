@@ -7,8 +7,6 @@ Legend: `c` CONFIG and `d` DEVICE row; `i` number of the device; `source` Source
 tokens; fates are 1 accepted, 0 rejected.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -5,8 +5,6 @@ the batch that ended; `memory` (n + 1, MEMORY) float64; `knowledge` (MEMORY,) it
 `parameters` (8,) float64 of the rule; `rounds` verified and `mean_accepted` tokens of each.
 """
 
-from __future__ import annotations
-
 from wisp_gym.jit import jit
 from wisp_gym.rules.speculation import GOODSPEED, SGLANG_LOAD, TURBOSPEC
 from wisp_gym.rules.suggestions import (

@@ -1,7 +1,5 @@
 """From the files that a scenario's draft names, a speculation trace and a rejection predictor, to the engine's arrays."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple

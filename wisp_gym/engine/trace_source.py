@@ -8,8 +8,6 @@ the draw of its place lies below its acceptance probability. In greedy decoding 
 Legend: `d` DEVICE row; `source` Source; `answer_key` uint64 key of the draw of an answer.
 """
 
-from __future__ import annotations
-
 from wisp_gym.engine.draws import uniform
 from wisp_gym.jit import jit
 

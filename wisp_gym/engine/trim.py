@@ -8,8 +8,6 @@ Legend: `w` World; `c` CONFIG, `s` SERVER and `d` DEVICE row; `i` number of a de
 verified; `members` that complete; `verified` tokens of a member, which commit `expected`.
 """
 
-from __future__ import annotations
-
 import math
 
 from wisp_gym.engine.compose import predict_s

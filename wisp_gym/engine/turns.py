@@ -7,8 +7,6 @@ Legend: `c` CONFIG, `s` SERVER and `d` DEVICE row; `devices` (n,) DEVICE; `batch
 (8,) float64: patience, cycle in s and number of groups of the plan.
 """
 
-from __future__ import annotations
-
 import math
 
 from wisp_gym.engine.state import QUEUED, VERIFYING

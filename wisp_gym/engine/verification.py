@@ -1,7 +1,5 @@
 """Time of one verification batch: a soft roofline."""
 
-from __future__ import annotations
-
 from wisp_gym.jit import jit
 
 

@@ -1,7 +1,5 @@
 """Worlds: the engine's arrays with the controllers in place, run on several threads."""
 
-from __future__ import annotations
-
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache

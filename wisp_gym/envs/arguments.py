@@ -1,7 +1,5 @@
 """Arguments of the environments as text from a command line: KEY:VALUE pairs, read as literals and never evaluated."""
 
-from __future__ import annotations
-
 import ast
 import math
 from collections.abc import Sequence

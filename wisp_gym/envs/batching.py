@@ -1,7 +1,5 @@
 """`wisp_gym/Batching-v0`: which waiting requests the next verification batch takes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar

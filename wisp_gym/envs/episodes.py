@@ -1,7 +1,5 @@
 """Episodes: worlds that begin again from templates, with what may differ from one to the next drawn at random."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self

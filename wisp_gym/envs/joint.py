@@ -1,7 +1,5 @@
 """`wisp_gym/Joint-v0`: the server composes its batches and sets the price of a draft token that its replies carry."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from wisp_gym.contract import request, server

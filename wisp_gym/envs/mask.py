@@ -1,7 +1,5 @@
 """The mask of valid actions as a part of the observation, where RLlib and TorchRL look for it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import gymnasium as gym

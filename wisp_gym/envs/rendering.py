@@ -1,7 +1,5 @@
 """Rendering: the last seconds of a world as a timeline."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from wisp_gym.engine.state import World

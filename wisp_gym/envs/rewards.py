@@ -1,7 +1,5 @@
 """Rewards: named terms, weighted in one line."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -1,7 +1,5 @@
 """stable-baselines3's VecEnv over a vector environment of this package (SB3 has no adapter for Gymnasium's VectorEnv)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

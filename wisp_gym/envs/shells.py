@@ -1,7 +1,5 @@
 """The single and the vector environment around a task: the same decisions, once for one world and once for many."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 

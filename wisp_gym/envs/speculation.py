@@ -1,7 +1,5 @@
 """`wisp_gym/Speculation-v0` and `wisp_gym/SpeculationLength-v0`: how many tokens to draft."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """What every comparison asks for on its command line: a scenario, a service class, controllers, seeds, files."""
 
-from __future__ import annotations
-
 import argparse
 import re
 from argparse import ArgumentTypeError

@@ -7,8 +7,6 @@ where, besides, the mean share of starved devices (under 1 token/s) is at most X
 little, so its requests hardly count in the attainment.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Iterable, Sequence

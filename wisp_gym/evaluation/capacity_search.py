@@ -11,8 +11,6 @@ through all N that were run (the largest N that reaches the share, and linearly 
 holds the middle 95 % of these readings.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 

@@ -6,8 +6,6 @@ Every world is measured by `wisp_gym.evaluation.metrics`; a row holds the means 
 the goodput and of its paired difference to the reference. docs/guide/compare.md describes every column and key.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """A comparison as a picture, a line a controller: goodput with its interval, throughput, and SLO attainment."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The printed tables of a comparison: goodput and service, costs, and each SLO class."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from wisp_gym.cli import aligned, cell, interval_cell

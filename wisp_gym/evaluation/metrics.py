@@ -1,7 +1,5 @@
 """What a world is judged by, from the totals that the engine kept. Definitions: docs/model/model.md."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict, dataclass
 

@@ -1,7 +1,5 @@
 """Running worlds: what each controller makes of each seed's world."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 A job is a call of a function that depends on its arguments alone, so results are the same wherever and however often it runs.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor

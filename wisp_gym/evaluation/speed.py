@@ -16,8 +16,6 @@ What is counted:
 - `peak_bytes_10000_devices`: peak resident memory of a process that runs 10,000 devices.
 """
 
-from __future__ import annotations
-
 import os
 import statistics
 import subprocess

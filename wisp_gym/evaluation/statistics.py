@@ -6,8 +6,6 @@ replacement within each cell (the paper's stratified bootstrap), with the same d
 so intervals of differences are paired ones. docs/guide/study.md says why the package `rliable` is not used.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

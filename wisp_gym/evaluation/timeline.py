@@ -5,8 +5,6 @@
 The picture is for people; the Chrome trace opens in ui.perfetto.dev, a process for each controller. With neither it is text.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

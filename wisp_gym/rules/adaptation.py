@@ -6,8 +6,6 @@ Legend: `n` steps of a ladder; `parameters` (8,) float64 of the rule; `memory` (
 (SIZE,) float32 observation; `drafted`, `accepted` tokens of the round.
 """
 
-from __future__ import annotations
-
 import math
 
 from wisp_gym.contract.device import DRAFT_TIME, ENTROPY, ONE_WAY_DELAY, QUEUE_WORK

@@ -9,8 +9,6 @@ uncertainty; `drafted`, `committed` tokens of the round; `ratio_of_means` whethe
 banditspec's.
 """
 
-from __future__ import annotations
-
 import math
 
 from wisp_gym.contract.device import BOUNDARY_LEFT, DRAFT_TIME, JITTER, ONE_WAY_DELAY, SERVER_BUSY, UTILISATION

@@ -12,8 +12,6 @@ units of FEATURE_TABLE; `n_queue`, `n_batch`, `n_running` numbers of requests; `
 predicted times. Times are on the server's clock.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """A controller as the engine takes it: which rules decide, with their numbers. Names are resolved in `wisp_gym.controllers`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import numpy as np

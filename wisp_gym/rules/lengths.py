@@ -7,8 +7,6 @@ Legend: `parameters` (8,) float64 of the rule; `o` (SIZE,) float32 observation; 
 length in tokens, at most `k_max`; `draft` time of one drafted token and `fixed` time of a round besides, in T.
 """
 
-from __future__ import annotations
-
 from wisp_gym.contract.device import ACCEPTANCE_AVERAGE, DRAFT_TIME, ONE_WAY_DELAY, UTILISATION
 from wisp_gym.jit import jit
 

@@ -9,8 +9,6 @@ Legend: `policy` the vector; `values`, `out`, `observation` (n,) float32 of one 
 float32.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from wisp_gym.jit import jit_allocating, jit_inline

@@ -8,8 +8,6 @@ place in the queue (`wisp_gym.contract.request`); `f` (FEATURES,) float64 of one
 float32; `fates` (n,) int64 and `chances` (n,) float64 of a draw in (0, 1), one for each observation.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from wisp_gym.contract import request as seen

@@ -4,8 +4,6 @@ WISP's device rule asks such a network after every drafted token (arXiv 2601.116
 one runs no code of its author.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import dataclass, field

@@ -19,8 +19,6 @@ after symlog; `hidden` (H₁,), `embedding` (H,) and `context` (C,) float32; `em
 first `n` requests count; `query` (H + 1,), `heads` (launches + 1 + chunks,) and `scores` (Q,) float32.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

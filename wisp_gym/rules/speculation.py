@@ -9,8 +9,6 @@ Legend: `kind` id of the rule; `parameters` (8,) float64 of it; `policy` float32
 round.
 """
 
-from __future__ import annotations
-
 from wisp_gym.contract.device import (
     ACCEPT_PROBABILITY,
     BATCH_TIME,

@@ -8,8 +8,6 @@ Legend: `parameters` (8,) float64 of the rule; `o` (SIZE,) float32 observation; 
 far; T the mean batch time. A rule returns whether to draft one more.
 """
 
-from __future__ import annotations
-
 import math
 
 from wisp_gym.contract.device import (

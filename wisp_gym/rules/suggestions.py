@@ -10,8 +10,6 @@ of all; `parameters` (8,) float64 of the rule; `n` rounds in the batch; `k` leng
 `new_token_s`, `pair_s` the estimator's coefficients.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -4,6 +4,4 @@ Token j of request i survives with the probability S_ij that its device reported
 most likely tokens of a batch are a prefix of each request's draft. The compiled rules are in `wisp_gym.engine.trim`.
 """
 
-from __future__ import annotations
-
 NONE, DSPARK, TETRIS, ADASERVE = range(4)

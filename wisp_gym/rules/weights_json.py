@@ -1,7 +1,5 @@
 """Networks as JSON, which loading runs no code of: reading the document and its layers, for policies and predictors."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

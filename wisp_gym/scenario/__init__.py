@@ -5,8 +5,6 @@ A scenario is one frozen dataclass of frozen dataclasses (`parts`) in plain SI u
 The presets and the catalogue of named parts lie in `wisp_gym/scenarios`, each constant with its source.
 """
 
-from __future__ import annotations
-
 from wisp_gym.scenario.changes import with_, with_slo
 from wisp_gym.scenario.fields import ScenarioError
 from wisp_gym.scenario.parts import (

@@ -1,7 +1,5 @@
 """Changing a scenario: fields by dotted path, or its service classes."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 

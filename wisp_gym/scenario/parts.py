@@ -4,8 +4,6 @@ All values are plain numbers and strings in SI units. An impossible value raises
 names the key and what is allowed. `wisp_gym.scenario` is the module to import them from.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, Literal
 

@@ -6,8 +6,6 @@ names is looked up by both: a device's drafting speed and power by the draft, a 
 verification time by server and target, the estimator in `wisp_gym/data/verification_time/<server>--<target>.json`.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import tomllib

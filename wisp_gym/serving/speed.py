@@ -8,8 +8,6 @@ Each figure is the time from handing over the facts to the action, in microsecon
 policies: those that come with wisp-gym.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """WISP's heuristics in plain Python: what decides when a policy's inputs cannot be used (arXiv 2601.11652)."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -5,8 +5,6 @@ connection that broke is opened again and the session taken up where the device 
 or there is an error; it is never a wrong one.
 """
 
-from __future__ import annotations
-
 import random
 import time
 import uuid

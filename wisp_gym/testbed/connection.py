@@ -1,7 +1,5 @@
 """A device's connection to the server: one stream, rounds up, replies down."""
 
-from __future__ import annotations
-
 import queue
 import threading
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ The shape is that of `wisp_gym.serving.device.controller.SpeculationController`,
 plainest rules do without one.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Protocol

@@ -1,7 +1,5 @@
 """The draft model of a device: tokens, what they were drawn from, and what they tell of themselves."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """What verifies: the one interface between the server and a target model. `torch_engine` is one such engine; another may stand beside it."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 

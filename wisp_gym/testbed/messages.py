@@ -1,7 +1,5 @@
 """Messages of devices, checked before anything believes them; a hostile one ends as one line of text."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

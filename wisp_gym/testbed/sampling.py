@@ -9,8 +9,6 @@ Every uniform number is a function of (seed, purpose, position in the answer). A
 reply or by a restarted server, meets the same chance; no number is used for two tokens that are delivered.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

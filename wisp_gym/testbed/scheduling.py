@@ -1,7 +1,5 @@
 """Schedulers of a server by name: first come first served, or a bundle's policy or rule, with an estimator of batch times that learns."""
 
-from __future__ import annotations
-
 from wisp_gym.serving import (
     BatchScheduler,
     Bundle,

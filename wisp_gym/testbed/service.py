@@ -1,7 +1,5 @@
 """The verification server: gRPC streams of devices, their sessions, the verifier, health and metrics."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging

@@ -5,8 +5,6 @@ it when it comes back is believed only as far as it agrees with what the server 
 more, it takes from the device.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What a server allows: the limits that each of its parts keeps, with their defaults."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 PROTOCOL_VERSION = 1

@@ -7,8 +7,6 @@ for a session. The command fails when
 an answer is wrong or lost, or when memory, threads or files of the server or of the devices grow.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -3,8 +3,6 @@
 Replies leave after the next batch was launched, so that they carry its predicted end (docs/model/model.md, §7).
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging

@@ -4,8 +4,6 @@ A few kilobytes of ZIP can unpack to gigabytes, and an NPY header can claim any 
 the file are added up first, each array's header is compared with its size, and only then is anything unpacked.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import zipfile

@@ -14,8 +14,6 @@ A trace file is input from outside. Lines, numbers and rows are limited, so that
 every fault is one `TraceError` that names the file, the line, what was given and what is allowed.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import re

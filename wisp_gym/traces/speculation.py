@@ -10,8 +10,6 @@ outside: sizes are checked before memory is taken, and every fault is one `Trace
 array and, inside an array, the request, the position and the drafted token.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator, Sequence

@@ -4,8 +4,6 @@ Colours are those of Okabe and Ito (Color Universal Design, 2008), which people 
 they differ in lightness too, flights are thinner, and wasted drafting is hatched.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any

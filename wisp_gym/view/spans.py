@@ -13,8 +13,6 @@ between two moments of a device follows from their kinds:
 In centralized serving a sequence queues again as soon as its verification ends, while its token is in flight.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

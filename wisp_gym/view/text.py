@@ -1,7 +1,5 @@
 """The timeline as text: a row for the server and each device, a letter for each column of time."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

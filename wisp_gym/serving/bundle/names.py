@@ -8,8 +8,6 @@ A name is one of
 - an `.onnx` file, or a run's folder or `policy.json` with the `policy.onnx` that was exported into the folder.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 

@@ -5,8 +5,6 @@ cannot name other files, loop, branch, or bring operators, functions or librarie
 Field numbers: onnx/onnx.proto of ONNX 1.23.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

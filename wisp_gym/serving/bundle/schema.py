@@ -4,8 +4,6 @@ It lies in the ONNX file's metadata under `wisp_gym_schema`. A runtime refuses a
 computes itself: another name, unit, range or order would be silent nonsense.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Sequence

@@ -14,8 +14,6 @@ replays recorded decisions of the engine and holds both equal. No method raises:
 heuristic decides and `fallbacks` counts why.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 

@@ -1,7 +1,5 @@
 """What a device tells its controller: what it knows beforehand, each token's statistics, each reply; and what is in range."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 MISSING, LATE, OUT_OF_RANGE, FAILED = "missing", "late", "out of range", "failed"  # why WISP's rule decides

@@ -3,8 +3,6 @@
 The formulas of `wisp_gym.rules.batching` on the features of the queue, times in mean batch times T.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

@@ -9,8 +9,6 @@ ranges, meaning of the actions, the commit that trained it, the hash of its scen
 With --check it is compared with torch and with the engine's compiled policy on recorded observations.
 """
 
-from __future__ import annotations
-
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path

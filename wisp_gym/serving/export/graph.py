@@ -1,7 +1,5 @@
 """Writing the ONNX graphs of policies node by node, with `onnx.helper`: small, readable, equal inputs give equal bytes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Whether an exported policy decides as its original does, on observations recorded in the environment."""
 
-from __future__ import annotations
-
 import gymnasium as gym
 import numpy as np
 import torch

@@ -1,7 +1,5 @@
 """Bundles of policies and of rules: one ONNX file each with the whole decision and its schema. The same input gives the same bytes."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

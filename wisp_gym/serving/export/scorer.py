@@ -4,8 +4,6 @@ The formulas of `wisp_gym.rules.scorer`, with the masks of `wisp_gym/Batching-v0
 context in memory (the others join by themselves), a launch needs a member, waiting needs none, a chunk may be chosen only while `chunk_open`.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from wisp_gym.contract import request, server

@@ -4,8 +4,6 @@ The compiled rules read float32 observations and reckon in double precision, but
 graphs, and a test holds their decisions equal.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What all schedulers of a server share: the limits of a batch, the batch, and what is measured of those that ran."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field

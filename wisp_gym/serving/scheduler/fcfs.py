@@ -1,7 +1,5 @@
 """First come first served, without a bundle: what a server runs by default, and what takes over from a scheduler that fails."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from wisp_gym.serving.scheduler.base import Batch, Room, Scheduler, sums

@@ -4,8 +4,6 @@ The features are the entries of `wisp_gym.contract.server` and `request`, before
 that it reads. T is the mean batch time, K the cap on drafted tokens.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

@@ -10,8 +10,6 @@ limit are kept here, as in `wisp_gym.engine.compose`. No method raises: what can
 `fallbacks` counts why.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import replace

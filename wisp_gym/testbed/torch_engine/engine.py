@@ -1,7 +1,5 @@
 """The engine in torch: a target model and the memory of its sessions."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Hashable, Mapping, Sequence
 

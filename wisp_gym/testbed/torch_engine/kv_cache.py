@@ -1,7 +1,5 @@
 """Keys and values of sessions: one growing buffer for each layer, and a memory that evicts whole sessions."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Hashable, Iterable
 
 import torch

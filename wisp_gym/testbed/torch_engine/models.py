@@ -1,7 +1,5 @@
 """Models by name or folder, and the small pair that is trained once where no other is given."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import json

@@ -7,8 +7,6 @@ cache, without a copy of it. For a processor; on a GPU a pass over padded rows s
 A model that packs (`let_pack`) stays what it was for everyone else: whoever calls it without pieces gets plain attention.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

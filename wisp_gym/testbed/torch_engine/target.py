@@ -9,8 +9,6 @@ is laid out with padding on the left of both parts, so that all rows end togethe
 Slots of padding are masked, positions count without them. Rejected drafts are cropped from the caches afterwards.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
