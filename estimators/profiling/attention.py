@@ -58,8 +58,8 @@ class Pass:
         queries, starts, counts = zip(*sequences, strict=True)
         ends = [*starts, max(start + count for _, start, count in sequences)]
         lists = ([0, *accumulate(queries)], ends, counts)
-        tensors = (torch.tensor(values, dtype=torch.int32, device=device) for values in lists)
-        return cls(*tensors, max(queries), max(counts))
+        rows, firsts, seen = (torch.tensor(values, dtype=torch.int32, device=device) for values in lists)
+        return cls(rows, firsts, seen, max(queries), max(counts))
 
 
 @dataclass(frozen=True)
