@@ -126,7 +126,8 @@ def transitions(toy: Toy, allowed: Lengths | None = None) -> Transitions:
         toy: the case. allowed: draft lengths that may be used; default all.
     """
     places, states = {toy.start: 0}, [toy.start]
-    first, actions, rows = [], [], []
+    first, rows = [], []
+    actions: list[Lengths] = []
     for state in states:  # grows while it is walked
         first.append(len(actions))
         for lengths in toy.actions(state):
