@@ -115,11 +115,7 @@ def compact(
     places = (order == actions[:, None]).argmax(1)
     moved = np.where(actions < visible, places, actions - visible + width)
     few = lacking.sum(1) <= width
-    return (
-        np.concatenate([g, kept], 1)[few],
-        np.concatenate([picks, masks[:, visible:]], 1)[few],
-        moved[few],
-    )
+    return (np.concatenate([g, kept], 1)[few], np.concatenate([picks, masks[:, visible:]], 1)[few], moved[few])
 
 
 @torch.no_grad()

@@ -8,10 +8,7 @@ from agents.batching.cloning import Teacher
 from wisp_gym.errors import one_of
 
 SPECULATION = "speculation-v1"  # it sees the price, and was trained with prices up to 0.2
-PRESETS: dict[str, dict[str, Any]] = {
-    "batching": {},
-    "joint": {"start": "batching-v1", "clone_epochs": 20},
-}
+PRESETS: dict[str, dict[str, Any]] = {"batching": {}, "joint": {"start": "batching-v1", "clone_epochs": 20}}
 VALIDATION_SEEDS = range(2_000_000, 2_000_004)
 
 
