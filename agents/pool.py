@@ -253,17 +253,13 @@ class RayPool:
         """Begin a job; the reference, or so many, of what it will return."""
         return self.task.options(num_returns=returns).remote(sources_digest(), function, *map(self.shared, job))
 
-    def put(self, value: Any) -> Any:
-        """The reference of a value that jobs will take."""
-        return self.ray.put(value)
-
     def shared(self, argument: Any) -> Any:
         """Scenarios and arrays are sent once, however many jobs they belong to."""
         if not isinstance(argument, (Scenario, np.ndarray)):
             return argument
         if id(argument) not in self.sent:
             value = carried(argument) if isinstance(argument, Scenario) else argument
-            self.sent[id(argument)] = argument, self.put(value)
+            self.sent[id(argument)] = argument, self.ray.put(value)
         return self.sent[id(argument)][1]
 
     def result(self, reference: Any) -> Any:

@@ -32,12 +32,8 @@ class Arguments:
     decision: str = flag("batching", "batching or joint")
     start: str = flag("", "a saved policy to start from (joint: batching-v1)", metavar="FILE")
     seed: int = flag(0, "seed of everything", of=whole(0, 2**31 - 1), metavar="N")
-    clone_steps: int = flag(
-        Settings.clone_steps, "environment steps of each round of cloning", of=whole(1, 10**6), metavar="N"
-    )
-    ppo_decisions: int = flag(
-        Settings.ppo_decisions, "decisions of MaskablePPO, 0: none", of=whole(0, 10**9), metavar="N"
-    )
+    clone_steps: int = flag(Settings.clone_steps, "steps of each round of cloning", of=whole(1, 10**6), metavar="N")
+    ppo_decisions: int = flag(Settings.ppo_decisions, "of MaskablePPO, 0: none", of=whole(0, 10**9), metavar="N")
     generations: int = flag(0, "of the evolution strategies, 0: none", of=whole(0, 10**6), metavar="N")
     log_folder: Path = flag(Path("runs"), "where the run's folder is made, never over another", "-f", metavar="DIR")
 

@@ -31,18 +31,15 @@ ELSEWHERE = (
     Place("wisp-a100-qwen3-32b", {"devices": (30, 110), "prompt_tokens": (1.0, 2.0)}, 0.2),
     Place("wisp-a100-qwen3-32b", {"devices": (30, 65), "prompt_tokens": (3.0, 6.0)}, 0.05),
 )
-MIX: dict[str, tuple[Place, ...]] = {
-    "batching": (
-        Place("wisp-study", {"devices": (20, 160), "slo_speed": (0.8, 1.3)}, 0.2),
-        Place("wisp-study", {"devices": (90, 160)}, 0.2),
-        *ELSEWHERE,
-    ),
-    "joint": (
-        Place("wisp-study", {"devices": (20, 100), "slo_speed": (0.4, 1.3)}, 0.2),
-        Place("wisp-study", {"devices": (112, 160), "slo_speed": (0.4, 1.1)}, 0.2, 0.1),
-        *ELSEWHERE,
-    ),
-}
+BATCHING = (
+    Place("wisp-study", {"devices": (20, 160), "slo_speed": (0.8, 1.3)}, 0.2),
+    Place("wisp-study", {"devices": (90, 160)}, 0.2),
+)
+JOINT = (
+    Place("wisp-study", {"devices": (20, 100), "slo_speed": (0.4, 1.3)}, 0.2),
+    Place("wisp-study", {"devices": (112, 160), "slo_speed": (0.4, 1.1)}, 0.2, 0.1),
+)
+MIX = {"batching": BATCHING + ELSEWHERE, "joint": JOINT + ELSEWHERE}
 SCENARIO = "wisp-study"  # that of the run's folder and bundle
 SEARCH_HORIZON = {"horizon.warmup_s": 15.0, "horizon.measure_s": 45.0, "horizon.drain_s": 0.0}
 LONG_PROMPTS = {"workload.prompt.median_tokens": 800.0}
