@@ -47,18 +47,13 @@ def add_distributed(parser: Parser) -> None:
     parser.add_argument(FLAG, nargs="?", const=LOCAL, metavar="ADDRESS", help=where)
 
 
-@contextlib.contextmanager
-def pool_at(address: str | None) -> Iterator[Pool]:
+def pool_at(address: str | None) -> contextlib.AbstractContextManager[Pool]:
     """The threads of this machine, or with the address of `--distributed` a Ray cluster.
 
     Raises:
         InputError: as `cluster`.
     """
-    if address is None:
-        yield Threads()
-        return
-    with cluster(address) as pool:
-        yield pool
+    return contextlib.nullcontext(Threads()) if address is None else cluster(address)
 
 
 # --- connecting ------------------------------------------------------------------------------------------------------

@@ -131,17 +131,11 @@ def clean_s(profile: Profile, true: dict[str, float]) -> NDArray[np.float64]:
 
 
 def profile_of(batches: Sequence[BatchRow]) -> Profile:
-    """Sums and seconds of batches, as the estimators are fitted to them."""
-    X = np.array([sums(row) for row in batches], dtype=np.float64)
+    """Batches as the estimators are fitted to them: new tokens, pairs and cached tokens (docs/model/model.md, §5)."""
+    each = [np.array([(m.new_tokens, m.cached_tokens) for m in row.members]).reshape(-1, 2).T for row in batches]
+    X = np.array([(new.sum(), (new * (new + cached)).sum(), cached.sum()) for new, cached in each], dtype=np.float64)
     seconds = np.array([row.seconds for row in batches])
     return Profile(X, seconds, np.unique(X, axis=0, return_inverse=True)[1].ravel(), "deployment")
-
-
-def sums(row: BatchRow) -> tuple[int, int, int]:
-    """New tokens, pairs and cached tokens of a batch (docs/model/model.md, §5)."""
-    new = sum(m.new_tokens for m in row.members)
-    pairs = sum(m.new_tokens * (m.new_tokens + m.cached_tokens) for m in row.members)
-    return new, pairs, sum(m.cached_tokens for m in row.members)
 
 
 def drafting(rounds: Sequence[RoundRow]) -> tuple[float, float]:

@@ -22,12 +22,9 @@ class Standardise(BaseFeaturesExtractor):
 
     def __init__(self, observation_space: gym.spaces.Box, hidden: Sequence[int] = ()):
         super().__init__(observation_space, observation_space.shape[0])
-        self.mean: torch.Tensor
-        self.std: torch.Tensor
-        self.shown: torch.Tensor
-        self.register_buffer("mean", torch.zeros(self.features_dim))
-        self.register_buffer("std", torch.ones(self.features_dim))
-        self.register_buffer("shown", torch.ones(self.features_dim))
+        self.mean = torch.nn.Buffer(torch.zeros(self.features_dim))
+        self.std = torch.nn.Buffer(torch.ones(self.features_dim))
+        self.shown = torch.nn.Buffer(torch.ones(self.features_dim))
         self.shown[list(hidden)] = 0.0
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:

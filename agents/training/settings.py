@@ -57,10 +57,9 @@ class Settings:
 
     def as_json(self) -> dict[str, Any]:
         """What config.json holds: without `fleet`, `hidden` and `resumed_from` where the run has none."""
-        return {name: value for name, value in asdict(self).items() if value or name not in LAST_FIELDS}
+        later = ("fleet", "hidden", "resumed_from")
+        return {name: value for name, value in asdict(self).items() if value or name not in later}
 
-
-LAST_FIELDS = ("fleet", "hidden", "resumed_from")
 
 # What a fleet's episodes draw unless told otherwise: loads from idle to overload, prefill chunks of any size. Without
 # scenarios it is that of the environment's arguments.
