@@ -70,9 +70,8 @@ def ray_module() -> Any:
         import ray
         import ray.exceptions
     except ImportError:
-        raise InputError(
-            f"argument {FLAG}: needs the package ray, which is not installed; allowed after pip install -e '.[distributed]'"
-        ) from None
+        words = "needs the package ray, which is not installed; allowed after pip install -e '.[distributed]'"
+        raise InputError(f"argument {FLAG}: {words}") from None
     return ray
 
 
@@ -84,16 +83,13 @@ def check_address(address: str) -> None:
     """
     match = ADDRESS.fullmatch(address)
     if not match or not 0 < int(match[2]) < 65_536:
-        raise InputError(
-            f"argument {FLAG}: given '{address}', allowed is HOST:PORT of a Ray cluster, such as 10.0.0.5:6379, or nothing"
-        )
+        allowed = "HOST:PORT of a Ray cluster, such as 10.0.0.5:6379, or nothing"
+        raise InputError(f"argument {FLAG}: given '{address}', allowed is {allowed}")
     try:
         socket.create_connection((match[1].strip("[]"), int(match[2])), ANSWER_S).close()
     except OSError as error:
-        raise InputError(
-            f"argument {FLAG}: nothing answers at {address} ({error.strerror or error}); allowed is the address that "
-            "'ray start --head' prints"
-        ) from None
+        words = f"nothing answers at {address} ({error.strerror or error})"
+        raise InputError(f"argument {FLAG}: {words}; allowed is the address that 'ray start --head' prints") from None
 
 
 def worker_settings(address: str) -> dict[str, Any]:
@@ -211,9 +207,8 @@ def call(digest: str, function: Callable[..., T], *arguments: Any) -> T:
         InputError: others; Ray prefers a checkout at the command's own path to the copy that it was sent.
     """
     if digest != sources_digest():
-        raise InputError(
-            f"argument {FLAG}: {socket.gethostname()} has other sources in '{ROOT}'; allowed are the same, or none at that path"
-        )
+        words = f"{socket.gethostname()} has other sources in '{ROOT}'"
+        raise InputError(f"argument {FLAG}: {words}; allowed are the same, or none at that path")
     return function(*map(received, arguments))
 
 
@@ -264,6 +259,5 @@ class RayPool:
         except self.ray.exceptions.RayTaskError as error:
             raise error.cause from None
         except (self.ray.exceptions.WorkerCrashedError, self.ray.exceptions.OutOfMemoryError) as error:
-            raise InputError(
-                f"a task of the Ray cluster died {self.retries + 1} times ({first_line(error)}); allowed are workers with more memory"
-            ) from None
+            died = f"a task of the Ray cluster died {self.retries + 1} times ({first_line(error)})"
+            raise InputError(f"{died}; allowed are workers with more memory") from None

@@ -60,11 +60,8 @@ class Arena:
             for j, seed in enumerate(seeds):
                 self.worlds.fill(k * self.each + j, cell.scenario, seed, controller, cell.devices)
         self.worlds.run(early=True)
-        count = range(self.each)
-        return [
-            [measure(self.worlds.arrays, k * self.each + j, c.scenario) for j in count]
-            for k, c in enumerate(self.cells)
-        ]
+        arrays, n = self.worlds.arrays, self.each
+        return [[measure(arrays, k * n + j, c.scenario) for j in range(n)] for k, c in enumerate(self.cells)]
 
     def score(self, batching: ScorerPolicy | str, seeds: Sequence[int]) -> float:
         """Mean over cells of goodput over the cell's own, less what too many starved devices cost."""

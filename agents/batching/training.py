@@ -108,9 +108,7 @@ class Candidates:
 
 def imitate(settings: Settings, scorer: Scorer, worlds: list[DecisionVectorEnv], candidates: Candidates) -> None:
     """Clone the teacher, who does what is best in each kind of world."""
-    teachers = [
-        replace(settings.teacher, chunk_share=place.chunk_share, price=place.price) for place in MIX[settings.decision]
-    ]
+    teachers = [replace(settings.teacher, chunk_share=p.chunk_share, price=p.price) for p in MIX[settings.decision]]
     clone(
         scorer, worlds, teachers, settings.seed, settings.clone_rounds, settings.clone_steps,
         last_epochs=settings.clone_epochs, say=candidates.say,

@@ -88,9 +88,8 @@ def measure(runs: Sequence[Deployed]) -> Measured:
     rounds = [row for run in runs for row in run.rounds]
     batches = [row for run in runs for row in run.batches]
     if len(rounds) < LEAST_ROUNDS or len(batches) < LEAST_BATCHES:
-        raise InputError(
-            f"--profile-seconds: {len(rounds)} rounds and {len(batches)} batches came; needed are {LEAST_ROUNDS} and {LEAST_BATCHES}"
-        )
+        came = f"{len(rounds)} rounds and {len(batches)} batches came"
+        raise InputError(f"--profile-seconds: {came}; needed are {LEAST_ROUNDS} and {LEAST_BATCHES}")
     yardstick_s = pace_s([row.yardstick_s for row in batches])
     profile = profile_of([row for run in runs for row in at_pace(run.batches, yardstick_s)])
     token_s, overhead_s = drafting(rounds)

@@ -103,10 +103,8 @@ def load_checkpoint(path: Path, state: dict[str, Any], model: OnPolicyAlgorithm,
         return {"scores": scores, "policy": str(record["policy"])}
     except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"argument --trained-agent: '{path}' does not fit the settings of its run ({reason}); "
-            "allowed is a checkpoint of that run"
-        ) from None
+        words = f"'{path}' does not fit the settings of its run ({reason}); allowed is a checkpoint of that run"
+        raise InputError(f"argument --trained-agent: {words}") from None
 
 
 def load_learner(state: dict[str, Any], model: OnPolicyAlgorithm) -> None:

@@ -75,11 +75,10 @@ class TaskFleet(Fleet):
         """Decisions of complete rounds under a policy, in all worlds together."""
         pool = self.pool
         states = self.states or [pool.ray.put(state_of(squad, index)) for squad, index in self.places]
-        jobs = [
-            (self.frames[id(squad)], state, policy, self.weights)
+        results = [
+            pool.submit(rollout, (self.frames[id(squad)], state, policy, self.weights), returns=2)
             for (squad, _), state in zip(self.places, states, strict=True)
         ]
-        results = [pool.submit(rollout, job, returns=2) for job in jobs]
         decisions = [pool.result(got) for _, got in results]
         self.states = [state for state, _ in results]
         return joined(decisions)

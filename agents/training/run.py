@@ -74,11 +74,8 @@ def train(settings: Settings, output: Output, pool: Pool, device: str = "cpu", r
     with StopRequest() as stop:
         folder, log = open_folder(settings, scenario, output)
         model.set_logger(log)
-        print(
-            f"training {settings.algo} on {settings.env}: {settings.n_timesteps:,} decisions, seed {settings.seed}; "
-            f"run folder {folder}",
-            flush=True,
-        )
+        what = f"{settings.algo} on {settings.env}: {settings.n_timesteps:,} decisions, seed {settings.seed}"
+        print(f"training {what}; run folder {folder}", flush=True)
         finished, scores = fit(model, settings, held_out, folder, stop, record, output.bar)
 
     if not finished:
@@ -108,10 +105,8 @@ def make(settings: Settings, device: str, resume: Path | None = None) -> tuple[O
     model = bare_model(settings, env, device)
     record = load_checkpoint(path, state, model, env)
     if settings.n_timesteps <= model.num_timesteps:
-        raise InputError(
-            f"argument --n-timesteps: given {settings.n_timesteps}, "
-            f"allowed is more than the {model.num_timesteps} that '{path}' has done"
-        )
+        allowed = f"more than the {model.num_timesteps} that '{path}' has done"
+        raise InputError(f"argument --n-timesteps: given {settings.n_timesteps}, allowed is {allowed}")
     return model, record
 
 

@@ -141,10 +141,8 @@ def fleet_settings(given: Mapping[str, Any], base: FleetSettings) -> FleetSettin
     """
     for name in given:
         if name not in FLEET_ARGUMENTS:
-            raise InputError(
-                f"argument --env-kwargs: {name} is not for --algo fleet, whose devices all learn; "
-                f"allowed: {', '.join(FLEET_ARGUMENTS)}"
-            )
+            words = f"{name} is not for --algo fleet, whose devices all learn; allowed: {', '.join(FLEET_ARGUMENTS)}"
+            raise InputError(f"argument --env-kwargs: {words}")
     randomise = dict(given.get("randomise", base.randomise))
     if "devices" in given:
         randomise["devices"] = [given["devices"]] * 2
