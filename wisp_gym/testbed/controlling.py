@@ -4,7 +4,6 @@ The shape is that of `wisp_gym.serving.device.controller.SpeculationController`,
 plainest rules do without one.
 """
 
-import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -47,15 +46,12 @@ class Controller(Protocol):
         """The reply has come; without delays, each is half of the round trip."""
 
 
-class FixedLength:
+class FixedLength(Controller):
     """Drafts k tokens in every round."""
 
     def __init__(self, k: int) -> None:
         self.k, self.tokens, self.confidence = k, 0, 1.0
         self.delay_mean_s, self.sent_s = FIRST_DELAY_S, 0.0
-
-    def begin_request(self, arrival_s: float, prompt_tokens: int, output_tokens: int) -> None:
-        """Nothing of it matters."""
 
     def begin_round(self, now_s: float, draft_token_s: float | None = None) -> None:
         """Nothing is drafted yet."""
@@ -125,12 +121,8 @@ def _numbers(name: str, text: str, most: list[float]) -> list[float]:
         found = [float(word) for word in text.split(",")]
     except ValueError:
         found = []
-    if (
-        not found
-        or len(found) > len(most)
-        or not all(math.isfinite(value) and 0 <= value <= high for value, high in zip(found, most, strict=False))
-    ):
-        raise InputError(
-            f"controller '{name}': allowed are fixed:K and confidence:C,K with K from 0 to 32 and C from 0 to 1"
-        )
+    within = [0 <= value <= high for value, high in zip(found, most, strict=False)]
+    if not found or len(found) > len(most) or not all(within):
+        allowed = "fixed:K and confidence:C,K with K from 0 to 32 and C from 0 to 1"
+        raise InputError(f"controller '{name}': allowed are {allowed}")
     return found

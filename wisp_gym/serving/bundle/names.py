@@ -63,12 +63,7 @@ def beginnings(decision: str) -> list[str]:
 def allowed(decision: str) -> list[str]:
     """Names that mean a shipped bundle of a decision: rules by their own names, then all by their whole ones."""
     rules = [path.stem for path in shipped().values() if path.parent.name == "bundles"]
-    own = [
-        stem.removeprefix(beginning)
-        for beginning in beginnings(decision)
-        for stem in rules
-        if stem.startswith(beginning)
-    ]
+    own = [stem.removeprefix(start) for start in beginnings(decision) for stem in rules if stem.startswith(start)]
     learned = ["joint-"] if decision != "token" else []
     whole = [Path(name).stem for name in shipped() if name.startswith((*beginnings(decision), *learned))]
     return list(dict.fromkeys([*own, *whole]))

@@ -94,12 +94,11 @@ def check_graph(graph: dict[str, Any]) -> None:
     """Few nodes of allowed operators, in an order in which each reads only what is there already."""
     nodes, tensors = graph.get("node", []), graph.get("initializer", [])
     if not 1 <= len(nodes) <= MAX_NODES or len(tensors) > MAX_TENSORS:
-        raise WireError(
-            f"graph: {len(nodes)} nodes and {len(tensors)} tensors, allowed are 1 to {MAX_NODES} and {MAX_TENSORS}"
-        )
+        given = f"{len(nodes)} nodes and {len(tensors)} tensors"
+        raise WireError(f"graph: {given}, allowed are 1 to {MAX_NODES} and {MAX_TENSORS}")
     known: set[str] = set()
-    for given in (*graph["input"], *tensors):
-        define(known, given.get("name", ""), "graph")
+    for value in (*graph["input"], *tensors):
+        define(known, value.get("name", ""), "graph")
     for tensor in tensors:
         check_tensor(tensor)
     ranks = {tensor["name"]: len(tensor["dims"]) for tensor in tensors}
@@ -166,8 +165,6 @@ def signature(values: list[dict[str, Any]]) -> dict[str, tuple[int, tuple[int | 
     for value in values:
         kind = value.get("type", {}).get("tensor_type", {})
         dims = kind.get("shape", {}).get("dim", [])
-        found[value.get("name", "")] = (
-            kind.get("elem_type", 0),
-            tuple(d.get("value", d.get("parameter", "")) for d in dims),
-        )
+        shape = tuple(d.get("value", d.get("parameter", "")) for d in dims)
+        found[value.get("name", "")] = (kind.get("elem_type", 0), shape)
     return found

@@ -12,12 +12,16 @@ import numpy as np
 from wisp_gym.contract import device as seen
 from wisp_gym.rules import speculation as rules
 from wisp_gym.rules.lengths import ALPHA_HIGH, ALPHA_LOW
-from wisp_gym.serving.export.graph import BOOL as BOOL
 from wisp_gym.serving.export.graph import DOUBLE, FLOAT, INT64, Graph
 
 LEAST_DRAFT_TIME = 1e-9  # T: no division by zero
 MOST_CERTAIN = 1.0 - 1e-9  # of an acceptance probability: where it is 1, the sum of n powers is n to seven digits
 Term = tuple[dict[int, float], float]  # factors of entries, and an offset
+
+
+def binary(operator: str) -> Callable[["RuleGraph", str | float, str | float], str]:
+    """A method of a graph that writes an operator of two values, either of which may be a number."""
+    return lambda g, a, b: g.op(operator, g.value(a), g.value(b))
 
 
 class RuleGraph(Graph):
@@ -66,29 +70,8 @@ class RuleGraph(Graph):
         """A value's name, of a number too."""
         return given if isinstance(given, str) else self.number(given)
 
-    def add(self, a: str | float, b: str | float) -> str:
-        """a + b."""
-        return self.op("Add", self.value(a), self.value(b))
-
-    def minus(self, a: str | float, b: str | float) -> str:
-        """a − b."""
-        return self.op("Sub", self.value(a), self.value(b))
-
-    def times(self, a: str | float, b: str | float) -> str:
-        """a · b."""
-        return self.op("Mul", self.value(a), self.value(b))
-
-    def over(self, a: str | float, b: str | float) -> str:
-        """a / b."""
-        return self.op("Div", self.value(a), self.value(b))
-
-    def least(self, a: str | float, b: str | float) -> str:
-        """The smaller of both."""
-        return self.op("Min", self.value(a), self.value(b))
-
-    def power(self, a: str | float, b: str | float) -> str:
-        """a to the power of b."""
-        return self.op("Pow", self.value(a), self.value(b))
+    add, minus, times, over = binary("Add"), binary("Sub"), binary("Mul"), binary("Div")
+    least, power = binary("Min"), binary("Pow")
 
     def is_(self, operator: str, a: str | float, b: str | float) -> str:
         """A comparison."""
@@ -234,9 +217,8 @@ LENGTHS: dict[int, Callable[[RuleGraph], str]] = {rules.LEVIATHAN: leviathan, ru
 def round_columns(g: Graph, observation: str, cap: int) -> tuple[str, str]:
     """(n, 1) float32 drafted tokens and tokens still wanted, of an observation that networks see."""
     drafted = g.op("Mul", g.column(observation, seen.DRAFTED_TOKENS), g.constant([[float(cap)]], np.float32))
-    return drafted, g.op(
-        "Mul", g.column(observation, seen.TOKENS_LEFT), g.constant([[seen.SCALE[seen.TOKENS_LEFT]]], np.float32)
-    )
+    left, scale = g.column(observation, seen.TOKENS_LEFT), g.constant([[seen.SCALE[seen.TOKENS_LEFT]]], np.float32)
+    return drafted, g.op("Mul", left, scale)
 
 
 def decode_token(g: Graph, more: str, drafted: str, left: str, most: float, dtype: Any = np.float32) -> None:
@@ -269,8 +251,7 @@ def rule_graph(kind: int, parameters: Sequence[float], cap: int) -> RuleGraph:
     g = RuleGraph(cap, parameters)
     if kind in STOPPING:
         more = STOPPING[kind](g)
-        may = g.may or may_hold(g, g.drafted, g.left, g.most, np.float64)
-        decode_flag(g, more, may)
+        decode_flag(g, more, g.may or may_hold(g, g.drafted, g.left, g.most, np.float64))
     else:
         decode_length(g, LENGTHS[kind](g), g.left)
     return g
