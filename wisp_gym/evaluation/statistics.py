@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-Scores = Values = NDArray[np.float64]
+Scores = NDArray[np.float64]
+Values = NDArray[np.float64]
 RESAMPLES = 2_000
 CONFIDENCE = 0.95
 TRIMMED = 0.25  # on each side: the middle half remains

@@ -43,7 +43,10 @@ def find(name: str | Path, decision: str = "") -> Path:
     if found:
         return found[0]
     if path.suffix == ".json" or (given and path.is_dir()):
-        return exported(given, path.with_suffix(".onnx") if path.suffix == ".json" else path / EXPORTED)
+        beside = path.with_suffix(".onnx") if path.suffix == ".json" else path / EXPORTED
+        if not beside.is_file():
+            raise BundleError(f"{given}: no such file: {beside}; make it with: wisp-gym export {given} -o {beside}")
+        return beside
     if not given or (path.name == given and not path.is_file()):
         raise BundleError(f"{given}: no such file; {did_you_mean(given, allowed(decision))}, a file, a run's folder")
     return path
@@ -67,14 +70,3 @@ def allowed(decision: str) -> list[str]:
     learned = ["joint-"] if decision != "token" else []
     whole = [Path(name).stem for name in shipped() if name.startswith((*beginnings(decision), *learned))]
     return list(dict.fromkeys([*own, *whole]))
-
-
-def exported(given: str, path: Path) -> Path:
-    """The bundle beside a run's policy.
-
-    Raises:
-        BundleError: it was not exported.
-    """
-    if not path.is_file():
-        raise BundleError(f"{given}: no such file: {path}; make it with: wisp-gym export {given} -o {path}")
-    return path

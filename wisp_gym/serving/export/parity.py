@@ -14,7 +14,8 @@ from wisp_gym.serving.bundle.bundle import Bundle, schema
 
 ENVIRONMENTS = {schema.TOKEN: "wisp_gym/Speculation-v0", schema.LENGTH: "wisp_gym/SpeculationLength-v0"}
 WORLDS = 16
-Floats, Whole = NDArray[np.float32], NDArray[np.int64]
+Floats = NDArray[np.float32]
+Whole = NDArray[np.int64]
 
 
 def record(scenario: Scenario, decision: str, controller: Controller, n: int, seed: int = 0) -> Floats:

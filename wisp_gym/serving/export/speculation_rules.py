@@ -71,11 +71,7 @@ class RuleGraph(Graph):
         return given if isinstance(given, str) else self.number(given)
 
     add, minus, times, over = binary("Add"), binary("Sub"), binary("Mul"), binary("Div")
-    least, power = binary("Min"), binary("Pow")
-
-    def is_(self, operator: str, a: str | float, b: str | float) -> str:
-        """A comparison."""
-        return self.op(operator, self.value(a), self.value(b))
+    least, power, less, at_most = binary("Min"), binary("Pow"), binary("Less"), binary("LessOrEqual")
 
     def which(self, condition: str, yes: str | float, no: str | float) -> str:
         """`yes` where the condition holds, else `no`."""
@@ -87,7 +83,7 @@ class RuleGraph(Graph):
 
     def after_first(self, condition: str) -> str:
         """The condition, which does not bind before the first token."""
-        return self.op("Or", self.is_("Less", self.drafted, 0.5), condition)
+        return self.op("Or", self.less(self.drafted, 0.5), condition)
 
     def single(self, value: str) -> str:
         """A double rounded to single precision, as numba has a product of two float32 (which doubles hold exactly)."""
@@ -101,7 +97,7 @@ class RuleGraph(Graph):
 def fixed(g: RuleGraph) -> str:
     """Fewer than k: nothing but the rule's own cap."""
     g.below_most(0)
-    return g.is_("Less", g.drafted, g.most)
+    return g.less(g.drafted, g.most)
 
 
 def threshold(entry: int) -> Callable[[RuleGraph], str]:
@@ -109,7 +105,7 @@ def threshold(entry: int) -> Callable[[RuleGraph], str]:
 
     def rule(g: RuleGraph) -> str:
         g.below_most(1)
-        return g.after_first(g.is_("LessOrEqual", g.parameters[0], g.see(entry)))
+        return g.after_first(g.at_most(g.parameters[0], g.see(entry)))
 
     return rule
 
@@ -117,22 +113,22 @@ def threshold(entry: int) -> Callable[[RuleGraph], str]:
 def survival(g: RuleGraph) -> str:
     """SpecDec++."""
     g.below_most(1)
-    few = g.is_("Less", g.drafted, g.parameters[2] - 0.5)
-    return g.op("Or", few, g.is_("LessOrEqual", g.minus(1.0, g.see(seen.SURVIVAL)), g.parameters[0]))
+    few = g.less(g.drafted, g.parameters[2] - 0.5)
+    return g.op("Or", few, g.at_most(g.minus(1.0, g.see(seen.SURVIVAL)), g.parameters[0]))
 
 
 def svip(g: RuleGraph) -> str:
     """SVIP; numba takes the root of a float32 in single precision."""
     g.below_most(1)
     root = g.cast(g.op("Sqrt", g.column(g.observation, seen.ENTROPY)), DOUBLE)
-    return g.after_first(g.is_("LessOrEqual", root, g.parameters[0]))
+    return g.after_first(g.at_most(root, g.parameters[0]))
 
 
 def price(g: RuleGraph) -> str:
     """The price stop."""
     g.below_most(2)
     rate = g.times(g.times(g.parameters[0], g.see(seen.OWN_RATE)), g.see(seen.DRAFT_TIME))
-    return g.is_("Less", g.add(g.add(rate, g.parameters[1]), g.see(seen.PRICE)), g.next_survival())
+    return g.less(g.add(g.add(rate, g.parameters[1]), g.see(seen.PRICE)), g.next_survival())
 
 
 def aligned(g: RuleGraph) -> str:
@@ -147,10 +143,10 @@ def aligned(g: RuleGraph) -> str:
         ({seen.OWN_RATE: factor}, 0.0), ({seen.DRAFT_TIME: 1.0}, 0.0), ({seen.SERVER_BUSY: 1.0}, 0.0), ({seen.ACCEPTANCE_AVERAGE: 1.0}, 0.0),
         ({seen.SURVIVAL: 1.0}, 0.0), ({seen.BOUNDARY_LEFT: 1.0, seen.JITTER: -margin}, -guard),
     ])  # fmt: skip
-    g.may = g.is_("Less", drafted, g.least(wanted, g.most))
+    g.may = g.less(drafted, g.least(wanted, g.most))
     room = g.minus(room, g.op("Floor", g.least(room, 0.0)))  # the first boundary that can be made
-    is_busy = g.is_("Less", 0.0, busy)
-    beyond = g.op("And", is_busy, g.is_("Less", room, draft))
+    is_busy = g.less(0.0, busy)
+    beyond = g.op("And", is_busy, g.less(room, draft))
     gain, half = g.single(g.times(survived, alpha)), g.over(least_gain, 2.0)
     missed = g.op("Ceil", g.minus(draft, room))
     more = g.minus(g.least(wanted, float(g.cap)), g.op("Floor", drafted))
@@ -160,7 +156,7 @@ def aligned(g: RuleGraph) -> str:
     beyond_cost = g.add(g.times(paid, missed), g.times(n, half))
     alone = g.add(g.times(paid, draft), half)
     cost = g.which(beyond, beyond_cost, g.which(is_busy, least_gain, alone))
-    return g.is_("Less", cost, g.which(beyond, series, gain))
+    return g.less(cost, g.which(beyond, series, gain))
 
 
 def lengths(g: RuleGraph) -> str:
@@ -175,7 +171,7 @@ def acceptance(g: RuleGraph) -> str:
 
 def first_largest(g: RuleGraph, rates: str, most: float) -> str:
     """(n,) the smallest length, at most `most`, with the largest rate; rates (n, K + 1) are positive."""
-    allowed = g.is_("LessOrEqual", lengths(g), most)
+    allowed = g.at_most(lengths(g), most)
     return g.op("ArgMax", g.op("Where", allowed, rates, g.number(-1.0)), axis=1, keepdims=0)
 
 
@@ -195,8 +191,8 @@ def ratio(g: RuleGraph) -> str:
     alpha, k = acceptance(g), lengths(g)
     time = g.add(1.0, g.times(2.0, g.see(seen.ONE_WAY_DELAY)))
     growth = g.over(g.minus(g.power(alpha, g.op("Neg", g.add(k, 1.0))), 1.0), g.minus(1.0, alpha))
-    enough = g.is_("LessOrEqual", time, g.times(g.see(seen.DRAFT_TIME), g.minus(growth, k)))
-    last = g.is_("LessOrEqual", min(g.parameters[0], float(g.cap)), k)
+    enough = g.at_most(time, g.times(g.see(seen.DRAFT_TIME), g.minus(growth, k)))
+    last = g.at_most(min(g.parameters[0], float(g.cap)), k)
     stops = g.cast(g.op("Or", enough, last), FLOAT)
     return g.op("ArgMax", stops, axis=1, keepdims=0)
 
