@@ -103,7 +103,7 @@ def batch_us(bundle: Bundle, n: int, members: int = QUEUE) -> tuple[float, float
 def estimator_us(n: int) -> tuple[float, float]:
     """One observed batch."""
     estimator, rng = VerificationTimeEstimator.load(ESTIMATOR), np.random.default_rng(0)
-    rows = (rng.uniform(1, 2, (1024, 3)) * [60.0, 6e4, 2e4]).tolist()
+    rows = [(new, pairs, cached) for new, pairs, cached in (rng.uniform(1, 2, (1024, 3)) * [60.0, 6e4, 2e4]).tolist()]
     times = [estimator.predict(*row) for row in rows]
     return timed(lambda k: None, lambda k: estimator.observe(*rows[k % 1024], times[k % 1024]), n)
 

@@ -46,12 +46,15 @@ class Controller(Protocol):
         """The reply has come; without delays, each is half of the round trip."""
 
 
-class FixedLength(Controller):
+class FixedLength:
     """Drafts k tokens in every round."""
 
     def __init__(self, k: int) -> None:
         self.k, self.tokens, self.confidence = k, 0, 1.0
         self.delay_mean_s, self.sent_s = FIRST_DELAY_S, 0.0
+
+    def begin_request(self, arrival_s: float, prompt_tokens: int, output_tokens: int) -> None:
+        """Nothing of it matters."""
 
     def begin_round(self, now_s: float, draft_token_s: float | None = None) -> None:
         """Nothing is drafted yet."""
