@@ -15,13 +15,13 @@ A folder whose run was broken off is gone on with by the same command. docs/serv
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agents.sim2real.settings import Settings, open_folder
-from wisp_gym.cli import Parser, number, output_file, seeds, whole
+from wisp_gym.cli import Parser, output_file, positive, seeds, whole
 from wisp_gym.evaluation.arguments import controller_names
 from wisp_gym.files import write_json
 from wisp_gym.scenario import Scenario, load, save
@@ -106,11 +106,6 @@ def add_devices(parser: Parser) -> None:
     add("--slo", type=speeds, default=(2.0, 4.0, 6.0, 8.0), metavar="a,b,...", help=promised)
     add("--max-draft-tokens", type=whole(1, 16), default=12, metavar="K", help="of a round (default %(default)s)")
     add("--max-new-tokens", type=whole(2, 2048), default=64, metavar="N", help="of an answer (default %(default)s)")
-
-
-def positive(high: float) -> Callable[[str], float]:
-    """Type of a number above 0."""
-    return lambda text: number(text, high, f"a number above 0 and up to {high:g}")
 
 
 def loads(text: str) -> tuple[int, ...]:
