@@ -54,6 +54,7 @@ CHEAP = [
     "wisp-gym evaluate --controllers wisp,wisp+fcfs --devices 64 --seeds 4",
     "wisp-gym timeline --controllers wisp,sled --devices 10 --png timeline.png --trace timeline.json",
     "python -m agents.wisp_study calibrate",
+    "python -m wisp_gym.contract",
 ]
 # What the others begin with, and why they do not run here.
 ELSEWHERE = {

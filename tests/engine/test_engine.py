@@ -146,8 +146,8 @@ def digest_of_default(controller: str) -> str:
 
 
 def test_i7_same_seed_same_bytes_in_two_processes() -> None:
-    code = "from test_engine import digest_of_default as d; print(d('wisp+wisp'), d('centralized'))"
-    command = [sys.executable, "-c", f"import sys; sys.path[:0] = {[str(ROOT), str(ROOT / 'tests')]}; {code}"]
+    code = "from tests.engine.test_engine import digest_of_default as d; print(d('wisp+wisp'), d('centralized'))"
+    command = [sys.executable, "-c", f"import sys; sys.path[:0] = {[str(ROOT)]}; {code}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [digest_of_default("wisp+wisp"), digest_of_default("centralized")]

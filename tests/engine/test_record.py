@@ -257,10 +257,10 @@ def test_a_real_pair_at_temperature_1_draws_from_the_target(folder: Path, pair: 
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (["--draft-tokens", "0"], "--draft-tokens 0: allowed 1 to 64"),
+        (["--draft-tokens", "0"], "argument --draft-tokens: given '0', allowed is a whole number from 1 to 64"),
         (["--temperature", "-1"], "--temperature -1.0: allowed 0, or 0.01 to 100"),
         (["--temperature", "nan"], "--temperature nan: allowed 0"),
-        (["--draft-token", "3"], "unknown argument '--draft-token'; did you mean '--draft-tokens'?"),
+        (["--draft-token", "3"], "unknown flag '--draft-token'; did you mean '--draft-tokens'?"),
         (["--prompts", "none.txt"], "--prompts none.txt: no such file"),
         (["--draft", "{folder}/drafts"], "no such folder; did you mean 'draft'?"),
         (["--draft", "{folder}/tokenizer"], "tokenizer: cannot be loaded"),

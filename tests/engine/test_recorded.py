@@ -378,7 +378,7 @@ def test_a_damaged_trace_is_one_line_of_the_command(
 
 
 def test_the_documented_scenario_runs(tmp_path: Path) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "guide" / "scenarios.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "guide" / "scenario.md").read_text(encoding="utf-8")
     (block,) = [block for block in page.split("```toml\n")[1:] if "[draft]" in block.split("```")[0]]
     (tmp_path / "replayed.toml").write_text(block.split("```")[0], encoding="utf-8")
     scenario = load(tmp_path / "replayed.toml")

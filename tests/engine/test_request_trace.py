@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from traces.record_requests import AZURE_CONV_2023, main, record
+from wisp_gym.cli import run
 from wisp_gym.traces.requests import (
     FORMATS,
     MAX_LINE_CHARS,
@@ -185,7 +186,7 @@ def test_a_shipped_sample_is_what_the_readme_says_and_what_the_recorder_makes(
     assert f"`{name}` | 300 **synthetic** requests" in (sample.parent / "README.md").read_text()
     assert len(read_trace(sample, format)) == 300
     again = tmp_path / name
-    assert main(["--format", format, "--rows", "300", "--seed", str(seed), "--out", str(again)]) == 0
+    main(["--format", format, "--rows", "300", "--seed", str(seed), "--out", str(again)])
     made, shipped = read_trace(again, format), read_trace(sample, format)
     # Lengths are rounded exponentials: another processor's last bit may move a few of them by one token.
     np.testing.assert_allclose(made.arrival_s, shipped.arrival_s, atol=2 * RESOLUTION_S[format])
@@ -228,13 +229,13 @@ def test_azures_own_trace_reads_fast_and_looks_like_the_model(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["--rows", "0"], "--rows 0: allowed 1 to 1000000"),
-        (["--rows", "x"], "argument --rows: invalid int value: 'x'"),
+        (["--rows", "0"], "argument --rows: given '0', allowed is a whole number from 1 to 1000000"),
+        (["--rows", "x"], "argument --rows: given 'x', allowed is a whole number"),
         (["--rate", "nan"], "--rate nan: allowed"),
         (["--rate", "0"], "--rate 0.0: allowed"),
-        (["--seed", "-1"], "--seed -1: allowed 0 or above"),
+        (["--seed", "-1"], "argument --seed: given '-1', allowed is a whole number from 0"),
         (["--format", "mooncakes"], "did you mean 'mooncake'?"),
-        (["--formt", "azure"], "unknown argument '--formt'; allowed: --help, --scenario-like, --format"),
+        (["--formt", "azure"], "unknown flag '--formt'; did you mean '--format'? allowed: --format, --help"),
         (["--scenario-like", "wisp-a100-qwen3-32"], "wisp-a100-qwen3-32b"),
     ],
 )
@@ -242,7 +243,7 @@ def test_a_wrong_flag_is_one_line_exit_code_2_and_no_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], expected: str
 ) -> None:
     try:
-        code = main([*flags, "--out", str(tmp_path / "requests.csv")])
+        code = run(main, "record_requests", [*flags, "--out", str(tmp_path / "requests.csv")])
     except SystemExit as exit:
         code = exit.code
     message = capsys.readouterr().err
@@ -254,7 +255,7 @@ def test_a_wrong_flag_is_one_line_exit_code_2_and_no_file(
 
 def test_lengths_can_be_a_scenarios(tmp_path: Path) -> None:
     path = tmp_path / "requests.csv"
-    assert main(["--scenario-like", "wisp-a100-qwen3-32b", "--rows", "2000", "--out", str(path)]) == 0
+    main(["--scenario-like", "wisp-a100-qwen3-32b", "--rows", "2000", "--out", str(path)])
     from wisp_gym import scenario
 
     prompt = scenario.load("wisp-a100-qwen3-32b").workload.prompt

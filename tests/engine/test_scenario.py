@@ -359,7 +359,7 @@ def test_import_is_light():
     code = f"""
 import sys, types
 package = types.ModuleType("wisp_gym")
-package.__path__ = [{str(Path(scenario_toml.__file__).parent)!r}]
+package.__path__ = [{str(Path(scenario_toml.__file__).parents[1])!r}]
 sys.modules["wisp_gym"] = package
 import wisp_gym.scenario as scenario
 scenario.load(scenario.presets()[0])
