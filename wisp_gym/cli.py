@@ -4,12 +4,9 @@ Every argument type raises `ArgumentTypeError`, which the parser turns into one 
 wrong later is an `InputError` (wisp_gym.errors), which `run` turns into the same line.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import importlib
-import json
 import math
 import re
 import sys
@@ -17,11 +14,12 @@ import tempfile
 import time
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 from wisp_gym.errors import InputError, did_you_mean, one_line
-from wisp_gym.files import csv_text, write_text
+from wisp_gym.files import csv_text, write_json, write_text
 
 BAD_INPUT = 2  # the exit code of every wrong flag, name or file
 OUT_OF_TIME = 75  # something is left that the same command would do (EX_TEMPFAIL of sysexits.h)
@@ -56,9 +54,7 @@ class Parser(argparse.ArgumentParser):
         """Parse; an unknown flag is named first, before a complaint about the one that it was meant to be."""
         given = list(sys.argv[1:] if args is None else args)
         flags = sorted(name for name in self._option_string_actions if name.startswith("--"))
-        for word in given:
-            if word == "--":
-                break
+        for word in takewhile(lambda word: word != "--", given):
             flag = word.partition("=")[0]
             if flag.startswith("--") and flag not in flags:
                 self.error(f"unknown flag '{flag}'; {did_you_mean(flag, flags)}")
@@ -107,7 +103,7 @@ class Commands:
     """
 
     def __init__(
-        self, program: str, about: str, modules: Mapping[str, tuple[str | Commands, str]], default: str = "",
+        self, program: str, about: str, modules: Mapping[str, tuple["str | Commands", str]], default: str = "",
         extras: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
         self.program, self.about, self.modules, self.default = program, about, dict(modules), default
@@ -118,9 +114,8 @@ class Commands:
         width = max(map(len, self.modules))
         lines = [f"  {name:<{width}}  {what}" for name, (_, what) in self.modules.items()]
         usage = f"usage: {self.program} {'[' if self.default else ''}COMMAND{']' if self.default else ''} [flags]"
-        ending = f"`{self.program} COMMAND --help` lists the flags of one" + (
-            f"; without a name it is `{self.default}`." if self.default else "."
-        )
+        ending = f"`{self.program} COMMAND --help` lists the flags of one"
+        ending += f"; without a name it is `{self.default}`." if self.default else "."
         return "\n".join([usage, "", self.about, "", "commands:", *lines, "", ending])
 
     def __call__(self, arguments: Sequence[str] | None = None) -> int:
@@ -174,19 +169,33 @@ def whole(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
-def between(low: float, high: float) -> Callable[[str], float]:
-    """Type of a number from `low` to `high`."""
+def number(inside: Callable[[float], bool], allowed: str) -> Callable[[str], float]:
+    """Type of a number for which `inside` holds, as for NaN it never should; `allowed` says it in words."""
 
     def parse(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
-            value = float("nan")
-        if not low <= value <= high:
-            raise ArgumentTypeError(f"given '{text}', allowed is a number from {low:g} to {high:g}")
+            value = math.nan
+        if not inside(value):
+            raise ArgumentTypeError(f"given '{text}', allowed is {allowed}")
         return value
 
     return parse
+
+
+def between(low: float, high: float) -> Callable[[str], float]:
+    """Type of a number from `low` to `high`."""
+    return number(lambda value: low <= value <= high, f"a number from {low:g} to {high:g}")
+
+
+def positive(high: float) -> Callable[[str], float]:
+    """Type of a number above 0 and up to `high`."""
+    return number(lambda value: 0.0 < value <= high, f"a number above 0 and up to {high:g}")
+
+
+share, share_or_zero = positive(1.0), between(0.0, 1.0)
+speed = number(lambda value: 0.0 < value <= 1e6, "a speed in tokens/s above 0 and up to 1,000,000")
 
 
 def whole_numbers(least: int) -> Callable[[str], list[int]]:
@@ -204,32 +213,6 @@ def whole_numbers(least: int) -> Callable[[str], list[int]]:
 def deadline(minutes: float) -> float:
     """When so many minutes from now are over, by `time.monotonic`; 0 is never."""
     return time.monotonic() + 60 * minutes if minutes else float("inf")
-
-
-def share(text: str) -> float:
-    """Type of a share above 0 and up to 1."""
-    return number(text, 1.0, "a number above 0 and up to 1")
-
-
-def share_or_zero(text: str) -> float:
-    """Type of a share from 0 to 1."""
-    return 0.0 if text in ("0", "0.0") else number(text, 1.0, "a number from 0 to 1")
-
-
-def speed(text: str) -> float:
-    """Type of a speed in tokens/s."""
-    return number(text, 1e6, "a speed in tokens/s above 0 and up to 1,000,000")
-
-
-def number(text: str, high: float, allowed: str) -> float:
-    """A number above 0 and up to `high`; NaN is none."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0.0 < value <= high:
-        raise ArgumentTypeError(f"given '{text}', allowed is {allowed}")
-    return value
 
 
 def address(text: str) -> tuple[str, int]:
@@ -287,9 +270,8 @@ def output_file(*suffixes: str) -> Callable[[str], Path]:
                 return path
         except (OSError, ValueError, RuntimeError) as error:  # missing folder, null byte, loop of links
             reason = getattr(error, "strerror", None) or str(error)
-            raise ArgumentTypeError(
-                f"cannot write '{text}': {reason}; allowed is a file in a writable folder"
-            ) from None
+            fault = f"cannot write '{text}': {reason}; allowed is a file in a writable folder"
+            raise ArgumentTypeError(fault) from None
 
     return parse
 
@@ -303,18 +285,11 @@ def add_log_folder(parser: argparse.ArgumentParser) -> None:
 # --- progress --------------------------------------------------------------------------------------------------------
 
 
-class Bar(Protocol):
-    """What counts what is done."""
+class Bar:
+    """What counts what is done; tqdm's shows it, this one shows nobody."""
 
     def update(self, n: int = 1) -> Any:
         """So many more are done."""
-
-
-class NoBar:
-    """A bar that nobody sees."""
-
-    def update(self, n: int = 1) -> None:
-        """Nothing."""
 
 
 @contextlib.contextmanager
@@ -331,7 +306,7 @@ def progress(total: float | None = None, unit: str = "world", shown: bool | None
     except ImportError:
         shown = False
     if not (sys.stderr.isatty() if shown is None else shown):
-        yield NoBar()
+        yield Bar()
         return
     with tqdm(total=total, unit=unit, leave=False, **looks) as bar:
         yield bar
@@ -343,15 +318,10 @@ def progress(total: float | None = None, unit: str = "world", shown: bool | None
 def aligned(headers: Sequence[Sequence[str]], rows: Sequence[Sequence[str]]) -> str:
     """Text table of header lines, a rule and rows: the first column to the left, the others to the right."""
     lines = [*headers, *rows]
-    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
-    shown = [
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
-    return "\n".join([*shown[: len(headers)], "-" * max(len(line) for line in shown), *shown[len(headers) :]])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    form = "  ".join(f"{{:{'>' if i else '<'}{width}}}" for i, width in enumerate(widths))
+    shown = [form.format(*line).rstrip() for line in lines]
+    return "\n".join([*shown[: len(headers)], "-" * max(map(len, shown)), *shown[len(headers) :]])
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -375,7 +345,7 @@ def write_rows(rows: Sequence[dict[str, Any]], json_file: Path | None = None, cs
     CSV leaves out what is not a single value and rows of another `table` than the first one's; None is empty there.
     """
     if json_file:
-        write_text(json_file, json.dumps(rows, indent=2, allow_nan=False) + "\n")
+        write_json(json_file, rows)
     if csv_file:
         plain = [key for key in rows[0] if not isinstance(rows[0][key], list)]
         write_text(csv_file, csv_text([row for row in rows if row.get("table") == rows[0].get("table")], plain))

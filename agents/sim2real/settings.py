@@ -1,12 +1,11 @@
 """What a run was asked for, and its folder, which only the same settings may go on with."""
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from agents.training.arguments import flag
-from wisp_gym.cli import number, whole
+from wisp_gym.cli import positive, whole
 from wisp_gym.errors import InputError
 from wisp_gym.files import write_json, write_text
 
@@ -15,11 +14,6 @@ START_WINDOW_S = 2.0  # over which first requests are spread
 GRACE_S, TTFT_S = 0.5, 2.0  # as the presets' service classes (assumption)
 KV_TOKENS, MAX_BATCH_REQUESTS, PREFILL_CHUNK_TOKENS = 65_536, 64, 512  # the testbed's defaults
 DTYPES = ("float32", "float64", "bfloat16", "float16")
-
-
-def positive(high: float) -> Callable[[str], float]:
-    """Type of a number above 0."""
-    return lambda text: number(text, high, f"a number above 0 and up to {high:g}")
 
 
 def device_numbers(text: str) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import pytest
 
 from wisp_gym import __version__
 from wisp_gym.__main__ import BENCHMARKS, COMMANDS, main
-from wisp_gym.cli import NoBar, progress
+from wisp_gym.cli import Bar, progress
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -87,7 +87,7 @@ def test_a_missing_extra_is_one_line(words: list[str], package: str, extra: str)
 
 def test_the_bar_is_shown_to_people_alone(capsys: pytest.CaptureFixture[str]) -> None:
     with progress(3) as bar:
-        assert isinstance(bar, NoBar)
+        assert isinstance(bar, Bar)
         bar.update()
     assert capsys.readouterr().err == ""
     with progress(3, "cake", shown=True) as bar:

@@ -25,36 +25,21 @@ from wisp_gym.contract.entry import (
 
 ENTRIES = (
     Entry("drafted_tokens", K, "tokens", 0, 1, "tokens drafted in this round", DEVICE, NOW),
-    Entry(
-        "survival", 1, "probability", 0, 1, "predicted probability that all of them are accepted (1 before the first)",
-        DEVICE, NOW,
-    ),
-    Entry(
-        "accept_probability", 1, "probability", 0, 1, "predictor's output for the last token (1 before the first)",
-        DEVICE, NOW,
-    ),
+    Entry("survival", 1, "probability", 0, 1, "predicted probability that all of them are accepted (1 before the first)", DEVICE, NOW),
+    Entry("accept_probability", 1, "probability", 0, 1, "predictor's output for the last token (1 before the first)", DEVICE, NOW),
     Entry("confidence", 1, "probability", 0, 1, "draft model's probability of the last token", DEVICE, NOW),
     Entry("entropy", 1, "nats", 0, 8, "entropy of the draft distribution at the last token", DEVICE, NOW),
     Entry("margin", 1, "probability", 0, 1, "top-2 margin at the last token", DEVICE, NOW),
     Entry("logit_spread", 1, "logits", 0, 16, "spread of the logits at the last token", DEVICE, NOW),
-    Entry(
-        "acceptance_average", 1, "probability", 0, 1, "running share of examined tokens that were accepted",
-        DEVICE, ROUNDS,
-    ),
-    Entry(
-        "expected_tokens", K, "tokens", 0, 2, "expected tokens committed if sent now: 1 + sum of survivals",
-        DEVICE, NOW,
-    ),
+    Entry("acceptance_average", 1, "probability", 0, 1, "running share of examined tokens that were accepted", DEVICE, ROUNDS),
+    Entry("expected_tokens", K, "tokens", 0, 2, "expected tokens committed if sent now: 1 + sum of survivals", DEVICE, NOW),
     Entry("draft_time", T, "s", 0, 20, "time to draft one token", DEVICE, ROUND),
     Entry("one_way_delay", T, "s", 0, 20, "running mean of the one-way delay", LINK, DELAYS),
     Entry("jitter", T, "s", 0, 20, "running mean absolute deviation of the one-way delay", LINK, DELAYS),
     Entry("slo_period", T, "s", 0, 50, "time between tokens that the service class asks for", CLASS, FIXED),
     Entry("slack", 1, "tokens", -20, 20, "time until the next token is due, in tokens of the service class", DEVICE, NOW),
     Entry("tokens_left", 64, "tokens", 0, 1, "output tokens still wanted, counted up to 64", DEVICE, REPLY),
-    Entry(
-        "boundary_left", T, "s", 0, 5, "time from arrival at the server, if sent now, to the next batch boundary",
-        SERVER, AHEAD,
-    ),
+    Entry("boundary_left", T, "s", 0, 5, "time from arrival at the server, if sent now, to the next batch boundary", SERVER, AHEAD),
     Entry("draftable_tokens", K, "tokens", 0, 1, "tokens that can still be drafted before that boundary", SERVER, AHEAD),
     Entry("boundaries_missed", 1, "batches", 0, 8, "batch boundaries that pass before arrival, if sent now", SERVER, AHEAD),
     Entry("server_busy", 1, "flag", 0, 1, "a batch was running when the last reply left", SERVER, REPLY),
@@ -66,14 +51,8 @@ ENTRIES = (
     Entry("info_age", T, "s", 0, 20, "age of the server state", DEVICE, NOW),
     Entry("context", 1000, "tokens", 0, 32, "prompt and output so far", DEVICE, REPLY),
     Entry("round_time", T, "s", 0, 20, "time since this round began", DEVICE, NOW),
-    Entry(
-        "suggested_tokens", K, "tokens", 0, 1, "length that the last reply suggested (0 where the server suggests none)",
-        SERVER, REPLY,
-    ),
-    Entry(
-        "adapted_survival", 1, "probability", 0, 1, "survival with the predictor's odds scaled to the acceptance average",
-        DEVICE, NOW,
-    ),
+    Entry("suggested_tokens", K, "tokens", 0, 1, "length that the last reply suggested (0 where the server suggests none)", SERVER, REPLY),
+    Entry("adapted_survival", 1, "probability", 0, 1, "survival with the predictor's odds scaled to the acceptance average", DEVICE, NOW),
     Entry("last_rejected", 1, "flag", 0, 1, "the last reply corrected a drafted token", SERVER, REPLY),
 )  # fmt: skip
 SIZE = len(ENTRIES)

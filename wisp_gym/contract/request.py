@@ -27,10 +27,7 @@ ENTRIES = (
     Entry("memory_with", 1, "share", 0, 2, "KV memory in use with all of its context", SERVER, NOW),
     Entry("begun", 1, "flag", 0, 1, "some of its context is in memory", SERVER, NOW),
     Entry("evicted", 1, "flag", 0, 1, "its context was in memory and has been evicted", SERVER, NOW),
-    Entry(
-        "starving", 1, "flag", 0, 1, f"less than {STARVED_TOKENS_PER_S:g} token for each second of its age beyond {PATIENCE_S:g} s",
-        SERVER, NOW,
-    ),
+    Entry("starving", 1, "flag", 0, 1, f"less than {STARVED_TOKENS_PER_S:g} token for each second of its age beyond {PATIENCE_S:g} s", SERVER, NOW),
 )  # fmt: skip
 SIZE = len(ENTRIES)
 NAMES, SCALE, LOW, HIGH = columns(ENTRIES)

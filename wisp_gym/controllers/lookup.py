@@ -48,16 +48,15 @@ def parts_of(name: str) -> list[Part]:
     first, *rest = parse(ALIASES.get(name, name))
     if first.is_policy and not rest:
         served = saved_decision(first.name) in DECISIONS
-        first, *rest = (
-            [one_piece("speculation-v1"), first, one_piece("admit")] if served else [first, one_piece("wisp")]
-        )
+        whole = ("speculation-v1", first.text, "admit") if served else (first.text, "wisp")
+        first, *rest = map(one_piece, whole)
     if first.name in CENTRALIZED:
         parts = [find(first, CENTRALIZED, "centralized")]
     else:
         parts = [find(first, SPECULATION, "speculation")]
         if not rest or rest[0].name in ADDITIONS:
-            hint = f"for instance '{first.text}+fcfs'; allowed: {', '.join(BATCHING)}"
-            raise fault(name, f"a batching rule is missing, {hint}")
+            allowed = f"allowed: {', '.join(BATCHING)}"
+            raise fault(name, f"a batching rule is missing, for instance '{first.text}+fcfs'; {allowed}")
         parts.append(find(rest.pop(0), BATCHING, "batching"))
     for piece in rest:
         if piece.name not in ADDITIONS:
@@ -100,16 +99,13 @@ def given_settings(piece: Piece, rule: Rule) -> dict[str, str]:
     """Setting → its value as written, of those that a piece gives by place or by name."""
     names = [setting.name for setting in rule.settings]
     if len(piece.positional) > len(names):
-        reason = (
-            f"given {len(piece.positional)} settings, allowed are at most {len(names)}: {signature(piece.name, rule)}"
-        )
-        raise fault(piece.text, reason)
+        allowed = f"allowed are at most {len(names)}: {signature(piece.name, rule)}"
+        raise fault(piece.text, f"given {len(piece.positional)} settings, {allowed}")
     given = dict(zip(names, piece.positional, strict=False))
     for name, value in piece.keywords:
         if name not in names:
-            raise fault(
-                piece.text, f"unknown setting '{name}'; {did_you_mean(name, names) if names else 'allowed: none'}"
-            )
+            allowed = did_you_mean(name, names) if names else "allowed: none"
+            raise fault(piece.text, f"unknown setting '{name}'; {allowed}")
         if name in given:
             raise fault(piece.text, f"setting '{name}' is given twice")
         given[name] = value

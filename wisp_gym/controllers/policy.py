@@ -60,9 +60,8 @@ def make_policy(
         raise PolicyError(str(error)) from None
     outputs = layers[-1][0].shape[0]
     if layers[0][0].shape[1] != device.SIZE:
-        raise PolicyError(
-            f"inputs: given {layers[0][0].shape[1]}, allowed is {device.SIZE}, the documented observation"
-        )
+        allowed = f"{device.SIZE}, the documented observation"
+        raise PolicyError(f"inputs: given {layers[0][0].shape[1]}, allowed is {allowed}")
     if (decision == "token" and outputs != 2) or not 2 <= outputs <= 33:
         raise PolicyError(f"outputs: given {outputs}, allowed are 2 for 'token' and 2 to 33 for 'length'")
     return Policy(decision, weights, layers, activation, about)
@@ -76,11 +75,6 @@ def save_policy(policy: Policy, path: str | Path) -> None:
         "layers": layers_as_json(policy.layers), "about": policy.about,
     }  # fmt: skip
     write_text(path, json.dumps(document))
-
-
-def check_schema(path: Path, document: dict[str, Any]) -> None:
-    """The policy must have been trained on today's observation."""
-    refuse_others(path, "observation differs from the documented one", document.get("observation"), device.NAMES)
 
 
 def refuse_others(path: Path, what: str, rows: Any, allowed: Sequence[str]) -> None:
@@ -109,12 +103,6 @@ def read_policy(name: str | Path) -> tuple[Path, dict[str, Any]]:
     return path, read_document(path, WHAT, VERSION, PolicyError)
 
 
-def about_of(document: dict[str, Any]) -> dict[str, Any]:
-    """The free text fields of a policy's document."""
-    about = document.get("about")
-    return about if isinstance(about, dict) else {}
-
-
 def saved_decision(name: str | Path) -> str:
     """What a saved policy decides ("token", "length", "batching", "joint"); empty where it cannot be told."""
     try:
@@ -130,9 +118,9 @@ def load_policy(name: str | Path) -> Policy:
         PolicyError: missing or damaged file, other version, other observation; one line.
     """
     path, document = read_policy(name)
-    check_schema(path, document)
+    refuse_others(path, "observation differs from the documented one", document.get("observation"), device.NAMES)
     layers = parse_layers(path, document, PolicyError)
     try:
-        return make_policy(layers, str(document.get("decision")), str(document.get("activation")), **about_of(document))
+        return make_policy(layers, str(document.get("decision")), str(document.get("activation")), **document["about"])
     except (PolicyError, TypeError) as error:
         raise PolicyError(f"{path}: {error}") from None

@@ -78,13 +78,10 @@ class SpeculationPredictor:
             raise ValueError(f"observation: given shape {rows.shape}, allowed are ({size},) and (n, {size})")
         many = np.ascontiguousarray(np.atleast_2d(rows))
         fates = self.fates(info, len(many))
-        actions = np.empty(len(many), dtype=np.int64)
-        c = self.controller
-        chances = self.rng.random(len(many))
+        actions, chances = np.empty(len(many), dtype=np.int64), self.rng.random(len(many))
         memory = np.zeros(MEMORY)  # no rule that uses it gets here
-        decide_drafting(
-            c.speculation, self.parameters, c.policy, memory, self.max_draft_tokens, many, fates, chances, actions
-        )
+        c, cap = self.controller, self.max_draft_tokens
+        decide_drafting(c.speculation, self.parameters, c.policy, memory, cap, many, fates, chances, actions)
         return actions.reshape(rows.shape[:-1]), state
 
     def fates(self, info: Mapping[str, Any] | None, n: int) -> NDArray[np.int64]:
@@ -93,10 +90,8 @@ class SpeculationPredictor:
         if key is None:
             return np.zeros(n, dtype=np.int64)
         if info is None or key not in info:
-            name = self.controller.name
-            raise ValueError(
-                f"controller '{name}' is a bound that knows fates: predict needs info['{key}'], 0 or 1 each"
-            )
+            needed = f"predict needs info['{key}'], 0 or 1 each"
+            raise ValueError(f"controller '{self.controller.name}' is a bound that knows fates: {needed}")
         fates = np.asarray(info[key], dtype=np.int64)
         if fates.shape not in ((), (n,)) or not np.isin(fates, (0, 1)).all():
             given = f"{np.array2string(fates, threshold=4)} of shape {fates.shape}"

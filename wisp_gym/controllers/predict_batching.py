@@ -88,9 +88,8 @@ def rule_of(controller: Controller | str, scenario: Scenario) -> tuple[int, tupl
         kind, parameters, scorer = whole.batching, whole.batching_parameters, whole.scorer
     if kind in HIDDEN:
         allowed = ", ".join(text for text, rule in BATCHING.items() if rule.kind not in HIDDEN)
-        raise ControllerError(
-            f"controller '{name}': it needs {HIDDEN[kind]}, which Batching-v0 does not show; allowed: {allowed}, centralized"
-        )
+        reason = f"it needs {HIDDEN[kind]}, which Batching-v0 does not show"
+        raise ControllerError(f"controller '{name}': {reason}; allowed: {allowed}, centralized")
     return kind, parameters, scorer
 
 

@@ -44,14 +44,7 @@ def resolve(name: str, scenario: Scenario, load: Callable[[str], Policy] = load_
     """
     first, *rest = parts_of(name)
     if first.name in CENTRALIZED:
-        found = Controller(
-            name=name,
-            speculation=speculation_rules.FIXED,
-            speculation_parameters=(0.0,),
-            batching=first.rule.kind,
-            batching_parameters=first.values,
-            centralized=True,
-        )
+        found = Controller(name, speculation_rules.FIXED, (0.0,), first.rule.kind, first.values, centralized=True)
         return with_additions(found, rest)
     policy = load(first.name) if first.is_policy else None
     return with_additions(paired(name, first, policy, rest[0], scenario), rest[1:])

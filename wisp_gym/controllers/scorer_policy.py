@@ -9,7 +9,7 @@ import numpy as np
 
 from wisp_gym.contract import request, server
 from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES
-from wisp_gym.controllers.policy import VERSION, WHAT, PolicyError, about_of, read_policy, refuse_others
+from wisp_gym.controllers.policy import VERSION, WHAT, PolicyError, read_policy, refuse_others
 from wisp_gym.files import write_text
 from wisp_gym.rules.scorer import PARTS, Shape, pack
 from wisp_gym.rules.weights_json import layers_as_json, parse_layers
@@ -43,12 +43,9 @@ def shape_for(decision: str, hidden: int, embedding: int, context: int) -> Shape
 
 def make_scorer(layers: list[tuple[np.ndarray, np.ndarray]], decision: str = "batching", **about: Any) -> ScorerPolicy:
     """Policy of weights; raises PolicyError when they do not fit the documented observation and actions."""
-    if decision not in DECISIONS:
-        raise PolicyError(f"decision: given {decision!r}, allowed are {', '.join(DECISIONS)}")
     if len(layers) != len(PARTS) or any(w.ndim != 2 or b.ndim != 1 for w, b in layers):
-        raise PolicyError(
-            f"layers: given {len(layers)}, allowed are those of {', '.join(PARTS)}: a matrix and a bias each"
-        )
+        allowed = f"those of {', '.join(PARTS)}: a matrix and a bias each"
+        raise PolicyError(f"layers: given {len(layers)}, allowed are {allowed}")
     widths = [len(b) for _, b in layers[:3]]
     try:
         return ScorerPolicy(decision, pack(shape_for(decision, *widths), layers), layers, about)
@@ -71,12 +68,8 @@ def check_schema(path: Path, document: dict[str, Any], decision: str) -> None:
     """The policy must have been trained on today's observation and actions."""
     for key, names in (("globals", server.NAMES), ("requests", request.NAMES)):
         refuse_others(path, f"{key} differ from the documented ones", document.get(key), names)
-    ladders: dict[str, list[Any]] = {
-        "chunk_tokens": list(CHUNK_TOKENS),
-        "prices": list(PRICES[: DECISIONS[decision]]),
-        "parts": list(PARTS),
-    }
-    for key, ladder in ladders.items():
+    prices: list[Any] = list(PRICES[: DECISIONS[decision]])
+    for key, ladder in (("chunk_tokens", list(CHUNK_TOKENS)), ("prices", prices), ("parts", list(PARTS))):
         if document.get(key) != ladder:
             raise PolicyError(f"{path}: {key} given {document.get(key)!r}, allowed are {ladder}")
 
@@ -90,12 +83,11 @@ def load_scorer(name: str | Path) -> ScorerPolicy:
     path, document = read_policy(name)
     decision = document.get("decision")
     if decision not in DECISIONS:
-        raise PolicyError(
-            f"{path}: decision given {decision!r}, allowed in place of a batching rule are {', '.join(DECISIONS)}"
-        )
+        allowed = f"allowed in place of a batching rule are {', '.join(DECISIONS)}"
+        raise PolicyError(f"{path}: decision given {decision!r}, {allowed}")
     check_schema(path, document, decision)
     layers = parse_layers(path, document, PolicyError)
     try:
-        return make_scorer(layers, decision, **about_of(document))
+        return make_scorer(layers, decision, **document["about"])
     except (PolicyError, TypeError) as error:
         raise PolicyError(f"{path}: {error}") from None

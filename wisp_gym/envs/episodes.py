@@ -50,9 +50,8 @@ def checked_ranges(randomise: Mapping[str, Any] | None) -> dict[str, tuple[float
         except (TypeError, ValueError):
             possible = False
         if not possible:
-            raise ValueError(
-                f"randomise: {name} given {value!r}, allowed is an increasing pair within {list(RANDOMISABLE[name])}"
-            )
+            allowed = f"an increasing pair within {list(RANDOMISABLE[name])}"
+            raise ValueError(f"randomise: {name} given {value!r}, allowed is {allowed}")
         ranges[name] = (low, high)
     return ranges
 
@@ -118,10 +117,8 @@ class Episodes:
         self.ranges = checked_ranges(settings.randomise)
         self.devices = self.scenario.n_devices if devices is None else devices
         if not 0.0 < horizon_s < np.inf or self.devices < 1 or self.devices != int(self.devices):
-            raise ValueError(
-                f"given devices={devices}, horizon_s={horizon_s}; allowed are a whole number of devices, at least one, "
-                "and a positive, finite horizon"
-            )
+            allowed = "a whole number of devices, at least one, and a positive, finite horizon"
+            raise ValueError(f"given devices={devices}, horizon_s={horizon_s}; allowed are {allowed}")
         self.room = max(self.devices, int(self.ranges.get("devices", (0, 0))[1]))
         trace = load_trace(self.scenario)
         self.worlds = Worlds(n, self.room, log_rows, trace, threads)

@@ -41,16 +41,9 @@ class DecisionVecEnv(VecEnv):
         self.lengths += 1
         each: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         for index in np.flatnonzero(over):
-            episode = {
-                "r": float(self.returns[index]),
-                "l": int(self.lengths[index]),
-                "t": float(infos["final_info"]["time_s"][index]),
-            }
-            each[index] = {
-                "terminal_observation": infos["final_obs"][index],
-                "TimeLimit.truncated": True,
-                "episode": episode,
-            }
+            last, end_s = infos["final_obs"][index], float(infos["final_info"]["time_s"][index])
+            episode = {"r": float(self.returns[index]), "l": int(self.lengths[index]), "t": end_s}
+            each[index] = {"terminal_observation": last, "TimeLimit.truncated": True, "episode": episode}
             self.returns[index], self.lengths[index] = 0.0, 0
         return observations, rewards.astype(np.float32), over, each
 

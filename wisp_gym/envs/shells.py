@@ -15,8 +15,6 @@ from wisp_gym.envs.episodes import Episodes, EpisodeSettings
 from wisp_gym.envs.rendering import FrameLog
 from wisp_gym.envs.rewards import weighted
 
-RENDER_MODES = ["ansi", "rgb_array"]
-
 
 class Task:
     """A decision problem in `n` worlds at once.
@@ -95,10 +93,9 @@ class Task:
 
     def extras(self) -> dict[str, np.ndarray]:
         """Other (n,) information."""
-        columns: dict[str, np.ndarray] = {
-            name: self.outcomes[:, k].astype(kind) for name, (k, kind) in self.columns.items()
-        }
-        return {"device": self.device.copy(), **columns}
+        o, columns = self.outcomes, self.columns.items()
+        found: dict[str, np.ndarray] = {name: o[:, k].astype(kind) for name, (k, kind) in columns}
+        return {"device": self.device.copy(), **found}
 
     def extras_of_first(self) -> dict[str, int | float]:
         """The same for the first world, as plain numbers."""
@@ -112,7 +109,7 @@ TaskType = Any  # a subclass of Task, made of (number of worlds, its settings, r
 class DecisionEnv(gym.Env[np.ndarray, np.int64]):
     """One world as a Gymnasium environment; subclasses make the task."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": RENDER_MODES, "render_fps": 4}  # type: ignore[misc]
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 4}  # type: ignore[misc]
 
     task_type: ClassVar[TaskType]
 
@@ -146,10 +143,8 @@ class DecisionEnv(gym.Env[np.ndarray, np.int64]):
 
     def info(self, dt: float, terms: dict[str, float]) -> dict[str, Any]:
         """Information on a step."""
-        return {
-            "dt": dt, "reward_terms": terms, "action_mask": self.task.masks()[0],
-            **self.task.extras_of_first(),
-        }  # fmt: skip
+        mask = self.task.masks()[0]
+        return {"dt": dt, "reward_terms": terms, "action_mask": mask, **self.task.extras_of_first()}
 
     def action_masks(self) -> np.ndarray:
         """(actions,) bool of valid actions (the convention of sb3-contrib's MaskablePPO)."""
@@ -161,9 +156,8 @@ class DecisionEnv(gym.Env[np.ndarray, np.int64]):
 
     def render(self) -> str | np.ndarray | None:  # type: ignore[override]
         """The last seconds as a timeline: text ("ansi") or a picture ("rgb_array")."""
-        return self.frames.render(
-            self.task.episodes.arrays, float(self.task.outcomes[0, gather.CLOCK_S]), int(self.task.device[0])
-        )
+        task = self.task
+        return self.frames.render(task.episodes.arrays, float(task.outcomes[0, gather.CLOCK_S]), int(task.device[0]))
 
 
 class DecisionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
@@ -180,9 +174,8 @@ class DecisionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def __init__(self, num_envs: int = 1, threads: int | None = None, render_mode: str | None = None, **arguments: Any):
         """Arguments: see the class."""
         if render_mode is not None:
-            raise ValueError(
-                f"render_mode: given {render_mode!r}, allowed is None; render a single environment instead"
-            )
+            allowed = "allowed is None; render a single environment instead"
+            raise ValueError(f"render_mode: given {render_mode!r}, {allowed}")
         settings = self.task_type.settings_type.of(arguments)
         self.task = task = self.task_type(num_envs, settings, threads=threads)
         self.num_envs, self.render_mode = num_envs, None
@@ -213,9 +206,8 @@ class DecisionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Carry out (num_envs,) actions."""
         actions = np.asarray(actions, dtype=np.int64)
         if actions.shape != (self.num_envs,) or (actions < 0).any() or (actions >= self.task.actions).any():
-            raise ValueError(
-                f"actions: given {actions!r}, allowed are ({self.num_envs},) from 0 to {self.task.actions - 1}"
-            )
+            allowed = f"({self.num_envs},) from 0 to {self.task.actions - 1}"
+            raise ValueError(f"actions: given {actions!r}, allowed are {allowed}")
         rewards, terms, over = self.task.step(actions)
         infos = self.infos(self.task.elapsed_s(), terms)
         observations = self.task.observations.copy()
@@ -233,9 +225,8 @@ class DecisionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             final_obs[index] = last[index]
             final_info = self._add_info(final_info, {name: pick(infos[name], int(index)) for name in names}, int(index))
         self.task.restart(over, self.rngs)
-        infos.update(
-            {name: value for name, value in self.infos(infos["dt"] * ~over, None).items() if "reward_terms" not in name}
-        )
+        begun = self.infos(infos["dt"] * ~over, None)
+        infos.update({name: value for name, value in begun.items() if "reward_terms" not in name})
         infos["final_obs"], infos["_final_obs"] = final_obs, over.copy()
         infos["final_info"], infos["_final_info"] = final_info, over.copy()
 

@@ -36,9 +36,8 @@ class SpeculationTask(Task):
             self.columns = {**self.columns, "last_fate": (gather.LAST_FATE, int), "next_fate": (gather.NEXT_FATE, int)}
         episodes = Episodes(n, settings, log_rows, threads)
         if episodes.controller.centralized:
-            raise ValueError(
-                f"controller: given {settings.controller!r}, but centralized serving drafts nothing: no decision"
-            )
+            reason = "but centralized serving drafts nothing: no decision"
+            raise ValueError(f"controller: given {settings.controller!r}, {reason}")
         if settings.others is not None:
             episodes.set_policy(load_policy(settings.others))
         episodes.template.arrays.config[0, 0]["external_speculation"] = self.external

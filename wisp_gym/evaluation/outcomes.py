@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from wisp_gym.cli import Bar, NoBar
+from wisp_gym.cli import Bar
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.engine.worlds import NO_TRACE, Worlds, load_trace
 from wisp_gym.errors import InputError
@@ -68,7 +68,7 @@ def run_all(
     bar: Bar | None = None,
 ) -> list[list[Outcome]]:
     """Outcomes of every controller (outer) in every world (inner), run on all cores or in a pool; `bar` counts worlds."""
-    trace, counted = load_trace(scenario), bar or NoBar()
+    trace, counted = load_trace(scenario), bar or Bar()
     jobs = [(scenario, controller, seed, trace) for controller in controllers for seed in seeds]
     outcomes = []
     for outcome in (pool or Threads()).map(run_world, jobs):

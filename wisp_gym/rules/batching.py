@@ -15,9 +15,7 @@ predicted times. Times are on the server's clock.
 import math
 from typing import NamedTuple
 
-from wisp_gym.contract.ladders import (
-    STARVED_TOKENS_PER_S,
-)
+from wisp_gym.contract.ladders import STARVED_TOKENS_PER_S
 from wisp_gym.jit import jit
 
 (
@@ -44,9 +42,7 @@ class Feature(NamedTuple):
 FEATURE_TABLE = (
     Feature("waiting_s", "s", "time since the request reached the server"),
     Feature("slack_s", "s", "time until its verification must be complete"),
-    Feature(
-        "new_tokens", "tokens", "tokens it would run through the model: drafts, the token before them, uncached context"
-    ),
+    Feature("new_tokens", "tokens", "tokens it would run through the model: drafts, one before, uncached context"),
     Feature("uncached_tokens", "tokens", "context that must be computed first (cold prompt or evicted prefix)"),
     Feature("cached_tokens", "tokens", "context whose keys and values are in memory"),
     Feature("expected_tokens", "tokens", "expected tokens committed, as the device reported: 1 + sum of survivals"),
@@ -60,9 +56,7 @@ FEATURE_TABLE = (
     Feature("turn", "flag", "its device is of the group whose turn it is, or of no group (pipelined plans)"),
     Feature("age_s", "s", "time since the device made the request that the response answers"),
     Feature("committed_tokens", "tokens", "output tokens of the response so far"),
-    Feature(
-        "due_s", "s", "clock time by which the response's next token must leave the server to be on time (for ordering)"
-    ),
+    Feature("due_s", "s", "clock time by which the response's next token must leave to be on time (for ordering)"),
 )
 
 

@@ -38,9 +38,8 @@ def pack(layers: list[tuple[np.ndarray, np.ndarray]], activation: str = "tanh") 
     inputs = [layers[0][0].shape[1], *widths[:-1]]
     for index, ((w, b), n) in enumerate(zip(layers, inputs, strict=True)):
         if w.ndim != 2 or w.shape[1] != n or b.shape != (w.shape[0],) or max(w.shape) > MAX_WIDTH:
-            raise ValueError(
-                f"layer {index}: weights {w.shape}, bias {b.shape} do not follow a width of {n} (at most {MAX_WIDTH})"
-            )
+            reason = f"do not follow a width of {n} (at most {MAX_WIDTH})"
+            raise ValueError(f"layer {index}: weights {w.shape}, bias {b.shape} {reason}")
         if not (np.isfinite(w).all() and np.isfinite(b).all()):
             raise ValueError(f"layer {index}: weights must be finite numbers")
     header = [inputs[0], widths[-1], TANH if activation == "tanh" else RELU, len(layers) - 1, *widths[:-1]]
@@ -77,16 +76,8 @@ def add_columns(w, n, v, out):
     """Add eight columns, times their values, to (n,) `out`."""
     v0, v1, v2, v3, v4, v5, v6, v7 = v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7]
     for row in range(n):
-        total = out[row]
-        total += w[row] * v0
-        total += w[n + row] * v1
-        total += w[2 * n + row] * v2
-        total += w[3 * n + row] * v3
-        total += w[4 * n + row] * v4
-        total += w[5 * n + row] * v5
-        total += w[6 * n + row] * v6
-        total += w[7 * n + row] * v7
-        out[row] = total
+        total = out[row] + w[row] * v0 + w[n + row] * v1 + w[2 * n + row] * v2 + w[3 * n + row] * v3
+        out[row] = total + w[4 * n + row] * v4 + w[5 * n + row] * v5 + w[6 * n + row] * v6 + w[7 * n + row] * v7
 
 
 @jit_inline

@@ -107,14 +107,12 @@ def load_predictor(name: str | Path) -> Predictor:
     document = read_document(path, WHAT, VERSION, PredictorError)
     if document.get("inputs") != list(INPUTS):
         raise PredictorError(f"{path}: inputs: given {document.get('inputs')!r}, allowed are {list(INPUTS)}")
-    about, threshold = document.get("about"), document.get("threshold")
-    layers = parse_layers(path, document, PredictorError)
-    activation = str(document.get("activation"))
+    layers, threshold = parse_layers(path, document, PredictorError), document.get("threshold")
     try:
-        made = make_predictor(layers, math.nan if threshold is None else threshold, activation)
+        made = make_predictor(layers, math.nan if threshold is None else threshold, str(document.get("activation")))
     except PredictorError as error:
         raise PredictorError(f"{path}: {error}") from None
-    made.about.update(about if isinstance(about, dict) else {})
+    made.about.update(document["about"])
     return made
 
 

@@ -57,15 +57,13 @@ def pack(shape: Shape, layers: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarra
         ValueError: other shapes than `shape` asks for, widths above 256, weights that are not finite.
     """
     if len(layers) != len(PARTS) or not all(1 <= width <= MAX_WIDTH for width in shape):
-        raise ValueError(
-            f"layers: given {len(layers)} for {shape}, allowed are {len(PARTS)} of widths up to {MAX_WIDTH}"
-        )
+        allowed = f"{len(PARTS)} of widths up to {MAX_WIDTH}"
+        raise ValueError(f"layers: given {len(layers)} for {shape}, allowed are {allowed}")
     flat = [np.asarray(shape, np.float32)]
     for part, (w, b), (n_out, n_in) in zip(PARTS, layers, shape.layers(), strict=True):
         if w.shape != (n_out, n_in) or b.shape != (n_out,):
-            raise ValueError(
-                f"{part}: given weights {w.shape} and bias {b.shape}, allowed are ({n_out}, {n_in}) and ({n_out},)"
-            )
+            allowed = f"({n_out}, {n_in}) and ({n_out},)"
+            raise ValueError(f"{part}: given weights {w.shape} and bias {b.shape}, allowed are {allowed}")
         if not (np.isfinite(w).all() and np.isfinite(b).all()):
             raise ValueError(f"{part}: weights must be finite numbers")
         flat += [np.asarray(w, np.float32).T.ravel(), np.asarray(b, np.float32)]

@@ -9,23 +9,9 @@ Legend: `kind` id of the rule; `parameters` (8,) float64 of it; `policy` float32
 round.
 """
 
-from wisp_gym.contract.device import (
-    ACCEPT_PROBABILITY,
-    BATCH_TIME,
-    CONFIDENCE,
-    DRAFTED_TOKENS,
-    SCALE,
-    SUGGESTED_TOKENS,
-    SURVIVAL,
-)
+from wisp_gym.contract import device
 from wisp_gym.jit import jit
-from wisp_gym.rules.adaptation import (
-    adaedl_continues,
-    adaedl_learns,
-    awc_length,
-    sglang_learns,
-    sglang_length,
-)
+from wisp_gym.rules.adaptation import adaedl_continues, adaedl_learns, awc_length, sglang_learns, sglang_length
 from wisp_gym.rules.bandits import bandit_learns, bandit_length, contextual_learns, contextual_length
 from wisp_gym.rules.lengths import leviathan_length, ratio_length
 from wisp_gym.rules.mlp import argmax_action
@@ -51,15 +37,19 @@ def continue_drafting(kind, parameters, policy, memory, max_draft_tokens, o, las
         last_fate, next_fate: fate of the last drafted and of the next token, read by the bounds alone.
         chance: uniform draw in (0, 1), read by the random rule alone.
     """
-    drafted = int(o[DRAFTED_TOKENS] * max_draft_tokens + 0.5)
+    drafted = int(o[device.DRAFTED_TOKENS] * max_draft_tokens + 0.5)
     if kind == FIXED:
         return 1 if drafted < parameters[0] else 0
     if kind == CONFIDENCE_RULE:
-        return 1 if drafted < parameters[1] and (drafted == 0 or o[CONFIDENCE] >= parameters[0]) else 0
+        return 1 if drafted < parameters[1] and (drafted == 0 or o[device.CONFIDENCE] >= parameters[0]) else 0
     if kind == WISP:
-        return 1 if drafted < parameters[1] and (drafted == 0 or o[ACCEPT_PROBABILITY] >= parameters[0]) else 0
+        return 1 if drafted < parameters[1] and (drafted == 0 or o[device.ACCEPT_PROBABILITY] >= parameters[0]) else 0
     if kind == SURVIVAL_RULE:
-        return 1 if drafted < parameters[1] and (drafted < parameters[2] or 1.0 - o[SURVIVAL] <= parameters[0]) else 0
+        return (
+            1
+            if drafted < parameters[1] and (drafted < parameters[2] or 1.0 - o[device.SURVIVAL] <= parameters[0])
+            else 0
+        )
     if kind == PERFECT:
         return 1 if drafted == 0 or last_fate == 1 else 0
     if kind == ORACLE:
@@ -102,7 +92,7 @@ def choose_length(kind, parameters, policy, memory, max_draft_tokens, o):
         return sglang_length(parameters, memory)
     if kind == AWC:
         return awc_length(parameters, memory, max_draft_tokens, o)
-    return int(o[SUGGESTED_TOKENS] * max_draft_tokens + 0.5)
+    return int(o[device.SUGGESTED_TOKENS] * max_draft_tokens + 0.5)
 
 
 @jit
@@ -118,6 +108,8 @@ def learn(kind, parameters, memory, o, drafted, accepted, committed, round_s):
     elif kind in (SPECSTOP, BANDITSPEC):
         bandit_learns(memory, drafted, committed, round_s, kind == SPECSTOP)
     elif kind == CONTEXTUAL:
-        contextual_learns(memory, drafted, committed, round_s / (o[BATCH_TIME] * SCALE[BATCH_TIME]))
+        contextual_learns(
+            memory, drafted, committed, round_s / (o[device.BATCH_TIME] * device.SCALE[device.BATCH_TIME])
+        )
     elif kind == SGLANG:
         sglang_learns(parameters, memory, accepted)

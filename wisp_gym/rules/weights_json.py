@@ -15,7 +15,7 @@ def refuse_constant(text: str) -> float:
 
 
 def read_document(path: Path, what: str, version: int, error: type[ValueError]) -> dict[str, Any]:
-    """The JSON object of a file of the format `wisp-gym <what>`; raises `error` with one line."""
+    """The JSON object of a file of the format `wisp-gym <what>`, its "about" a table; raises `error` with one line."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise error(f"{path}: {path.stat().st_size} bytes, allowed are {MAX_BYTES}")
@@ -30,7 +30,7 @@ def read_document(path: Path, what: str, version: int, error: type[ValueError]) 
         raise error(f"{path}: not a {what} file: 'format' must be 'wisp-gym {what}'")
     if document.get("version") != version:
         raise error(f"{path}: version given {document.get('version')!r}, allowed is {version}")
-    return document
+    return {**document, "about": document["about"] if isinstance(document.get("about"), dict) else {}}
 
 
 def parse_layers(path: Path, document: dict[str, Any], error: type[ValueError]) -> list[tuple[np.ndarray, np.ndarray]]:

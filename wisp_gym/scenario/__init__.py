@@ -27,28 +27,6 @@ from wisp_gym.scenario.toml import dumps, load, loads, presets, save
 
 DEFAULT_SCENARIO = "wisp-a100-qwen3-32b"  # the preset that every command and environment begins with
 
-__all__ = [
-    "DEFAULT_SCENARIO",
-    "Acceptance",
-    "DeviceClass",
-    "Draft",
-    "Estimator",
-    "Horizon",
-    "Lengths",
-    "Link",
-    "SLOClass",
-    "Scenario",
-    "ScenarioError",
-    "Server",
-    "Statistics",
-    "Target",
-    "VerificationTime",
-    "Workload",
-    "dumps",
-    "load",
-    "loads",
-    "presets",
-    "save",
-    "with_",
-    "with_slo",
-]
+__all__ = ["DEFAULT_SCENARIO", "ScenarioError", "dumps", "load", "loads", "presets", "save", "with_", "with_slo"]
+__all__ += ["DeviceClass", "Draft", "Estimator", "Horizon", "SLOClass", "Scenario", "Server", "Target", "Workload"]
+__all__ += ["Acceptance", "Lengths", "Link", "Statistics", "VerificationTime"]  # the parts of these parts

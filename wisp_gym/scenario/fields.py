@@ -119,8 +119,7 @@ def build(part: type[PartT], table: Mapping[str, Any], path: str = "") -> PartT:
     if not isinstance(table, Mapping):
         raise ScenarioError(f"given {shown(table)}, allowed: a table with {', '.join(field_types(part))}", path)
     refuse_unknown(table, field_types(part), path)
-    missing = [name for name in field_types(part) if name not in table]
-    if missing:
+    if missing := [name for name in field_types(part) if name not in table]:
         needed = ", ".join(field_types(part))
         raise ScenarioError(f"missing; a {part.__name__} needs {needed}", dotted(path, missing[0]))
     values = {name: _built(hint, table[name], dotted(path, name)) for name, hint in field_types(part).items()}

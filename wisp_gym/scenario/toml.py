@@ -27,6 +27,7 @@ Table = dict[str, Any]
 # Where no fitted estimator is shipped: a straight line through the soft roofline. The shares are the median ratios of
 # linear to soft coefficients over the 24 bf16 pairs of fits to operator tables (NVIDIA aiconfigurator, Apache-2.0).
 _LINE_WEIGHTS, _LINE_TOKEN, _LINE_CACHED = 0.89, 0.76, 0.90
+_ZERO_ESTIMATOR = dict.fromkeys(("launch_s", "new_token_s", "pair_s", "cached_token_s"), 0.0)
 
 
 def presets() -> list[str]:
@@ -97,7 +98,10 @@ def _resolve(tables: Table) -> Scenario:
     full["server"] = _named(tables.get("server"), "servers", Server, "server")
     full["target"] = _named(tables.get("target"), "targets", Target, "target")
     full["draft"] = _draft(tables.get("draft"), target_key)
-    full["devices"] = _devices(tables.get("devices"), draft_key)
+    devices = tables.get("devices")
+    if not isinstance(devices, list):
+        raise ScenarioError(f"given {shown(devices)}, allowed: a list of tables ([[devices]])", "devices")
+    full["devices"] = [_device(device, draft_key, f"devices[{i}]") for i, device in enumerate(devices)]
     full["verification"] = _verification(tables.get("verification", {}), server_key, target_key)
     full.setdefault("description", "")
     # The estimator's default is a line through the roofline, so all the rest is checked before it is made.
@@ -106,15 +110,11 @@ def _resolve(tables: Table) -> Scenario:
     return build(Scenario, full)
 
 
-_ZERO_ESTIMATOR = {"launch_s": 0.0, "new_token_s": 0.0, "pair_s": 0.0, "cached_token_s": 0.0}
-
-
 def _based(tables: Table) -> Table:
     """The file's tables over those of the preset that it starts from, if it names one."""
     if "use" not in tables:
         return tables
-    own = dict(tables)
-    base = own.pop("use")
+    base, own = tables["use"], {key: value for key, value in tables.items() if key != "use"}
     if not isinstance(base, str) or base not in presets():
         raise ScenarioError(f"given {shown(base)}; {nearest(str(base), presets())}", "use")
     return _merged(_based(_read(_PRESETS / f"{base}.toml")), own)
@@ -175,12 +175,6 @@ def _draft(given: Any, target: str) -> Table:
     rest = {key: value for key, value in table.items() if key != "use"}
     refuse_unknown(rest, [*field_types(Draft), "use"], "draft")
     return _merged({"name": table["use"], **entry, "acceptance": by_target.get(target, {})}, rest)
-
-
-def _devices(given: Any, draft: str) -> Any:
-    if not isinstance(given, list):
-        raise ScenarioError(f"given {shown(given)}, allowed: a list of tables ([[devices]])", "devices")
-    return [_device(device, draft, f"devices[{i}]") for i, device in enumerate(given)]
 
 
 def _device(given: Any, draft: str, path: str) -> Table:

@@ -18,7 +18,7 @@ import csv
 import json
 import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -104,8 +104,7 @@ def read_trace(path: str | Path, format: str, max_rows: int = MAX_ROWS) -> Reque
         TraceError: an unknown format, an unreadable or empty file, or a bad line. A line that is earlier than the one
             before it is bad too: recorders write in order, so it tells of a damaged or merged file.
     """
-    path = Path(path)
-    rows_of = _format(format).rows
+    path, rows_of = Path(path), _format(format).rows
     time_ns, prompt_tokens, output_tokens = array("q"), array("i"), array("i")
     try:
         with _open(path) as file:
@@ -137,7 +136,6 @@ def write_trace(trace: RequestTrace, path: str | Path, format: str) -> None:
     Raises:
         TraceError: an unknown format or a place that cannot be written.
     """
-    path = Path(path)
     lines = _format(format).lines(trace)
     try:
         write_text(path, "".join(f"{line}\n" for line in lines))
@@ -151,13 +149,18 @@ def sample_path(name: str) -> Path:
     Raises:
         TraceError: no sample has this name.
     """
+    known = shipped(".csv", ".jsonl")
+    if name not in known:
+        raise TraceError(f"no sample trace {name!r}; allowed: {', '.join(known)}{_nearest(name, known)}")
+    return known[name]
+
+
+def shipped(*endings: str) -> dict[str, Path]:
+    """Shipped traces of these file endings by name, sorted."""
     package = Path(__file__).resolve().parents[1]
     # An installation has the samples inside the package, a checkout beside it.
     folder = next((place for place in (package / "_traces", package.parent / "traces") if place.is_dir()), package)
-    names = sorted(path.name for path in folder.iterdir() if path.suffix in (".csv", ".jsonl"))
-    if name not in names:
-        raise TraceError(f"no sample trace {name!r}; allowed: {', '.join(names)}{_nearest(name, names)}")
-    return folder / name
+    return {path.name: path for path in sorted(folder.iterdir()) if path.suffix in endings}
 
 
 def _azure_rows(path: Path, file: TextIO) -> Iterator[Row]:
@@ -171,13 +174,9 @@ def _azure_rows(path: Path, file: TextIO) -> Iterator[Row]:
             line = reader.line_num
             if len(cells) != len(header):
                 _fail(path, line, f"{len(cells)} cells", f"{len(header)}, as in the header")
-            time, prompt, output = (cells[column].strip() for column in columns)
-            yield Row(
-                line,
-                _timestamp_ns(path, line, time),
-                _tokens(path, line, "ContextTokens", int(prompt) if COUNT.fullmatch(prompt) else prompt),
-                _tokens(path, line, "GeneratedTokens", int(output) if COUNT.fullmatch(output) else output),
-            )
+            time, *counts = (cells[column].strip() for column in columns)
+            numbers = [int(text) if COUNT.fullmatch(text) else text for text in counts]
+            yield Row(line, _timestamp_ns(path, line, time), *_tokens(path, line, AZURE_COLUMNS, numbers))
     except csv.Error as error:
         _fail(path, reader.line_num, str(error), "comma-separated values")
 
@@ -200,7 +199,8 @@ def _timestamp_ns(path: Path, line: int, text: str) -> int:
         moment = datetime.fromisoformat(clock + (zone or "Z"))
     except ValueError:
         _fail(path, line, f"TIMESTAMP {_quote(text)}", "a date and time like 2023-11-16 18:17:03.9799600")
-    return round((moment - _EPOCH) / _SECOND) * 1_000_000_000 + int((fraction or "0").ljust(9, "0"))
+    since = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    return round(since / timedelta(seconds=1)) * 1_000_000_000 + int((fraction or "0").ljust(9, "0"))
 
 
 def _azure_lines(trace: RequestTrace) -> Iterator[str]:
@@ -221,13 +221,8 @@ def _mooncake_rows(path: Path, file: TextIO) -> Iterator[Row]:
             _fail(path, line, _quote(text), 'one JSON object a line, like {"timestamp": 0, "input_length": 9, …}')
         if not isinstance(entry, dict):
             _fail(path, line, _quote(text), "a JSON object with timestamp, input_length and output_length")
-        time, prompt, output = (_value(path, line, entry, key) for key in MOONCAKE_KEYS)
-        yield Row(
-            line,
-            _milliseconds_ns(path, line, time),
-            _tokens(path, line, "input_length", prompt),
-            _tokens(path, line, "output_length", output),
-        )
+        time, *numbers = (_value(path, line, entry, key) for key in MOONCAKE_KEYS)
+        yield Row(line, _milliseconds_ns(path, line, time), *_tokens(path, line, MOONCAKE_KEYS, numbers))
 
 
 def _value(path: Path, line: int, entry: dict[str, Any], key: str) -> Any:
@@ -248,19 +243,19 @@ def _milliseconds_ns(path: Path, line: int, value: Any) -> int:
 def _mooncake_lines(trace: RequestTrace) -> Iterator[str]:
     times_ms = np.round(trace.arrival_s * 1e3).astype(np.int64).tolist()
     block = 0
-    for time_ms, prompt, output in zip(
-        times_ms, trace.prompt_tokens.tolist(), trace.output_tokens.tolist(), strict=True
-    ):
-        blocks = -(-prompt // BLOCK_TOKENS)
-        hash_ids = list(range(block, block + blocks))
-        block += blocks
+    lengths = zip(trace.prompt_tokens.tolist(), trace.output_tokens.tolist(), strict=True)
+    for time_ms, (prompt, output) in zip(times_ms, lengths, strict=True):
+        hash_ids = list(range(block, block - (-prompt // BLOCK_TOKENS)))
+        block += len(hash_ids)
         yield json.dumps({"timestamp": time_ms, "input_length": prompt, "output_length": output, "hash_ids": hash_ids})
 
 
-def _tokens(path: Path, line: int, name: str, value: Any) -> int:
-    if type(value) is not int or not 1 <= value <= MAX_TOKENS:
-        _fail(path, line, f"{name} {_quote(value)}", f"a whole number from 1 to {MAX_TOKENS}")
-    return value
+def _tokens(path: Path, line: int, names: Sequence[str], values: list[Any]) -> list[int]:
+    """Tokens of prompt and output, checked; in `names` the time comes before them."""
+    for name, value in zip(names[1:], values, strict=True):
+        if type(value) is not int or not 1 <= value <= MAX_TOKENS:
+            _fail(path, line, f"{name} {_quote(value)}", f"a whole number from 1 to {MAX_TOKENS}")
+    return values
 
 
 def _check_time(path: Path, line: int, since_start_ns: int, previous_ns: int) -> None:
@@ -302,10 +297,6 @@ def _quote(value: Any) -> str:
 def _nearest(given: str, choices: Iterable[str]) -> str:
     like = near(given, choices)
     return f"; did you mean {like!r}?" if like else ""
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_SECOND = timedelta(seconds=1)
 
 
 class Format(NamedTuple):

@@ -21,7 +21,7 @@ import numpy as np
 
 from wisp_gym.files import write_bytes
 from wisp_gym.traces.npz import NpzError, pack, read_arrays
-from wisp_gym.traces.requests import TraceError
+from wisp_gym.traces.requests import TraceError, shipped
 
 FORMAT = "wisp-gym speculation trace"
 VERSION = 1
@@ -116,8 +116,7 @@ def read_speculation_trace(path: str | Path, max_bytes: int = MAX_BYTES) -> Spec
     path = Path(path)
     try:
         arrays = read_arrays(path, DTYPES, OPTIONAL, max_bytes)
-        header = _header(arrays.pop("header"))
-        return SpeculationTrace(**arrays, header=header)
+        return SpeculationTrace(header=_header(arrays.pop("header")), **arrays)
     except (NpzError, TraceError) as error:
         raise TraceError(f"{path}: {error}") from None
 
@@ -134,9 +133,8 @@ def write_speculation_trace(trace: SpeculationTrace, path: str | Path) -> None:
     text = json.dumps(about, sort_keys=True, allow_nan=False).encode()
     if len(text) > MAX_HEADER_BYTES:
         raise TraceError(f"{path}: header: {len(text)} bytes; allowed: at most {MAX_HEADER_BYTES}")
-    content = pack({"header": np.frombuffer(text, np.uint8), **trace.arrays()})
     try:
-        write_bytes(path, content)
+        write_bytes(path, pack({"header": np.frombuffer(text, np.uint8), **trace.arrays()}))
     except OSError as error:
         raise TraceError(f"{path}: cannot be written ({error.strerror})") from None
 
@@ -149,9 +147,8 @@ def concatenate(traces: Sequence[SpeculationTrace]) -> SpeculationTrace:
     """
     kinds = {(trace.draft_tokens, trace.temperature) for trace in traces}
     if len(kinds) != 1:
-        raise TraceError(
-            f"traces of (draft tokens, temperature) {sorted(kinds)}; allowed: one kind, at least one trace"
-        )
+        given = f"traces of (draft tokens, temperature) {sorted(kinds)}"
+        raise TraceError(f"{given}; allowed: one kind, at least one trace")
     joined = {name: np.concatenate([trace.arrays()[name] for trace in traces])
               for name in traces[0].arrays() if name != "offsets"}  # fmt: skip
     lengths = np.concatenate([trace.output_tokens for trace in traces])
@@ -182,11 +179,8 @@ def find(name: str) -> Path:
 
 
 def samples() -> dict[str, Path]:
-    """Shipped traces by name, sorted."""
-    package = Path(__file__).resolve().parents[1]
-    # An installation has the samples inside the package, a checkout beside it.
-    folder = next((place for place in (package / "_traces", package.parent / "traces") if place.is_dir()), package)
-    return {path.name: path for path in sorted(folder.glob("*.npz"))}
+    """Shipped speculation traces by name, sorted."""
+    return shipped(".npz")
 
 
 def replay(trace: SpeculationTrace, request: int, lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
