@@ -82,7 +82,7 @@ def read_batches(path: Path) -> list[BatchRow]:
 
 def batch_row(row: Sequence[Any]) -> BatchRow:
     """A row as JSON has it."""
-    return BatchRow(*row[:4], [MemberRow(*member) for member in row[4]])
+    return BatchRow(row[0], row[1], row[2], row[3], [MemberRow(*member) for member in row[4]])
 
 
 def noting(target: Any, kv_tokens: int) -> Any:
@@ -147,8 +147,8 @@ def deepened(model: Any, layers: int, intermediate: int) -> Any:
         if intermediate:
             for name in ("gate_proj", "up_proj", "down_proj"):
                 old = getattr(layer.mlp, name).weight
-                sizes = (intermediate, old.shape[0]) if name == "down_proj" else (old.shape[1], intermediate)
-                new = torch.nn.Linear(*sizes, bias=False, dtype=old.dtype, device=old.device)
+                inputs, outputs = (intermediate, old.shape[0]) if name == "down_proj" else (old.shape[1], intermediate)
+                new = torch.nn.Linear(inputs, outputs, bias=False, dtype=old.dtype, device=old.device)
                 setattr(layer.mlp, name, new.eval())
         for weight in (layer.self_attn.o_proj.weight, layer.mlp.down_proj.weight):
             weight.data.zero_()

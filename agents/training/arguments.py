@@ -46,7 +46,9 @@ def parse(
     """
     parser = Parser(prog=program, description=description, argument_default=argparse.SUPPRESS)
     annotations = get_type_hints(kind)
-    for one in filter(lambda one: one.metadata, fields(kind)):  # type: ignore[arg-type]
+    for one in fields(kind):  # type: ignore[arg-type]
+        if not one.metadata:
+            continue
         names, annotation = [one.metadata["short"], "--" + one.name.replace("_", "-")], annotations[one.name]
         how: dict[str, Any] = {"action": "store_true"}
         if annotation is not bool:
