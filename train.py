@@ -115,11 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def chosen_settings(args: Arguments, given: frozenset[str]) -> Settings:
     """All that decides the run's numbers, from the flags or from the run that is gone on with."""
     if args.trained_agent is not None:
-        refuse(
-            given & KEPT,
-            "--trained-agent, which keeps the run's settings; allowed beside it are -n, -f, -P, --eval-freq, --device, "
-            "--tensorboard-log and --no-comparison",
-        )
+        allowed = "-n, -f, -P, --eval-freq, --device, --tensorboard-log and --no-comparison"
+        refuse(given & KEPT, f"--trained-agent, which keeps the run's settings; allowed beside it are {allowed}")
         return resumed_settings(args.trained_agent, args.n_timesteps, args.eval_freq)
     preset = PRESETS[one_of("argument --preset", args.preset, [*PRESETS, *SERVER_PRESETS])] if args.preset else {}
     return new_settings(
@@ -139,19 +136,16 @@ def refuse_combinations(args: Arguments, settings: Settings) -> None:
     """Refuse several seeds, or a cluster, where they cannot be, before anything is started."""
     if args.seeds is None:
         if args.distributed is not None and settings.algo != "fleet":
-            raise InputError(
-                f"argument --distributed: --algo {settings.algo} steps its worlds in one process; "
-                "allowed beside it is --seeds N, or --algo fleet"
-            )
+            words = "steps its worlds in one process; allowed beside it is --seeds N, or --algo fleet"
+            raise InputError(f"argument --distributed: --algo {settings.algo} {words}")
         return
     if args.trained_agent is not None:
         raise InputError("argument --seeds: not allowed with --trained-agent, whose run has its seed")
     if settings.seed + args.seeds - 1 > LAST_SEED:
         raise InputError(f"argument --seeds: given {args.seeds}, allowed is a last seed of {LAST_SEED} at most")
     if args.distributed is not None and args.tensorboard_log is not None:
-        raise InputError(
-            "argument --tensorboard-log: not allowed with --seeds and --distributed, whose runs are elsewhere"
-        )
+        words = "not allowed with --seeds and --distributed, whose runs are elsewhere"
+        raise InputError(f"argument --tensorboard-log: {words}")
 
 
 if __name__ == "__main__":

@@ -47,18 +47,13 @@ def add_distributed(parser: Parser) -> None:
     parser.add_argument(FLAG, nargs="?", const=LOCAL, metavar="ADDRESS", help=where)
 
 
-@contextlib.contextmanager
-def pool_at(address: str | None) -> Iterator[Pool]:
+def pool_at(address: str | None) -> contextlib.AbstractContextManager[Pool]:
     """The threads of this machine, or with the address of `--distributed` a Ray cluster.
 
     Raises:
         InputError: as `cluster`.
     """
-    if address is None:
-        yield Threads()
-        return
-    with cluster(address) as pool:
-        yield pool
+    return contextlib.nullcontext(Threads()) if address is None else cluster(address)
 
 
 # --- connecting ------------------------------------------------------------------------------------------------------
@@ -75,9 +70,8 @@ def ray_module() -> Any:
         import ray
         import ray.exceptions
     except ImportError:
-        raise InputError(
-            f"argument {FLAG}: needs the package ray, which is not installed; allowed after pip install -e '.[distributed]'"
-        ) from None
+        words = "needs the package ray, which is not installed; allowed after pip install -e '.[distributed]'"
+        raise InputError(f"argument {FLAG}: {words}") from None
     return ray
 
 
@@ -89,16 +83,13 @@ def check_address(address: str) -> None:
     """
     match = ADDRESS.fullmatch(address)
     if not match or not 0 < int(match[2]) < 65_536:
-        raise InputError(
-            f"argument {FLAG}: given '{address}', allowed is HOST:PORT of a Ray cluster, such as 10.0.0.5:6379, or nothing"
-        )
+        allowed = "HOST:PORT of a Ray cluster, such as 10.0.0.5:6379, or nothing"
+        raise InputError(f"argument {FLAG}: given '{address}', allowed is {allowed}")
     try:
         socket.create_connection((match[1].strip("[]"), int(match[2])), ANSWER_S).close()
     except OSError as error:
-        raise InputError(
-            f"argument {FLAG}: nothing answers at {address} ({error.strerror or error}); allowed is the address that "
-            "'ray start --head' prints"
-        ) from None
+        words = f"nothing answers at {address} ({error.strerror or error})"
+        raise InputError(f"argument {FLAG}: {words}; allowed is the address that 'ray start --head' prints") from None
 
 
 def worker_settings(address: str) -> dict[str, Any]:
@@ -216,9 +207,8 @@ def call(digest: str, function: Callable[..., T], *arguments: Any) -> T:
         InputError: others; Ray prefers a checkout at the command's own path to the copy that it was sent.
     """
     if digest != sources_digest():
-        raise InputError(
-            f"argument {FLAG}: {socket.gethostname()} has other sources in '{ROOT}'; allowed are the same, or none at that path"
-        )
+        words = f"{socket.gethostname()} has other sources in '{ROOT}'"
+        raise InputError(f"argument {FLAG}: {words}; allowed are the same, or none at that path")
     return function(*map(received, arguments))
 
 
@@ -253,17 +243,13 @@ class RayPool:
         """Begin a job; the reference, or so many, of what it will return."""
         return self.task.options(num_returns=returns).remote(sources_digest(), function, *map(self.shared, job))
 
-    def put(self, value: Any) -> Any:
-        """The reference of a value that jobs will take."""
-        return self.ray.put(value)
-
     def shared(self, argument: Any) -> Any:
         """Scenarios and arrays are sent once, however many jobs they belong to."""
         if not isinstance(argument, (Scenario, np.ndarray)):
             return argument
         if id(argument) not in self.sent:
             value = carried(argument) if isinstance(argument, Scenario) else argument
-            self.sent[id(argument)] = argument, self.put(value)
+            self.sent[id(argument)] = argument, self.ray.put(value)
         return self.sent[id(argument)][1]
 
     def result(self, reference: Any) -> Any:
@@ -273,6 +259,5 @@ class RayPool:
         except self.ray.exceptions.RayTaskError as error:
             raise error.cause from None
         except (self.ray.exceptions.WorkerCrashedError, self.ray.exceptions.OutOfMemoryError) as error:
-            raise InputError(
-                f"a task of the Ray cluster died {self.retries + 1} times ({first_line(error)}); allowed are workers with more memory"
-            ) from None
+            died = f"a task of the Ray cluster died {self.retries + 1} times ({first_line(error)})"
+            raise InputError(f"{died}; allowed are workers with more memory") from None

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -43,6 +43,7 @@ MACHINE_PATHS = re.compile(
 )
 MAX_FUNCTION_LINES = 60
 MAX_FILE_LINES = 450
+MAX_PARAMETERS = 8  # of a constructor, without self
 # Who may import whom: a room imports from itself and from rooms in rows above its own. Deferred imports count.
 DIRECTION = (
     ("wisp_gym.errors",),
@@ -415,6 +416,61 @@ def test_functions_are_short() -> None:
         if isinstance(node, ast.FunctionDef)
     }
     assert not {name: count for name, count in lines.items() if count > MAX_FUNCTION_LINES}
+
+
+def trees() -> Iterator[tuple[str, ast.Module]]:
+    """Each module that is no test and not generated, with its syntax tree."""
+    for path in [*sources(*OURS), ROOT / "train.py"]:
+        if "_pb2" not in path.name:
+            yield module_of(path), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def modules_that(condition: Callable[[ast.AST], bool]) -> set[str]:
+    """Modules with a node of this kind."""
+    return {name for name, tree in trees() if any(map(condition, ast.walk(tree)))}
+
+
+def calls(*functions: str) -> Callable[[ast.AST], bool]:
+    """Whether a node calls one of these functions, as it is written."""
+    return lambda node: isinstance(node, ast.Call) and ast.unparse(node.func) in functions
+
+
+def subclasses(*bases: str) -> Callable[[ast.AST], bool]:
+    """Whether a node is a class with one of these bases."""
+    return lambda node: isinstance(node, ast.ClassDef) and bool({ast.unparse(base) for base in node.bases} & set(bases))
+
+
+def test_the_kit_is_the_only_one() -> None:
+    """One parser, one class of errors in what is given, one did-you-mean, one atomic writer, one table aligner."""
+    assert modules_that(subclasses("ArgumentParser", "argparse.ArgumentParser")) == {"wisp_gym.cli"}
+    assert not modules_that(calls("ArgumentParser", "argparse.ArgumentParser"))
+    assert modules_that(subclasses("ValueError")) == {"wisp_gym.errors"}
+    assert modules_that(lambda n: isinstance(n, ast.Import) and "difflib" in {a.name for a in n.names}) == {
+        "wisp_gym.errors"
+    }
+    assert modules_that(calls("os.replace", "os.rename")) == {"wisp_gym.files"}
+    assert modules_that(lambda n: isinstance(n, ast.Attribute) and n.attr == "rjust") == {"wisp_gym.cli"}
+
+
+def test_functions_take_values() -> None:
+    """No flags built by hand, no fields by number, no constructor that a reader must count."""
+    assert not modules_that(calls("Namespace", "argparse.Namespace"))
+    assert modules_that(lambda n: isinstance(n, ast.Attribute) and ast.unparse(n).endswith("_fields.index")) <= {
+        "wisp_gym.engine.state"
+    }
+    assert not modules_that(
+        lambda n: isinstance(n, ast.FunctionDef) and n.name == "__init__" and len(n.args.args) > MAX_PARAMETERS + 1
+    )
+
+
+def test_one_name_means_one_thing() -> None:
+    """These names stood for two things each, and "record" for five."""
+    last = [name.rpartition(".")[2] for name in graph()]
+    for name in ("published", "benchmark", "link", "verification_time", "predictor", "recorder", "recordings"):
+        assert last.count(name) <= 1, name
+    assert {name for name in graph() if name.endswith((".record", ".recorded"))} <= {
+        "traces.record", "estimators.acceptance.recorded",
+    }  # fmt: skip
 
 
 def test_files_are_short() -> None:

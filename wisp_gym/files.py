@@ -60,6 +60,14 @@ def write_csv(path: str | Path, rows: Sequence[dict[str, Any]], comment: str = "
     write_text(path, csv_text(rows, comment=comment))
 
 
+def csv_rows(path: str | Path) -> list[tuple[int, dict[str, str]]]:
+    """A CSV's rows with their line numbers; # starts a comment line. Raises OSError or UnicodeDecodeError."""
+    lines = list(enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1))
+    kept = [(number, line) for number, line in lines if line.strip() and not line.startswith("#")]
+    rows = csv.DictReader(line for _, line in kept)
+    return [(number, row) for (number, _), row in zip(kept[1:], rows, strict=True)]
+
+
 def check_writable(path: str | Path) -> Path:
     """`path`, where a file can be written, so that a long run does not end without its result.
 

@@ -22,23 +22,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # small batches: a second thread 
 from agents.batching.settings import Settings, preset
 from agents.batching.training import PROGRAM, train_anew
 from agents.training.arguments import flag, parse
-from wisp_gym.cli import run, whole
+from wisp_gym.cli import run
 
 
 @dataclass(frozen=True)
-class Arguments:
-    """The flags, each with its help; beyond the first and the last they are fields of Settings."""
+class Arguments(Settings):
+    """The flags: fields of the settings, and where the run's folder is."""
 
-    decision: str = flag("batching", "batching or joint")
-    start: str = flag("", "a saved policy to start from (joint: batching-v1)", metavar="FILE")
-    seed: int = flag(0, "seed of everything", of=whole(0, 2**31 - 1), metavar="N")
-    clone_steps: int = flag(
-        Settings.clone_steps, "environment steps of each round of cloning", of=whole(1, 10**6), metavar="N"
-    )
-    ppo_decisions: int = flag(
-        Settings.ppo_decisions, "decisions of MaskablePPO, 0: none", of=whole(0, 10**9), metavar="N"
-    )
-    generations: int = flag(0, "of the evolution strategies, 0: none", of=whole(0, 10**6), metavar="N")
     log_folder: Path = flag(Path("runs"), "where the run's folder is made, never over another", "-f", metavar="DIR")
 
 

@@ -85,8 +85,7 @@ def demonstrate(
     """
     task: Any = envs.task
     predictor = BatchingPredictor(teacher.rule, task.episodes.scenario, prices=task.launches > 1)
-    rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    observations, masks = envs.task.observations.copy(), envs.task.masks()
+    rows, observations, masks = list[Any](), task.observations.copy(), task.masks()
     for _ in range(steps):
         targets = teacher.actions(observations, masks, predictor)
         taken = (rng.random(len(masks)) < keep) & (masks.sum(1) > 1)
@@ -115,11 +114,7 @@ def compact(
     places = (order == actions[:, None]).argmax(1)
     moved = np.where(actions < visible, places, actions - visible + width)
     few = lacking.sum(1) <= width
-    return (
-        np.concatenate([g, kept], 1)[few],
-        np.concatenate([picks, masks[:, visible:]], 1)[few],
-        moved[few],
-    )
+    return (np.concatenate([g, kept], 1)[few], np.concatenate([picks, masks[:, visible:]], 1)[few], moved[few])
 
 
 @torch.no_grad()
@@ -169,9 +164,8 @@ def clone(
     optimizer = torch.optim.Adam(scorer.parameters(), lr=LEARNING_RATE)
     kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for index in range(rounds):
-        learner = scorer if index else None
+        learner, last = scorer if index else None, index == rounds - 1
         kept += [demonstrate(*pair, learner, steps, rng, keep) for pair in zip(worlds, teachers, strict=True)]
         columns = [torch.from_numpy(np.concatenate(column)) for column in zip(*kept, strict=True)]
-        last = index == rounds - 1
         loss = fit(scorer, optimizer, columns, last_epochs if last else epochs, last, rng)
         say(f"round {index + 1}: {len(columns[0])} decisions, loss {loss:.4f}")

@@ -7,16 +7,16 @@ The policy starts from a good one, the critic from nothing: at first the critic 
 stands −KL(start ‖ policy), so that `ent_coef` is the price of leaving the policy that it started from.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable.buffers import MaskableRolloutBuffer
-from stable_baselines3.common.vec_env import VecEnv
 
 from agents.batching.scorer_network import Scorer, ScorerActorCritic
+from wisp_gym.envs.sb3 import DecisionVecEnv
 from wisp_gym.envs.shells import DecisionVectorEnv
 
 HORIZON_S, TRACE_S = 20.0, 5.0  # how far the agent looks ahead; over how long it trusts rewards more than its critic
@@ -26,7 +26,7 @@ HYPERPARAMETERS: dict[str, Any] = {
 }  # fmt: skip
 
 
-class MixedVecEnv(VecEnv):
+class MixedVecEnv(DecisionVecEnv):
     """Worlds of several vector environments with the same spaces, as stable-baselines3 wants them.
 
     Attributes:
@@ -34,10 +34,9 @@ class MixedVecEnv(VecEnv):
     """
 
     def __init__(self, groups: Sequence[DecisionVectorEnv], seed: int):
-        self.groups, self.first_seed = list(groups), seed  # before the base class, which asks for the render mode
-        self.edges = np.cumsum([0, *(g.num_envs for g in groups)])
-        super().__init__(int(self.edges[-1]), groups[0].single_observation_space, groups[0].single_action_space)
-        self.actions = np.zeros(self.num_envs, np.int64)
+        super().__init__(groups[0], seed)  # its spaces and attributes are those of all
+        self.groups, self.edges = list(groups), np.cumsum([0, *(g.num_envs for g in groups)])
+        self.num_envs = int(self.edges[-1])
         self.elapsed_s = np.zeros(self.num_envs)
 
     def reset(self) -> np.ndarray:
@@ -45,9 +44,9 @@ class MixedVecEnv(VecEnv):
         pairs = zip(self.groups, self.edges[:-1], strict=True)
         return np.concatenate([g.reset(seed=self.first_seed + int(edge))[0] for g, edge in pairs])
 
-    def step_async(self, actions: np.ndarray) -> None:
-        """Remember the actions."""
-        self.actions = actions
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Nothing: the worlds keep their own seeds, whatever the algorithm's is."""
+        return [None] * self.num_envs
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """Carry them out."""
@@ -63,29 +62,12 @@ class MixedVecEnv(VecEnv):
         observations, rewards, over = (np.concatenate(column) for column in zip(*parts, strict=True))
         return observations, (rewards / REWARD_UNIT).astype(np.float32), over, each
 
-    def close(self) -> None:
-        """Nothing to close."""
-
-    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """The attribute of the group that each world belongs to."""
-        everyone = [getattr(g, attr_name, None) for g in self.groups for _ in range(g.num_envs)]
-        return [everyone[index] for index in self._get_indices(indices)]
-
-    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Set an attribute of every group."""
-        for group in self.groups:
-            setattr(group, attr_name, value)
-
     def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
         """Masks of each world; no other method is asked for."""
         if method_name != "action_masks":
             raise AttributeError(f"given {method_name!r}, allowed is 'action_masks'")
         rows = np.concatenate([g.action_masks() for g in self.groups])
         return [rows[index] for index in self._get_indices(indices)]
-
-    def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
-        """Never wrapped."""
-        return [False for _ in self._get_indices(indices)]
 
 
 class TimedRolloutBuffer(MaskableRolloutBuffer):
@@ -137,15 +119,13 @@ def make_ppo(envs: MixedVecEnv, scorer: Scorer, seed: int, n_steps: int, learnin
     return model
 
 
-def refine(
-    model: BatchingPPO, warmup: int, decisions: int, rounds: int, consider: Callable[[int, Scorer], None]
-) -> None:
-    """Let the critic learn alone for `warmup` decisions, then both; `consider` each of `rounds` policies."""
-    policy = model.policy
+def refine(model: BatchingPPO, warmup: int, decisions: int, rounds: int) -> Iterator[Scorer]:
+    """The policy after each of `rounds` parts of the decisions, before which the critic learns alone for `warmup`."""
+    scorer = model.policy.scorer
     if warmup:
-        policy.scorer.requires_grad_(False)
+        scorer.requires_grad_(False)
         model.learn(warmup)
-        policy.scorer.requires_grad_(True)
-    for index in range(rounds):
+        scorer.requires_grad_(True)
+    for _ in range(rounds):
         model.learn(decisions // rounds, reset_num_timesteps=False)
-        consider(index + 1, policy.scorer)
+        yield scorer

@@ -8,7 +8,6 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
@@ -56,8 +55,7 @@ class Scorer(nn.Module):
 
     def __init__(self, decision: str, widths: tuple[int, int, int] = WIDTHS):
         super().__init__()
-        self.decision = decision
-        shape = shape_for(decision, *widths)
+        self.decision, shape = decision, shape_for(decision, *widths)
         self.trunk = Trunk(widths)
         self.query = nn.Linear(shape.context, shape.embedding + 1)
         self.heads = nn.Linear(shape.context, shape.launches + 1 + shape.chunks)
@@ -116,13 +114,6 @@ class ScorerActorCritic(MaskableActorCriticPolicy):
     critic: Critic
     anchor: Scorer | None  # where the policy started from
 
-    def __init__(
-        self, observation_space: gym.spaces.Box, action_space: gym.spaces.Discrete,
-        lr_schedule: Callable[[float], float], **kwargs: Any,
-    ):  # fmt: skip
-        kwargs["net_arch"] = []
-        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
-
     def _build(self, lr_schedule: Callable[[float], float]) -> None:
         """Scorer, critic and optimiser, in place of the perceptrons."""
         size, actions = self.observation_space.shape[0], int(self.action_space.n)  # type: ignore[index, attr-defined]
@@ -140,18 +131,18 @@ class ScorerActorCritic(MaskableActorCriticPolicy):
         self.scorer.load_state_dict(scorer.state_dict())
         self.anchor = copy.deepcopy(self.scorer).requires_grad_(False)
 
-    def distribution(self, observations: torch.Tensor, masks: np.ndarray | torch.Tensor | None) -> Any:
+    def get_distribution(self, obs: Any, action_masks: Any = None) -> Any:
         """Distribution over the valid actions."""
-        distribution = self.action_dist.proba_distribution(action_logits=self.scorer(observations))
-        if masks is not None:
-            distribution.apply_masking(masks)
+        distribution = self.action_dist.proba_distribution(action_logits=self.scorer(obs))
+        if action_masks is not None:
+            distribution.apply_masking(action_masks)
         return distribution
 
     def forward(
         self, obs: torch.Tensor, deterministic: bool = False, action_masks: np.ndarray | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Actions, values and log probabilities."""
-        distribution = self.distribution(obs, action_masks)
+        distribution = self.get_distribution(obs, action_masks)
         actions = distribution.get_actions(deterministic=deterministic)
         return actions, self.critic(obs), distribution.log_prob(actions)
 
@@ -159,15 +150,11 @@ class ScorerActorCritic(MaskableActorCriticPolicy):
         self, obs: torch.Tensor, actions: torch.Tensor, action_masks: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Values, log probabilities and, in place of the entropy, −KL(anchor ‖ policy): a price on leaving it."""
-        distribution = self.distribution(obs, action_masks)
+        distribution = self.get_distribution(obs, action_masks)
         values, log_probabilities = self.critic(obs), distribution.log_prob(actions)
         if self.anchor is None:
             return values, log_probabilities, distribution.entropy()
         return values, log_probabilities, -divergence(self.anchor(obs), self.scorer(obs), action_masks)
-
-    def get_distribution(self, obs: Any, action_masks: np.ndarray | None = None) -> Any:
-        """Distribution over the valid actions."""
-        return self.distribution(obs, action_masks)
 
     def predict_values(self, obs: Any) -> torch.Tensor:
         """Values alone."""

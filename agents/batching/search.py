@@ -16,7 +16,6 @@ from wisp_gym.controllers.scorer_policy import ScorerPolicy, make_scorer
 from wisp_gym.engine.worlds import Worlds
 from wisp_gym.evaluation.metrics import Metrics, measure
 from wisp_gym.rules.batching import LEARNED
-from wisp_gym.rules.controller import Controller
 from wisp_gym.scenario import Scenario
 
 PRICE_SHARPNESS = 0.2  # of prices' scores: the next one in the ladder comes so far behind
@@ -57,15 +56,12 @@ class Arena:
         for k, cell in enumerate(self.cells):
             controller = resolve(f"{self.speculation}+{rule}", cell.scenario)
             if not isinstance(batching, str):
-                controller = learned(controller, batching)
+                controller = replace(controller, batching=LEARNED, batching_parameters=(), scorer=batching.weights)
             for j, seed in enumerate(seeds):
                 self.worlds.fill(k * self.each + j, cell.scenario, seed, controller, cell.devices)
         self.worlds.run(early=True)
-        count = range(self.each)
-        return [
-            [measure(self.worlds.arrays, k * self.each + j, c.scenario) for j in count]
-            for k, c in enumerate(self.cells)
-        ]
+        arrays, n = self.worlds.arrays, self.each
+        return [[measure(arrays, k * n + j, c.scenario) for j in range(n)] for k, c in enumerate(self.cells)]
 
     def score(self, batching: ScorerPolicy | str, seeds: Sequence[int]) -> float:
         """Mean over cells of goodput over the cell's own, less what too many starved devices cost."""
@@ -75,11 +71,6 @@ class Arena:
             starved = float(np.mean([m.starved_share for m in metrics]))
             total += float(goodput - STARVED_WEIGHT * max(starved - cell.starved_share, 0.0))
         return total / len(self.cells)
-
-
-def learned(controller: Controller, policy: ScorerPolicy) -> Controller:
-    """A controller whose batching half is a policy."""
-    return replace(controller, batching=LEARNED, batching_parameters=(), scorer=policy.weights)
 
 
 def calibrated(cells: Sequence[Cell], speculation: str, rule: str, seeds: Sequence[int], allowed: float) -> list[Cell]:
@@ -101,14 +92,10 @@ def flat(policy: ScorerPolicy) -> np.ndarray:
 
 def shaped(policy: ScorerPolicy, values: np.ndarray) -> ScorerPolicy:
     """A policy of the same form with these (weights,)."""
-    layers, place = [], 0
-    for w, b in policy.layers:
-        parts = []
-        for part in (w, b):
-            parts.append(values[place : place + part.size].reshape(part.shape).astype(np.float32))
-            place += part.size
-        layers.append((parts[0], parts[1]))
-    return make_scorer(layers, policy.decision, **policy.about)
+    parts = [part for layer in policy.layers for part in layer]
+    pieces = np.split(values, np.cumsum([part.size for part in parts])[:-1])
+    own = [piece.reshape(part.shape).astype(np.float32) for piece, part in zip(pieces, parts, strict=True)]
+    return make_scorer(list(zip(own[::2], own[1::2], strict=True)), policy.decision, **policy.about)
 
 
 def perturbation(policy: ScorerPolicy, rng: np.random.Generator) -> np.ndarray:
@@ -121,9 +108,8 @@ def perturbation(policy: ScorerPolicy, rng: np.random.Generator) -> np.ndarray:
     parts = [np.zeros(part.shape) for layer in policy.layers for part in layer]
     if policy.decision == "joint":
         n, width = len(PRICES), policy.layers[-1][0].shape[1]
-        levels = (
-            STEPS * PRICE_SHARPNESS * (2.0 * np.arange(n) - (n - 1))
-        )  # about 0, so that launching itself hardly gains
+        # About 0, so that launching itself hardly gains.
+        levels = STEPS * PRICE_SHARPNESS * (2.0 * np.arange(n) - (n - 1))
         parts[-2][:n] = np.outer(levels, rng.normal(size=width) / np.sqrt(width))
         parts[-1][:n] = levels * rng.normal()
     else:

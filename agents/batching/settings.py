@@ -5,13 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from agents.batching.cloning import Teacher
+from agents.training.arguments import flag
+from wisp_gym.cli import whole
 from wisp_gym.errors import one_of
 
 SPECULATION = "speculation-v1"  # it sees the price, and was trained with prices up to 0.2
-PRESETS: dict[str, dict[str, Any]] = {
-    "batching": {},
-    "joint": {"start": "batching-v1", "clone_epochs": 20},
-}
+PRESETS: dict[str, dict[str, Any]] = {"batching": {}, "joint": {"start": "batching-v1", "clone_epochs": 20}}
 VALIDATION_SEEDS = range(2_000_000, 2_000_004)
 
 
@@ -34,21 +33,17 @@ ELSEWHERE = (
     Place("wisp-a100-qwen3-32b", {"devices": (30, 110), "prompt_tokens": (1.0, 2.0)}, 0.2),
     Place("wisp-a100-qwen3-32b", {"devices": (30, 65), "prompt_tokens": (3.0, 6.0)}, 0.05),
 )
-MIX: dict[str, tuple[Place, ...]] = {
-    "batching": (
-        Place("wisp-study", {"devices": (20, 160), "slo_speed": (0.8, 1.3)}, 0.2),
-        Place("wisp-study", {"devices": (90, 160)}, 0.2),
-        *ELSEWHERE,
-    ),
-    "joint": (
-        Place("wisp-study", {"devices": (20, 100), "slo_speed": (0.4, 1.3)}, 0.2),
-        Place("wisp-study", {"devices": (112, 160), "slo_speed": (0.4, 1.1)}, 0.2, 0.1),
-        *ELSEWHERE,
-    ),
-}
+BATCHING = (
+    Place("wisp-study", {"devices": (20, 160), "slo_speed": (0.8, 1.3)}, 0.2),
+    Place("wisp-study", {"devices": (90, 160)}, 0.2),
+)
+JOINT = (
+    Place("wisp-study", {"devices": (20, 100), "slo_speed": (0.4, 1.3)}, 0.2),
+    Place("wisp-study", {"devices": (112, 160), "slo_speed": (0.4, 1.1)}, 0.2, 0.1),
+)
+MIX = {"batching": BATCHING + ELSEWHERE, "joint": JOINT + ELSEWHERE}
 SCENARIO = "wisp-study"  # that of the run's folder and bundle
 SEARCH_HORIZON = {"horizon.warmup_s": 15.0, "horizon.measure_s": 45.0, "horizon.drain_s": 0.0}
-LONG_PROMPTS = {"workload.prompt.median_tokens": 800.0}
 
 
 class Load(NamedTuple):
@@ -64,7 +59,7 @@ class Load(NamedTuple):
 LOADS = (
     *(Load(f"study, {n}", "wisp-study", n) for n in (24, 64, 100, 130, 160)),
     Load("H100, 150", "h100-qwen3-32b", 150),
-    Load("long prompts, 36", "wisp-a100-qwen3-32b", 36, changes=LONG_PROMPTS),
+    Load("long prompts, 36", "wisp-a100-qwen3-32b", 36, changes={"workload.prompt.median_tokens": 800.0}),
 )
 PROMISED = (  # where one speed is promised to all: for prices
     Load("2 tokens/s, 140", "wisp-study", 140, 2.0),
@@ -75,7 +70,7 @@ PROMISED = (  # where one speed is promised to all: for prices
 
 @dataclass(frozen=True)
 class Settings:
-    """All that decides a policy's numbers.
+    """All that decides a policy's numbers; some fields are flags of `python -m agents.batching`.
 
     Attributes:
         decision: "batching" or "joint". speculation: what devices follow. start: a saved policy to begin with.
@@ -87,23 +82,23 @@ class Settings:
         generations, pairs: of the evolution strategies (0 generations: none). allowed_starved: share of devices.
     """
 
-    decision: str = "batching"
+    decision: str = flag("batching", "batching or joint")
     speculation: str = SPECULATION
-    seed: int = 0
-    start: str = ""
+    seed: int = flag(0, "seed of everything", of=whole(0, 2**31 - 1), metavar="N")
+    start: str = flag("", "a saved policy to start from (joint: batching-v1)", metavar="FILE")
     visible: int = 160
     worlds: int = 4
     episode_s: float = 90.0
     clone_rounds: int = 5
-    clone_steps: int = 800
+    clone_steps: int = flag(800, "steps of each round of cloning", of=whole(1, 10**6), metavar="N")
     clone_epochs: int = 60
     ppo_warmup: int = 24_576
-    ppo_decisions: int = 49_152
+    ppo_decisions: int = flag(49_152, "of MaskablePPO, 0: none", of=whole(0, 10**9), metavar="N")
     ppo_rounds: int = 2
     n_steps: int = 512
     learning_rate: float = 1e-4
     starvation_tokens_per_s: float = 20.0
-    generations: int = 0
+    generations: int = flag(0, "of the evolution strategies, 0: none", of=whole(0, 10**6), metavar="N")
     pairs: int = 6
     allowed_starved: float = 0.007  # what WISP's own rules leave in overload (wisp-study, 160 devices)
     teacher: Teacher = field(default_factory=Teacher)

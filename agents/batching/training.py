@@ -54,7 +54,9 @@ def train(settings: Settings, folder: Path, say: Say = print, threads: int | Non
     candidates = Candidates(settings, folder, say, threads)
     scorer, worlds = Scorer(settings.decision), make_worlds(settings)
     if settings.start:
-        begin(settings, scorer, candidates)
+        start = load_scorer(settings.start)
+        scorer.load(with_prices(start, settings.teacher.price) if settings.decision == "joint" else start)
+        candidates.consider("start", scorer.engine_policy())
     if settings.clone_rounds:
         imitate(settings, scorer, worlds, candidates)
     if settings.ppo_decisions:
@@ -76,11 +78,10 @@ class Candidates:
 
     def __init__(self, settings: Settings, folder: Path, say: Say, threads: int | None):
         self.folder, self.say, self.threads = folder, say, threads
+        speculation, limit = settings.speculation, settings.teacher.admit_share
         self.cells = make_cells(settings)
-        self.arena = Arena(
-            self.cells, settings.speculation, len(VALIDATION_SEEDS), threads, settings.teacher.admit_share
-        )
-        self.about = {"command": PROGRAM, "seed": settings.seed, "speculation": settings.speculation}
+        self.arena = Arena(self.cells, speculation, len(VALIDATION_SEEDS), threads, limit)
+        self.about = {"command": PROGRAM, "seed": settings.seed, "speculation": speculation}
         self.policies: dict[str, ScorerPolicy] = {}
         self.scores: dict[str, float] = {}
 
@@ -105,18 +106,9 @@ class Candidates:
 # --- the stages ------------------------------------------------------------------------------------------------------
 
 
-def begin(settings: Settings, scorer: Scorer, candidates: Candidates) -> None:
-    """Take the weights of the saved policy to start from, with prices where they are to be set."""
-    start = load_scorer(settings.start)
-    scorer.load(with_prices(start, settings.teacher.price) if settings.decision == "joint" else start)
-    candidates.consider("start", scorer.engine_policy())
-
-
 def imitate(settings: Settings, scorer: Scorer, worlds: list[DecisionVectorEnv], candidates: Candidates) -> None:
     """Clone the teacher, who does what is best in each kind of world."""
-    teachers = [
-        replace(settings.teacher, chunk_share=place.chunk_share, price=place.price) for place in MIX[settings.decision]
-    ]
+    teachers = [replace(settings.teacher, chunk_share=p.chunk_share, price=p.price) for p in MIX[settings.decision]]
     clone(
         scorer, worlds, teachers, settings.seed, settings.clone_rounds, settings.clone_steps,
         last_epochs=settings.clone_epochs, say=candidates.say,
@@ -128,11 +120,9 @@ def refine_by_ppo(settings: Settings, scorer: Scorer, worlds: list[DecisionVecto
     """MaskablePPO from a scorer on; rewards are tokens on time and starvation."""
     envs = MixedVecEnv(worlds, settings.seed + 1)
     model = make_ppo(envs, scorer, settings.seed, settings.n_steps, settings.learning_rate)
-
-    def consider(index: int, found: Scorer) -> None:
-        candidates.consider(f"ppo-{index}", found.engine_policy())
-
-    refine(model, settings.ppo_warmup, settings.ppo_decisions, settings.ppo_rounds, consider)
+    found = refine(model, settings.ppo_warmup, settings.ppo_decisions, settings.ppo_rounds)
+    for k, policy in enumerate(found, 1):
+        candidates.consider(f"ppo-{k}", policy.engine_policy())
 
 
 def search(settings: Settings, candidates: Candidates) -> None:
@@ -184,6 +174,5 @@ def make_cells(settings: Settings) -> list[Cell]:
         scenario = with_(load(load_.scenario), **SEARCH_HORIZON, **load_.changes)
         slo = load_.slo_tokens_per_s
         cells.append(Cell(load_.name, with_slo(scenario, slo) if slo else scenario, load_.devices))
-    return calibrated(
-        cells, settings.speculation, settings.teacher.name, list(VALIDATION_SEEDS), settings.allowed_starved
-    )
+    rule, allowed = settings.teacher.name, settings.allowed_starved
+    return calibrated(cells, settings.speculation, rule, list(VALIDATION_SEEDS), allowed)

@@ -11,23 +11,11 @@ with the predictor's information, with every fate known once drafted (`perfect`)
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from agents.bounds.fluid import Bound, bounds_of, capacity
 from agents.bounds.identical import best_periodic, capacity_at_speed, is_identical
-from wisp_gym.cli import (
-    MAX_DEVICES,
-    Parser,
-    aligned,
-    cell,
-    interval_cell,
-    progress,
-    refuse_same_files,
-    seed_list,
-    speed,
-    whole,
-    write_rows,
-)
+from wisp_gym import cli
+from wisp_gym.cli import MAX_DEVICES, aligned, cell, interval_cell
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.engine.feasibility import warnings
 from wisp_gym.evaluation.arguments import add_comparison
@@ -41,7 +29,6 @@ from wisp_gym.scenario import Scenario
 PROGRAM = "python -m agents.bounds"
 DEFAULT_SEEDS = 10
 DEFAULT_CONTROLLERS = ["oracle+fcfs", "perfect+fcfs", "survival:0.5+fcfs", "wisp", "centralized:0"]
-BEST_FIXED = "best fixed"
 MEASURES = ("throughput_tokens_per_s", "goodput_tokens_per_s")
 
 
@@ -54,9 +41,9 @@ def bound_for(controller: Controller) -> str:
 
 def bound_row(name: str, bound: Bound) -> Row:
     """A bound as a row of the files."""
-    values = asdict(bound) | {"row": "bound", "name": name}
     measured = {f"{key}{end}": None for key in MEASURES for end in ("", "_low", "_high", "_share")}
-    return {"row": "bound", "name": name, "bound": name, "bound_tokens_per_s": bound.tokens_per_s, **measured, **values}
+    named = {"row": "bound", "name": name, "bound": name, "bound_tokens_per_s": bound.tokens_per_s}
+    return named | measured | vars(bound)
 
 
 def measured_row(name: str, kind: str, bound: Bound, outcomes: Sequence[Outcome]) -> Row:
@@ -73,15 +60,13 @@ def measured_row(name: str, kind: str, bound: Bound, outcomes: Sequence[Outcome]
 
 def show_bounds(bounds: dict[str, Bound]) -> str:
     """Table of the bounds."""
-    headers = [
-        ["bound", "throughput", "batch", "server use", "a server second", "verifying a token"],
-        ["", "tokens/s", "requests", "%", "tokens", "tokens"],
-    ]
+    names = ["bound", "throughput", "batch", "server use", "a server second", "verifying a token"]
+    units = ["", "tokens/s", "requests", "%", "tokens", "tokens"]
     lines = [
         [name, cell(b.tokens_per_s), cell(b.batch_requests), cell(b.server_use, 1, 100.0), cell(b.server_price), cell(b.token_price, 3)]
         for name, b in bounds.items()
     ]  # fmt: skip
-    return aligned(headers, lines)
+    return aligned([names, units], lines)
 
 
 def show_classes(bound: Bound) -> str:
@@ -96,56 +81,44 @@ def show_classes(bound: Bound) -> str:
 
 def show_measured(rows: list[Row]) -> str:
     """Table of the controllers."""
-    headers = [
-        ["controller", "throughput", "", "of its bound", "goodput", "", "of its bound", "bound"],
-        ["", "tokens/s", "95 %", "%", "tokens/s", "95 %", "%", ""],
-    ]
-    return aligned(headers, [[row["name"], *cells_of(row), row["bound"]] for row in rows])
-
-
-def cells_of(row: Row) -> list[str]:
-    """Throughput and goodput of a row, each with interval and share."""
-    return [
-        text
-        for key in MEASURES
-        for text in (cell(row[key]), interval_cell(row[f"{key}_low"], row[f"{key}_high"]), cell(row[f"{key}_share"], 1, 100.0))
-    ]  # fmt: skip
-
-
-def best_fixed(names: dict[str, Controller], outcomes: list[list[Outcome]]) -> tuple[str, list[Outcome]]:
-    """The fixed length with the highest mean throughput in these same worlds."""
-    key = MEASURES[0]
-    name, best = max(zip(names, outcomes, strict=True), key=lambda pair: mean([o.metrics[key] for o in pair[1]]) or 0.0)
-    return f"{BEST_FIXED} ({name})", best
+    names = ["controller", "throughput", "", "of its bound", "goodput", "", "of its bound", "bound"]
+    units = ["", "tokens/s", "95 %", "%", "tokens/s", "95 %", "%", ""]
+    lines = []
+    for row in rows:
+        line = [row["name"]]
+        for key in MEASURES:
+            interval = interval_cell(row[f"{key}_low"], row[f"{key}_high"])
+            line += [cell(row[key]), interval, cell(row[f"{key}_share"], 1, 100.0)]
+        lines.append([*line, row["bound"]])
+    return aligned([names, units], lines)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The flags."""
     about = "Upper bounds on throughput and goodput of any controller."
-    parser = Parser(prog=PROGRAM, description=about, epilog="controllers: `wisp-gym evaluate --help` lists them.")
+    parser = cli.Parser(prog=PROGRAM, description=about, epilog="controllers: `wisp-gym evaluate --help` lists them.")
     add_comparison(parser, DEFAULT_SEEDS, DEFAULT_CONTROLLERS)
     add = parser.add_argument
-    add("--devices", type=whole(1, MAX_DEVICES), metavar="N", help="number of devices (default: the scenario's)")
+    add("--devices", type=cli.whole(1, MAX_DEVICES), metavar="N", help="number of devices (default: the scenario's)")
     floor = "every device class gets at least V tokens/s a device (default: none)"
-    add("--fairness", type=speed, metavar="V", help=floor)
-    add("--capacity", type=speed, metavar="V", help="also: how many devices can get V tokens/s each, at most")
+    add("--fairness", type=cli.speed, metavar="V", help=floor)
+    add("--capacity", type=cli.speed, metavar="V", help="also: how many devices can get V tokens/s each, at most")
     return parser.parse_args(arguments)
 
 
 def measure_all(
     controllers: dict[str, Controller], scenario: Scenario, seeds: Sequence[int], bounds: dict[str, Bound]
 ) -> list[Row]:
-    """Rows of the controllers and of the best fixed length."""
+    """Rows of the controllers and, of the fixed lengths, of the one with most throughput in these same worlds."""
     fixed = {f"fixed:{k}+fcfs": resolve(f"fixed:{k}+fcfs", scenario) for k in range(scenario.max_draft_tokens + 1)}
     everyone = [*controllers.values(), *fixed.values()]
-    with progress(len(everyone) * len(seeds)) as bar:
+    with cli.progress(len(everyone) * len(seeds)) as bar:
         outcomes = run_all(scenario, everyone, seeds, bar=bar)
-    rows = []
-    for (name, controller), own in zip(controllers.items(), outcomes, strict=False):
-        kind = bound_for(controller)
-        rows.append(measured_row(name, kind, bounds[kind], own))
-    name, own = best_fixed(fixed, outcomes[len(controllers) :])
-    return [*rows, measured_row(name, "information", bounds["information"], own)]
+    known = [(name, bound_for(controller)) for name, controller in controllers.items()]
+    known += [(f"best fixed ({name})", "information") for name in fixed]
+    rows = [measured_row(name, kind, bounds[kind], own) for (name, kind), own in zip(known, outcomes, strict=True)]
+    best = max(rows[len(controllers) :], key=lambda row: row[MEASURES[0]] or 0.0)
+    return [*rows[: len(controllers)], best]
 
 
 def closed_forms(scenario: Scenario, speed_tokens_per_s: float | None) -> list[str]:
@@ -169,14 +142,14 @@ def closed_forms(scenario: Scenario, speed_tokens_per_s: float | None) -> list[s
 def title(scenario: Scenario, slo: float | None, seeds: Sequence[int], floor_tokens_per_s: float | None) -> str:
     """What the tables are of."""
     floor = f", at least {floor_tokens_per_s:g} tokens/s for every device in the bounds" if floor_tokens_per_s else ""
-    worlds = f"{len(seeds)} paired worlds (seeds {seed_list(seeds)})"
+    worlds = f"{len(seeds)} paired worlds (seeds {cli.seed_list(seeds)})"
     return f"{scenario.name}: {scenario.n_devices} devices, {slo_words(slo)}, {worlds}{floor}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Bound, run, print, and write where asked."""
     given = parse(arguments)
-    refuse_same_files({"--scenario": given.scenario}, {"--json": given.json, "--csv": given.csv})
+    cli.refuse_same_files({"--scenario": given.scenario}, {"--json": given.json, "--csv": given.csv})
     scenario = chosen_scenario(given.scenario, given.devices, given.slo)
     controllers = chosen_controllers(given.controllers, scenario)  # wrong names end the command before the work starts
     for warning in warnings(scenario):
@@ -186,4 +159,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tables = [show_bounds(bounds), show_classes(bounds["information"]), show_measured(rows)]
     about = title(scenario, given.slo, given.seeds, given.fairness)
     print("\n\n".join([about, *tables, *closed_forms(scenario, given.capacity)]))
-    write_rows([*(bound_row(name, bound) for name, bound in bounds.items()), *rows], given.json, given.csv)
+    cli.write_rows([*(bound_row(name, bound) for name, bound in bounds.items()), *rows], given.json, given.csv)

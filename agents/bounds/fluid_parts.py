@@ -135,11 +135,8 @@ def groups_of(scenario: Scenario, pays_predictor: bool) -> list[Group]:
     """One group for each device class that the population has."""
     kinds = classes_of(scenario.n_devices, [d.share for d in scenario.devices], CLASS_STEP)
     counts = np.bincount(kinds, minlength=len(scenario.devices))
-    return [
-        group_of(device, int(n), scenario, pays_predictor)
-        for device, n in zip(scenario.devices, counts, strict=True)
-        if n > 0
-    ]
+    found = zip(scenario.devices, map(int, counts), strict=True)
+    return [group_of(device, n, scenario, pays_predictor) for device, n in found if n]
 
 
 def group_of(device: DeviceClass, n: int, scenario: Scenario, pays_predictor: bool) -> Group:

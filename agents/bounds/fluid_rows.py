@@ -30,6 +30,7 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import block_diag
 from scipy.optimize import linprog
 
 from agents.bounds.fluid_parts import Group, Requests, cached_per_token, groups_of, requests_of, tangent
@@ -69,14 +70,8 @@ class Programme:
         return slice(first, first + self.n)
 
     def add(
-        self,
-        label: str,
-        limit: float,
-        batches: float = 0.0,
-        busy: float = 0.0,
-        tag: float = 0.0,
-        **coefficients: Array | float,
-    ) -> None:
+        self, label: str, limit: float, batches: float = 0.0, busy: float = 0.0, tag: float = 0.0, **coefficients: Array | float,
+    ) -> None:  # fmt: skip
         """Add a row: coefficients by field, one for all groups or (n,)."""
         row = np.zeros(self.size)
         row[-2:] = batches, busy
@@ -88,23 +83,15 @@ class Programme:
 
     def state_fixed_rows(self) -> None:
         """Rows that need no tangents."""
-        server, requests, members = self.scenario.server, self.requests, np.eye(self.n)
+        server, requests = self.scenario.server, self.requests
         context = cached_per_token(self.scenario, requests)
-        for i, group in enumerate(self.groups):
-            one = members[i]
+        for i, (group, one) in enumerate(zip(self.groups, np.eye(self.n), strict=True)):
             self.state_group(i, group, one)
             self.add("members", 0.0, batches=-group.devices, R=one, Q=one, S=one)
         self.add("members", 0.0, batches=-server.max_batch_requests, R=1.0, Q=1.0)
         self.add("clock", 1.0, busy=1.0)
-        self.add(
-            "memory",
-            0.0,
-            batches=-self.scenario.kv_tokens,
-            R=requests.prompt_min + 1.0,
-            D=1.0,
-            X=context,
-            Q=requests.prompt,
-        )
+        room, least = -self.scenario.kv_tokens, requests.prompt_min + 1.0
+        self.add("memory", 0.0, batches=room, R=least, D=1.0, X=context, Q=requests.prompt)
         if server.prefill_chunk_tokens > 0:
             self.add("chunk", 0.0, batches=-server.prefill_chunk_tokens, Q=requests.prompt - 1.0)
 
@@ -149,9 +136,8 @@ class Programme:
         assert self.plan is not None
         k = np.arange(self.scenario.max_draft_tokens + 1)
         r, d, v, y, skip, hurry = price
-        made = self.made_of(
-            self.plan(r + d * k + v * np.sqrt(1.0 + k) + y * (k > 0) + np.minimum(skip, hurry * k)), price
-        )
+        cost = r + d * k + v * np.sqrt(1.0 + k) + y * (k > 0) + np.minimum(skip, hurry * k)
+        made = self.made_of(self.plan(cost), price)
         self.plans.append(made)
         return float(made[1:] @ price)
 
@@ -191,15 +177,9 @@ class Programme:
 
     def rates(self) -> Array:
         """(size, variables) matrix from what the solver chooses to the rates: tokens by plan and group, then the rest."""
-        rest = [*range(self.of("Q").start, self.size)]
         made = np.array(self.plans).T  # (1 + PRICED, plans)
         by_plan = np.vstack([np.kron(row, np.eye(self.n)) for row in made])
-        return np.block(
-            [
-                [by_plan, np.zeros((len(by_plan), len(rest)))],
-                [np.zeros((len(rest), by_plan.shape[1])), np.eye(len(rest))],
-            ]
-        )
+        return block_diag(by_plan, np.eye(self.size - self.of("Q").start))
 
     def solve(self) -> tuple[Array, Array, float]:
         """Rates and the rows' duals at the optimum, and the optimum."""

@@ -41,7 +41,6 @@ from wisp_gym.scenario import Scenario
 Array = NDArray[np.float64]
 Plan = Callable[[Array], Array]  # (K + 1,) cost of a round by its drafted tokens → (K + 1,) rounds per committed token
 
-INFORMATION = ("predictor", "confidence", "perfect", "oracle")
 LOGIT_NODES = 15  # Gauss–Hermite nodes of the logit
 SURVIVAL_POINTS = 81
 LONGEST_RUN = 1024  # accepted positions in a row; longer runs count as free, which keeps the bound valid
@@ -105,10 +104,7 @@ def oracle_plan(scenario: Scenario) -> Plan:
     positions = 1.0 + after_rejection / (1.0 - p)  # mean of run + 1
     share = chance @ (weights / positions)  # (runs,) runs of each length per position
 
-    def plan(cost: Array) -> Array:
-        return np.asarray(share @ cheapest_cuts(cost, LONGEST_RUN)[1:])
-
-    return plan
+    return lambda cost: np.asarray(share @ cheapest_cuts(cost, LONGEST_RUN)[1:])
 
 
 # --- limited information -----------------------------------------------------------------------------------------------
@@ -223,9 +219,8 @@ def cheapest_plan(scenario: Scenario, information: str) -> Plan:
         information: `predictor` (all evidence), `confidence` (the draft model's confidence alone), `perfect` (a token's
             fate, once drafted) or `oracle` (all fates beforehand).
     """
-    plan = (
-        oracle_plan(scenario) if information == "oracle" else Stopping(scenario, evidence(scenario, information)).plan
-    )
+    known = information == "oracle"
+    plan = oracle_plan(scenario) if known else Stopping(scenario, evidence(scenario, information)).plan
     share = 1.0 - DRIFT_MARGIN if scenario.draft.acceptance.drift_std > 0.0 else 1.0
     return lambda cost: share * plan(cost)
 

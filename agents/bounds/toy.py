@@ -23,12 +23,13 @@ clock is exact and messages arrive at batch ends to the bit. The devices' predic
 
 from dataclasses import asdict, dataclass
 from itertools import combinations_with_replacement
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wisp_gym.scenario import Scenario, load, with_
+from wisp_gym.scenario.fields import Count, Part, Range, ScenarioError
 
 TICK_S = 1.0 / 64.0
 CLOSE = 1e-9  # relative width of the bounds on the gain at which the iteration ends
@@ -40,7 +41,7 @@ Lengths = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Toy:
+class Toy(Part):
     """A toy case; times in ticks of 1/64 s.
 
     Attributes:
@@ -50,27 +51,18 @@ class Toy:
         max_draft_tokens: longest round K.
     """
 
-    devices: int
-    draft_ticks: int
-    link_ticks: int
-    batch_ticks: int
-    token_ticks: int
-    acceptance: float
-    max_draft_tokens: int
+    devices: Annotated[int, Range(1, 3)]
+    draft_ticks: Count
+    link_ticks: Count
+    batch_ticks: Count
+    token_ticks: Count
+    acceptance: Annotated[float, Range(0.0, 1.0, open_low=True, open_high=True)]
+    max_draft_tokens: Annotated[int, Range(1, 32)]
 
-    def __post_init__(self) -> None:
-        whole = {"link_ticks": self.link_ticks, "batch_ticks": self.batch_ticks, "token_ticks": self.token_ticks}
-        if not 1 <= self.devices <= 3:
-            raise ValueError(f"devices: given {self.devices}, allowed: 1 to 3")
-        if self.draft_ticks < 1 or self.draft_ticks & (self.draft_ticks - 1):
-            raise ValueError(f"draft_ticks: given {self.draft_ticks}, allowed: 1, 2, 4, 8, …")
-        for name, value in whole.items():
-            if value < 1:
-                raise ValueError(f"{name}: given {value}, allowed: a whole number >= 1")
-        if not 0.0 < self.acceptance < 1.0:
-            raise ValueError(f"acceptance: given {self.acceptance}, allowed: > 0 and < 1")
-        if not 1 <= self.max_draft_tokens <= 32:
-            raise ValueError(f"max_draft_tokens: given {self.max_draft_tokens}, allowed: 1 to 32")
+    def check(self) -> None:
+        """Drafting times are powers of two, so that the engine's clock is exact."""
+        if self.draft_ticks & (self.draft_ticks - 1):
+            raise ScenarioError(f"given {self.draft_ticks}, allowed: 1, 2, 4, 8, …", "draft_ticks")
 
     @property
     def start(self) -> State:
@@ -134,9 +126,8 @@ def transitions(toy: Toy, allowed: Lengths | None = None) -> Transitions:
         toy: the case. allowed: draft lengths that may be used; default all.
     """
     places, states = {toy.start: 0}, [toy.start]
-    first: list[int] = []
+    first, rows = [], []
     actions: list[Lengths] = []
-    rows: list[tuple[int, int, float]] = []
     for state in states:  # grows while it is walked
         first.append(len(actions))
         for lengths in toy.actions(state):
@@ -206,7 +197,6 @@ def toy_scenario(toy: Toy, measure_s: float = 200.0) -> Scenario:
         "predictor_s": 0.0, "throttle_ratio": 1.0, "link": link,
     }  # fmt: skip
     batch_s, token_s = toy.batch_ticks * TICK_S, toy.token_ticks * TICK_S
-    alpha = toy.acceptance
     endless = {"median_tokens": ENDLESS_TOKENS, "log_std": 0.0, "min_tokens": 1, "max_tokens": ENDLESS_TOKENS}
     prompt = {"median_tokens": 1, "log_std": 0.0, "min_tokens": 1, "max_tokens": 1}
     room = 4 * ENDLESS_TOKENS * base.target.kv_bytes_per_token + base.target.weights_bytes
@@ -219,8 +209,8 @@ def toy_scenario(toy: Toy, measure_s: float = 200.0) -> Scenario:
         "verification": {"launch_s": 0.0, "weights_s": batch_s, "token_s": token_s, "sharpness": 1.0,
                          "cached_token_s": 0.0, "pair_s": 0.0},
         "estimator": {"launch_s": batch_s, "new_token_s": token_s, "pair_s": 0.0, "cached_token_s": 0.0},
-        "draft.acceptance": {"logit_mean": float(np.log(alpha / (1.0 - alpha))), "request_std": 0.0, "drift_std": 0.0,
-                             "drift_tokens": 100.0, "after_rejection_logit": 0.0},
+        "draft.acceptance": {"logit_mean": float(np.log(toy.acceptance / (1.0 - toy.acceptance))), "request_std": 0.0,
+                             "drift_std": 0.0, "drift_tokens": 100.0, "after_rejection_logit": 0.0},
         "draft.statistics": {"auc": 0.5, "overconfidence": 0.0},
         "workload.arrivals": "closed", "workload.think_s": 0.0, "workload.start_window_s": 0.0, "workload.prompt": prompt,
         "workload.output": endless, "horizon": {"warmup_s": 20.0, "measure_s": measure_s, "drain_s": 0.0},

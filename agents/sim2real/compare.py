@@ -123,21 +123,13 @@ class Result:
     machine: Sequence[float]
     level: float
 
-    def run_mean(self, measure: str) -> float:
-        """Mean of the runs."""
-        return mean(self.deployed, measure)
-
-    def engine_mean(self, measure: str) -> float:
-        """Mean of the worlds with the same prompts, at the machine's speed in the runs."""
-        return mean(self.predicted, measure)
-
     def cell(self, measure: str) -> Cell:
         """One measure, both ways."""
         low, high = np.quantile([row[measure] for row in self.engine], INTERVAL)
-        means = (self.run_mean(measure), self.engine_mean(measure))
-        return Cell(
-            self.load, self.controller, measure, *means, float(low), float(high), mean(self.unadjusted, measure)
+        deployed, engine, unadjusted = (
+            mean(rows, measure) for rows in (self.deployed, self.predicted, self.unadjusted)
         )
+        return Cell(self.load, self.controller, measure, deployed, engine, float(low), float(high), unadjusted)
 
 
 def mean(rows: Sequence[dict[str, Any]], measure: str) -> float:

@@ -107,34 +107,31 @@ class Bench:
 
         config = AutoConfig.from_pretrained(self.names["target"])
         parameters, heads = int(self.trace.header["settings"]["target"]["parameters"]), config.num_attention_heads
-        layers, kv_heads = (
-            self.settings.target_layers or config.num_hidden_layers,
-            getattr(config, "num_key_value_heads", None),
-        )
-        return Target(
-            "measured", parameters, layers, heads, kv_heads or heads, config.hidden_size // heads, dtype_bytes=4
-        )
+        layers = self.settings.target_layers or config.num_hidden_layers
+        kv_heads, width = getattr(config, "num_key_value_heads", None) or heads, config.hidden_size // heads
+        return Target("measured", parameters, layers, heads, kv_heads, width, dtype_bytes=4)
 
     # --- deployment ------------------------------------------------------------------------------------------------------
 
     def deploy(self, scenario: Scenario, name: str, n: int, cycle: int) -> Deployed:
         """A controller with `n` devices."""
         speculation, batching = pieces(name)
-        data = batching_bundle(batching, scenario) if batching != FCFS else None
         controllers = self.controllers(scenario, speculation, n)
         seconds = scenario.horizon.warmup_s + scenario.horizon.measure_s
         slo = [(kind.speed_tokens_per_s, kind.ttft_s) for kind in classes(scenario, n)]
         fleet = self.fleet(n, seconds, self.settings.first_seeds[cycle], controllers, slo)
         label = f"{n}-{re.sub('[^a-z0-9.]+', '-', name.lower())}-{cycle}"
         coefficients = {key: float(value) for key, value in vars(scenario.estimator).items()}
-        return self.run(label, fleet, self.written(label, data), coefficients)
+        scheduler = FCFS
+        if batching != FCFS:
+            scheduler = str(self.place(label) / "batching.onnx")
+            write_bytes(scheduler, batching_bundle(batching, scenario))
+        return self.run(label, fleet, scheduler, coefficients)
 
     def controllers(self, scenario: Scenario, name: str, n: int) -> Callable[[int], SpeculationController]:
         """A bundle's controllers, told what a device of the scenario knows at first."""
-        learned = is_policy(name)
-        bundle = (
-            load_controller(name).bundle() if learned else from_bytes(rule_bundle(rule_of(name, scenario), scenario))
-        )
+        rule = None if is_policy(name) else rule_bundle(rule_of(name, scenario), scenario)
+        bundle = load_controller(name).bundle() if rule is None else from_bytes(rule)
         device, kinds = scenario.devices[0], classes(scenario, n)
         token_s, known = 1.0 / device.draft_tokens_per_s, (accepted_share(scenario), smallest_batch_s(scenario))
         first = DeviceProfile(1.0, token_s, device.link.one_way_s, *known)
@@ -145,14 +142,6 @@ class Bench:
             return SpeculationController(bundle, profile)
 
         return make
-
-    def written(self, label: str, data: bytes | None) -> str:
-        """The scheduler's bundle as a file, or fcfs."""
-        if data is None:
-            return FCFS
-        path = self.place(label) / "batching.onnx"
-        write_bytes(path, data)
-        return str(path)
 
     def place(self, label: str) -> Path:
         """The folder of one deployment."""

@@ -13,17 +13,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from agents.sim2real.server import BatchRow, Served, batch_row, read_batches, write_settings
+from agents.sim2real.server import BatchRow, Served, batch_row, read_batches
 from wisp_gym.cli import progress
 from wisp_gym.engine import draws
 from wisp_gym.errors import InputError
-from wisp_gym.files import write_text
+from wisp_gym.files import write_json, write_text
 from wisp_gym.testbed.client import Device, DeviceSettings, Request
 from wisp_gym.testbed.connection import Link, open_channel
 from wisp_gym.testbed.controlling import Controller
@@ -191,7 +191,7 @@ class ServerProcess:
 
     def __init__(self, served: Served, folder: Path) -> None:
         self.served = served
-        write_settings(folder / "server.json", served)
+        write_json(folder / "server.json", asdict(served))
         command = [sys.executable, "-m", "agents.sim2real", "server", str(folder / "server.json")]
         with (folder / "server.log").open("w") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)

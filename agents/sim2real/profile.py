@@ -6,25 +6,17 @@ the machine's mean speed as the yardstick beside them tells it. Acceptance and s
 pair on the same prompts.
 """
 
+import itertools
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.sim2real import settings as chosen
 from agents.sim2real.devices import Deployed, RoundRow
 from agents.sim2real.server import BatchRow
-from agents.sim2real.settings import (
-    GRACE_S,
-    KV_TOKENS,
-    MAX_BATCH_REQUESTS,
-    PREFILL_CHUNK_TOKENS,
-    START_WINDOW_S,
-    TTFT_S,
-    Settings,
-)
 from agents.sim2real.yardstick import pace_s
 from estimators.batch_time.fit import Profile
 from estimators.batch_time.profiles import roofline
@@ -87,20 +79,18 @@ class Measured:
     batches: int
 
 
-def measure(runs: Iterable[Deployed]) -> Measured:
+def measure(runs: Sequence[Deployed]) -> Measured:
     """What the profile's runs say.
 
     Raises:
         InputError: too few rounds or batches to tell.
     """
-    runs = list(runs)
     rounds = [row for run in runs for row in run.rounds]
     batches = [row for run in runs for row in run.batches]
     if len(rounds) < LEAST_ROUNDS or len(batches) < LEAST_BATCHES:
-        raise InputError(
-            f"--profile-seconds: {len(rounds)} rounds and {len(batches)} batches came; needed are {LEAST_ROUNDS} and {LEAST_BATCHES}"
-        )
-    yardstick_s = pace_of(batches)
+        came = f"{len(rounds)} rounds and {len(batches)} batches came"
+        raise InputError(f"--profile-seconds: {came}; needed are {LEAST_ROUNDS} and {LEAST_BATCHES}")
+    yardstick_s = pace_s([row.yardstick_s for row in batches])
     profile = profile_of([row for run in runs for row in at_pace(run.batches, yardstick_s)])
     token_s, overhead_s = drafting(rounds)
     one_way_s, jitter = network(rounds)
@@ -114,14 +104,9 @@ def measure(runs: Iterable[Deployed]) -> Measured:
     )  # fmt: skip
 
 
-def pace_of(batches: Sequence[BatchRow]) -> float:
-    """Mean time of the yardstick while these batches ran."""
-    return pace_s([row.yardstick_s for row in batches])
-
-
 def at_pace(batches: Sequence[BatchRow], yardstick_s: float) -> list[BatchRow]:
     """The batches of one run as a machine would have run them on which the yardstick takes so long."""
-    times = yardstick_s / pace_of(batches)
+    times = yardstick_s / pace_s([row.yardstick_s for row in batches])
     return [row._replace(seconds=times * row.seconds) for row in batches]
 
 
@@ -145,17 +130,11 @@ def clean_s(profile: Profile, true: dict[str, float]) -> NDArray[np.float64]:
 
 
 def profile_of(batches: Sequence[BatchRow]) -> Profile:
-    """Sums and seconds of batches, as the estimators are fitted to them."""
-    X = np.array([sums(row) for row in batches], dtype=np.float64)
+    """Batches as the estimators are fitted to them: new tokens, pairs and cached tokens (docs/model/model.md, §5)."""
+    each = [np.array([(m.new_tokens, m.cached_tokens) for m in row.members]).reshape(-1, 2).T for row in batches]
+    X = np.array([(new.sum(), (new * (new + cached)).sum(), cached.sum()) for new, cached in each], dtype=np.float64)
     seconds = np.array([row.seconds for row in batches])
     return Profile(X, seconds, np.unique(X, axis=0, return_inverse=True)[1].ravel(), "deployment")
-
-
-def sums(row: BatchRow) -> tuple[int, int, int]:
-    """New tokens, pairs and cached tokens of a batch (docs/model/model.md, §5)."""
-    new = sum(m.new_tokens for m in row.members)
-    pairs = sum(m.new_tokens * (m.new_tokens + m.cached_tokens) for m in row.members)
-    return new, pairs, sum(m.cached_tokens for m in row.members)
 
 
 def drafting(rounds: Sequence[RoundRow]) -> tuple[float, float]:
@@ -191,16 +170,13 @@ def spread(values: NDArray[np.float64]) -> float:
 
 def host(runs: Iterable[Deployed]) -> float:
     """Median seconds from a batch's end to the next one's launch, where a member of the next one waited already."""
-    gaps = []
-    for run in runs:
-        for before, after in zip(run.batches, run.batches[1:], strict=False):
-            if min(member.arrived_s for member in after.members) < before.end_s:
-                gaps.append(after.end_s - after.seconds - before.end_s)
+    pairs = (pair for run in runs for pair in itertools.pairwise(run.batches))
+    gaps = [b.end_s - b.seconds - a.end_s for a, b in pairs if min(m.arrived_s for m in b.members) < a.end_s]
     return max(float(np.median(gaps)), 0.0) if gaps else 0.0
 
 
 def build_scenario(
-    measured: Measured, settings: Settings, target: parts.Target, prompt_tokens: Sequence[int], trace: str
+    measured: Measured, settings: chosen.Settings, target: parts.Target, prompt_tokens: Sequence[int], trace: str
 ) -> parts.Scenario:
     """The scenario of the measurements; power, energy and price are not measured and are zero.
 
@@ -215,42 +191,33 @@ def build_scenario(
     lengths, logs = np.asarray(prompt_tokens), np.log(prompt_tokens)
     prompt = parts.Lengths(float(np.exp(logs.mean())), float(logs.std()), int(lengths.min()), int(lengths.max()))
     output = parts.Lengths(float(settings.max_new_tokens), 0.0, 1, settings.max_new_tokens)
-    slo = [parts.SLOClass(f"speed-{v:g}", 1.0, v, GRACE_S, TTFT_S, "first_token") for v in settings.slo]
+    slo = [parts.SLOClass(f"speed-{v:g}", 1.0, v, chosen.GRACE_S, chosen.TTFT_S, "first_token") for v in settings.slo]
+    memory = target.weights_bytes + chosen.KV_TOKENS * target.kv_bytes_per_token  # what the limit of tokens asks for
+    server = parts.Server(
+        "measured", 1, memory, 1.0, 0, measured.host_s, measured.noise, 0.0, 0.0, 0.0,
+        chosen.MAX_BATCH_REQUESTS, chosen.PREFILL_CHUNK_TOKENS,
+    )  # fmt: skip
+    unused = parts.Acceptance(0.0, 0.0, 0.0, 1.0, 0.0)  # acceptance and statistics are the trace's
     return parts.Scenario(
         name="measured", description="Measured on a running deployment (agents.sim2real)",
-        server=_server(measured, target), target=target, draft=_draft(trace),
+        server=server, target=target,
+        draft=parts.Draft("measured", 1, unused, parts.Statistics(0.75, 0.0), trace, ""),
         verification=parts.VerificationTime(**measured.roofline), estimator=parts.Estimator(**measured.four_terms),
         devices=(device,), slo=tuple(slo),
-        workload=parts.Workload("closed", 0.0, 0.0, START_WINDOW_S, prompt, output, "", ""),
+        workload=parts.Workload("closed", 0.0, 0.0, chosen.START_WINDOW_S, prompt, output, "", ""),
         horizon=parts.Horizon(float(settings.warmup_seconds), float(settings.seconds), 0.0),
         n_devices=settings.loads[-1], max_draft_tokens=settings.max_draft_tokens,
     )  # fmt: skip
 
 
-def _server(measured: Measured, target: parts.Target) -> parts.Server:
-    """The server, with just the memory that its limit of tokens asks for."""
-    memory, limits = (
-        target.weights_bytes + KV_TOKENS * target.kv_bytes_per_token,
-        (MAX_BATCH_REQUESTS, PREFILL_CHUNK_TOKENS),
-    )
-    return parts.Server("measured", 1, memory, 1.0, 0, measured.host_s, measured.noise, 0.0, 0.0, 0.0, *limits)
-
-
-def _draft(trace: str) -> parts.Draft:
-    """The draft, whose acceptance and statistics are the trace's; those of the parametric process are not used."""
-    unused = parts.Acceptance(0.0, 0.0, 0.0, 1.0, 0.0)
-    return parts.Draft("measured", 1, unused, parts.Statistics(0.75, 0.0), trace, "")
-
-
 def machine_level(measured: Measured, batches: Sequence[BatchRow]) -> float:
     """How many times as long as in the profile the machine took for the same work while these batches ran."""
-    return pace_of(batches) / measured.yardstick_s
+    return pace_s([row.yardstick_s for row in batches]) / measured.yardstick_s
 
 
 def batch_level(measured: Measured, runs: Iterable[Sequence[BatchRow]]) -> float:
     """How many times as long as predicted, at the machine's speed in each run, the runs' batches took together."""
-    batches = [row for run in runs for row in at_pace(run, measured.yardstick_s)]
-    profile = profile_of(batches)
+    profile = profile_of([row for run in runs for row in at_pace(run, measured.yardstick_s)])
     fitted_s = clean_s(profile, measured.roofline).sum() * np.exp(measured.noise**2 / 2.0)
     return float(profile.seconds.sum() / fitted_s)
 
@@ -259,8 +226,3 @@ def at_level(scenario: parts.Scenario, times: float) -> parts.Scenario:
     """The scenario with batches that take so many times as long."""
     seconds = {name: value for name, value in asdict(scenario.verification).items() if name != "sharpness"}
     return parts.with_(scenario, **{f"verification.{name}": times * value for name, value in seconds.items()})
-
-
-def row_of(measured: Measured) -> dict[str, Any]:
-    """Plain tables, for JSON."""
-    return asdict(measured)

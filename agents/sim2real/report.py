@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from agents.sim2real.compare import BESIDE, COMPARED, TOLERANCE, Cell, Order, Result, cells, orders
-from agents.sim2real.profile import Measured, row_of
+from agents.sim2real.compare import BESIDE, COMPARED, TOLERANCE, Cell, Order, Result, cells, mean, orders
+from agents.sim2real.profile import Measured
 from agents.sim2real.settings import Settings
 from agents.study.page import Page, Picture, Table, as_html, as_markdown, picture_bytes
 from wisp_gym.files import write_bytes, write_json, write_text
@@ -55,7 +56,7 @@ def explained(results: Sequence[Result]) -> list[list[str]]:
     measures = [name.replace("_", " ") for name in BESIDE]
     rows = [["devices", "controller", *measures, "machine", "batch time / predicted"]]
     for result in results:
-        pairs = [f"{number(result.run_mean(name))} / {number(result.engine_mean(name))}" for name in BESIDE]
+        pairs = [f"{number(mean(result.deployed, name))} / {number(mean(result.predicted, name))}" for name in BESIDE]
         machine = ", ".join(f"{times:.2f}" for times in result.machine)
         rows.append([str(result.load), result.controller, *pairs, machine, f"{result.level:.3f}"])
     return rows
@@ -152,4 +153,4 @@ def as_json(measured: Measured, results: Sequence[Result]) -> dict[str, Any]:
          "deployed": list(r.deployed), "predicted": list(r.predicted), "engine": list(r.engine), "unadjusted": list(r.unadjusted)}
         for r in results
     ]  # fmt: skip
-    return {"profile": row_of(measured), "results": rows}
+    return {"profile": asdict(measured), "results": rows}

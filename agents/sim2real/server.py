@@ -15,7 +15,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -82,7 +82,7 @@ def read_batches(path: Path) -> list[BatchRow]:
 
 def batch_row(row: Sequence[Any]) -> BatchRow:
     """A row as JSON has it."""
-    return BatchRow(row[0], row[1], row[2], row[3], [MemberRow(*member) for member in row[4]])
+    return BatchRow(*row[:4], [MemberRow(*member) for member in row[4]])
 
 
 def noting(target: Any, kv_tokens: int) -> Any:
@@ -139,20 +139,16 @@ def deepened(model: Any, layers: int, intermediate: int) -> Any:
     known = inner is not None and hasattr(inner, "layers") and hasattr(inner.layers[-1].mlp, "down_proj")
     if not known or layers < len(inner.layers):
         have = len(inner.layers) if known else "another build than Llama's"
-        raise InputError(
-            f"--target-layers {layers}: the target has {have}; allowed are Llama-type models and more layers"
-        )
+        allowed = "allowed are Llama-type models and more layers"
+        raise InputError(f"--target-layers {layers}: the target has {have}; {allowed}")
     for place in range(len(inner.layers), layers):
         layer = copy.deepcopy(inner.layers[place - 1])
         layer.self_attn.layer_idx = place
         if intermediate:
-            for name, sizes in (("gate_proj", (1, 0)), ("up_proj", (1, 0)), ("down_proj", (0, 1))):
-                old = getattr(layer.mlp, name)
-                width = (
-                    old.weight.shape[1] if sizes[0] else intermediate,
-                    intermediate if sizes[0] else old.weight.shape[0],
-                )
-                new = torch.nn.Linear(*width, bias=False, dtype=old.weight.dtype, device=old.weight.device)
+            for name in ("gate_proj", "up_proj", "down_proj"):
+                old = getattr(layer.mlp, name).weight
+                sizes = (intermediate, old.shape[0]) if name == "down_proj" else (old.shape[1], intermediate)
+                new = torch.nn.Linear(*sizes, bias=False, dtype=old.dtype, device=old.device)
                 setattr(layer.mlp, name, new.eval())
         for weight in (layer.self_attn.o_proj.weight, layer.mlp.down_proj.weight):
             weight.data.zero_()
@@ -178,11 +174,6 @@ def build(given: Served) -> tuple[Server, list[BatchRow]]:
     rows = note_batches(scheduler, engine)
     digest = tokenizer_digest(load_tokenizer(given.target, "--target"))
     return Server(engine, digest, scheduler, ServerSettings(limits)), rows
-
-
-def write_settings(path: Path, given: Served) -> None:
-    """The file that the server is started with."""
-    write_text(path, json.dumps(asdict(given), indent=2) + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -4,6 +4,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from agents.training.arguments import flag
+from wisp_gym.cli import positive, whole
 from wisp_gym.errors import InputError
 from wisp_gym.files import write_json, write_text
 
@@ -11,42 +13,49 @@ FILE = "settings.json"
 START_WINDOW_S = 2.0  # over which first requests are spread
 GRACE_S, TTFT_S = 0.5, 2.0  # as the presets' service classes (assumption)
 KV_TOKENS, MAX_BATCH_REQUESTS, PREFILL_CHUNK_TOKENS = 65_536, 64, 512  # the testbed's defaults
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+
+
+def device_numbers(text: str) -> tuple[int, ...]:
+    """Type of `--loads`."""
+    return tuple(whole(1, 4096)(part) for part in text.split(","))
+
+
+def speeds(text: str) -> tuple[float, ...]:
+    """Type of `--slo`."""
+    return tuple(positive(1e4)(part) for part in text.split(","))
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the figures of a run depend on.
+    """What the figures of a run depend on. All are flags but `first_seeds`, whose prompts are deployed, one a cycle."""
 
-    Attributes:
-        draft, target: names or folders of models, "" for the small pair's. prompts: file, None for the small pair's.
-        n_prompts: so many of them are taken. target_layers: to which the target is deepened (0: as it is).
-        target_intermediate: width of the MLPs added (0: as the others'). device, dtype: of the target.
-        loads: numbers of devices. seconds, warmup_seconds: of each run. profile_seconds: at each load, in each cycle.
-        draft_token_ms, one_way_ms, jitter: shaped time of a drafted token; median and log-normal spread of a message's delay.
-        slo: tokens/s promised, in turn over the devices. max_draft_tokens, max_new_tokens: of a round, of an answer.
-        first_seeds: whose prompts are deployed, one a cycle. repeats: cycles.
-    """
-
-    draft: str
-    target: str
-    prompts: Path | None
-    n_prompts: int
-    target_layers: int
-    target_intermediate: int
-    device: str
-    dtype: str
-    loads: tuple[int, ...]
-    seconds: int
-    warmup_seconds: int
-    profile_seconds: int
-    draft_token_ms: float
-    one_way_ms: float
-    jitter: float
-    slo: tuple[float, ...]
-    max_draft_tokens: int
-    max_new_tokens: int
-    first_seeds: tuple[int, ...]
-    repeats: int
+    draft: str = flag("", "name or folder of a transformers model (default: the small pair's)", metavar="MODEL")
+    target: str = flag("", "of the same vocabulary (default: the small pair's)", metavar="MODEL")
+    prompts: Path | None = flag(None, "text, or JSON lines with 'prompt' (default: the small pair's)", metavar="FILE")
+    n_prompts: int = flag(64, "take the first N", of=whole(1, 100_000), metavar="N")
+    target_layers: int = flag(
+        24, "deepen a Llama-type target to N layers that change none of its tokens; 0: as it is",
+        of=whole(0, 1000), metavar="N",
+    )  # fmt: skip
+    target_intermediate: int = flag(0, "width of the added MLPs; 0: as the others'", of=whole(0, 10**6), metavar="N")
+    device: str = flag("cpu", "of the target: cpu or cuda[:N]")
+    dtype: str = flag("float32", "of the target's weights", choices=DTYPES)
+    loads: tuple[int, ...] = flag((2, 6, 16), "devices (default 2,6,16)", of=device_numbers, metavar="a,b,...")
+    seconds: int = flag(25, "measured in each run", of=whole(2, 36_000), metavar="S")
+    warmup_seconds: int = flag(6, "before that", of=whole(0, 3600), metavar="S")
+    profile_seconds: int = flag(18, "of profiling at each load, in each cycle", of=whole(1, 3600), metavar="S")
+    draft_token_ms: float = flag(40.0, "shaped time of a drafted token", of=positive(10_000), metavar="T")
+    one_way_ms: float = flag(20.0, "shaped median delay of a message", of=positive(10_000), metavar="T")
+    jitter: float = flag(0.2, "its log-normal spread", of=positive(2), metavar="S")
+    slo: tuple[float, ...] = flag(
+        (2.0, 4.0, 6.0, 8.0), "tokens/s promised, in turn over the devices (default 2,4,6,8, WISP's)",
+        of=speeds, metavar="a,b,...",
+    )  # fmt: skip
+    max_draft_tokens: int = flag(12, "of a round", of=whole(1, 16), metavar="K")
+    max_new_tokens: int = flag(64, "of an answer", of=whole(2, 2048), metavar="N")
+    first_seeds: tuple[int, ...] = ()
+    repeats: int = flag(3, "cycles of profiling and running all, with other prompts", of=whole(1, 1000), metavar="R")
 
 
 def open_folder(folder: Path, settings: Settings) -> Path:

@@ -4,18 +4,15 @@ The settings are those that tuning found for all training cells; they were tuned
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from agents.study.folder import Key, Worlds
-from agents.study.play import chunk
 from agents.study.results import AS_THEY_ARE, BEST_RULE, WISP_TUNED, Results
 from agents.study.rows import CAPACITY, TRAINING, TUNED, Row
 from agents.study.suite import WISP, Suite
-from wisp_gym.cli import Bar, progress
+from wisp_gym.cli import progress
 from wisp_gym.controllers.resolve import resolve
-from wisp_gym.engine.worlds import NO_TRACE
-from wisp_gym.evaluation.capacities import Curve, Goal, capacity_row
-from wisp_gym.evaluation.outcomes import Outcome
+from wisp_gym.evaluation.capacities import Curve, capacity_row
 from wisp_gym.evaluation.pool import Pool
 from wisp_gym.evaluation.statistics import mean
 from wisp_gym.scenario import with_slo
@@ -28,31 +25,18 @@ CHOICES: dict[str, Callable[[Row], bool]] = {
 KEPT = ("slo_attainment", "starved_share", "goodput_tokens_per_s")
 
 
-def capacity_measures(world: Outcome) -> Row:
-    """What is kept of a world."""
-    return {name: world.metrics[name] for name in KEPT}
-
-
 @dataclass(kw_only=True)
 class StoredCurve(Curve):
-    """A curve whose worlds run in a pool, are kept in the study's folder and not run again; `key` names it there."""
+    """A curve whose worlds are kept in the study's folder and not run again; `key` names it there."""
 
     worlds: Worlds
     key: Key
-    pool: Pool
-    bar: Bar
 
     def run(self, n_devices: int) -> list[Row]:
         """The measures of each world with `n_devices` devices."""
         key = (*self.key, str(n_devices))
         if key not in self.worlds.known:
-            scenario = replace(self.scenario, n_devices=n_devices)
-            jobs = [(scenario, self.controller, (seed,), NO_TRACE, capacity_measures) for seed in self.seeds]
-            found = []
-            for (world,) in self.pool.map(chunk, jobs):
-                found.append(world)
-                self.bar.update()
-            self.worlds.add(key, found)
+            self.worlds.add(key, [{name: world[name] for name in KEPT} for world in super().run(n_devices)])
         return list(self.worlds.known[key])
 
 
@@ -80,9 +64,8 @@ def capacities(suite: Suite, rows: Sequence[Row], worlds: Worlds, pool: Pool) ->
     with progress(desc=CAPACITY) as bar:
         for slo in asked.slo:
             scenario = with_slo(asked.scenario, slo)
-            goal = Goal(asked.attainment, asked.starved, asked.max_devices)
             for title, setting in entrants(Results(rows)).items():
                 curve = StoredCurve(scenario, resolve(setting, scenario), asked.seeds, bar=bar, pool=pool, worlds=worlds,
                                     key=(CAPACITY, setting, f"{slo:g}"))  # fmt: skip
-                found.append({"table": CAPACITY, "rung": title} | capacity_row(setting, curve, slo, goal))
+                found.append({"table": CAPACITY, "rung": title} | capacity_row(setting, curve, slo, asked.goal))
     return found

@@ -13,9 +13,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-import wisp_gym
 from agents.study.sources import code_digest
 from agents.study.suite import file_digests
+from wisp_gym import __version__
 from wisp_gym.controllers.lookup import parts_of
 from wisp_gym.controllers.shipped import policy_path
 from wisp_gym.errors import InputError
@@ -27,22 +27,15 @@ Key = tuple[str, ...]
 Told = dict[str, Any]
 
 
-def policy_digests(controllers: Sequence[str]) -> Told:
+def policies_of(controllers: Sequence[str]) -> Told:
     """SHA-256 of the policy files among controllers."""
-    parts = {part.name for name in controllers for part in parts_of(name) if part.is_policy}
-    found = [policy_path(part) for part in sorted(parts)]
+    found = {policy_path(part.name) for name in controllers for part in parts_of(name) if part.is_policy}
     return file_digests(file for file in found if file.is_file())
 
 
 def told(suite: Told, policies: Told) -> Told:
     """What a study is: results are the same where this is the same."""
-    return {
-        "format": FORMAT,
-        "version": wisp_gym.__version__,
-        "code": code_digest(),
-        "suite": suite,
-        "policies": policies,
-    }
+    return {"format": FORMAT, "version": __version__, "code": code_digest(), "suite": suite, "policies": policies}
 
 
 def default_folder(study: Told) -> Path:
@@ -57,16 +50,26 @@ def read_study(folder: Path) -> Told:
     Raises:
         InputError: there is none, or none that can be read.
     """
-    path = folder / STUDY
-    try:
-        study = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"'{folder}' holds no study: {STUDY}: {error.strerror}; allowed is a study's folder") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"'{path}' is no JSON: {error}") from None
+    study = read_json(folder, STUDY, "study")
     if not isinstance(study, dict) or study.get("format") != FORMAT or not isinstance(study.get("suite"), dict):
-        raise InputError(f"'{path}' is no study of format {FORMAT}; allowed is a study's folder")
+        raise InputError(f"'{folder / STUDY}' is no study of format {FORMAT}; allowed is a study's folder")
     return study
+
+
+def read_json(folder: Path, name: str, what: str) -> Any:
+    """What a JSON file of a study's folder holds; `what` names it to those who look for it elsewhere.
+
+    Raises:
+        InputError: there is none, or none that can be read.
+    """
+    try:
+        return json.loads((folder / name).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"'{folder}' holds no {what}: {name}: {error.strerror}; allowed is the folder of one"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"'{folder / name}' is no JSON: {error}") from None
 
 
 def refuse_other(folder: Path, there: Told, ours: Told) -> None:
@@ -122,9 +125,7 @@ def opened(folder: Path, study: Told) -> Iterator[Worlds]:
             (folder / WORLDS).touch()
             stack.enter_context(FileLock(folder / LOCK, blocking=False))
         except Timeout:
-            raise InputError(
-                f"'{folder}' is in use by another run; allowed is to wait for it or a new folder"
-            ) from None
+            raise InputError(f"'{folder}' is in use by another run; allowed: wait for it, or a new folder") from None
         except OSError as error:
             raise InputError(f"cannot write '{folder}': {error.strerror}; allowed is a writable folder") from None
         yield Worlds(stack.enter_context((folder / WORLDS).open("rb+")))

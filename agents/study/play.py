@@ -107,14 +107,10 @@ class Runner:
 
 def entrants(suite: Suite, tuned: dict[str, Tuned]) -> list[Entrant]:
     """Everyone that is tested: each controller as it is, each family tuned, and tuned per cell where tuning may see it."""
-    as_given = [Entrant(name, DEFAULT, name, cell) for name in suite.controllers for cell in suite.cells]
-    everywhere = [Entrant(name, TUNED, found.everywhere, cell) for name, found in tuned.items() for cell in suite.cells]
-    local = [
-        Entrant(name, PER_CELL, found.per_cell[cell.name], cell)
-        for name, found in tuned.items()
-        for cell in suite.training
-    ]
-    return [*as_given, *everywhere, *local]
+    everyone = [Entrant(name, DEFAULT, name, cell) for name in suite.controllers for cell in suite.cells]
+    everyone += [Entrant(name, TUNED, of.everywhere, cell) for name, of in tuned.items() for cell in suite.cells]
+    local = [(name, of.per_cell[cell.name], cell) for name, of in tuned.items() for cell in suite.training]
+    return everyone + [Entrant(name, PER_CELL, setting, cell) for name, setting, cell in local]
 
 
 def world_count(suite: Suite) -> int:
@@ -151,18 +147,11 @@ def identity(entrant: Entrant, suite: Suite, trained: Scores) -> Row:
     """The keys that say what a row is of, and its goodput in training."""
     cell = entrant.cell
     return {
-        "table": "worlds",
-        "controller": entrant.controller,
-        "tuning": entrant.tuning,
-        "setting": entrant.setting,
-        "kind": kind(entrant),
-        "cell": cell.name,
-        "group": cell.group,
-        "held_out": cell.held_out,
-        "scenario": cell.scenario.name,
-        "devices": cell.scenario.n_devices,
+        "table": "worlds", "controller": entrant.controller, "tuning": entrant.tuning, "setting": entrant.setting,
+        "kind": kind(entrant), "cell": cell.name, "group": cell.group, "held_out": cell.held_out,
+        "scenario": cell.scenario.name, "devices": cell.scenario.n_devices,
         TRAINING: float(np.mean([trained[entrant.setting, one.name] for one in seen_by(entrant, suite)])),
-    }
+    }  # fmt: skip
 
 
 def kind(entrant: Entrant) -> str:

@@ -8,17 +8,16 @@ it lie the tables, each as .csv and .md.
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import wisp_gym
-from agents.study.folder import ROWS, read_study
+from agents.study.folder import ROWS, read_json, read_study
 from agents.study.page import Page, Table, as_html, as_markdown
 from agents.study.report_figures import figures
 from agents.study.report_tables import tables
 from agents.study.results import Results
 from agents.study.tables import losses, verdict
+from wisp_gym import __version__
 from wisp_gym.cli import Parser
 from wisp_gym.errors import InputError
 from wisp_gym.files import write_text
@@ -33,9 +32,9 @@ def study_name(folder: Path) -> str:
         InputError: there is none, or one of another version, whose rows may mean something else.
     """
     study = read_study(folder)
-    if study.get("version") != wisp_gym.__version__:
+    if (version := study.get("version")) != __version__:
         raise InputError(
-            f"'{folder}' holds a study of wisp-gym {study.get('version')}; allowed is one of {wisp_gym.__version__}, this version"
+            f"'{folder}' holds a study of wisp-gym {version}; allowed is one of {__version__}, this version"
         )
     return str(study["suite"].get("name"))
 
@@ -46,12 +45,7 @@ def read_rows(folder: Path) -> Results:
     Raises:
         InputError: the study is not finished, or its file cannot be read.
     """
-    try:
-        rows = json.loads((folder / ROWS).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"'{folder / ROWS}': {error.strerror}; allowed is the folder of a finished study") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"'{folder / ROWS}' is no JSON: {error}") from None
+    rows = read_json(folder, ROWS, "finished study")
     if not isinstance(rows, list) or not rows or not isinstance(rows[0], dict) or "cell" not in rows[0]:
         raise InputError(f"'{folder / ROWS}' holds no rows of a study; allowed is the folder of a finished study")
     return Results(rows)

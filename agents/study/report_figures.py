@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,78 +11,79 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from agents.study.page import Picture
-from agents.study.report_tables import IN_A_CLOSED_LOOP, columns
-from agents.study.results import AS_THEY_ARE, LADDER, WISP_TUNED, Choice, Results, bounds_of, ladder, rung_scores
+from agents.study.report_tables import IN_A_CLOSED_LOOP
+from agents.study.results import AS_THEY_ARE, LADDER, WISP_TUNED, Results, bounds_of
 from agents.study.rows import GOODPUT, Row
 from agents.study.tables import capacity_title
 from wisp_gym.evaluation.statistics import bootstrap_interval, mean, performance_profile, profile_interval
 
-COLOURS = {title: f"C{i}" for i, title in enumerate(dict.fromkeys([*(rung.title for rung in LADDER), *AS_THEY_ARE]))}
-Ladders = dict[str, dict[str, Row]]  # cell → rung → row
+COLOURS = {title: f"C{i}" for i, title in enumerate(dict.fromkeys([*LADDER, *AS_THEY_ARE]))}
 
 
 def figures(results: Results) -> list[Picture]:
     """Every figure that the study has data for."""
-    ladders = {name: ladder(results, name) for name in results.cells}
     drawn = [
-        *against_devices(results, ladders),
+        *against_devices(results),
         (
             "Goodput of each rung over that of tuned WISP, with 95 % intervals of the paired difference; a choice among "
-            "several was made in training worlds. Bounds, where drawn, are black.", relative_ladder(ladders),
+            "several was made in training worlds. Bounds, where drawn, are black.", relative_ladder(results),
         ),
         *profile_figures(results),
         *capacity_figures(results),
         (
             "Left: drafting time beyond the first rejected token. Right: batch time less the time of the request alone. "
-            "Means over cells and test worlds with 95 % intervals.", bars(results, ("wasted_drafting_share", "wasted drafting, %", 100.0),
-                                          ("interference_s", "interference, ms", 1e3)),
+            "Means over cells and test worlds with 95 % intervals.",
+            bars(results, ("wasted_drafting_share", "wasted drafting, %", 100.0), ("interference_s", "interference, ms", 1e3)),
         ),
         (
             "Left: energy of devices and server. Right: price of the server. For 1,000 tokens delivered, means over "
-            "cells and test worlds with 95 % intervals.", bars(results, ("joules_per_1k_tokens", "J / 1,000 tokens", 1.0),
-                           ("dollars_per_1k_tokens", "$ / 1,000 tokens", 1.0)),
+            "cells and test worlds with 95 % intervals.",
+            bars(results, ("joules_per_1k_tokens", "J / 1,000 tokens", 1.0), ("dollars_per_1k_tokens", "$ / 1,000 tokens", 1.0)),
         ),
     ]  # fmt: skip
     return [Picture(caption, svg(figure)) for caption, figure in drawn]
 
 
-def against_devices(results: Results, ladders: Ladders) -> list[tuple[str, Figure]]:
+def against_devices(results: Results) -> list[tuple[str, Figure]]:
     """Goodput and attainment against the number of devices, a figure for each scenario with several populations."""
-    loads: dict[str, list[str]] = {}
-    for name, rungs in ladders.items():
-        row = rungs[WISP_TUNED]
+    loads = defaultdict(list)
+    for name in results.cells:
+        row = results.reference(name)[0]
         if row["group"] == "load":
-            loads.setdefault(results.reference(name)[0]["scenario"], []).append(name)
-    return [
-        (
-            f"{scenario}: goodput and SLO attainment against the number of devices; bars are 95 % intervals over paired "
-            "worlds. Open marks: held-out cells.", load_figure(results, ladders, names),
-        )
-        for scenario, names in loads.items() if len(names) > 1
-    ]  # fmt: skip
+            loads[row["scenario"]].append(name)
+    caption = (
+        "goodput and SLO attainment against the number of devices; bars are 95 % intervals over paired worlds. "
+        "Open marks: held-out cells."
+    )
+    return [(f"{scenario}: {caption}", load_figure(results, names)) for scenario, names in loads.items() if names[1:]]
 
 
-def load_figure(results: Results, ladders: Ladders, names: Sequence[str]) -> Figure:
+def load_figure(results: Results, names: Sequence[str]) -> Figure:
     """Two panels, a line a rung."""
     figure = Figure(figsize=(11.0, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    ordered = sorted(names, key=lambda name: ladders[name][WISP_TUNED]["devices"])
+    ordered = sorted(names, key=lambda name: results.ladders[name][WISP_TUNED]["devices"])
     for rung in LADDER:
-        there = [name for name in ordered if rung.title in ladders[name]]
-        rows = [ladders[name][rung.title] for name in there]
+        there = [name for name in ordered if rung in results.ladders[name]]
+        rows = [results.ladders[name][rung] for name in there]
         if rows:
             spans = [(row["goodput_low"], row["goodput_high"]) for row in rows]
-            line(left, rung.title, rows, columns(rows, GOODPUT), spans)
-            met = [[row["slo_attainment"] for row in results.chosen(name, rung) or []] for name in there]
+            line(left, rung, rows, columns(rows, GOODPUT), spans)
+            met = [[row["slo_attainment"] for row in results.rungs[name][rung]] for name in there]
             spans = [bootstrap_interval([100.0 * share for share in worlds if share is not None]) for worlds in met]
-            line(right, rung.title, rows, [100.0 * share for share in columns(rows, "slo_attainment")], spans)
-    left.set(xlabel="devices", ylabel="tokens/s on time", ylim=(0, None))
-    right.set(xlabel="devices", ylabel="requests within their SLO, %", ylim=(-2, 102))
+            line(right, rung, rows, columns(rows, "slo_attainment", 100.0), spans)
+    left.set(ylabel="tokens/s on time", ylim=(0, None))
+    right.set(ylabel="requests within their SLO, %", ylim=(-2, 102))
     for axes in (left, right):
+        axes.set(xlabel="devices")
         axes.grid(alpha=0.3)
-    handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize="small", frameon=False)
+    bottom_legend(figure, [left])
     return figure
+
+
+def columns(rows: Sequence[Row], key: str, factor: float = 1.0) -> list[float]:
+    """One measure of several rows, as numbers."""
+    return [float("nan") if row[key] is None else factor * float(row[key]) for row in rows]
 
 
 def line(axes: Any, title: str, rows: Sequence[Row], values: Sequence[float], spans: Sequence[tuple[Any, Any]]) -> None:
@@ -95,8 +97,9 @@ def line(axes: Any, title: str, rows: Sequence[Row], values: Sequence[float], sp
             axes.vlines(row["devices"], low, high, color=colour, linewidth=1.0)
 
 
-def relative_ladder(ladders: Ladders) -> Figure:
+def relative_ladder(results: Results) -> Figure:
     """A row of marks for each cell."""
+    ladders = results.ladders
     figure = Figure(figsize=(11.0, 1.4 + 0.42 * len(ladders)), layout="constrained")
     axes = figure.subplots()
     for y, rungs in enumerate(ladders.values()):
@@ -122,11 +125,8 @@ def relative_ladder(ladders: Ladders) -> Figure:
 
 def profile_figures(results: Results) -> list[tuple[str, Figure]]:
     """Performance profiles over the training and the held-out cells, a panel for each that has any."""
-    shown = [
-        ("held-out cells" if held_out else "training cells", rung_scores(results, held_out))
-        for held_out in (False, True)
-    ]
-    shown = [(where, scores) for where, scores in shown if scores]
+    parts = {"training cells": results.rung_scores(False), "held-out cells": results.rung_scores(True)}
+    shown = [(where, scores) for where, scores in parts.items() if scores]
     if not shown:
         return []
     figure = Figure(figsize=(11.0, 4.6), layout="constrained")
@@ -134,12 +134,10 @@ def profile_figures(results: Results) -> list[tuple[str, Figure]]:
         highest = max(float(np.quantile(own, 0.995)) for own in scores.values())
         thresholds = np.linspace(0.0, 1.05 * highest, 120)
         for title, own in scores.items():
-            low, high = profile_interval(own, thresholds)
-            axes.step(thresholds, 100.0 * performance_profile(own, thresholds), where="post", color=COLOURS[title],
-                      linewidth=1.4, label=title)  # fmt: skip
-            axes.fill_between(
-                thresholds, 100.0 * low, 100.0 * high, step="post", color=COLOURS[title], alpha=0.15, linewidth=0
-            )
+            above = 100.0 * performance_profile(own, thresholds)
+            axes.step(thresholds, above, where="post", color=COLOURS[title], linewidth=1.4, label=title)
+            low, high = (100.0 * end for end in profile_interval(own, thresholds))
+            axes.fill_between(thresholds, low, high, step="post", color=COLOURS[title], alpha=0.15, linewidth=0)
         axes.axvline(1.0, color="0.6", linewidth=0.8)
         axes.set(title=where, xlabel="threshold τ: goodput / tuned WISP", xlim=(0, thresholds[-1]), ylim=(-2, 102))
         axes.grid(alpha=0.3)
@@ -171,7 +169,7 @@ def capacity_figures(results: Results) -> list[tuple[str, Figure]]:
         x = [speeds.index(row["slo_tokens_per_s"]) + 0.8 * ((i + 0.5) / len(titles) - 0.5) for row in own]
         look = {"width": 0.75 / len(titles), "color": COLOURS[title], "label": title}
         left.bar(x, columns(own, "capacity_devices"), **look)
-        right.bar(x, [100.0 * share for share in columns(own, "starved_share")], **look)
+        right.bar(x, columns(own, "starved_share", 100.0), **look)
         for place, row in zip(x, own, strict=True):
             if row["capacity_low"] is not None:
                 left.vlines(place, row["capacity_low"], row["capacity_high"], color="black", linewidth=1.2)
@@ -191,17 +189,17 @@ def capacity_figures(results: Results) -> list[tuple[str, Figure]]:
 
 def bars(results: Results, *shown: tuple[str, str, float]) -> Figure:
     """Horizontal bars of two measures, a bar a rung: means over cells and worlds, with 95 % intervals over worlds."""
-    rungs = [rung for rung in LADDER if any(results.chosen(name, rung) for name in results.cells)]
+    rungs = [rung for rung in LADDER if any(rung in taken for taken in results.rungs.values())]
     figure = Figure(figsize=(11.0, 1.0 + 0.32 * len(rungs)), layout="constrained")
     for axes, (key, label, factor) in zip(figure.subplots(1, 2, sharey=True), shown, strict=True):
         for y, rung in enumerate(rungs):
             values = [factor * value for value in over_cells(results, rung, key)]
             if values:
-                axes.barh(y, sum(values) / len(values), color=COLOURS[rung.title], alpha=0.8)
+                axes.barh(y, sum(values) / len(values), color=COLOURS[rung], alpha=0.8)
                 low, high = bootstrap_interval(values)
                 if low is not None:
                     axes.hlines(y, low, high, color="black", linewidth=1.2)
-        axes.set_yticks(range(len(rungs)), [rung.title for rung in rungs])
+        axes.set_yticks(range(len(rungs)), rungs)
         axes.set(xlabel=label)
         axes.locator_params(axis="x", nbins=5)
         axes.grid(axis="x", alpha=0.3)
@@ -209,9 +207,9 @@ def bars(results: Results, *shown: tuple[str, str, float]) -> Figure:
     return figure
 
 
-def over_cells(results: Results, rung: Choice, key: str) -> list[float]:
+def over_cells(results: Results, rung: str, key: str) -> list[float]:
     """One measure of a rung in each world, averaged over the cells in which it stands and was counted."""
-    taken = [own for own in (results.chosen(name, rung) for name in results.cells) if own is not None]
+    taken = [rungs[rung] for rungs in results.rungs.values() if rung in rungs]
     worlds = [mean([row[key] for row in rows]) for rows in zip(*taken, strict=True)]
     return [value for value in worlds if value is not None]
 

@@ -10,20 +10,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agents.study.rows import CAPACITY, GOODPUT, METRICS, PER_CELL, TRAINING, TUNED, Row
 from agents.study.suite import WISP
-from wisp_gym.evaluation.statistics import (
-    Scores,
-    bootstrap_interval,
-    interval,
-    iqm,
-    mean,
-    probability_of_improvement,
-    resampled_improvement,
-    resampled_iqm,
-)
+from wisp_gym.evaluation import statistics
+from wisp_gym.evaluation.statistics import Scores, bootstrap_interval, interval, iqm, mean
 
 BEST_RULE = "best rule"
 WISP_TUNED = "WISP, tuned, better scheduler"
@@ -32,30 +23,21 @@ Variant = tuple[str, str]  # controller, tuning
 Own = list[Row]  # the rows of one variant in one cell, one for each test world
 
 
-@dataclass(frozen=True)
-class Choice:
-    """A rung of the ladder: the best in training of what `allowed` lets in."""
-
-    title: str
-    allowed: Callable[[Row], bool]
-
-
 def tuned_there(row: Row) -> bool:
     """Whether a row shows the best tuning that its cell allows."""
     return bool(row["tuning"] == (TUNED if row["held_out"] else PER_CELL))
 
 
-LADDER = (
-    Choice("SLED", lambda row: row["controller"] == "sled"),
-    Choice("centralized", lambda row: row["kind"] == "centralized"),
-    Choice(WISP_TUNED, lambda row: row["controller"] in WISP and tuned_there(row)),
-    Choice("fixed length", lambda row: row["controller"].startswith("fixed+") and tuned_there(row)),
-    Choice(BEST_RULE, lambda row: row["kind"] == "rule" and tuned_there(row)),
-    Choice("learned", lambda row: row["kind"] == "learned"),
-    Choice("perfect predictor", lambda row: row["controller"].startswith("perfect+")),
-    Choice("oracle", lambda row: row["controller"].startswith("oracle+")),
-)
-REFERENCE = LADDER[2]
+LADDER: dict[str, Callable[[Row], bool]] = {  # rung → the rows that may stand on it
+    "SLED": lambda row: row["controller"] == "sled",
+    "centralized": lambda row: row["kind"] == "centralized",
+    WISP_TUNED: lambda row: row["controller"] in WISP and tuned_there(row),
+    "fixed length": lambda row: row["controller"].startswith("fixed+") and tuned_there(row),
+    BEST_RULE: lambda row: row["kind"] == "rule" and tuned_there(row),
+    "learned": lambda row: row["kind"] == "learned",
+    "perfect predictor": lambda row: row["controller"].startswith("perfect+"),
+    "oracle": lambda row: row["controller"].startswith("oracle+"),
+}
 RIVALS = ("centralized", WISP_TUNED, BEST_RULE, "learned")  # who can win a cell: bounds know what no device can
 
 
@@ -83,20 +65,40 @@ class Results:
             found.setdefault(row["cell"], {}).setdefault((row["controller"], row["tuning"]), []).append(row)
         return found
 
-    def cell_names(self, held_out: bool) -> list[str]:
-        """The training cells or the held-out ones."""
-        return list(dict.fromkeys(row["cell"] for row in self.worlds if row["held_out"] == held_out))
+    @cached_property
+    def rungs(self) -> dict[str, dict[str, Own]]:
+        """Cell → rung → rows of the variant that was best in training of those it allows; rungs without any are left out."""
 
-    def chosen(self, cell: str, choice: Choice) -> Own | None:
-        """The rows of a rung in a cell: of the variants it allows, the one that was best in training; None without any."""
-        allowed = [own for own in self.cells[cell].values() if choice.allowed(own[0])]
-        return max(allowed, key=lambda own: own[0][TRAINING], default=None)
+        def best(variants: dict[Variant, Own], allowed: Callable[[Row], bool]) -> Own:
+            return max(
+                (own for own in variants.values() if allowed(own[0])), key=lambda own: own[0][TRAINING], default=[]
+            )
+
+        found = {
+            cell: {rung: best(own, allowed) for rung, allowed in LADDER.items()} for cell, own in self.cells.items()
+        }
+        return {cell: {rung: own for rung, own in taken.items() if own} for cell, taken in found.items()}
+
+    @cached_property
+    def ladders(self) -> dict[str, dict[str, Row]]:
+        """Cell → rung → its row, from SLED to the oracle; see `cell_row`."""
+        return {
+            cell: {rung: self.cell_row(cell, own) for rung, own in taken.items()} for cell, taken in self.rungs.items()
+        }
 
     def reference(self, cell: str) -> Own:
-        """WISP in a cell: tuned, with the better of its two schedulers."""
-        own = self.chosen(cell, REFERENCE)
-        assert own is not None  # a suite always holds both
-        return own
+        """WISP in a cell: tuned, with the better of its two schedulers; a suite always holds both."""
+        return self.rungs[cell][WISP_TUNED]
+
+    def comparable(self, held_out: bool) -> list[str]:
+        """Training or held-out cells in which WISP delivers anything on time: elsewhere a ratio to it means nothing."""
+        names = dict.fromkeys(row["cell"] for row in self.worlds if row["held_out"] == held_out)
+        return [cell for cell in names if goodput(self.reference(cell)).any()]
+
+    def relative(self, cells: Sequence[str], rows: Sequence[Own]) -> Scores:
+        """(worlds, cells) goodput over the mean of tuned WISP in the same cell."""
+        wisp = [goodput(self.reference(cell)).mean() for cell in cells]
+        return np.column_stack([goodput(own) / level for own, level in zip(rows, wisp, strict=True)])
 
     def variants(self, cells: Sequence[str]) -> dict[Variant, list[Own]]:
         """Variants that entered every one of some cells, the reference first, and their rows in each."""
@@ -105,54 +107,63 @@ class Results:
         first = {(WISP_TUNED, tuning): [self.reference(cell) for cell in cells]}
         return first | {v: [self.cells[cell][v] for cell in cells] for v in everywhere}
 
+    def aggregates(self, held_out: bool) -> list[Row]:
+        """One row for each variant over the training or the held-out cells, by falling interquartile mean."""
+        cells = self.comparable(held_out)
+        variants = self.variants(cells) if cells else {}
+        scores = {variant: self.relative(cells, rows) for variant, rows in variants.items()}
+        rows = [aggregate(v, own, next(iter(scores.values()))) | means(variants[v]) for v, own in scores.items()]
+        return sorted(rows, key=lambda row: -row["iqm"])
 
-def goodput(own: Own) -> NDArray[np.float64]:
+    def rung_scores(self, held_out: bool) -> dict[str, Scores]:
+        """Rung → (worlds, cells) goodput over that of tuned WISP, for rungs that stand in every comparable cell."""
+        cells = self.comparable(held_out)
+        taken = {rung: [self.rungs[cell][rung] for cell in cells if rung in self.rungs[cell]] for rung in LADDER}
+        return {rung: self.relative(cells, own) for rung, own in taken.items() if cells and len(own) == len(cells)}
+
+    def cell_row(self, cell: str, own: Own) -> Row:
+        """Means of a variant in a cell, with intervals of its goodput and of its paired difference to tuned WISP."""
+        ours, wisp = goodput(own), goodput(self.reference(cell))
+        low, high = bootstrap_interval(list(ours))
+        less, more = bootstrap_interval(list(ours - wisp))
+        keys = ("controller", "tuning", "setting", "kind", "cell", "group", "held_out", "devices")
+        return {key: own[0][key] for key in keys} | means([own]) | {
+            "goodput_low": low, "goodput_high": high, "difference": float((ours - wisp).mean()),
+            "difference_low": less, "difference_high": more,
+        }  # fmt: skip
+
+    def leaders(self, cell: str) -> list[str]:
+        """The rival that delivers most in a cell, and those whose paired difference to it may be nothing (95 %).
+
+        The best rule goes by its name; where it is WISP itself it is not named twice.
+        """
+        taken = reversed(self.rungs[cell].items())
+        own = {rows[0]["setting"]: (rung, rows) for rung, rows in taken if rung in RIVALS}
+        order = sorted(own.values(), key=lambda one: -goodput(one[1]).mean())
+        best = goodput(order[0][1])
+        return [
+            f"{rung} ({rows[0]['controller']})" if rung == BEST_RULE else rung
+            for rung, rows in order
+            if rows is order[0][1] or (bootstrap_interval(list(best - goodput(rows)))[0] or 0.0) <= 0.0
+        ]
+
+
+def goodput(own: Own) -> Scores:
     """(worlds,) goodput of a variant in a cell, tokens/s."""
     return np.array([row[GOODPUT] for row in own], dtype=np.float64)
 
 
-def relative(results: Results, cells: Sequence[str], rows: Sequence[Own]) -> NDArray[np.float64]:
-    """(worlds, cells) goodput over the mean of tuned WISP in the same cell."""
-    wisp = [goodput(results.reference(cell)).mean() for cell in cells]
-    return np.column_stack([goodput(own) / level for own, level in zip(rows, wisp, strict=True)])
-
-
-def comparable(results: Results, held_out: bool) -> list[str]:
-    """Cells in which WISP delivers anything on time: elsewhere a ratio to it means nothing."""
-    return [cell for cell in results.cell_names(held_out) if goodput(results.reference(cell)).any()]
-
-
-def aggregates(results: Results, held_out: bool) -> list[Row]:
-    """One row for each variant over the training or the held-out cells, by falling interquartile mean."""
-    cells = comparable(results, held_out)
-    if not cells:
-        return []
-    variants = results.variants(cells)
-    scores = {variant: relative(results, cells, rows) for variant, rows in variants.items()}
-    wisp = next(iter(scores.values()))
-    rows = [aggregate(variant, own, wisp) | means(variants[variant]) for variant, own in scores.items()]
-    return sorted(rows, key=lambda row: -row["iqm"])
-
-
-def rung_scores(results: Results, held_out: bool) -> dict[str, Scores]:
-    """Rung → (worlds, cells) goodput over that of tuned WISP, for rungs that stand in every comparable cell."""
-    cells = comparable(results, held_out)
-    taken = {rung.title: [results.chosen(cell, rung) for cell in cells] for rung in LADDER}
-    whole = {title: [own for own in rows if own is not None] for title, rows in taken.items()}
-    return {title: relative(results, cells, own) for title, own in whole.items() if cells and len(own) == len(cells)}
-
-
-def aggregate(variant: Variant, scores: NDArray[np.float64], wisp: NDArray[np.float64]) -> Row:
+def aggregate(variant: Variant, scores: Scores, wisp: Scores) -> Row:
     """Interquartile mean, its paired difference to tuned WISP and the probability of improvement, with intervals."""
-    drawn = resampled_iqm(scores)
+    drawn = statistics.resampled_iqm(scores)
     low, high = interval(drawn)
-    less, more = interval(drawn - resampled_iqm(wisp))
-    worst, best = interval(resampled_improvement(scores, wisp))
+    less, more = interval(drawn - statistics.resampled_iqm(wisp))
+    worst, best = interval(statistics.resampled_improvement(scores, wisp))
     return {
         "controller": variant[0], "tuning": variant[1],
         "iqm": iqm(scores), "iqm_low": low, "iqm_high": high,
         "difference": iqm(scores) - iqm(wisp), "difference_low": less, "difference_high": more,
-        "improvement": probability_of_improvement(scores, wisp), "improvement_low": worst, "improvement_high": best,
+        "improvement": statistics.probability_of_improvement(scores, wisp), "improvement_low": worst, "improvement_high": best,
     }  # fmt: skip
 
 
@@ -161,40 +172,6 @@ def means(rows: Sequence[Own]) -> Row:
     flat = [row for own in rows for row in own]
     keys = [*METRICS, *(key for key in flat[0] if key.startswith("bound_"))]
     return {key: mean([row[key] for row in flat]) for key in keys}
-
-
-def cell_row(results: Results, cell: str, own: Own) -> Row:
-    """Means of a variant in a cell, with intervals of its goodput and of its paired difference to tuned WISP."""
-    ours, wisp = goodput(own), goodput(results.reference(cell))
-    low, high = bootstrap_interval(list(ours))
-    less, more = bootstrap_interval(list(ours - wisp))
-    keys = ("controller", "tuning", "setting", "kind", "cell", "group", "held_out", "devices")
-    return {key: own[0][key] for key in keys} | means([own]) | {
-        "goodput_low": low, "goodput_high": high, "difference": float((ours - wisp).mean()),
-        "difference_low": less, "difference_high": more,
-    }  # fmt: skip
-
-
-def ladder(results: Results, cell: str) -> dict[str, Row]:
-    """Rung → its row in a cell, from SLED to the oracle; rungs that nobody took are left out."""
-    taken = {rung.title: results.chosen(cell, rung) for rung in LADDER}
-    return {title: cell_row(results, cell, own) for title, own in taken.items() if own is not None}
-
-
-def leaders(results: Results, cell: str) -> list[str]:
-    """The rival that delivers most in a cell, and those whose paired difference to it may be nothing (95 %).
-
-    The best rule goes by its name; where it is WISP itself it is not named twice.
-    """
-    taken = {rung.title: results.chosen(cell, rung) for rung in LADDER if rung.title in RIVALS}
-    own = {own[0]["setting"]: (title, own) for title, own in reversed(taken.items()) if own is not None}
-    order = sorted(own.values(), key=lambda one: -goodput(one[1]).mean())
-    best = goodput(order[0][1])
-    return [
-        f"{title} ({rows[0]['controller']})" if title == BEST_RULE else title
-        for title, rows in order
-        if rows is order[0][1] or (bootstrap_interval(list(best - goodput(rows)))[0] or 0.0) <= 0.0
-    ]
 
 
 def bounds_of(rung: Row) -> dict[str, float]:

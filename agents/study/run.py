@@ -16,23 +16,12 @@ from pathlib import Path
 
 from agents.pool import add_distributed, pool_at
 from agents.study.capacities import capacities
-from agents.study.folder import (
-    ROWS,
-    Told,
-    Worlds,
-    default_folder,
-    opened,
-    policy_digests,
-    read_study,
-    refuse_other,
-    told,
-)
+from agents.study.folder import ROWS, Told, Worlds, default_folder, opened, policies_of, read_study, refuse_other, told
 from agents.study.play import play
 from agents.study.rows import Row
 from agents.study.suite import Suite, chosen_controllers, described, own_cells, read_suite, restored, suites
 from agents.study.tables import show
-from agents.study.tuning import Tuned
-from wisp_gym.cli import INTERRUPTED, Parser, output_file, write_rows
+from wisp_gym.cli import INTERRUPTED, Parser, output_file, refuse_same_files, write_rows
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.engine.feasibility import warnings
 from wisp_gym.engine.worlds import load_trace
@@ -67,19 +56,16 @@ def refuse_contradictions(given: argparse.Namespace) -> None:
     """Refuse flags that a study in a folder has settled, and two results in one file."""
     for flag in ("suite", "cells", "controllers", "also", "out"):
         if given.resume is not None and getattr(given, flag) is not None:
-            raise InputError(
-                f"argument --{flag}: not allowed with --resume, which takes the study as it is in its folder"
-            )
-    if given.json is not None and given.json == given.csv:
-        raise InputError(f"argument --csv: {given.csv} is the file of --json, allowed is a file of its own")
+            reason = "not allowed with --resume, which takes the study as it is in its folder"
+            raise InputError(f"argument --{flag}: {reason}")
+    refuse_same_files({}, {"--json": given.json, "--csv": given.csv})
 
 
 def chosen_suite(given: argparse.Namespace) -> Suite:
     """The suite of the flags."""
     suite = read_suite(given.suite or DEFAULT_SUITE)
-    named = [name for group in given.controllers or [] for name in group]
-    more = [name for group in given.also or [] for name in group]
-    suite = replace(suite, controllers=chosen_controllers([*(named or suite.controllers), *more]))
+    groups = [*(given.controllers or [suite.controllers]), *(given.also or [])]
+    suite = replace(suite, controllers=chosen_controllers([name for group in groups for name in group]))
     return replace(suite, name="own", cells=own_cells(given.cells), capacity=None) if given.cells else suite
 
 
@@ -87,12 +73,12 @@ def chosen_study(given: argparse.Namespace) -> tuple[Suite, Path, Told]:
     """The suite, its folder, and what the study is."""
     if given.resume is None:
         suite = chosen_suite(given)
-        study = told(described(suite), policy_digests(suite.controllers))
+        study = told(described(suite), policies_of(suite.controllers))
         return suite, given.out or default_folder(study), study
     there = read_study(given.resume)
     refuse_other(given.resume, there, told(there["suite"], there["policies"]))
     suite = restored(there["suite"])
-    return suite, given.resume, told(described(suite), policy_digests(suite.controllers))
+    return suite, given.resume, told(described(suite), policies_of(suite.controllers))
 
 
 def check(suite: Suite) -> None:
@@ -110,15 +96,11 @@ def finished(suite: Suite, folder: Path, worlds: Worlds, pool: Pool) -> tuple[li
     tuned, rows = play(suite, worlds, pool)
     rows += capacities(suite, rows, worlds, pool)
     text = show(suite, tuned, rows)
-    write_json(folder / "settings.json", {name: settings(found) for name, found in tuned.items()})
+    settings = {name: {"tuned": of.everywhere, "tuned_per_cell": of.per_cell} for name, of in tuned.items()}
+    write_json(folder / "settings.json", settings)
     write_text(folder / "tables.txt", text + "\n")
     write_text(folder / ROWS, json.dumps(rows, allow_nan=False) + "\n")
     return rows, text
-
-
-def settings(found: Tuned) -> dict[str, object]:
-    """What tuning found for a controller, as JSON has it."""
-    return {"tuned": found.everywhere, "tuned_per_cell": found.per_cell}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,25 +17,14 @@ from typing import Annotated, Any
 from wisp_gym.cli import seed_list, seeds
 from wisp_gym.controllers.catalogue import ADDITIONS, ALIASES, BATCHING, CENTRALIZED, SPECULATION
 from wisp_gym.errors import InputError
+from wisp_gym.evaluation.capacities import Goal
 from wisp_gym.scenario import Horizon, Scenario, ScenarioError, dumps, load, loads, with_, with_slo
-from wisp_gym.scenario.fields import (
-    Count,
-    CountOrZero,
-    Name,
-    NonNegative,
-    Part,
-    Positive,
-    Range,
-    Ratio,
-    build,
-    field_types,
-    nearest,
-    refuse_unknown,
-)
+from wisp_gym.scenario.fields import Count, CountOrZero, Name, NonNegative, Part, Positive, Range, Ratio, build, nearest
 
 SUITES = Path(__file__).parent / "suites"
 WISP = (ALIASES["wisp"], "wisp+fcfs")  # WISP's stop rule with its own scheduler and with a plain queue: always played
 ALL = "all"  # in a suite's controllers: every rule of the catalogue
+AS_IT_IS: dict[str, Any] = {"devices": 0, "slo": 0.0, "held_out": False, "overrides": {}}  # a cell's optional keys
 MAX_CELLS = 1_000
 
 
@@ -45,8 +34,8 @@ class Cell:
 
     name: str
     group: str
+    held_out: bool
     scenario: Scenario
-    held_out: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,7 +64,7 @@ class CellTable(Part):
 
 @dataclass(frozen=True)
 class CapacityTable(Part):
-    """The `[capacity]` table: SLO speeds in tokens/s; loads count at which both shares hold."""
+    """The `[capacity]` table, as of `Capacity` and `Goal`."""
 
     scenario: Name
     slo: list
@@ -87,19 +76,12 @@ class CapacityTable(Part):
 
 @dataclass(frozen=True)
 class Capacity:
-    """At which SLO speeds a study searches the largest populations, each speed that of all devices.
-
-    Attributes:
-        slo: tokens/s. attainment: share of requests within their SLO, at least. starved: share of devices under
-            1 token/s, at most. max_devices: where the search ends.
-    """
+    """At which SLO speeds (tokens/s, each that of all devices) a study searches the largest populations that reach a goal."""
 
     scenario: Scenario
     slo: tuple[float, ...]
     seeds: tuple[int, ...]
-    attainment: float
-    starved: float
-    max_devices: int
+    goal: Goal
 
 
 @dataclass(frozen=True)
@@ -112,7 +94,7 @@ class SuiteTable(Part):
     train_seeds: Name
     test_seeds: Name
     horizon: dict
-    tuning: dict
+    tuning: Tuning
     capacity: dict
     cells: list
 
@@ -173,7 +155,7 @@ def parse_suite(path: Path) -> Suite:
     cells = [cell for i, one in enumerate(table.cells) for cell in read_cells(one, f"cells[{i}]", path.parent, horizon)]
     return checked(Suite(
         table.name, chosen_controllers(table.controllers), seeds_of("train_seeds", table.train_seeds),
-        seeds_of("test_seeds", table.test_seeds), build(Tuning, table.tuning, "tuning"), tuple(cells),
+        seeds_of("test_seeds", table.test_seeds), table.tuning, tuple(cells),
         read_capacity(table.capacity, path.parent, horizon) if table.capacity else None,
     ))  # fmt: skip
 
@@ -185,22 +167,15 @@ def checked(suite: Suite) -> Suite:
         if names.count(name) > 1:
             raise ScenarioError(f"'{name}' is given twice, allowed: a name of its own", "cells")
     if not suite.training or len(names) > MAX_CELLS:
-        raise ScenarioError(
-            f"given {len(suite.training)} training cells of {len(names)}, allowed: 1 to {MAX_CELLS}", "cells"
-        )
-    for key, own in (
-        ("test_seeds", suite.test_seeds),
-        ("capacity.seeds", suite.capacity.seeds if suite.capacity else ()),
-    ):
-        both = set(suite.train_seeds) & set(own)
-        if both:
-            raise ScenarioError(
-                f"holds training seeds {seed_list(sorted(both)).rstrip(',')}, allowed: other seeds", key
-            )
+        reason = f"given {len(suite.training)} training cells of {len(names)}, allowed: 1 to {MAX_CELLS}"
+        raise ScenarioError(reason, "cells")
+    tested = {"test_seeds": suite.test_seeds, "capacity.seeds": suite.capacity.seeds if suite.capacity else ()}
+    for key, own in tested.items():
+        if both := sorted(set(suite.train_seeds) & set(own)):
+            raise ScenarioError(f"holds training seeds {seed_list(both).rstrip(',')}, allowed: other seeds", key)
     if suite.candidates < 3:
-        raise ScenarioError(
-            f"given {suite.tuning.world_seconds:g}, enough for {suite.candidates} settings of a controller, "
-            "allowed: enough for 3", "tuning.world_seconds")  # fmt: skip
+        enough = f"enough for {suite.candidates} settings of a controller, allowed: enough for 3"
+        raise ScenarioError(f"given {suite.tuning.world_seconds:g}, {enough}", "tuning.world_seconds")
     return suite
 
 
@@ -239,16 +214,14 @@ def read_cells(given: Any, path: str, folder: Path, horizon: Horizon | None) -> 
     """The cells of one table, one for each population that it lists."""
     if not isinstance(given, dict):
         raise ScenarioError(f"given {given!r}, allowed: a table ([[cells]])", path)
-    refuse_unknown(given, field_types(CellTable), path)
-    populations = given.get("devices", 0)
-    several = isinstance(populations, list)
+    table = {**AS_IT_IS, "group": given.get("name"), **given}
+    several = isinstance(table["devices"], list)
     cells = []
-    for n in populations if several else [populations]:
-        table = {"devices": n, "slo": 0.0, "held_out": False, "overrides": {}, "group": given.get("name")}
-        cell = build(CellTable, {**table, **given, "devices": n}, path)
+    for n in table["devices"] if several else [table["devices"]]:
+        cell = build(CellTable, table | {"devices": n}, path)
         name = f"{cell.name}-{cell.devices}" if several else cell.name
         try:
-            cells.append(Cell(name, cell.group, cell_scenario(cell, folder, horizon), cell.held_out))
+            cells.append(Cell(name, cell.group, cell.held_out, cell_scenario(cell, folder, horizon)))
         except ScenarioError as error:
             raise error.inside(prefix="" if error.file else path) from None
     return cells
@@ -266,17 +239,14 @@ def cell_scenario(cell: CellTable, folder: Path, horizon: Horizon | None) -> Sce
 
 def read_capacity(given: dict[str, Any], folder: Path, horizon: Horizon | None) -> Capacity:
     """The capacities that a suite asks for; a load that does not grow with the devices has none."""
-    table = build(CapacityTable, {"attainment": 0.9, "starved": 0.1, "max_devices": 1024, **given}, "capacity")
-    cell = build(CellTable, {"name": "capacity", "group": "capacity", "scenario": table.scenario, "devices": 0,
-                             "slo": 0.0, "held_out": False, "overrides": {}}, "capacity")  # fmt: skip
-    scenario = cell_scenario(cell, folder, horizon)
+    table = build(CapacityTable, {**vars(Goal(starved=0.1)), **given}, "capacity")
+    scenario = cell_scenario(CellTable("capacity", "capacity", table.scenario, **AS_IT_IS), folder, horizon)
     if scenario.workload.arrivals == "trace":
         raise ScenarioError("given one with recorded arrivals, allowed: closed or open arrivals", "capacity.scenario")
     if not table.slo or not all(type(v) in (int, float) and 0.0 < v < math.inf for v in table.slo):
         raise ScenarioError(f"given {table.slo!r}, allowed: a list of speeds in tokens/s above 0", "capacity.slo")
-    own = seeds_of("capacity.seeds", table.seeds)
-    speeds = tuple(map(float, table.slo))
-    return Capacity(scenario, speeds, own, table.attainment, table.starved, table.max_devices)
+    goal = Goal(table.attainment, table.starved, table.max_devices)
+    return Capacity(scenario, tuple(map(float, table.slo)), seeds_of("capacity.seeds", table.seeds), goal)
 
 
 def every_member(scenario: Scenario, overrides: dict[str, Any]) -> dict[str, Any]:
@@ -294,7 +264,7 @@ def every_member(scenario: Scenario, overrides: dict[str, Any]) -> dict[str, Any
 def own_cells(files: Sequence[str]) -> tuple[Cell, ...]:
     """Scenarios of a reader's own as training cells, each named by its scenario and population."""
     scenarios = [load(file) for file in files]
-    return tuple(Cell(f"{s.name}-{s.n_devices}", "own", s) for s in scenarios)
+    return tuple(Cell(f"{s.name}-{s.n_devices}", "own", False, s) for s in scenarios)
 
 
 # --- as plain values, for the folder of a study ----------------------------------------------------------------------
@@ -302,36 +272,26 @@ def own_cells(files: Sequence[str]) -> tuple[Cell, ...]:
 
 def described(suite: Suite) -> dict[str, Any]:
     """Everything that fixes a suite's results, as JSON values; `restored` reads it."""
+    cells, asked = [vars(cell) | {"scenario": dumps(cell.scenario)} for cell in suite.cells], suite.capacity
     return {
-        "name": suite.name,
-        "controllers": list(suite.controllers),
-        "train_seeds": seed_list(suite.train_seeds),
-        "test_seeds": seed_list(suite.test_seeds),
-        "world_seconds": suite.tuning.world_seconds,
-        "cells": [
-            {"name": c.name, "group": c.group, "held_out": c.held_out, "scenario": dumps(c.scenario)}
-            for c in suite.cells
-        ],
-        "capacity": suite.capacity
-        and {
-            **vars(suite.capacity),
-            "scenario": dumps(suite.capacity.scenario),
-            "slo": list(suite.capacity.slo),
-            "seeds": seed_list(suite.capacity.seeds),
+        "name": suite.name, "controllers": list(suite.controllers), "train_seeds": seed_list(suite.train_seeds),
+        "test_seeds": seed_list(suite.test_seeds), "world_seconds": suite.tuning.world_seconds, "cells": cells,
+        "capacity": asked and {
+            "scenario": dumps(asked.scenario), "slo": list(asked.slo), "seeds": seed_list(asked.seeds), **vars(asked.goal),
         },
         "traces": file_digests(c.scenario.workload.trace for c in suite.cells if c.scenario.workload.trace),
-    }
+    }  # fmt: skip
 
 
 def restored(told: dict[str, Any]) -> Suite:
     """The suite that `described` told of."""
-    cells = (Cell(c["name"], c["group"], loads(c["scenario"]), c["held_out"]) for c in told["cells"])
+    cells = tuple(Cell(**cell | {"scenario": loads(cell["scenario"])}) for cell in told["cells"])
     train, test = (seeds_of(key, told[key]) for key in ("train_seeds", "test_seeds"))
-    names, tuning, given = tuple(told["controllers"]), Tuning(told["world_seconds"]), told.get("capacity")
-    capacity = given and Capacity(**given | {
-        "scenario": loads(given["scenario"]), "slo": tuple(given["slo"]), "seeds": seeds_of("seeds", given["seeds"]),
-    })  # fmt: skip
-    return Suite(told["name"], names, train, test, tuning, tuple(cells), capacity)
+    names, tuning, capacity = tuple(told["controllers"]), Tuning(told["world_seconds"]), None
+    if given := told["capacity"]:
+        goal = Goal(given["attainment"], given["starved"], given["max_devices"])
+        capacity = Capacity(loads(given["scenario"]), tuple(given["slo"]), seeds_of("seeds", given["seeds"]), goal)
+    return Suite(told["name"], names, train, test, tuning, cells, capacity)
 
 
 def file_digests(files: Iterable[str | Path]) -> dict[str, str]:

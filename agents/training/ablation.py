@@ -150,10 +150,8 @@ def row(variant: str, each: np.ndarray) -> dict[str, Any]:
 
 def show(rows: Sequence[dict[str, Any]]) -> str:
     """The printed table."""
-    header = [
-        ["variant", *(f"{n} devices" for n in LOADS), "mean", "over seeds"],
-        ["", *["% [95 %]"] * len(LOADS), "%", "%"],
-    ]
+    head = ["variant", *(f"{n} devices" for n in LOADS), "mean", "over seeds"]
+    units = ["", *["% [95 %]"] * len(LOADS), "%", "%"]
     lines = [
         [
             r["variant"],
@@ -162,9 +160,8 @@ def show(rows: Sequence[dict[str, Any]]) -> str:
         ]
         for r in rows
     ]  # fmt: skip
-    return (
-        f"goodput over that of {REFERENCE}, {SCENARIO}, {len(TEST_SEEDS)} held-out worlds\n\n{aligned(header, lines)}"
-    )
+    what = f"goodput over that of {REFERENCE}, {SCENARIO}, {len(TEST_SEEDS)} held-out worlds"
+    return f"{what}\n\n{aligned([head, units], lines)}"
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
@@ -184,8 +181,7 @@ class Arguments:
 def contestants(seeds: int, decisions: int, out: Path) -> dict[str, list[str]]:
     """Train every variant with every seed, and tune the rule; variant → its controllers' names."""
     names: dict[str, list[str]] = {}
-    total = (len(VARIANTS) + 1) * seeds * decisions
-    with progress(total, " decisions", unit_scale=True) as bar:
+    with progress((len(VARIANTS) + 1) * seeds * decisions, " decisions", unit_scale=True) as bar:
         for k, (name, variant) in enumerate(VARIANTS.items()):
             paths = [out / f"variant-{k}-seed-{seed}.json" for seed in range(seeds)]
             names[name] = [train_variant(variant, seed, decisions, path, bar) for seed, path in enumerate(paths)]

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from agents.training.checkpoint import save_checkpoint
 from agents.training.networks import engine_policy
 from agents.training.run_folder import CHECKPOINTS
-from wisp_gym.controllers.policy import Policy, save_policy
+from wisp_gym.controllers.policy import save_policy
 from wisp_gym.controllers.resolve import with_policy
 from wisp_gym.envs.sb3 import DecisionVecEnv
 from wisp_gym.files import write_text
@@ -75,22 +75,18 @@ class Validate(BaseCallback):
         """Decisions at the last score, -1 before the first."""
         return self.scores[-1][0] if self.scores else -1
 
-    def current(self) -> Policy:
-        """The policy as the engine runs it."""
-        network, decisions = self.model.policy, self.model.num_timesteps
-        return engine_policy(network, self.decision, decisions=decisions)  # type: ignore[arg-type]
-
     def score(self) -> None:
         """Score, write down, keep the best; nothing when these weights have been scored."""
-        if self.scored_at == self.model.num_timesteps:
+        network, done = self.model.policy, self.model.num_timesteps
+        if self.scored_at == done:
             return
-        policy = self.current()
+        policy = engine_policy(network, self.decision, decisions=done)  # type: ignore[arg-type]
         worlds = simulate(self.scenario, with_policy("learned", policy, self.batching, self.scenario), self.seeds)
         goodput = float(np.mean([w.goodput_tokens_per_s for w in worlds]))
         drafted = float(np.mean([w.drafted_per_round for w in worlds]))
         if goodput > max((score[1] for score in self.scores), default=-np.inf):
             save_policy(policy, self.folder / "policy.json")
-        self.scores.append((self.model.num_timesteps, goodput, drafted))
+        self.scores.append((done, goodput, drafted))
         self.write_scores()
         self.logger.record("validation/goodput_tokens_per_s", goodput)
 

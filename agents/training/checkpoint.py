@@ -14,24 +14,14 @@ import numpy as np
 import torch
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from agents.training.fleet import Decisions
-from agents.training.fleet_ppo import FleetPPO, joined
+from agents.training.fleet import Decisions, joined
+from agents.training.fleet_ppo import FleetPPO
 from wisp_gym.envs.sb3 import DecisionVecEnv
 from wisp_gym.errors import InputError
 from wisp_gym.files import write_bytes
 
 VERSION = 3
 TASK_ARRAYS = ("kinds", "observations", "outcomes", "clock_s", "device")
-
-
-def as_tensor(array: np.ndarray) -> torch.Tensor:
-    """Any array as bytes."""
-    return torch.from_numpy(np.frombuffer(np.ascontiguousarray(array).tobytes(), dtype=np.uint8).copy())
-
-
-def restore(array: np.ndarray, stored: torch.Tensor) -> None:
-    """Write stored bytes back into an array."""
-    array[...] = np.frombuffer(stored.numpy().tobytes(), dtype=array.dtype).reshape(array.shape)
 
 
 def arrays_of(model: OnPolicyAlgorithm, env: DecisionVecEnv) -> dict[str, np.ndarray]:
@@ -51,8 +41,9 @@ def generators_of(model: OnPolicyAlgorithm, env: DecisionVecEnv) -> list[np.rand
 def worlds_state(model: OnPolicyAlgorithm, env: DecisionVecEnv) -> dict[str, Any]:
     """State of every world and its generator, and the decisions that a fleet had left over."""
     left = joined(model.left)._asdict() if isinstance(model, FleetPPO) and model.left else {}
+    raw = {name: np.frombuffer(array.tobytes(), np.uint8) for name, array in arrays_of(model, env).items()}
     return {
-        "arrays": {name: as_tensor(array) for name, array in arrays_of(model, env).items()},
+        "arrays": {name: torch.from_numpy(each.copy()) for name, each in raw.items()},
         "left": {name: torch.from_numpy(array.copy()) for name, array in left.items()},
         "generators": json.dumps([rng.bit_generator.state for rng in generators_of(model, env)]),
     }
@@ -65,16 +56,14 @@ def save_checkpoint(path: Path, model: OnPolicyAlgorithm, env: DecisionVecEnv, v
         validation: scores so far and the best policy, as plain JSON values.
     """
     legacy: Any = np.random.get_state(legacy=False)
-    key, place = legacy["state"]["key"].tolist(), legacy["state"]["pos"]
+    legacy["state"]["key"] = legacy["state"]["key"].tolist()
     state = {
         "version": VERSION, "timesteps": model.num_timesteps, "updates": model._n_updates,
         "policy": model.policy.state_dict(), "optimizer": model.policy.optimizer.state_dict(),
-        "torch_random": torch.get_rng_state(),
-        "numpy_random": json.dumps({**legacy, "state": {"key": key, "pos": place}}),
+        "torch_random": torch.get_rng_state(), "numpy_random": json.dumps(legacy),
         "last_observations": torch.from_numpy(np.asarray(model._last_obs)),
         "last_starts": torch.from_numpy(np.asarray(model._last_episode_starts)),
-        "worlds": worlds_state(model, env),
-        "episodes": json.dumps(list(model.ep_info_buffer or [])), "validation": json.dumps(validation),
+        "worlds": worlds_state(model, env), "episodes": json.dumps(list(model.ep_info_buffer or [])), "validation": json.dumps(validation),
     }  # fmt: skip
     content = io.BytesIO()
     torch.save(state, content)
@@ -109,20 +98,17 @@ def load_checkpoint(path: Path, state: dict[str, Any], model: OnPolicyAlgorithm,
     try:
         load_learner(state, model)
         load_worlds(state["worlds"], model, env)
-        load_generators(state)
         record = json.loads(state["validation"])
         scores = [(n, goodput, drafted) for n, goodput, drafted in record["scores"]]
         return {"scores": scores, "policy": str(record["policy"])}
     except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"argument --trained-agent: '{path}' does not fit the settings of its run ({reason}); "
-            "allowed is a checkpoint of that run"
-        ) from None
+        words = f"'{path}' does not fit the settings of its run ({reason}); allowed is a checkpoint of that run"
+        raise InputError(f"argument --trained-agent: {words}") from None
 
 
 def load_learner(state: dict[str, Any], model: OnPolicyAlgorithm) -> None:
-    """Weights, optimiser, counters and what the next rollout begins with."""
+    """Weights, optimiser, counters, what the next rollout begins with, and the generators that torch and SB3 draw from."""
     model.policy.load_state_dict(state["policy"])
     model.policy.optimizer.load_state_dict(state["optimizer"])
     model.num_timesteps, model._n_updates = state["timesteps"], state["updates"]
@@ -130,22 +116,19 @@ def load_learner(state: dict[str, Any], model: OnPolicyAlgorithm) -> None:
     model._last_episode_starts = state["last_starts"].numpy().copy()
     model.ep_info_buffer = deque(json.loads(state["episodes"]), maxlen=model._stats_window_size)
     model.ep_success_buffer = deque(maxlen=model._stats_window_size)  # SB3 makes neither of them where one exists
+    torch.set_rng_state(state["torch_random"])  # of the actions
+    legacy = json.loads(state["numpy_random"])  # of the minibatches' order
+    legacy["state"]["key"] = np.array(legacy["state"]["key"], np.uint32)
+    np.random.set_state(legacy)
 
 
 def load_worlds(state: dict[str, Any], model: OnPolicyAlgorithm, env: DecisionVecEnv) -> None:
     """Every world and its generator, and the decisions that a fleet had left over."""
     for name, array in arrays_of(model, env).items():
-        restore(array, state["arrays"][name])
+        stored = state["arrays"][name].numpy().tobytes()
+        array[...] = np.frombuffer(stored, array.dtype).reshape(array.shape)
     for rng, saved in zip(generators_of(model, env), json.loads(state["generators"]), strict=True):
         rng.bit_generator.state = saved
     if isinstance(model, FleetPPO) and state["left"]:
         model.left = [Decisions(**{name: part.numpy() for name, part in state["left"].items()})]
     env.began = True
-
-
-def load_generators(state: dict[str, Any]) -> None:
-    """The global generators of torch (actions) and numpy (order of the minibatches)."""
-    torch.set_rng_state(state["torch_random"])
-    legacy = json.loads(state["numpy_random"])
-    key = np.array(legacy["state"]["key"], np.uint32)
-    np.random.set_state({**legacy, "state": {"key": key, "pos": legacy["state"]["pos"]}})

@@ -14,6 +14,7 @@ what the others lose. The urgency is near 1 for a device that is behind its dead
 ahead: a round, a trajectory of its own, does not see that to be faster now keeps later tokens on time.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -40,6 +41,11 @@ class Decisions(NamedTuple):
     log_probabilities: np.ndarray  # (N,) float32
     rewards: np.ndarray  # (N,) float64 on the last decision of each round, 0 elsewhere
     ends: np.ndarray  # (N,) bool the last decision of its round
+
+
+def joined(parts: Sequence[Decisions]) -> Decisions:
+    """Decisions one after another."""
+    return Decisions(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
 class Squad:
@@ -173,15 +179,11 @@ class Fleet:
     ):  # fmt: skip
         self.weights = WEIGHTS | dict(settings.weights)
         usual, wide = dict(settings.randomise), {**settings.randomise, **settings.varied}
-        kinds = [
-            (scenario, ranges)
-            for ranges in ([usual, wide] if settings.varied else [usual])
-            for scenario in settings.scenarios
-        ]
+        kinds = list(itertools.product([usual, wide] if settings.varied else [usual], settings.scenarios))
         seeds = np.random.SeedSequence(seed).spawn(len(kinds))
         room = -(-decisions // (settings.worlds * len(kinds)))
         self.squads = []
-        for (scenario, ranges), own in zip(kinds, seeds, strict=True):
+        for (ranges, scenario), own in zip(kinds, seeds, strict=True):
             worlds = EpisodeSettings(
                 scenario=scenario, controller=f"wisp+{settings.batching}", horizon_s=settings.horizon_s,
                 randomise=ranges, slo=slo,
@@ -204,4 +206,4 @@ class Fleet:
         for squad in self.squads:
             squad.episodes.set_policy(policy)
             parts += squad.collect(self.weights)
-        return Decisions(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+        return joined(parts)

@@ -1,6 +1,5 @@
 """stable-baselines3's PPO with experience of whole fleets (`fleet.py`) in place of steps of environments."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.training.fleet import Decisions, Fleet
+from agents.training.fleet import Decisions, Fleet, joined
 from agents.training.networks import engine_policy
 from wisp_gym.jit import jit
 
@@ -30,11 +29,6 @@ def advantages_of_rounds(rewards, values, ends, lam, advantages):
         following = rewards[k] + value - values[k] + lam * following
         advantages[k] = following
         value = values[k]
-
-
-def joined(parts: Sequence[Decisions]) -> Decisions:
-    """Decisions one after another."""
-    return Decisions(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
 class FleetPPO(PPO):

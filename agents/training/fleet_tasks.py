@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from agents.pool import RayPool
-from agents.training.fleet import Decisions, Fleet, Squad
-from agents.training.fleet_ppo import joined
+from agents.training.fleet import Decisions, Fleet, Squad, joined
 from wisp_gym.controllers.policy import Policy
 
 
@@ -69,18 +68,18 @@ class TaskFleet(Fleet):
     def __init__(self, fleet: Fleet, pool: RayPool):
         self.squads, self.weights, self.pool = fleet.squads, fleet.weights, pool
         self.places = [(squad, index) for squad in fleet.squads for index in range(len(squad.rngs))]
-        self.frames = {id(squad): pool.put(frame_of(squad)) for squad in fleet.squads}
+        self.frames = {id(squad): pool.ray.put(frame_of(squad)) for squad in fleet.squads}
         self.states: list[Any] = []  # references, one for each world; empty while the states are in the squads
 
     def collect(self, policy: Policy) -> Decisions:
         """Decisions of complete rounds under a policy, in all worlds together."""
-        states = self.states or [self.pool.put(state_of(squad, index)) for squad, index in self.places]
-        jobs = [
-            (self.frames[id(squad)], state, policy, self.weights)
+        pool = self.pool
+        states = self.states or [pool.ray.put(state_of(squad, index)) for squad, index in self.places]
+        results = [
+            pool.submit(rollout, (self.frames[id(squad)], state, policy, self.weights), returns=2)
             for (squad, _), state in zip(self.places, states, strict=True)
         ]
-        results = [self.pool.submit(rollout, job, returns=2) for job in jobs]
-        decisions = [self.pool.result(got) for _, got in results]
+        decisions = [pool.result(got) for _, got in results]
         self.states = [state for state, _ in results]
         return joined(decisions)
 

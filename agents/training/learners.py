@@ -78,18 +78,13 @@ def bare_model(settings: Settings, env: DecisionVecEnv, device: str = "cpu") -> 
         "activation_fn": torch.nn.ReLU if settings.activation == "relu" else torch.nn.Tanh,
         "features_extractor_kwargs": {"hidden": [NAMES.index(name) for name in settings.hidden]},
     }  # fmt: skip
-    more: dict[str, Any] = dict(settings.hyperparameters)
+    more, rate = dict[str, Any](settings.hyperparameters), settings.learning_rate
     if settings.fleet is not None:
         more |= {"fleet": make_fleet(settings, env), "decision": settings.decision}
     return CLASSES[settings.algo](
-        "MlpPolicy", env, seed=settings.seed, device=device, learning_rate=falling(settings.learning_rate),
-        policy_kwargs=network, **more,
+        "MlpPolicy", env, seed=settings.seed, device=device, policy_kwargs=network,
+        learning_rate=lambda left: rate * max(left, 0.05), **more,
     )  # fmt: skip
-
-
-def falling(start: float) -> Any:
-    """Learning rate that falls linearly with the share of the training that is left."""
-    return lambda left: start * max(left, 0.05)
 
 
 def seen_at_random(model: OnPolicyAlgorithm, env: DecisionVecEnv, seed: int, steps: int = 100) -> np.ndarray:

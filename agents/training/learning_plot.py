@@ -19,9 +19,8 @@ def colour(row: dict[str, Any], learned: str) -> str:
 
 def draw_learning(axes: Axes, scores: Sequence[tuple[int, float]], levels: dict[str, float]) -> None:
     """Goodput on validation worlds against decisions, with the held-out level of some controllers."""
-    axes.plot(
-        [n / 1e3 for n, _ in scores], [g for _, g in scores], "o-", color=LEARNED, label="learned (validation worlds)"
-    )
+    thousands, goodput = [n / 1e3 for n, _ in scores], [level for _, level in scores]
+    axes.plot(thousands, goodput, "o-", color=LEARNED, label="learned (validation worlds)")
     for style, (name, level) in zip(("--", ":", "-."), levels.items(), strict=False):
         axes.axhline(level, linestyle=style, color=OTHERS, label=f"{name} (held-out worlds)")
     axes.set(xlabel="decisions, thousands", ylabel="goodput, tokens/s", title="learning")
@@ -37,15 +36,11 @@ def draw_comparison(axes: Axes, rows: Sequence[dict[str, Any]], learned: str) ->
         axes.barh(y, row["goodput_tokens_per_s"], color=colour(row, learned), height=0.65)
         if low is not None and high is not None:
             axes.plot([low, high], [y, y], color="black", linewidth=1.5)
-    axes.set_yticks(
-        range(len(rows)), ["learned" if row["controller"] == learned else row["controller"] for row in rows]
-    )
+    names = ["learned" if row["controller"] == learned else row["controller"] for row in rows]
+    axes.set_yticks(range(len(rows)), names)
     axes.invert_yaxis()
-    first = rows[0]
-    axes.set(
-        xlabel="goodput, tokens/s (95 % interval)",
-        title=f"held-out worlds: {first['scenario']}, {first['devices']} devices",
-    )
+    title = f"held-out worlds: {rows[0]['scenario']}, {rows[0]['devices']} devices"
+    axes.set(xlabel="goodput, tokens/s (95 % interval)", title=title)
     axes.grid(axis="x", alpha=0.3)
 
 

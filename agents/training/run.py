@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from stable_baselines3.common.logger import Logger
@@ -74,16 +74,17 @@ def train(settings: Settings, output: Output, pool: Pool, device: str = "cpu", r
     with StopRequest() as stop:
         folder, log = open_folder(settings, scenario, output)
         model.set_logger(log)
-        print(
-            f"training {settings.algo} on {settings.env}: {settings.n_timesteps:,} decisions, seed {settings.seed}; "
-            f"run folder {folder}",
-            flush=True,
-        )
+        what = f"{settings.algo} on {settings.env}: {settings.n_timesteps:,} decisions, seed {settings.seed}"
+        print(f"training {what}; run folder {folder}", flush=True)
         finished, scores = fit(model, settings, held_out, folder, stop, record, output.bar)
 
     if not finished:
-        say_interrupted(folder, model.num_timesteps)
-    elif output.comparison:
+        saved = any((folder / run_folder.CHECKPOINTS).glob("*.pt"))
+        hint = f"go on with {PROGRAM} -i {folder}" if saved else "no checkpoint yet, so it cannot be gone on with"
+        done, policy = f"{model.num_timesteps:,} decisions", folder / "policy.json"
+        print(f"interrupted after {done}; best policy so far: {policy}; {hint}")
+        raise SystemExit(INTERRUPTED)
+    if output.comparison:
         compare(folder, settings, held_out, scores, pool, output.bar, stop.asked)
     return folder
 
@@ -97,23 +98,16 @@ def make(settings: Settings, device: str, resume: Path | None = None) -> tuple[O
     path = run_folder.latest_checkpoint(resume) if resume else None
     state = read_checkpoint(path) if path else None
     env = make_env(settings)
-    device = one_of("argument --device", device, devices())
+    cuda = ["cuda", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))] if torch.cuda.is_available() else []
+    device = one_of("argument --device", device, ["cpu", "auto", *cuda])
     if path is None or state is None:
         return make_model(settings, env, device), None
     model = bare_model(settings, env, device)
     record = load_checkpoint(path, state, model, env)
     if settings.n_timesteps <= model.num_timesteps:
-        raise InputError(
-            f"argument --n-timesteps: given {settings.n_timesteps}, "
-            f"allowed is more than the {model.num_timesteps} that '{path}' has done"
-        )
+        allowed = f"more than the {model.num_timesteps} that '{path}' has done"
+        raise InputError(f"argument --n-timesteps: given {settings.n_timesteps}, allowed is {allowed}")
     return model, record
-
-
-def devices() -> list[str]:
-    """The torch devices at hand."""
-    cuda = ["cuda", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))] if torch.cuda.is_available() else []
-    return ["cpu", "auto", *cuda]
 
 
 def open_folder(settings: Settings, scenario: Scenario, output: Output) -> tuple[Path, Logger]:
@@ -158,14 +152,6 @@ def fit(
         progress.close()
     model.logger.close()
     return finished, validate.scores
-
-
-def say_interrupted(folder: Path, decisions: int) -> NoReturn:
-    """What an interrupted training has left. Raises SystemExit."""
-    saved = any((folder / run_folder.CHECKPOINTS).glob("*.pt"))
-    hint = f"go on with {PROGRAM} -i {folder}" if saved else "no checkpoint yet, so it cannot be gone on with"
-    print(f"interrupted after {decisions:,} decisions; best policy so far: {folder / 'policy.json'}; {hint}")
-    raise SystemExit(INTERRUPTED)
 
 
 def compare(

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from stable_baselines3.common.logger import CSVOutputFormat, KVWriter, Logger, TensorBoardOutputFormat
+from stable_baselines3.common.logger import CSVOutputFormat, Logger, TensorBoardOutputFormat
 
 from wisp_gym.errors import InputError, near
 from wisp_gym.files import write_json, write_text
@@ -64,12 +64,8 @@ def commit() -> str | None:
 
 def versions() -> dict[str, str | None]:
     """Versions of everything that numbers may depend on."""
-    return {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "commit": commit(),
-        **{name: installed(name) for name in PACKAGES},
-    }
+    here = {"python": platform.python_version(), "machine": platform.machine(), "commit": commit()}
+    return {**here, **{name: installed(name) for name in PACKAGES}}
 
 
 def describe_run(
@@ -88,17 +84,15 @@ def make_logger(folder: Path, tensorboard: Path | None) -> Logger:
     Raises:
         InputError: the TensorBoard folder cannot be written, or TensorBoard is not installed.
     """
-    outputs: list[KVWriter] = []
     flag = "argument --tensorboard-log"
     try:
-        if tensorboard is not None:
-            outputs.append(TensorBoardOutputFormat(str(tensorboard / folder.name)))
+        events = [TensorBoardOutputFormat(str(tensorboard / folder.name))] if tensorboard is not None else []
     except OSError as error:
         words = f"{flag}: cannot write '{tensorboard}': {error.strerror}; allowed is a writable folder"
         raise InputError(words) from None
     except AssertionError:  # SB3's way to say that the package is missing
         raise InputError(f"{flag}: needs the package tensorboard, which is not installed") from None
-    return Logger(str(folder), [CSVOutputFormat(str(folder / "progress.csv")), *outputs])
+    return Logger(str(folder), [CSVOutputFormat(str(folder / "progress.csv")), *events])
 
 
 # --- reading a run again ---------------------------------------------------------------------------------------------

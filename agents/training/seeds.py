@@ -26,9 +26,8 @@ from wisp_gym.files import write_bytes
 from wisp_gym.scenario import Scenario, load
 
 Files = dict[str, bytes]  # path in the run's folder → content
-Reached = tuple[
-    float | None, ...
-]  # goodput and difference to WISP's in tokens/s, share of promises kept; None: not known
+# Goodput and difference to WISP's in tokens/s, share of promises kept; None: not known.
+Reached = tuple[float | None, ...]
 
 
 # --- training --------------------------------------------------------------------------------------------------------
@@ -83,12 +82,12 @@ def train_in_a_task(settings: Settings, scenario: Scenario, device: str) -> tupl
 # --- the spread ------------------------------------------------------------------------------------------------------
 
 
-def sample_std(values: list[float]) -> float:
-    """Standard deviation over seeds with n − 1; NaN for one seed, of which no spread can be told."""
-    return stdev(values) if len(values) > 1 else math.nan
-
-
-SUMMARIES: dict[str, Callable[[list[float]], float]] = {"mean": fmean, "std": sample_std, "least": min, "most": max}
+SUMMARIES: dict[str, Callable[[list[float]], float]] = {
+    "mean": fmean,
+    "std": lambda values: stdev(values) if len(values) > 1 else math.nan,  # of one seed no spread can be told
+    "least": min,
+    "most": max,
+}
 
 
 def reached(folder: Path) -> Reached:

@@ -57,10 +57,9 @@ class Settings:
 
     def as_json(self) -> dict[str, Any]:
         """What config.json holds: without `fleet`, `hidden` and `resumed_from` where the run has none."""
-        return {name: value for name, value in asdict(self).items() if value or name not in LAST_FIELDS}
+        later = ("fleet", "hidden", "resumed_from")
+        return {name: value for name, value in asdict(self).items() if value or name not in later}
 
-
-LAST_FIELDS = ("fleet", "hidden", "resumed_from")
 
 # What a fleet's episodes draw unless told otherwise: loads from idle to overload, prefill chunks of any size. Without
 # scenarios it is that of the environment's arguments.
@@ -142,10 +141,8 @@ def fleet_settings(given: Mapping[str, Any], base: FleetSettings) -> FleetSettin
     """
     for name in given:
         if name not in FLEET_ARGUMENTS:
-            raise InputError(
-                f"argument --env-kwargs: {name} is not for --algo fleet, whose devices all learn; "
-                f"allowed: {', '.join(FLEET_ARGUMENTS)}"
-            )
+            words = f"{name} is not for --algo fleet, whose devices all learn; allowed: {', '.join(FLEET_ARGUMENTS)}"
+            raise InputError(f"argument --env-kwargs: {words}")
     randomise = dict(given.get("randomise", base.randomise))
     if "devices" in given:
         randomise["devices"] = [given["devices"]] * 2

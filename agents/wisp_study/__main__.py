@@ -10,10 +10,7 @@ COMMANDS = Commands(
     {
         "reproduce": ("agents.wisp_study.reproduce", "all published figures, beside the model's"),
         "calibrate": ("agents.wisp_study.calibrate", "show the calibration, or fit it again"),
-        "sensitivity": (
-            "agents.wisp_study.sensitivity",
-            "how much the headline ratios depend on each calibrated number",
-        ),
+        "sensitivity": ("agents.wisp_study.sensitivity", "how much the ratios depend on each calibrated number"),
     },
 )
 

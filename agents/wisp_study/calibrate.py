@@ -20,17 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import lsq_linear
 
-from agents.wisp_study.calibration import (
-    FILE,
-    Calibration,
-    cells,
-    lines,
-    read,
-    served_goodput,
-    study_preset,
-    text,
-    values,
-)
+from agents.wisp_study.calibration import FILE, Calibration, cells, lines, read, served_goodput, study_preset, text
 from agents.wisp_study.published import CAPACITY, GOODPUT, SYSTEMS
 from wisp_gym.cli import Bar, Parser, output_file, progress, table, whole
 from wisp_gym.files import write_text
@@ -87,7 +77,7 @@ class Search:
     def __init__(self, start: Calibration, seeds: Sequence[int], bar: Bar):
         self.start, self.seeds, self.bar = start, seeds, bar
         self.names = [name for name in start if name not in BATCHES]
-        self.best = self.measure(values(start))
+        self.best = self.measure({name: p.value for name, p in start.items()})
 
     def measure(self, given: dict[str, float], systems: Sequence[str] = SYSTEMS) -> Fit:
         """Residuals of a point; systems that are not named keep the best point's capacities."""
@@ -98,11 +88,9 @@ class Search:
 
     def moved(self, change: Vector) -> dict[str, float]:
         """The best point with its logarithms changed, held within the ranges."""
-        given = dict(self.best.given)
-        for name, x in zip(self.names, change, strict=True):
-            p = self.start[name]
-            given[name] = min(max(given[name] * math.exp(x), p.low), p.high)
-        return given
+        given = self.best.given
+        moved = {name: given[name] * math.exp(x) for name, x in zip(self.names, change, strict=True)}
+        return given | {name: min(max(x, self.start[name].low), self.start[name].high) for name, x in moved.items()}
 
     def jacobian(self) -> Vector:
         """(19, n) derivatives by the logarithms, by differences that stay within the ranges."""
@@ -110,9 +98,7 @@ class Search:
         for k, name in enumerate(self.names):
             p, value = self.start[name], self.best.given[name]
             sign = 1.0 if value * math.exp(DIFFERENCE) <= p.high else -1.0
-            change = np.zeros(len(self.names))
-            change[k] = sign * DIFFERENCE
-            there = self.measure(self.moved(change))
+            there = self.measure(self.moved(sign * DIFFERENCE * np.eye(len(self.names))[k]))
             columns.append((there.residuals - self.best.residuals) / math.log(there.given[name] / value))
         return np.array(columns).T
 
@@ -121,10 +107,9 @@ class Search:
         r = self.best.residuals
         weight = np.maximum(np.abs(r), SMALL) ** (POWER / 2 - 1)
         weight /= weight.max()
-        jacobian = self.jacobian() * weight[:, None]
+        jacobian, aim = self.jacobian() * weight[:, None], np.pad(-r * weight, (0, len(self.names)))
         for share in SHRINK:
             rows = np.vstack([jacobian, RIDGE / share * np.eye(len(self.names))])
-            aim = np.concatenate([-r * weight, np.zeros(len(self.names))])
             limit = LONGEST_STEP * share
             there = self.measure(self.moved(lsq_linear(rows, aim, (-limit, limit)).x))
             if there.loss < self.best.loss:

@@ -66,8 +66,8 @@ def text(calibration: Calibration, header: str) -> str:
     """The calibration as TOML."""
     lines = [f"# {line}" for line in header.splitlines()]
     for name, p in calibration.items():
-        lines += ["", f"[{name}]", f"value = {p.value:.4g}", f"low = {p.low}", f"high = {p.high}"]
-        lines += [f'reason = "{p.reason}"']
+        numbers = [f"value = {p.value:.4g}", f"low = {p.low}", f"high = {p.high}"]
+        lines += ["", f"[{name}]", *numbers, f'reason = "{p.reason}"']
     return "\n".join(lines) + "\n"
 
 
@@ -160,10 +160,10 @@ def served_goodput(devices: float, attained: float) -> float:
 
 def cells(given: dict[str, float], seeds: Sequence[int], systems: Sequence[str] = SYSTEMS) -> dict[str, list[float]]:
     """Capacities of Qwen3-32B at the four speeds, by system."""
-    places = [(system, k) for system in systems for k in range(len(SLO_TOKENS_PER_S))]
-    jobs = [("qwen3-32b", given, s, SLO_TOKENS_PER_S[k], seeds, CAPACITY[s][k]) for s, k in places]
-    found = dict(zip(places, Threads().map(cell, jobs), strict=True))
-    return {system: [found[system, k] for k in range(len(SLO_TOKENS_PER_S))] for system in systems}
+    speeds = list(enumerate(SLO_TOKENS_PER_S))
+    jobs = [("qwen3-32b", given, s, speed, seeds, CAPACITY[s][k]) for s in systems for k, speed in speeds]
+    found = np.reshape(list(Threads().map(cell, jobs)), (-1, len(speeds)))
+    return dict(zip(systems, found.tolist(), strict=True))
 
 
 def lines(calibration: Calibration) -> list[list[str]]:

@@ -21,20 +21,8 @@ from numpy.typing import NDArray
 import wisp_gym
 from agents.study.page import Page, Picture, Table, as_markdown
 from agents.training.run_folder import describe_run, new_folder
-from agents.wisp_study import published
-from agents.wisp_study.calibration import (
-    GOODPUT_SLO,
-    SLED_LENGTH,
-    TARGETS,
-    Calibration,
-    controllers,
-    largest,
-    lines,
-    read,
-    served_goodput,
-    study_scenario,
-    values,
-)
+from agents.wisp_study import calibration, published
+from agents.wisp_study.calibration import GOODPUT_SLO, SLED_LENGTH, TARGETS, Calibration, controllers, study_scenario
 from agents.wisp_study.reproduce_plot import draw
 from estimators.rejection.operating_point import closed_form, d_prime_of
 from wisp_gym.cli import Bar, Parser, add_log_folder, output_file, progress, table, whole, write_rows
@@ -79,7 +67,7 @@ class Curve:
 
     def capacity(self, target: float, guess: int) -> int:
         """Largest number of devices that reaches the target."""
-        return largest(self, target, guess)
+        return calibration.largest(self, target, guess)
 
     def interval(self, target: float, found: int) -> tuple[int, int]:
         """95 % interval of the capacity over seeds."""
@@ -125,7 +113,7 @@ def capacity_rows(target: str, given: dict[str, float], seeds: Sequence[int], ba
 def goodput_row(target: str, system: str, found: int, low: int, high: int, curve: Curve) -> Row:
     """Goodput at capacity at 8 tokens/s."""
     known = published.GOODPUT.get(system) if target == "qwen3-32b" else None
-    here, below, above = (served_goodput(n, curve(found)) for n in (found, low, high))
+    here, below, above = (calibration.served_goodput(n, curve(found)) for n in (found, low, high))
     return row("goodput", target, system, known, here, below, above, GOODPUT_SLO)
 
 
@@ -158,25 +146,22 @@ def predictor_rows(target: str, scenario: Scenario) -> list[Row]:
     return [
         row("predictor", target, "recall on accepted tokens", recall, point["recall"]),
         row("predictor", target, "false acceptance of rejected tokens", false_acceptance, point["false_acceptance"]),
-        *(
-            row("predictor cost, ms a token (input)", target, name, PREDICTOR_COST_MS[name], cost_ms[name])
-            for name in cost_ms
-        ),
-    ]
+        *(row("predictor cost, ms a token (input)", target, name, PREDICTOR_COST_MS[name], ms) for name, ms in cost_ms.items()),
+    ]  # fmt: skip
 
 
 def ablation_rows(target: str, scenario: Scenario, seeds: Sequence[int]) -> list[Row]:
     """Predictor alone, scheduler alone, both, against a fixed length with first come first served."""
     fixed = f"fixed:{SLED_LENGTH}"
-    names = {"neither": f"{fixed}+fcfs", "predictor alone": "wisp+fcfs", "scheduler alone": f"{fixed}+wisp"}
-    names["both"] = "wisp+wisp"
-    who = {label: resolve(name, scenario) for label, name in names.items()}
-    found = {label: simulate(scenario, one, seeds, ABLATION_DEVICES) for label, one in who.items()}
+    names = {
+        "neither": f"{fixed}+fcfs", "predictor alone": "wisp+fcfs", "scheduler alone": f"{fixed}+wisp", "both": "wisp+wisp",
+    }  # fmt: skip
+    found = {who: simulate(scenario, resolve(name, scenario), seeds, ABLATION_DEVICES) for who, name in names.items()}
     rows = []
     for label in list(names)[1:]:
         for measure, key in (("acceptance gain, %", "acceptance"), ("goodput gain, %", "goodput_tokens_per_s")):
-            pairs = [(getattr(a, key), getattr(b, key)) for a, b in zip(found[label], found["neither"], strict=True)]
-            gains = [100 * (a / b - 1) for a, b in pairs]
+            pairs = zip(found[label], found["neither"], strict=True)
+            gains = [100 * (getattr(a, key) / getattr(b, key) - 1) for a, b in pairs]
             low, high = bootstrap_interval(gains)
             known = float(np.mean(ABLATION[measure])) if label == "predictor alone" else None
             rows.append(row(f"ablation: {measure}", target, label, known, float(np.mean(gains)), low, high))
@@ -240,17 +225,16 @@ def study(target: str, numbers: dict[str, float], seeds: Sequence[int]) -> list[
     return found + ablation_rows(target, scenario, seeds)
 
 
-def write_report(folder: Path, target: str, calibration: Calibration, rows: list[Row]) -> None:
+def write_report(folder: Path, target: str, fitted: Calibration, rows: list[Row]) -> None:
     """report.md, capacity.png and rows.json in the run's folder."""
-    header, *parameters = lines(calibration)
+    header, *parameters = calibration.lines(fitted)
     tables = [
         Table("figures", "Published and measured", "", HEADER, [cells(r) for r in rows]),
         Table("calibration", "Calibration", "", header, parameters),
     ]
     pictures = [Picture("capacity by SLO speed", file="capacity.png")]
-    write_text(
-        folder / "report.md", as_markdown(Page(f"WISP's evaluation, {target}", [verdict(rows)], pictures, tables))
-    )
+    page = Page(f"WISP's evaluation, {target}", [verdict(rows)], pictures, tables)
+    write_text(folder / "report.md", as_markdown(page))
     write_bytes(folder / "capacity.png", draw([r for r in rows if r["table"] == "capacity"]))
     write_rows(rows, folder / "rows.json")
 
@@ -258,13 +242,13 @@ def write_report(folder: Path, target: str, calibration: Calibration, rows: list
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the study, print it, write the report."""
     given = parse(arguments)
-    calibration = read()
-    numbers, seeds = values(calibration), range(given.seeds)
+    fitted = calibration.read()
+    numbers, seeds = calibration.values(fitted), range(given.seeds)
     rows = study(given.target, numbers, seeds)
     folder = new_folder(given.log_folder, f"reproduce-{given.target}")
     settings = {"target": given.target, "seeds": list(seeds), "calibration": numbers}
     command = ["-m", *PROGRAM.split()[2:], *(sys.argv[1:] if arguments is None else arguments)]
     describe_run(folder, settings, study_scenario(given.target, numbers), command)
-    write_report(folder, given.target, calibration, rows)
+    write_report(folder, given.target, fitted, rows)
     write_rows(rows, given.json)
     print(f"{table(HEADER, [cells(r) for r in rows])}\n\n{verdict(rows)}\nreport: {folder / 'report.md'}")

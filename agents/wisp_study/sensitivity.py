@@ -44,8 +44,7 @@ def neighbours(calibration: Calibration, name: str) -> tuple[float, float]:
 
 def points(calibration: Calibration) -> list[tuple[str, float]]:
     """(parameter, value) of every point; the first is the calibration itself, under no name."""
-    moved = [(name, value) for name in calibration for value in neighbours(calibration, name)]
-    return [("", math.nan), *moved]
+    return [("", math.nan), *((name, value) for name in calibration for value in neighbours(calibration, name))]
 
 
 def ratio_row(name: str, value: float, other: str, logs: np.ndarray) -> Row:
@@ -62,10 +61,9 @@ def ratio_row(name: str, value: float, other: str, logs: np.ndarray) -> Row:
 def measure(calibration: Calibration, seeds: Sequence[int], bar: Bar) -> list[Row]:
     """Both ratios at every point."""
     places = points(calibration)
-    jobs = [(place, system, seed) for place in places for system in SYSTEMS for seed in seeds]
+    jobs = [(*place, system, seed) for place in places for system in SYSTEMS for seed in seeds]
 
-    def one(place: tuple[str, float], system: str, seed: int) -> float:
-        name, value = place
+    def one(name: str, value: float, system: str, seed: int) -> float:
         given = values(calibration) | ({name: value} if name else {})
         found = cell("qwen3-32b", given, system, GOODPUT_SLO, [seed], CAPACITY[system][FASTEST])
         bar.update()
@@ -134,8 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, draw."""
     given = parse(arguments)
     calibration = read()
-    total = len(points(calibration)) * len(SYSTEMS) * given.seeds
-    with progress(total, " capacities") as bar:
+    with progress(len(points(calibration)) * len(SYSTEMS) * given.seeds, " capacities") as bar:
         rows = measure(calibration, range(given.seeds), bar)
     print(table(rows))
     write_rows(rows, given.json)

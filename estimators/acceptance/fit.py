@@ -14,12 +14,10 @@ slow, and the first position against the later ones how much harder the token af
     python -m estimators.acceptance --trace python-10m-1m.npz
 """
 
-from __future__ import annotations
-
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +25,10 @@ from numpy.typing import NDArray
 from estimators.acceptance import recorded as recorded_acceptance
 from estimators.acceptance.pairs import ASSUMED_LIKE, PAIRS, Pair
 from estimators.acceptance.process import BLOCK_TOKENS, START, Process, search, search_from_all, to_free
-from wisp_gym.cli import Parser, table
-from wisp_gym.errors import InputError, one_of
-from wisp_gym.files import check_writable, write_json
+from estimators.rejection.models import MAX_SEED
+from wisp_gym.cli import Parser, output_file, table, whole
+from wisp_gym.errors import one_of
+from wisp_gym.files import write_json
 
 TYPICAL_ROUNDS = 116  # rounds of the response in which an average Spec-Bench round stands; correlations depend on it
 RATE_TOLERANCE = 0.01  # a published acceptance that is missed by this much costs as much as ...
@@ -53,24 +52,20 @@ class World:
     innovation: NDArray[np.float64]
 
     @classmethod
-    def draw(cls, responses: int, positions: int, seed: int) -> World:
+    def draw(cls, responses: int, positions: int, seed: int) -> Self:
         """Return a world of `responses` responses of `positions` tokens each."""
         rng = np.random.default_rng(seed)
-        blocks = -(-positions // BLOCK_TOKENS)
-        return cls(
-            rng.logistic(size=(positions, responses)),
-            rng.standard_normal(responses),
-            rng.standard_normal((blocks, responses)),
-        )
+        logistic, request = rng.logistic(size=(positions, responses)), rng.standard_normal(responses)
+        return cls(logistic, request, rng.standard_normal((-(-positions // BLOCK_TOKENS), responses)))
 
 
 def drift(process: Process, innovation: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the stationary AR(1) over blocks, N(0, 1), shape (blocks, responses)."""
     correlation = np.exp(-BLOCK_TOKENS / process.drift_tokens)
-    fresh = np.sqrt(1.0 - correlation**2)
-    blocks = innovation.copy()
+    blocks = np.sqrt(1.0 - correlation**2) * innovation
+    blocks[0] = innovation[0]
     for b in range(1, len(blocks)):
-        blocks[b] = correlation * blocks[b - 1] + fresh * innovation[b]
+        blocks[b] += correlation * blocks[b - 1]
     return blocks
 
 
@@ -132,22 +127,17 @@ def positions_of(pair: Pair) -> int:
     return BLOCK_TOKENS * round(TYPICAL_ROUNDS * (1.0 + accepted) / BLOCK_TOKENS)
 
 
-def tolerances(pair: Pair) -> dict[str, float]:
-    """Return the error that counts as one for each name of `targets(pair)`."""
-    allowed = dict.fromkeys(targets(pair), CORRELATION_TOLERANCE)
-    allowed |= {f"P(accepted >= {i})": pair.survival_tolerance for i in range(1, len(pair.survival) + 1)}
-    return allowed | {rate_name(k): DERIVED_TOLERANCE if k in pair.derived else RATE_TOLERANCE for k in pair.rates}
-
-
-def rate_name(drafts: int) -> str:
-    """Return what the tables call the acceptance at `drafts` drafts per round."""
-    return f"accepted/drafted, K = {drafts}"
+def tolerances(pair: Pair) -> list[float]:
+    """Return the error that counts as one for each of `targets(pair)`, in their order."""
+    others = len(pair.autocorrelation) + (pair.between_cv is not None)
+    rates = [DERIVED_TOLERANCE if k in pair.derived else RATE_TOLERANCE for k in pair.rates]
+    return [pair.survival_tolerance] * len(pair.survival) + rates + [CORRELATION_TOLERANCE] * others
 
 
 def targets(pair: Pair) -> dict[str, float]:
     """Return the published figures of `pair` under readable names."""
     named = {f"P(accepted >= {i})": value for i, value in enumerate(pair.survival, 1)}
-    named |= {rate_name(k): value for k, value in pair.rates.items()}
+    named |= {f"accepted/drafted, K = {k}": value for k, value in pair.rates.items()}
     named |= {f"correlation, lag {lag}": value for lag, value in pair.autocorrelation.items()}
     return named | ({"spread of responses": pair.between_cv} if pair.between_cv is not None else {})
 
@@ -158,22 +148,21 @@ def simulate(process: Process, pair: Pair, world: World) -> dict[str, float]:
 
 
 def measures(accepted: NDArray[np.bool_], pair: Pair) -> dict[str, float]:
-    """Return the figures in `targets(pair)` of fates, shape (positions, responses)."""
+    """Return the figures in `targets(pair)`, under the same names, of fates, shape (positions, responses)."""
     drafts = {*pair.rates, *([pair.max_draft_tokens] if pair.survival else [])}
     lengths = {k: rounds(accepted, k) for k in drafts}
-    longest = lengths[max(drafts)]
-    steps = survival(lengths[pair.max_draft_tokens], pair.max_draft_tokens) if pair.survival else np.empty(0)
-    named = {f"P(accepted >= {i})": float(steps[i - 1]) for i in range(1, len(pair.survival) + 1)}
-    named |= {rate_name(k): float(survival(lengths[k], k).mean()) for k in pair.rates}
-    lags = list(pair.autocorrelation)
-    named |= {f"correlation, lag {lag}": float(r) for lag, r in zip(lags, autocorrelation(longest, lags), strict=True)}
-    return named | ({"spread of responses": between_cv(longest)} if pair.between_cv is not None else {})
+    steps = {k: survival(lengths[k], k) for k in drafts}
+    values = [*steps[pair.max_draft_tokens][: len(pair.survival)]] if pair.survival else []
+    values += [steps[k].mean() for k in pair.rates]
+    values += [*autocorrelation(lengths[max(drafts)], list(pair.autocorrelation))]
+    values += [between_cv(lengths[max(drafts)])] if pair.between_cv is not None else []
+    return dict(zip(targets(pair), map(float, values), strict=True))
 
 
 def misfit(process: Process, pair: Pair, world: World) -> float:
     """Return the sum of squared errors in tolerances, plus the weak pull to `START`."""
-    wanted, got, allowed = targets(pair), simulate(process, pair, world), tolerances(pair)
-    error = sum(((got[name] - value) / allowed[name]) ** 2 for name, value in wanted.items())
+    wanted, got, allowed = targets(pair).values(), simulate(process, pair, world).values(), tolerances(pair)
+    error = sum(((g - w) / a) ** 2 for g, w, a in zip(got, wanted, allowed, strict=True))
     return float(error + PRIOR_WEIGHT * ((to_free(process) - to_free(START)) ** 2).sum())
 
 
@@ -211,12 +200,8 @@ def report(name: str, process: Process, responses: int, seed: int) -> dict[str, 
     acceptance = max(abs(error) for key, error in errors.items() if key.startswith(("P(", "accepted")))
     print(f"\n{name}: {pair.draft} to {pair.target}, {pair.data} ({pair.source})")
     print(f"  {pair.note}\n" if pair.note else "", end="")
-    print(
-        table(
-            ["figure", "published", "fitted", "error"],
-            [[key, f"{wanted[key]:.3f}", f"{got[key]:.3f}", f"{errors[key]:+.3f}"] for key in wanted],
-        )
-    )
+    lines = [[key, f"{wanted[key]:.3f}", f"{got[key]:.3f}", f"{errors[key]:+.3f}"] for key in wanted]
+    print(table(["figure", "published", "fitted", "error"], lines))
     print("  ".join(f"{key} = {value:.4g}" for key, value in asdict(process).items()))
     print(f"largest error of an acceptance {acceptance:.3f}")
     row = {"pair": name, "draft": pair.draft, "target": pair.target, "data": pair.data, "source": pair.source}
@@ -225,42 +210,30 @@ def report(name: str, process: Process, responses: int, seed: int) -> dict[str, 
 
 def parse(arguments: Sequence[str] | None) -> Namespace:
     """Return the flags."""
-    parser = Parser(
-        prog="python -m estimators.acceptance",
-        description="Fit the acceptance process to published figures or to recorded traces.",
-    )
-    parser.add_argument(
-        "--trace", nargs="+", metavar="FILE", help="fit to these recorded speculation traces (NPZ), one by one, instead"
-    )
+    about = "Fit the acceptance process to published figures or to recorded traces."
+    parser = Parser(prog="python -m estimators.acceptance", description=about)
+    help_ = "fit to these recorded speculation traces (NPZ), one by one, instead"
+    parser.add_argument("--trace", nargs="+", metavar="FILE", help=help_)
     parser.add_argument("--pair", default="all", help=f"all (default) or one of: {', '.join(PAIRS)}")
-    parser.add_argument("--responses", type=int, default=1000, help="simulated responses (default 1000)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", metavar="FILE", help="write the fits as a list of rows")
-    given = parser.parse_args(arguments)
-    for name, least in (("responses", 50), ("seed", 0)):
-        if getattr(given, name) < least:
-            raise InputError(f"--{name} {getattr(given, name)}: at least {least} is needed")
-    return given
+    responses = whole(50, 1_000_000)
+    parser.add_argument("--responses", type=responses, default=1000, help="simulated responses (default 1000)")
+    parser.add_argument("--seed", type=whole(0, MAX_SEED), default=0)
+    parser.add_argument("--json", type=output_file(), metavar="FILE", help="write the fits as a list of rows")
+    return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fit the pairs, print them against what is published, on responses that the fit has not seen."""
     given = parse(arguments)
     names = list(PAIRS) if given.pair == "all" else [one_of("pair", given.pair, PAIRS)]
-    if given.json:
-        check_writable(given.json)
     if given.trace:
         rows = [recorded_acceptance.study(path, given.seed) for path in given.trace]
         print("\n\n".join(map(recorded_acceptance.report, rows)))
-        if given.json:
-            write_json(given.json, rows)
-        return
-    fitted = fit_all(names, given.responses, given.seed)
-    rows = [report(name, fitted[name], 4 * given.responses, given.seed + 1) for name in names]
-    if given.pair == "all":
-        print(
-            "\nno published figures, the same parameters (assumption): "
-            + ", ".join(f"{name} as {like}" for name, like in ASSUMED_LIKE.items())
-        )
+    else:
+        fitted = fit_all(names, given.responses, given.seed)
+        rows = [report(name, fitted[name], 4 * given.responses, given.seed + 1) for name in names]
+        if given.pair == "all":
+            alike = ", ".join(f"{name} as {like}" for name, like in ASSUMED_LIKE.items())
+            print(f"\nno published figures, the same parameters (assumption): {alike}")
     if given.json:
         write_json(given.json, rows)

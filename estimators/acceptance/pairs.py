@@ -1,8 +1,8 @@
 """Published acceptance figures of draft and target pairs, with their sources."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
-import numpy as np
 from scipy.special import beta as beta_function
 
 CONFIGSPEC = "ConfigSpec, arXiv 2604.09722, Dolly-15k"
@@ -49,60 +49,37 @@ class Pair:
 
 def beta_geometric(a: float, b: float, length: int) -> tuple[float, ...]:
     """Return S(i) = B(a + i, b) / B(a, b) for i = 1..length: each round draws its acceptance from Beta(a, b)."""
-    return tuple(float(beta_function(a + i, b) / beta_function(a, b)) for i in np.arange(1, length + 1))
+    return tuple(float(beta_function(a + i, b) / beta_function(a, b)) for i in range(1, length + 1))
 
 
+def configspec(draft: str, target: str, rates: dict[int, float], derived: tuple[int, ...] = (), **known: Any) -> Pair:
+    """Return a pair of ConfigSpec; the rates at `derived` drafts per round were recovered from its throughputs."""
+    recovered = f": K = 5; K = {', '.join(map(str, derived))} recovered from its throughputs" if derived else ""
+    return Pair(draft, target, "Dolly-15k", CONFIGSPEC + recovered, rates=rates, derived=derived, **known)
+
+
+MT_BENCH, INSTRUCT_CODER = (0.743, 0.559, 0.433, 0.340, 0.277, 0.227), (0.700, 0.482, 0.347, 0.256, 0.191, 0.147)
+ALONE = "one published figure; spreads of Qwen3-1.7B on MT-bench (assumption)"
+ONE_FIGURE: dict[str, Any] = {"like": "qwen3-1.7b--qwen3-32b", "note": ALONE}
 PAIRS: dict[str, Pair] = {
-    "qwen3-0.6b--qwen3-32b": Pair(
+    "qwen3-0.6b--qwen3-32b": configspec(
         "Qwen3-0.6B",
         "Qwen3-32B",
-        "Dolly-15k",
-        f"{CONFIGSPEC}: K = 5; K = 2, 7, 10 recovered from its throughputs",
-        10,
-        beta_geometric(2.27, 1.28, 10),
         {2: 0.563, 5: 0.378, 7: 0.346, 10: 0.274},
-        derived=(2, 7, 10),
+        (2, 7, 10),
+        max_draft_tokens=10,
+        survival=beta_geometric(2.27, 1.28, 10),
         survival_tolerance=0.03,
         note="the survival is a beta-geometric law through the rates; it and the derived rates count a third",
     ),
     "qwen3-1.7b--qwen3-32b": Pair(
-        "Qwen3-1.7B",
-        "Qwen3-32B",
-        "MT-bench",
-        VLLM,
-        6,
-        (0.743, 0.559, 0.433, 0.340, 0.277, 0.227),
-        {1: 0.771, 3: 0.598},
-        between_cv=0.24,
+        "Qwen3-1.7B", "Qwen3-32B", "MT-bench", VLLM, 6, MT_BENCH, {1: 0.771, 3: 0.598}, between_cv=0.24
     ),
     "qwen3-1.7b--qwen3-32b-code": Pair(
-        "Qwen3-1.7B",
-        "Qwen3-32B",
-        "InstructCoder",
-        VLLM,
-        6,
-        (0.700, 0.482, 0.347, 0.256, 0.191, 0.147),
-        {1: 0.719, 3: 0.526},
-        between_cv=0.16,
+        "Qwen3-1.7B", "Qwen3-32B", "InstructCoder", VLLM, 6, INSTRUCT_CODER, {1: 0.719, 3: 0.526}, between_cv=0.16
     ),
-    "qwen3-4b--qwen3-32b": Pair(
-        "Qwen3-4B",
-        "Qwen3-32B",
-        "Dolly-15k",
-        CONFIGSPEC,
-        rates={5: 0.487},
-        like="qwen3-1.7b--qwen3-32b",
-        note="one published figure; spreads of Qwen3-1.7B on MT-bench (assumption)",
-    ),
-    "qwen3-8b--qwen3-32b": Pair(
-        "Qwen3-8B",
-        "Qwen3-32B",
-        "Dolly-15k",
-        CONFIGSPEC,
-        rates={5: 0.522},
-        like="qwen3-1.7b--qwen3-32b",
-        note="one published figure; spreads of Qwen3-1.7B on MT-bench (assumption)",
-    ),
+    "qwen3-4b--qwen3-32b": configspec("Qwen3-4B", "Qwen3-32B", {5: 0.487}, **ONE_FIGURE),
+    "qwen3-8b--qwen3-32b": configspec("Qwen3-8B", "Qwen3-32B", {5: 0.522}, **ONE_FIGURE),
     "llama-3.2-1b--llama-70b-code": Pair(
         "Llama-3.2-1B",
         "Llama-3.3-70B",
@@ -112,13 +89,11 @@ PAIRS: dict[str, Pair] = {
         beta_geometric(2.71, 0.58, 8),
         {3: 0.790, 5: 0.702},
     ),
-    "llama-3.2-1b-instruct--llama-70b": Pair(
+    "llama-3.2-1b-instruct--llama-70b": configspec(
         "Llama-3.2-1B-Instruct",
         "Llama-3.1-70B",
-        "Dolly-15k",
-        f"{CONFIGSPEC}: K = 5; K = 2, 6, 8 recovered from its throughputs",
-        rates={2: 0.701, 5: 0.546, 6: 0.520, 8: 0.436},
-        derived=(2, 6, 8),
+        {2: 0.701, 5: 0.546, 6: 0.520, 8: 0.436},
+        (2, 6, 8),
         note="the derived rates count a third",
     ),
     "vicuna-68m--vicuna-7b": Pair(
@@ -133,9 +108,4 @@ PAIRS: dict[str, Pair] = {
 }
 
 # Qwen3-14B as the target: nothing is published. Both sizes are trained on the same data, so the 32B figures serve.
-ASSUMED_LIKE = {
-    "qwen3-0.6b--qwen3-14b": "qwen3-0.6b--qwen3-32b",
-    "qwen3-1.7b--qwen3-14b": "qwen3-1.7b--qwen3-32b",
-    "qwen3-4b--qwen3-14b": "qwen3-4b--qwen3-32b",
-    "qwen3-8b--qwen3-14b": "qwen3-8b--qwen3-32b",
-}
+ASSUMED_LIKE = {f"qwen3-{size}--qwen3-14b": f"qwen3-{size}--qwen3-32b" for size in ("0.6b", "1.7b", "4b", "8b")}

@@ -12,7 +12,6 @@ from tqdm import tqdm
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.engine import draws
 from wisp_gym.engine.acceptance import DRIFT_BLOCK_TOKENS, begin_walk, draft_token
-from wisp_gym.engine.draws import stream_key
 from wisp_gym.engine.worlds import Worlds
 from wisp_gym.scenario import load, with_
 
@@ -62,12 +61,12 @@ def search(cost: Callable[[Process], float], start: Process, iterations: int, fr
     origin = to_free(start)
     steps = np.vstack([np.zeros(free), np.diag(FIRST_STEP[:free])])
 
-    def cost_of(values: NDArray[np.float64]) -> float:
-        return cost(from_free(np.concatenate([values, origin[free:]])))
+    def process(values: NDArray[np.float64]) -> Process:
+        return from_free(np.concatenate([values, origin[free:]]))
 
     options = {"maxiter": iterations, "xatol": 5e-3, "fatol": 5e-3, "initial_simplex": origin[:free] + steps}
-    found = minimize(cost_of, origin[:free], method="Nelder-Mead", options=options)
-    return float(found.fun), from_free(np.concatenate([found.x, origin[free:]]))
+    found = minimize(lambda values: cost(process(values)), origin[:free], method="Nelder-Mead", options=options)
+    return float(found.fun), process(found.x)
 
 
 def search_from_all(cost: Callable[[Process], float], what: str, iterations: int = 150) -> Process:
@@ -98,10 +97,10 @@ def _drafted(config, device, n_requests, n_positions):
     fates = np.empty((n_requests, n_positions), np.int64)
     evidence = np.empty((n_requests, n_positions))
     for request in range(n_requests):
-        d.acceptance_key = stream_key(c.seed, draws.ACCEPTANCE, 0, request)
-        d.evidence_key = stream_key(c.seed, draws.EVIDENCE, 0, request)
-        d.drift_key = stream_key(c.seed, draws.DRIFT, 0, request)
-        begin_walk(c, d, stream_key(c.seed, draws.REQUEST_EFFECT, 0, request))
+        d.acceptance_key = draws.stream_key(c.seed, draws.ACCEPTANCE, 0, request)
+        d.evidence_key = draws.stream_key(c.seed, draws.EVIDENCE, 0, request)
+        d.drift_key = draws.stream_key(c.seed, draws.DRIFT, 0, request)
+        begin_walk(c, d, draws.stream_key(c.seed, draws.REQUEST_EFFECT, 0, request))
         for n in range(n_positions):
             d.drafted, d.on_path = 0, 1
             draft_token(c, d)

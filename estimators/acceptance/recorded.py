@@ -6,12 +6,9 @@ the trace and to answers of the same lengths that the engine draws. The AUC is w
 cross-validated over prompts.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,9 +48,12 @@ class Answers:
     run: NDArray[np.int64]
     draft_tokens: int
 
-    def take(self, requests: NDArray[np.int64]) -> Answers:
-        """These requests, with repeats."""
-        return Answers(self.accepted[requests], self.run[requests], self.draft_tokens)
+    @classmethod
+    def cut(cls, accepted: NDArray[Any], run: NDArray[np.int64], lengths: NDArray[np.int64], draft_tokens: int) -> Self:
+        """Answers of these lengths; runs that their ends may cut are left out."""
+        to_the_end = lengths[:, None] - np.arange(accepted.shape[1])
+        whole_run = np.where(to_the_end < draft_tokens, -1, run)
+        return cls(np.where(to_the_end > 0, accepted, np.nan), whole_run, draft_tokens)
 
 
 def recorded(trace: SpeculationTrace) -> Answers:
@@ -62,15 +62,7 @@ def recorded(trace: SpeculationTrace) -> Answers:
     n = np.arange(lengths.max())
     place = np.minimum(trace.offsets[:-1, None] + n, len(trace.accepted_run) - 1)
     run = trace.accepted_run[place].astype(np.int64)
-    return cut(run > 0, run, lengths, trace.draft_tokens)
-
-
-def cut(accepted: NDArray[np.bool_], run: NDArray[np.int64], lengths: NDArray[np.int64], draft_tokens: int) -> Answers:
-    """Return answers of these lengths; runs that their ends may cut are left out."""
-    to_the_end = lengths[:, None] - np.arange(accepted.shape[1])
-    return Answers(
-        np.where(to_the_end > 0, accepted, np.nan), np.where(to_the_end < draft_tokens, -1, run), draft_tokens
-    )
+    return Answers.cut(run > 0, run, lengths, trace.draft_tokens)
 
 
 def simulated(process: Process, lengths: NDArray[np.int64], draft_tokens: int, seed: int) -> Answers:
@@ -79,7 +71,7 @@ def simulated(process: Process, lengths: NDArray[np.int64], draft_tokens: int, s
     run = np.zeros((len(lengths), fates.shape[1] + 1), dtype=np.int64)
     for n in range(fates.shape[1] - 1, -1, -1):
         run[:, n] = np.where(fates[:, n] == 1, np.minimum(run[:, n + 1] + 1, draft_tokens), 0)
-    return cut(fates == 1, run[:, :-1], lengths, draft_tokens)
+    return Answers.cut(fates == 1, run[:, :-1], lengths, draft_tokens)
 
 
 def fitted_figures(given: Answers) -> dict[str, float]:
@@ -118,7 +110,9 @@ def figures(given: Answers) -> dict[str, float]:
 def bootstrap(given: Answers) -> NDArray[np.float64]:
     """Return all figures of bootstrap samples of requests, shape (RESAMPLES, figures)."""
     rng, n = np.random.default_rng(0), len(given.accepted)
-    return np.array([list(figures(given.take(rng.integers(n, size=n))).values()) for _ in range(RESAMPLES)])
+    picks = (rng.integers(n, size=n) for _ in range(RESAMPLES))
+    samples = (Answers(given.accepted[pick], given.run[pick], given.draft_tokens) for pick in picks)
+    return np.array([list(figures(sample).values()) for sample in samples])
 
 
 def fit(
@@ -153,13 +147,6 @@ def statistics_auc(trace: SpeculationTrace, seed: int) -> list[float]:
     return [auc(p, seen.accepted, np.ones(len(p))), *ends.tolist()]
 
 
-def statistics_figures(trace: SpeculationTrace, together: Sequence[float]) -> dict[str, list[float]]:
-    """Return the AUC of each statistic alone in a trace, with its interval, and in the engine at this AUC of all four."""
-    shares = dict(zip(INPUTS, VIEW_SHARES, strict=True))
-    return {f"AUC of {name} alone": [*ends, float(norm.cdf(separation(together[0]) * np.sqrt(shares[name] / 2)))]
-            for name, ends in alone(met(trace)).items()}  # fmt: skip
-
-
 def study(path: str, seed: int) -> dict[str, Any]:
     """Return parameters, measured figures with intervals, and fitted ones on answers that the fit has not seen.
 
@@ -178,8 +165,10 @@ def study(path: str, seed: int) -> dict[str, Any]:
     together = statistics_auc(trace, seed)
     rows = {name: {"measured": measured[name], "interval": pair, "fitted": got[name], "is_fitted": i < count}
             for i, (name, pair) in enumerate(zip(measured, ends, strict=True))}  # fmt: skip
-    rows |= {name: {"measured": value, "interval": [low, high], "fitted": engine, "is_fitted": False}
-             for name, (value, low, high, engine) in statistics_figures(trace, together).items()}  # fmt: skip
+    shares = dict(zip(INPUTS, VIEW_SHARES, strict=True))
+    for name, (value, *pair) in alone(met(trace)).items():  # and in the engine, at this AUC of all four together
+        engine = float(norm.cdf(separation(together[0]) * np.sqrt(shares[name] / 2)))
+        rows[f"AUC of {name} alone"] = {"measured": value, "interval": pair, "fitted": engine, "is_fitted": False}
     about = {"trace": Path(path).name, "temperature": trace.temperature}
     return about | asdict(process) | {"auc": together, "fitted": rows}
 
@@ -192,12 +181,11 @@ def report(row: dict[str, Any]) -> str:
         inside = "" if low <= figure["fitted"] <= high else "outside"
         lines.append([name if figure["is_fitted"] else f"not fitted: {name}",
                       f"{figure['measured']:.3f} ({low:.3f} to {high:.3f})", f"{figure['fitted']:.3f}", inside])  # fmt: skip
-    parameters = {name: row[name] for name in asdict(Process())}
     outside = sum(bool(line[3]) for line in lines)
     return "\n".join([
         f"{row['trace']}, temperature {row['temperature']:g}",
         table(["figure", "measured (95 %)", "fitted", ""], lines),
-        "  ".join(f"{key} = {value:.4g}" for key, value in parameters.items()),
+        "  ".join(f"{key} = {row[key]:.4g}" for key in asdict(Process())),
         "auc = {:.3f} ({:.3f} to {:.3f}) of the statistics, the MLP cross-validated over prompts".format(*row["auc"]),
         f"{outside} of {len(lines)} figures lie outside the trace's interval",
     ])  # fmt: skip

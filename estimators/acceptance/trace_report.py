@@ -8,7 +8,6 @@ Published: `estimators.acceptance.pairs` names each source; WISP's AUC is derive
 """
 
 import json
-from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,12 @@ from estimators.acceptance.pairs import AUTOCORRELATION, PAIRS
 from estimators.rejection.models import MLP
 from estimators.rejection.operating_point import published
 from traces.describe_speculation import LAGS, acceptance_by_position, autocorrelation, by_quarter
-from wisp_gym.cli import Parser, table
+from wisp_gym.cli import Parser, output_file, table
 from wisp_gym.errors import InputError
-from wisp_gym.files import check_writable, write_json
+from wisp_gym.files import write_json
 from wisp_gym.traces.requests import TraceError
 from wisp_gym.traces.speculation import SpeculationTrace, read_speculation_trace
 
-PROGRAM = "python -m estimators.acceptance report"
 POSITIONS = (1, 2, 3, 4, 6, 8)
 BESIDE = ("qwen3-1.7b--qwen3-32b", "qwen3-1.7b--qwen3-32b-code", "vicuna-68m--vicuna-7b")  # measured by position
 
@@ -47,10 +45,8 @@ def figures(trace: SpeculationTrace, predictor: dict[str, Any] | None) -> dict[s
 
 def beside() -> dict[str, dict[str, float]]:
     """Return the published figures under the same names, by pair; correlations are of accepted lengths, by rounds."""
-    columns = {}
-    for name in BESIDE:
-        survival = PAIRS[name].survival
-        columns[name] = {f"P(run >= {k})": survival[k - 1] for k in POSITIONS if k <= len(survival)}
+    survival = {name: PAIRS[name].survival for name in BESIDE}
+    columns = {name: {f"P(run >= {k})": s[k - 1] for k in POSITIONS if k <= len(s)} for name, s in survival.items()}
     columns["Spec-Bench"] = {f"correlation, lag {lag}": value for lag, value in AUTOCORRELATION.items()}
     columns["WISP"] = {"AUC, MLP": published()["auc"]}
     return columns
@@ -68,20 +64,12 @@ def text(columns: dict[str, dict[str, float]]) -> str:
     return table(["figure", *columns], [[name, *(cell(c.get(name)) for c in columns.values())] for name in names])
 
 
-def parse(arguments: Sequence[str] | None) -> Namespace:
-    """Return the flags, checked."""
-    parser = Parser(prog=PROGRAM, description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("trace", nargs="+", type=Path, metavar="TRACE", help="speculation traces (NPZ)")
-    parser.add_argument("--json", metavar="FILE", help="write the figures of the traces")
-    given = parser.parse_args(arguments)
-    if given.json:
-        check_writable(given.json)
-    return given
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table, and write the figures where asked."""
-    given = parse(arguments)
+    parser = Parser(prog="python -m estimators.acceptance report", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("trace", nargs="+", type=Path, metavar="TRACE", help="speculation traces (NPZ)")
+    parser.add_argument("--json", type=output_file(), metavar="FILE", help="write the figures of the traces")
+    given = parser.parse_args(arguments)
     columns = {}
     for path in given.trace:
         beside_it = path.with_name(f"{path.stem}-predictor.json")

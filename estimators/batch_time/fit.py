@@ -8,7 +8,6 @@ time with its noise. As WISP does (arXiv 2601.11652), 123 of 173 configurations 
 configuration's repeats are never on both sides. `--write` stores the four coefficients for `wisp_gym` to read.
 """
 
-import csv
 import platform
 import re
 from argparse import Namespace
@@ -24,10 +23,11 @@ from numpy.typing import NDArray
 
 import wisp_gym
 from estimators.batch_time.regression import COLUMNS, ConvexRegressor, WispRegressor, scores, upper_quantile
-from wisp_gym.cli import Parser, table
+from wisp_gym import scenario as scenarios
+from wisp_gym.cli import MAX_SEED, Parser, output_file, table, whole
 from wisp_gym.engine.verification import batch_time_s
 from wisp_gym.errors import InputError, one_of
-from wisp_gym.files import check_writable, write_json
+from wisp_gym.files import csv_rows, write_json
 
 PUBLISHED = {"r2": 0.992, "mae_ms": 3.38, "mape_percent": 4.93}  # WISP, Qwen3-32B on one A100-80GB, 50 held out
 CONFIGURATIONS, HELD_OUT = 173, 50  # WISP's profile
@@ -95,22 +95,15 @@ def read(path: str | Path) -> Profile:
         InputError: the file, a column or a value is wrong; names file, line and what is allowed.
     """
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            lines = [(number, line) for number, line in enumerate(file, 1) if line.strip() and not line.startswith("#")]
+        rows = csv_rows(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"cannot read the profile {path}: {getattr(error, 'strerror', None) or 'not a text file'}"
-        ) from None
-    rows = list(csv.DictReader(line for _, line in lines))
-    missing = [name for name in (*COLUMNS, "seconds") if not rows or name not in rows[0]]
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise InputError(f"cannot read the profile {path}: {reason}") from None
+    needed = (*COLUMNS, "seconds")
+    missing = [name for name in needed if not rows or name not in rows[0][1]]
     if missing:
-        raise InputError(f"{path}: no column {missing[0]!r} or no rows (needed: {', '.join(COLUMNS)}, seconds)")
-    values = np.array(
-        [
-            [_number(row, name, f"{path}, line {line[0]}") for name in (*COLUMNS, "seconds")]
-            for row, line in zip(rows, lines[1:], strict=True)
-        ]
-    )
+        raise InputError(f"{path}: no column {missing[0]!r} or no rows (needed: {', '.join(needed)})")
+    values = np.array([[_number(row, name, f"{path}, line {line}") for name in needed] for line, row in rows])
     configuration = np.unique(values[:, :3], axis=0, return_inverse=True)[1]
     if configuration.max() + 1 < 20:
         raise InputError(f"{path}: {configuration.max() + 1} configurations; at least 20 are needed to fit and score")
@@ -124,9 +117,8 @@ def _number(row: dict[str, str], name: str, place: str) -> float:
     except (TypeError, ValueError):
         raise InputError(f"{place}: {name} is {row[name]!r}, a number is needed") from None
     if not np.isfinite(value) or value < 0 or (name == "seconds" and value == 0):
-        raise InputError(
-            f"{place}: {name} is {value}, a finite number {'above' if name == 'seconds' else 'of at least'} 0 is needed"
-        )
+        least = "above" if name == "seconds" else "of at least"
+        raise InputError(f"{place}: {name} is {value}, a finite number {least} 0 is needed")
     return value
 
 
@@ -144,18 +136,14 @@ def evaluate(profile: Profile, seed: int) -> dict[str, Any]:
     X, seconds = profile.X[kept], profile.seconds[kept]
     wisp, convex = WispRegressor().fit(X, seconds), ConvexRegressor().fit(X, seconds)
     held_X, held = profile.X[left], profile.seconds[left]
-    return {
-        **wisp.coefficients(),
-        "scores": {
-            "wisp": score(held, wisp.predict(held_X), upper_quantile(seconds / wisp.predict(X), 0.95)),
-            "convex": score(held, convex.predict(held_X), convex.margin_),
-        },
-        "seed": seed,
-        "n_fit": len(np.unique(profile.configuration[kept])),
-        "n_held_out": len(np.unique(profile.configuration[left])),
-        "source": profile.source,
-        "versions": versions(),
+    factor = upper_quantile(seconds / wisp.predict(X), 0.95)
+    found = {
+        "wisp": score(held, wisp.predict(held_X), factor),
+        "convex": score(held, convex.predict(held_X), convex.margin_),
     }
+    n_fit, n_held_out = (len(np.unique(profile.configuration[rows])) for rows in (kept, left))
+    about = {"seed": seed, "n_fit": n_fit, "n_held_out": n_held_out, "source": profile.source, "versions": versions()}
+    return {**wisp.coefficients(), "scores": found, **about}
 
 
 def score(measured: NDArray[np.float64], predicted: NDArray[np.float64], factor: float) -> dict[str, float]:
@@ -166,39 +154,20 @@ def score(measured: NDArray[np.float64], predicted: NDArray[np.float64], factor:
 
 def versions() -> dict[str, str]:
     """Return versions of what the fit depends on."""
-    return {
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
-        "scikit-learn": sklearn.__version__,
-    }
+    modules = {"numpy": np, "scipy": scipy, "scikit-learn": sklearn}
+    return {"python": platform.python_version(), **{name: module.__version__ for name, module in modules.items()}}
 
 
 def show(name: str, result: dict[str, Any]) -> None:
     """Print published against measured scores, and the coefficients."""
+    labels, forms = ("R²", "MAE, ms", "MAPE, %", "95 % factor", "  held, %"), (".3f", ".2f", ".2f", ".3f", ".1f")
+    columns = [PUBLISHED, result["scores"]["wisp"], result["scores"]["convex"]]
     rows = [
-        ("R²", "r2", ".3f"),
-        ("MAE, ms", "mae_ms", ".2f"),
-        ("MAPE, %", "mape_percent", ".2f"),
-        ("95 % factor", "upper_factor_95", ".3f"),
-        ("  held, %", "upper_held_percent", ".1f"),
+        [label, *(f"{column[key]:{form}}" if key in column else "-" for column in columns)]
+        for label, key, form in zip(labels, columns[1], forms, strict=True)
     ]
-    wisp, convex = result["scores"]["wisp"], result["scores"]["convex"]
     print(f"\n{name} ({result['source']}; {result['n_fit']} configurations fitted, {result['n_held_out']} held out)")
-    print(
-        table(
-            ["held out", "WISP published", "four terms", "convex"],
-            [
-                [
-                    label,
-                    f"{PUBLISHED[key]:{form}}" if key in PUBLISHED else "-",
-                    f"{wisp[key]:{form}}",
-                    f"{convex[key]:{form}}",
-                ]
-                for label, key, form in rows
-            ],
-        )
-    )
+    print(table(["held out", "WISP published", "four terms", "convex"], rows))
     print(
         f"four terms: launch {1e3 * result['launch_s']:.2f} ms, new token {1e6 * result['new_token_s']:.2f} us, "
         f"pair {1e9 * result['pair_s']:.3f} ns, cached token {1e9 * result['cached_token_s']:.1f} ns"
@@ -214,49 +183,32 @@ def profiles(given: Namespace) -> dict[str, tuple[str, Profile]]:
     """Return profiles, with the name of the coefficients' file, by the name to show."""
     if given.profile:
         return {given.profile: (slug(Path(given.profile).stem), read(given.profile))}
-    from wisp_gym import scenario as scenarios
-
     known = scenarios.presets()
-    if given.scenario == "all":
-        names = known
-    else:
-        names = [
-            given.scenario if given.scenario.endswith(".toml") else one_of("scenario", given.scenario, [*known, "all"])
-        ]
-    loaded = {}
-    for name in names:
-        try:
-            loaded[name] = scenarios.load(name)
-        except scenarios.ScenarioError as error:
-            raise InputError(str(error)) from None
-    return {
-        name: (f"{slug(s.server.name)}--{slug(s.target.name)}", simulate(s, given.seed)) for name, s in loaded.items()
-    }
+    if not given.scenario.endswith(".toml"):
+        one_of("scenario", given.scenario, [*known, "all"])
+    loaded = {name: scenarios.load(name) for name in (known if given.scenario == "all" else [given.scenario])}
+    files = {name: f"{slug(s.server.name)}--{slug(s.target.name)}" for name, s in loaded.items()}
+    return {name: (files[name], simulate(s, given.seed)) for name, s in loaded.items()}
 
 
 def parse(arguments: Sequence[str] | None) -> Namespace:
     """Return the flags."""
     parser = Parser(
-        prog="python -m estimators.batch_time fit",
-        description="Fit and score the verification time estimators.",
+        prog="python -m estimators.batch_time fit", description="Fit and score the verification time estimators."
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--profile", metavar="FILE", help="CSV of `python -m estimators.profiling batches`")
     source.add_argument("--scenario", metavar="NAME", help="preset, path of a TOML file, or all")
-    parser.add_argument("--seed", type=int, default=0, help="of the split, and of a simulated profile (default 0)")
+    help_ = "of the split, and of a simulated profile (default 0)"
+    parser.add_argument("--seed", type=whole(0, MAX_SEED), default=0, help=help_)
     parser.add_argument("--write", action="store_true", help="store coefficients in wisp_gym/data/verification_time")
-    parser.add_argument("--json", metavar="FILE", help="write the results as a list of rows")
-    given = parser.parse_args(arguments)
-    if given.seed < 0:
-        raise InputError(f"--seed {given.seed}: at least 0 is needed")
-    return given
+    parser.add_argument("--json", type=output_file(), metavar="FILE", help="write the results as a list of rows")
+    return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fit, score, print, and write where asked."""
     given = parse(arguments)
-    if given.json:
-        check_writable(given.json)
     results = {name: (file, evaluate(profile, given.seed)) for name, (file, profile) in profiles(given).items()}
     for name, (file, result) in results.items():
         show(name, result)

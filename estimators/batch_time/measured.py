@@ -28,7 +28,7 @@ from estimators.batch_time.measured_levels import levels, show_levels
 from estimators.batch_time.measured_tables import TABLES, Series, read
 from estimators.batch_time.regression import ConvexRegressor, WispRegressor, scores
 from estimators.batch_time.roofline import SoftRooflineRegressor
-from wisp_gym.cli import Parser, table
+from wisp_gym.cli import Parser, output_file, table, whole
 from wisp_gym.errors import InputError, one_of
 from wisp_gym.files import check_writable, write_csv, write_json
 
@@ -126,15 +126,9 @@ def digits(value: float) -> float:
 def coefficient_rows(series: Series, form: str, result: Study) -> list[dict[str, Any]]:
     """Return the coefficients of the fit to the whole series, with their standard errors, as rows."""
     model = FORMS[form]().fit(series.profile.X, series.profile.seconds)
-    errors = standard_errors(result)
+    key, errors = {**series.key, "form": form}, standard_errors(result)
     return [
-        {
-            **series.key,
-            "form": form,
-            "coefficient": name,
-            "value": digits(value),
-            "standard_error": digits(errors[name]),
-        }
+        {**key, "coefficient": name, "value": digits(value), "standard_error": digits(errors[name])}
         for name, value in coefficients(model, series.columns).items()
     ]
 
@@ -157,10 +151,9 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
 
 def provenance(splits: int) -> str:
     """Return the comment above the shipped files: what they are, from where, under which licence."""
+    written = f"Written by python -m estimators.batch_time measured --write --splits {splits}. Seconds per unit."
     lines = [f"{name}: {t.kind}; {t.source}; licence: {t.licence}" for name, t in TABLES.items()]
-    return "\n".join(
-        [f"Written by python -m estimators.batch_time measured --write --splits {splits}. Seconds per unit.", *lines]
-    )
+    return "\n".join([written, *lines])
 
 
 def picture(path: Path, name: str, every: Sequence[Series], studies: Mapping[tuple, Study]) -> None:
@@ -179,37 +172,27 @@ def picture(path: Path, name: str, every: Sequence[Series], studies: Mapping[tup
 
 
 def parse(arguments: Sequence[str] | None) -> Namespace:
-    """Return the flags."""
-    parser = Parser(
-        prog="python -m estimators.batch_time measured",
-        description="Fit and score batch time on measured and reconstructed servers.",
-    )
-    parser.add_argument(
-        "--data", metavar="FOLDER", required=True, help="folder with the tables (docs/model/estimators.md)"
-    )
+    """Return the flags, checked."""
+    about = "Fit and score batch time on measured and reconstructed servers."
+    parser = Parser(prog="python -m estimators.batch_time measured", description=about)
+    help_ = "folder with the tables (docs/model/estimators.md)"
+    parser.add_argument("--data", type=Path, metavar="FOLDER", required=True, help=help_)
     parser.add_argument("--table", default="all", help=f"all (default) or one of: {', '.join(TABLES)}")
-    parser.add_argument("--splits", type=int, default=20, help="repeated splits, seeds 0, 1, ... (default 20)")
-    parser.add_argument("--plots", metavar="FOLDER", help="write measured-<table>.png there")
-    parser.add_argument("--json", metavar="FILE", help="write scores, coefficients and levels")
+    parser.add_argument(
+        "--splits", type=whole(2, 10_000), default=20, help="repeated splits, seeds 0, 1, ... (default 20)"
+    )
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="write measured-<table>.png there")
+    parser.add_argument("--json", type=output_file(), metavar="FILE", help="write scores, coefficients and levels")
     parser.add_argument("--write", action="store_true", help="store scores, coefficients and levels in estimators/data")
     given = parser.parse_args(arguments)
-    check(given)
-    return given
-
-
-def check(given: Namespace) -> None:
-    """Raise `InputError` for what can be known to be wrong before anything is fitted."""
     one_of("table", given.table, [*TABLES, "all"])
-    if given.splits < 2:
-        raise InputError(f"--splits {given.splits}: at least 2 are needed for an interval")
     if given.write and given.table != "all":
         raise InputError(f"--write with --table {given.table}: the shipped files hold all tables; leave --table out")
-    if not Path(given.data).is_dir():
+    if not given.data.is_dir():
         raise InputError(f"--data {given.data}: no such folder")
-    if given.json:
-        check_writable(given.json)
     if given.plots:
-        check_writable(Path(given.plots) / "measured.png")
+        check_writable(given.plots / "measured.png")
+    return given
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -232,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     show_levels(found["levels"])
     for name in names if given.plots else []:
         of_table = [series for series in fitted if series.table == name]
-        picture(Path(given.plots) / f"measured-{name}.png", name, of_table, studies[name])
+        picture(given.plots / f"measured-{name}.png", name, of_table, studies[name])
     if given.json:
         write_json(given.json, found)
     if given.write:

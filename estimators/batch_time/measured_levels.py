@@ -41,9 +41,8 @@ def levels(every: Iterable[Series]) -> list[dict[str, Any]]:
         other = by_name.get(("aiconfigurator", name.replace(series.model, SAME_MODEL.get(series.model, series.model))))
         if origin == "vidur" and other:
             rows.append(level(f"vidur: {name}", other, series.profile.X, series.profile.seconds))
-    h100 = by_name.get(("aiconfigurator", "H100 Qwen3-32B TP1 bfloat16"))
-    slow = by_name.get(("vllm", "H100-94GB Qwen3-32B TP1 bfloat16"))
-    brev = by_name.get(("vllm", "H100 (brev) Qwen3-32B TP1 bfloat16"))
+    places = (("aiconfigurator", "H100"), ("vllm", "H100-94GB"), ("vllm", "H100 (brev)"))
+    h100, slow, brev = (by_name.get((origin, f"{gpu} Qwen3-32B TP1 bfloat16")) for origin, gpu in places)
     if slow and brev:
         rows.append(level("vllm: H100 (brev), all steps", slow, brev.profile.X, brev.profile.seconds))
     if slow and h100:

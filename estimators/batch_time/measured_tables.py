@@ -99,9 +99,8 @@ def read(folder: str | Path, name: str) -> list[Series]:
     Raises:
         InputError: the file, a column or a value is missing or wrong; names the place and what is allowed.
     """
-    table = TABLES[name]
-    path = Path(folder) / table.file
-    rows = read_rows(path, table.columns)
+    path = Path(folder) / TABLES[name].file
+    rows = read_rows(path, TABLES[name].columns)
     series = vllm(rows, path) if name == "vllm" else reconstructed(name, rows, path)
     if not series:
         raise InputError(f"{path}: no row of a known kind; is this the right file?")
@@ -131,9 +130,8 @@ def number(row: Mapping[str, str], column: str, path: Path, least: float = 0.0) 
     except (TypeError, ValueError):
         value = float("nan")
     if not np.isfinite(value) or value < least:
-        raise InputError(
-            f"{path}, line {row['line']}: {column} is {row[column]!r}, a number of at least {least:g} is needed"
-        )
+        given = f"{path}, line {row['line']}: {column} is {row[column]!r}"
+        raise InputError(f"{given}, a number of at least {least:g} is needed")
     return value
 
 

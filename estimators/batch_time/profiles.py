@@ -8,9 +8,7 @@ attention term, and the convex regression. A preset holds the soft roofline with
 terms as the scheduler's estimator; memory, price and noise stay those of the preset that it starts from.
 """
 
-import csv
 import json
-import re
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,16 +23,15 @@ from estimators.batch_time.regression import ConvexRegressor, WispRegressor, sco
 from estimators.batch_time.roofline import SoftRooflineRegressor
 from estimators.profiling.shapes import SHAPES
 from wisp_gym import scenario as scenarios
-from wisp_gym.cli import Parser, table
+from wisp_gym.cli import Parser, output_file, table, whole
 from wisp_gym.engine.verification import batch_time_s
 from wisp_gym.errors import InputError, one_of
-from wisp_gym.files import check_writable, write_json, write_text
+from wisp_gym.files import csv_rows, write_json, write_text
 
 PROGRAM = "python -m estimators.batch_time profiles"
 PAIRS = "soft roofline, attention"
 FORMS = {"four terms": WispRegressor, "soft roofline": SoftRooflineRegressor, PAIRS: SoftRooflineRegressor,
          "convex": ConvexRegressor}  # fmt: skip
-TARGET = {"r2": PUBLISHED["r2"], "mape_percent": PUBLISHED["mape_percent"]}
 VERIFIED_TOKENS = 16  # a batch whose longest request has no more new tokens verifies alone: it prefills nothing
 SIZES = ((1, 16), (17, 64), (65, 256), (257, 1024), (1025, 1 << 30))  # new tokens
 BASES = {"H200": "h200-qwen3-32b", "H100": "h100-qwen3-32b", "A100": "wisp-a100-qwen3-32b"}
@@ -84,11 +81,7 @@ def load(path: Path) -> Measured:
     Raises:
         InputError: a column or a value is wrong.
     """
-    profile = read(path)
-    lines = [
-        line for line in path.read_text(encoding="utf-8").splitlines() if line.strip() and not line.startswith("#")
-    ]
-    rows = list(csv.DictReader(lines))
+    profile, rows = read(path), [row for _, row in csv_rows(path)]
     needed = ("shape", "device", "dtype", "commit", "longest_new", "power_w", "share_of_bound")
     missing = [name for name in needed if name not in rows[0]]
     if missing:
@@ -99,10 +92,7 @@ def load(path: Path) -> Measured:
     return Measured(
         profile=profile,
         path=path,
-        shape=rows[0]["shape"],
-        device=rows[0]["device"],
-        dtype=rows[0]["dtype"],
-        commit=rows[0]["commit"],
+        **{name: rows[0][name] for name in needed[:4]},
         kinds=np.array([row["kind"] for row in rows]),
         verifies=np.array([int(row["longest_new"]) <= VERIFIED_TOKENS for row in rows]),
         power_w=float(np.median(watts)) if watts else float("nan"),
@@ -129,17 +119,16 @@ def held_out(profile: Profile, form: str, splits: int) -> tuple[dict[str, list[f
     return spans, np.divide(np.nansum(predicted, 0), times, out=np.full(len(times), np.nan), where=times > 0)
 
 
-def part(profile: Profile, rows: NDArray[np.bool_]) -> Profile:
-    """Return some rows of a profile."""
-    return Profile(profile.X[rows], profile.seconds[rows], profile.configuration[rows], profile.source)
-
-
 def study(measured: Measured, splits: int) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
     """Return scores of all forms on all batches and on those without a prompt, with the coefficients fitted to all;
     and each form's held-out predictions of all batches, seconds."""
     profile = measured.profile
     some = {"all": np.ones(len(profile.seconds), bool), "without prompts": measured.verifies}
-    parts = {name: part(profile, rows) for name, rows in some.items() if rows.sum() >= 20}
+    parts = {
+        name: Profile(profile.X[rows], profile.seconds[rows], profile.configuration[rows], profile.source)
+        for name, rows in some.items()
+        if rows.sum() >= 20
+    }
     tried = {name: {form: held_out(each, form, splits) for form in FORMS} for name, each in parts.items()}
     found = {
         "profile": measured.path.name, "device": measured.device, "shape": measured.shape, "dtype": measured.dtype,
@@ -163,16 +152,14 @@ def roofline(profile: Profile, least_sharpness: float = 1.0) -> dict[str, float]
 
 def compare(measured: Measured, preset: str) -> list[dict[str, Any]]:
     """Return measured time over a preset's roofline (without host time), by new tokens of the batch."""
-    v = scenarios.load(preset).verification
-    X, seconds = measured.profile.X, measured.profile.seconds
-    other = batch_time_s.py_func(
-        0.0, v.launch_s, v.weights_s, v.token_s, v.sharpness, v.cached_token_s, v.pair_s, *X.T
-    )  # the same formula on arrays
+    X, v = measured.profile.X, scenarios.load(preset).verification
+    terms = (v.launch_s, v.weights_s, v.token_s, v.sharpness, v.cached_token_s, v.pair_s)
+    ratio = measured.profile.seconds / batch_time_s.py_func(0.0, *terms, *X.T)  # the same formula on arrays
     rows = []
     for low, high in SIZES:
         inside = (X[:, 0] >= low) & (X[:, 0] <= high)
         if inside.any():
-            p5, p50, p95 = np.percentile(seconds[inside] / other[inside], (5, 50, 95))
+            p5, p50, p95 = np.percentile(ratio[inside], (5, 50, 95))
             rows.append({"new_tokens": [low, high], "batches": int(inside.sum()), "p5": float(p5), "factor": float(p50),
                          "p95": float(p95)})  # fmt: skip
     return rows
@@ -199,46 +186,29 @@ def preset(measured: Measured, found: dict[str, Any]) -> str:
     if not np.isnan(measured.power_w):
         tables["server"] = {"busy_w": round(measured.power_w, 1)}  # the median over the profile
     if measured.shape != base.target.name:  # acceptance by this target: as by the base's (assumption)
-        tables["draft.acceptance"] = {name: getattr(base.draft.acceptance, name) for name in _ACCEPTANCE}
+        parameters = ("logit_mean", "request_std", "drift_std", "drift_tokens", "after_rejection_logit")
+        tables["draft.acceptance"] = {name: getattr(base.draft.acceptance, name) for name in parameters}
     for name, values in tables.items():
         lines += ["", f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
     return "\n".join(lines) + "\n"
 
 
-_ACCEPTANCE = ("logit_mean", "request_std", "drift_std", "drift_tokens", "after_rejection_logit")
-
-
 def show(found: dict[str, Any]) -> None:
     """Print scores beside WISP's, the target, coefficients and the comparison."""
+    r2, mape = PUBLISHED["r2"], PUBLISHED["mape_percent"]
     for name, forms in found["scores"].items():
-        print(
-            f"\n{found['profile']}: {found['shape']} on {found['device']}, {found['batches'][name]} batches ({name}), held out\n"
-        )
-        lines = [
-            [
-                "WISP, published (its server)",
-                f"{PUBLISHED['r2']:.3f}",
-                f"{PUBLISHED['mae_ms']:.2f}",
-                f"{PUBLISHED['mape_percent']:.2f}",
-                "",
-            ]
-        ]
+        batches = f"{found['batches'][name]} batches ({name}), held out"
+        print(f"\n{found['profile']}: {found['shape']} on {found['device']}, {batches}\n")
+        lines = [["WISP, published (its server)", f"{r2:.3f}", f"{PUBLISHED['mae_ms']:.2f}", f"{mape:.2f}", ""]]
         for form, score in forms.items():
-            reached = score["r2"][0] >= TARGET["r2"] and score["mape_percent"][0] <= TARGET["mape_percent"]
+            reached = score["r2"][0] >= r2 and score["mape_percent"][0] <= mape
             spans = [f"{v:.{d}f} ({low:.{d}f}-{high:.{d}f})" for (v, low, high), d in
                      ((score["r2"], 4), (score["mae_ms"], 3), (score["mape_percent"], 2))]  # fmt: skip
             lines.append([form, *spans, "reached" if reached else "missed"])
-        print(
-            table(
-                ["form", "R²", "MAE, ms", "MAPE, %", f"R² >= {TARGET['r2']}, MAPE <= {TARGET['mape_percent']}"], lines
-            )
-        )
-    print(
-        "\n"
-        + ", ".join(f"{name} {value:.4g}" for name, value in found["roofline"].items())
-        + "  (soft roofline, attention)"
-    )
-    print(", ".join(f"{name} {value:.4g}" for name, value in found["four_terms"].items()) + "  (four terms)")
+        print(table(["form", "R²", "MAE, ms", "MAPE, %", f"R² >= {r2}, MAPE <= {mape}"], lines))
+    print()
+    for coefficients, form in ((found["roofline"], PAIRS), (found["four_terms"], "four terms")):
+        print(", ".join(f"{name} {value:.4g}" for name, value in coefficients.items()) + f"  ({form})")
     if "against" in found:
         print(f"\nmeasured over the roofline of {found['against']['preset']}, without host time: median (5 to 95 %)\n")
         print(table(["new tokens", "batches", "factor"], [
@@ -252,25 +222,23 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
     parser.add_argument(
         "profile", nargs="+", type=Path, metavar="CSV", help="of python -m estimators.profiling batches"
     )
-    parser.add_argument("--splits", type=int, default=20, help="repeated splits, seeds 0, 1, ... (default 20)")
-    parser.add_argument("--against", default="", metavar="PRESET", help="compare with the roofline of a preset; by default "
-                        "that of the same device and model, where there is one")  # fmt: skip
+    parser.add_argument(
+        "--splits", type=whole(2, 10_000), default=20, help="repeated splits, seeds 0, 1, ... (default 20)"
+    )
+    help_ = "compare with the roofline of a preset; by default that of the same device and model, where there is one"
+    parser.add_argument("--against", default="", metavar="PRESET", help=help_)
     parser.add_argument("--presets", type=Path, metavar="FOLDER", help="write DEVICE-measured-SHAPE.toml there")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="write DEVICE-measured-SHAPE.png there")
-    parser.add_argument("--json", metavar="FILE", help="write all figures")
+    parser.add_argument("--json", type=output_file(), metavar="FILE", help="write all figures")
     given = parser.parse_args(arguments)
-    if given.splits < 2:
-        raise InputError(f"--splits {given.splits}: at least 2 are needed for an interval")
     if given.against:
         one_of("preset", given.against, scenarios.presets())
-    if given.json:
-        check_writable(given.json)
     return given
 
 
 def rival(measured: Measured) -> str:
     """Return the preset of the same device and model that was not measured; "" where there is none."""
-    name = re.sub("-measured-", "-", measured.name)
+    name = measured.name.replace("-measured-", "-")
     return next((p for p in scenarios.presets() if p in (name, f"wisp-{name}")), "")
 
 

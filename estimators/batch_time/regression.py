@@ -14,10 +14,24 @@ METHODS = ("nnls", "ols")
 COLUMNS = ("new_tokens", "pairs", "cached_tokens")  # the order of X's columns
 
 
-def checked(model: BaseEstimator, X: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return X, shape (n, columns), and y, shape (n,), as finite floats; scikit-learn's errors where they are not."""
-    batches, seconds = validate_data(model, X, y, y_numeric=True, dtype=np.float64)
-    return batches, np.asarray(seconds, dtype=np.float64)
+class BatchTimeRegressor(RegressorMixin, BaseEstimator):
+    """What regressions of batch time share: how they check what they are given."""
+
+    def _checked(self, X: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return X, shape (n, columns), and y, shape (n,), as finite floats; scikit-learn's errors where they are not."""
+        batches, seconds = validate_data(self, X, y, y_numeric=True, dtype=np.float64)
+        return batches, np.asarray(seconds, dtype=np.float64)
+
+    def _batches(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Return X, shape (n, columns), of a fitted model, as finite floats; scikit-learn's errors where it is not."""
+        check_is_fitted(self)
+        batches: NDArray[np.float64] = validate_data(self, X, reset=False, dtype=np.float64)
+        return batches
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.regressor_tags.poor_score = True  # data that fall with a column, or cross zero, cannot be fitted
+        return tags
 
 
 def row_weights(y: NDArray[np.float64], sample_weight: ArrayLike | None, relative: bool) -> NDArray[np.float64]:
@@ -48,7 +62,7 @@ def solve(
     return np.linalg.lstsq(rows / scale, y * root, rcond=None)[0] / scale
 
 
-class WispRegressor(RegressorMixin, BaseEstimator):
+class WispRegressor(BatchTimeRegressor):
     """Batch time in WISP's four terms: T(B) = α Σ n_i + β Σ n_i·L_i + γ Σ c_i + δ (arXiv 2601.11652).
 
     X has the columns of `COLUMNS`, shape (batches, 3): Σ n_i new tokens; Σ n_i·L_i pairs, L_i = cached + new tokens of
@@ -69,7 +83,7 @@ class WispRegressor(RegressorMixin, BaseEstimator):
 
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Fit to batches X, shape (n, columns), and times y, shape (n,), seconds."""
-        batches, seconds = checked(self, X, y)
+        batches, seconds = self._checked(X, y)
         design = np.column_stack([batches, np.ones(len(batches))])
         solved = solve(design, seconds, row_weights(seconds, sample_weight, self.relative), self.method)
         self.coef_, self.intercept_ = solved[:-1], float(solved[-1])
@@ -77,28 +91,16 @@ class WispRegressor(RegressorMixin, BaseEstimator):
 
     def predict(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return seconds, shape (n,)."""
-        check_is_fitted(self)
-        batches: NDArray[np.float64] = validate_data(self, X, reset=False, dtype=np.float64)
-        return batches @ self.coef_ + self.intercept_
+        return self._batches(X) @ self.coef_ + self.intercept_
 
     def coefficients(self) -> dict[str, float]:
         """Return the four terms under the names of `wisp_gym`'s `Estimator`, seconds per unit."""
         check_is_fitted(self)
-        new_token_s, pair_s, cached_token_s = (float(value) for value in self.coef_)
-        return {
-            "launch_s": self.intercept_,
-            "new_token_s": new_token_s,
-            "pair_s": pair_s,
-            "cached_token_s": cached_token_s,
-        }
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.regressor_tags.poor_score = True  # data that fall with a column, or cross zero, cannot be fitted
-        return tags
+        terms = ("new_token_s", "pair_s", "cached_token_s")
+        return {"launch_s": self.intercept_} | dict(zip(terms, self.coef_.tolist(), strict=True))
 
 
-class ConvexRegressor(RegressorMixin, BaseEstimator):
+class ConvexRegressor(BatchTimeRegressor):
     """Batch time that is convex in the new tokens, with an upper prediction that holds with a stated probability.
 
     WISP's terms plus hinges max(0, Σ n_i − knot): with coefficients of at least zero the time is flat while the weights
@@ -128,7 +130,7 @@ class ConvexRegressor(RegressorMixin, BaseEstimator):
         """Fit to batches X, shape (n, columns), and times y, shape (n,), seconds."""
         if not 0.0 < self.quantile < 1.0:
             raise ValueError(f"quantile {self.quantile}: it must lie between 0 and 1, both excluded")
-        batches, seconds = checked(self, X, y)
+        batches, seconds = self._checked(X, y)
         weights = row_weights(seconds, sample_weight, self.relative)
         levels = np.linspace(0.0, 1.0, self.n_knots + 2)[1:-1]
         counted = batches[weights > 0] if weights.any() else batches
@@ -140,9 +142,7 @@ class ConvexRegressor(RegressorMixin, BaseEstimator):
 
     def predict(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return the expected seconds, shape (n,)."""
-        check_is_fitted(self)
-        batches: NDArray[np.float64] = validate_data(self, X, reset=False, dtype=np.float64)
-        return self._design(batches) @ np.append(self.coef_, self.intercept_)
+        return self._design(self._batches(X)) @ np.append(self.coef_, self.intercept_)
 
     def predict_upper(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return seconds that a batch stays under with probability `quantile`, shape (n,)."""
@@ -165,11 +165,6 @@ class ConvexRegressor(RegressorMixin, BaseEstimator):
             predicted = self._design(X[left]) @ solved
             ratios.append(y[left] / np.where(predicted > 0, predicted, np.inf))
         return max(1.0, upper_quantile(np.concatenate(ratios), self.quantile))
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.regressor_tags.poor_score = True  # as WispRegressor with "nnls"
-        return tags
 
 
 def upper_quantile(values: NDArray[np.float64], quantile: float) -> float:

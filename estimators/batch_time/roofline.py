@@ -5,18 +5,16 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
-from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.utils import Tags
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
-from estimators.batch_time.regression import checked, row_weights, solve
+from estimators.batch_time.regression import BatchTimeRegressor, row_weights, solve
 
 SHARPNESS = (1.0, 16.0)  # 1 adds reading and arithmetic, 16 is a corner: beyond it no batch tells the difference
 KNEES = (0.5, 2.0)  # the knee lies between these shares of the fewest and the most new tokens
 STARTS = (0.1, 0.3, 0.6)  # of the knee on a logarithmic scale from end to end; the search finds the nearest valley
 
 
-class SoftRooflineRegressor(RegressorMixin, BaseEstimator):
+class SoftRooflineRegressor(BatchTimeRegressor):
     """Batch time as the engine has it: t = launch + (weights^p + (token·Σn)^p)^(1/p) + cached_token·Σc.
 
     `wisp_gym.engine.verification.batch_time_s` with neither host time nor pairs: both stay in the other terms. Given
@@ -43,7 +41,7 @@ class SoftRooflineRegressor(RegressorMixin, BaseEstimator):
 
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Fit to batches X, shape (n, columns), and times y, shape (n,), seconds."""
-        batches, seconds = checked(self, X, y)
+        batches, seconds = self._checked(X, y)
         weights = row_weights(seconds, sample_weight, self.relative)
         knee_tokens, self.sharpness_ = search(batches, seconds, weights, self.least_sharpness)
         solved = solve(design(batches, knee_tokens, self.sharpness_), seconds, weights, "nnls")
@@ -53,9 +51,8 @@ class SoftRooflineRegressor(RegressorMixin, BaseEstimator):
 
     def predict(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return seconds, shape (n,)."""
-        check_is_fitted(self)
-        batches: NDArray[np.float64] = validate_data(self, X, reset=False, dtype=np.float64)
-        new_s, p = self.token_s_ * np.maximum(batches[:, 0], 0.0), self.sharpness_
+        batches, p = self._batches(X), self.sharpness_
+        new_s = self.token_s_ * np.maximum(batches[:, 0], 0.0)
         longer_s = np.maximum(np.maximum(new_s, self.weights_s_), 1e-300)  # taken out: no power overflows
         roofline_s = longer_s * ((self.weights_s_ / longer_s) ** p + (new_s / longer_s) ** p) ** (1.0 / p)
         return self.launch_s_ + roofline_s + batches[:, 2:] @ self.linear_s_
@@ -63,18 +60,8 @@ class SoftRooflineRegressor(RegressorMixin, BaseEstimator):
     def coefficients(self) -> dict[str, float]:
         """Return the five coefficients under the names of `wisp_gym`'s `VerificationTime`, seconds per unit."""
         check_is_fitted(self)
-        return {
-            "launch_s": self.launch_s_,
-            "weights_s": self.weights_s_,
-            "token_s": self.token_s_,
-            "sharpness": self.sharpness_,
-            "cached_token_s": float(self.linear_s_[0]),
-        }
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.regressor_tags.poor_score = True  # data that fall with a column, or cross zero, cannot be fitted
-        return tags
+        fitted = {name: getattr(self, f"{name}_") for name in ("launch_s", "weights_s", "token_s", "sharpness")}
+        return fitted | {"cached_token_s": float(self.linear_s_[0])}
 
 
 def design(X: NDArray[np.float64], knee_tokens: float, sharpness: float) -> NDArray[np.float64]:

@@ -51,17 +51,15 @@ class Pass:
     longest_key: int
 
     @classmethod
-    def of(cls, queries: Sequence[int], starts: Sequence[int], counts: Sequence[int], device: Any) -> Pass | None:
-        """Return the pass over sequences of so many query rows and such stretches; None without any sequence."""
-        if not queries:
+    def of(cls, sequences: Sequence[tuple[int, int, int]], device: Any) -> Pass | None:
+        """Return the pass over sequences of (query rows, first cache row, cache rows); None without any."""
+        if not sequences:
             return None
-
-        def whole(values: Sequence[int]) -> Tensor:
-            return torch.tensor(values, dtype=torch.int32, device=device)
-
-        ends = [*starts, max(start + count for start, count in zip(starts, counts, strict=True))]
-        rows = [0, *accumulate(queries)]
-        return cls(whole(rows), whole(ends), whole(counts), max(queries), max(counts))
+        queries, starts, counts = zip(*sequences, strict=True)
+        ends = [*starts, max(start + count for _, start, count in sequences)]
+        lists = ([0, *accumulate(queries)], ends, counts)
+        rows, firsts, seen = (torch.tensor(values, dtype=torch.int32, device=device) for values in lists)
+        return cls(rows, firsts, seen, max(queries), max(counts))
 
 
 @dataclass(frozen=True)
@@ -102,11 +100,7 @@ def cut(cached: Sequence[int], kv_heads: int) -> int:
 
 
 def lay_out(
-    new: Sequence[int],
-    cached: Sequence[int],
-    shape: Shape,
-    device: Any,
-    starts: Sequence[int] | None = None,
+    new: Sequence[int], cached: Sequence[int], shape: Shape, device: Any, starts: Sequence[int] | None = None
 ) -> Layout:
     """Return the layout of a batch.
 
@@ -123,18 +117,14 @@ def lay_out(
     others = [i for i in range(len(new)) if i not in set(packed)]
     order = (*packed, *others)
     piece = cut([cached[i] for i in packed], shape.kv_heads) if packed else PIECE_TOKENS
-    queries: list[int] = []
-    begins: list[int] = []
-    counts: list[int] = []
+    pieces: list[tuple[int, int, int]] = []  # query rows, first cache row and cache rows of each
     rows: list[int] = []
     parts: list[list[int]] = []
     token = 0
     for i in packed:
         first = len(rows)
         for at in range(0, cached[i], piece):
-            queries.append(new[i] * shape.group)
-            begins.append(starts[i] + at)
-            counts.append(min(piece, cached[i] - at))
+            pieces.append((new[i] * shape.group, starts[i] + at, min(piece, cached[i] - at)))
             rows += range(token, token + new[i])
         parts += [list(range(first + j, len(rows), new[i])) for j in range(new[i])]
         token += new[i]
@@ -148,15 +138,11 @@ def lay_out(
         slots=torch.tensor([starts[i] + p for i, span in zip(order, places, strict=True) for p in span], device=device),
         logit_rows=torch.tensor(logit_rows, device=device),
         packed_tokens=token,
-        pieces=Pass.of(queries, begins, counts, device),
+        pieces=Pass.of(pieces, device),
         piece_rows=torch.tensor(rows, dtype=torch.int64, device=device),
         piece_of=torch.tensor([part + [-1] * (most - len(part)) for part in parts], dtype=torch.int64, device=device),
-        fresh=Pass.of(
-            [new[i] for i in packed], [starts[i] + cached[i] for i in packed], [new[i] for i in packed], device
-        ),
-        whole=Pass.of(
-            [new[i] for i in others], [starts[i] for i in others], [cached[i] + new[i] for i in others], device
-        ),
+        fresh=Pass.of([(new[i], starts[i] + cached[i], new[i]) for i in packed], device),
+        whole=Pass.of([(new[i], starts[i], cached[i] + new[i]) for i in others], device),
     )
 
 

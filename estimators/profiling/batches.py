@@ -10,11 +10,10 @@ allow. The file grows by whole rows: an interrupted run goes on, and `--minutes`
 
 from __future__ import annotations
 
-import csv
 import time
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +23,9 @@ from estimators.profiling.grid import Batch, Limits, grid
 from estimators.profiling.machine import about, gpu_id
 from estimators.profiling.power import PowerLog
 from estimators.profiling.shapes import SHAPES, Shape
-from wisp_gym.cli import OutOfTime, Parser, table
+from wisp_gym.cli import MAX_SEED, OutOfTime, Parser, between, deadline, table, whole
 from wisp_gym.errors import InputError, one_of
-from wisp_gym.files import check_writable, write_csv
+from wisp_gym.files import check_writable, csv_rows, write_csv
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help and wrong flags do without
     from estimators.profiling.forward import Model
@@ -40,6 +39,7 @@ MEMORY_SHARE = 0.94  # of the GPU's memory: the rest is the driver's and the con
 SPARE_BYTES = 3 << 29  # workspaces of matrix products, captured graphs, fragments
 ROOM_STEP = 1024  # the cache's rows are a multiple, so that the same device gets the same grid again
 CPU_ROOM_TOKENS = 16_384
+MOST = 1 << 24  # of every size
 
 
 def room_tokens(shape: Shape, limits: Limits, given: Namespace) -> int:
@@ -68,10 +68,8 @@ def room_tokens(shape: Shape, limits: Limits, given: Namespace) -> int:
 def bounds_s(shape: Shape, batch: Batch, logit_tokens: int, ceilings: Ceilings, given: Namespace) -> dict[str, float]:
     """Return the least seconds that memory and arithmetic allow at the measured ceilings."""
     sums = {**batch.sums(), "logit_tokens": logit_tokens}
-    return {
-        "memory_bound_s": shape.least_bytes(sums, DTYPES[given.dtype]) / ceilings.memory_bytes_s,
-        "matrix_bound_s": shape.least_flop(sums) / ceilings.matrix_flop_s,
-    }
+    memory_s = shape.least_bytes(sums, DTYPES[given.dtype]) / ceilings.memory_bytes_s
+    return {"memory_bound_s": memory_s, "matrix_bound_s": shape.least_flop(sums) / ceilings.matrix_flop_s}
 
 
 def measure(model: Model, batch: Batch, ceilings: Ceilings, power: PowerLog, given: Namespace) -> dict[str, Any]:
@@ -89,10 +87,9 @@ def measure(model: Model, batch: Batch, ceilings: Ceilings, power: PowerLog, giv
     found = timed(forward, given.device, given.repeats, given.seconds)
     drawn = power.since(start + (time.perf_counter() - start) / 2)
     bounds = bounds_s(model.shape, batch, len(layout.logit_rows), ceilings, given)
-    sums = batch.sums()
     return {
         "name": batch.name, "kind": batch.kind, "requests": len(batch.new), "longest_new": max(batch.new),
-        "longest_cached": max(batch.cached), **{name: sums[name] for name in ("new_tokens", "pairs", "cached_tokens")},
+        "longest_cached": max(batch.cached), **batch.features(),
         **{name: f"{value:.6g}" for name, value in (asdict(found) | bounds).items()},
         "share_of_bound": f"{max(bounds.values()) / found.seconds:.4f}", "graph": int(graph), **drawn,
     }  # fmt: skip
@@ -106,8 +103,7 @@ def read_rows(path: Path, wanted: dict[str, Any]) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
-    rows: list[dict[str, Any]] = list(csv.DictReader(lines))
+    rows: list[dict[str, Any]] = [row for _, row in csv_rows(path)]
     for name, value in wanted.items():
         other = next((row.get(name) for row in rows if row.get(name) != str(value)), None)
         if other is not None:
@@ -144,14 +140,14 @@ def profile(given: Namespace) -> tuple[list[dict[str, Any]], int]:
 
     from estimators.profiling.timing import ceilings, keep_memory
 
-    ends = time.monotonic() + 60 * given.minutes if given.minutes else float("inf")
+    ends = deadline(given.minutes)
     if given.threads:
         torch.set_num_threads(given.threads)
     keep_memory()
     torch.manual_seed(given.seed)
     shape, dtype = SHAPES[given.shape], getattr(torch, given.dtype)
     limits = Limits(given.requests, given.new, given.prompt, given.cached, given.batch_tokens)
-    limits = Limits(**{**asdict(limits), "room_tokens": room_tokens(shape, limits, given)})
+    limits = replace(limits, room_tokens=room_tokens(shape, limits, given))
     batches = grid(limits, given.count, given.seed)
     machine = about(given.device)
     fixed = {"shape": given.shape, "dtype": given.dtype, **{k: machine[k] for k in ("device", "torch")}}
@@ -163,8 +159,7 @@ def profile(given: Namespace) -> tuple[list[dict[str, Any]], int]:
     if given.device == "cuda":
         check_attention(shape, given)
     rates = ceilings(given.device, dtype)
-    if given.device == "cuda":
-        torch.cuda.empty_cache()  # what the ceilings took: the model needs it
+    torch.cuda.empty_cache()  # what the ceilings took: the model needs it; on a CPU it does nothing
     print(f"{machine['device']}: matrix products {rates.matrix_flop_s / 1e12:.4g} TFLOP/s, copy "
           f"{rates.copy_bytes_s / 1e9:.4g} GB/s, read {rates.read_bytes_s / 1e9:.4g} GB/s", flush=True)  # fmt: skip
     constant = {**fixed, **machine, **{name: f"{value:.5g}" for name, value in asdict(rates).items()}}
@@ -180,9 +175,8 @@ def _measured(shape: Shape, limits: Limits, left: list[Batch], rates: Ceilings, 
 
     from estimators.profiling.forward import Model
 
-    gpu = given.device == "cuda"
-    model = Model(shape, given.device, getattr(torch, given.dtype), limits.room_tokens, limits.longest, given.seed,
-                  compiled=gpu)  # fmt: skip
+    dtype, gpu = getattr(torch, given.dtype), given.device == "cuda"
+    model = Model(shape, given.device, dtype, limits.room_tokens, limits.longest, given.seed, compiled=gpu)
     with PowerLog(gpu_id(given.device)) as power, tqdm(left, given.shape, unit="batch", disable=None) as bar:
         for batch in bar:
             if time.monotonic() > ends:
@@ -191,8 +185,7 @@ def _measured(shape: Shape, limits: Limits, left: list[Batch], rates: Ceilings, 
                 yield measure(model, batch, rates, power, given)
             except torch.OutOfMemoryError:
                 tqdm.write(f"{batch.name}: does not fit, left out")
-            if gpu:
-                torch.cuda.empty_cache()
+            torch.cuda.empty_cache()
 
 
 def describe(given: Namespace, limits: Limits) -> str:
@@ -218,30 +211,26 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
              "cached": "tokens of a request", "batch-tokens": "new tokens of a batch"}  # fmt: skip
     for name, what in sizes.items():
         default = getattr(Limits(), name.replace("-", "_"))
-        parser.add_argument(f"--{name}", type=int, default=default, help=f"most {what} (default %(default)s)")
-    parser.add_argument("--count", type=int, default=360, help="batches of the grid (default %(default)s)")
-    parser.add_argument("--room", type=int, default=0, help="tokens of the cache; 0: what fits the GPU (default)")
-    parser.add_argument("--repeats", type=int, default=REPEATS, help="runs of a batch at least (default %(default)s)")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="of a batch at least (default %(default)s)")
-    parser.add_argument("--minutes", type=float, default=0, help="end after so many; 0: when all is done (default)")
+        help_ = f"most {what} (default %(default)s)"
+        parser.add_argument(f"--{name}", type=whole(1, MOST), default=default, help=help_)
+    help_ = "runs of a batch at least (default %(default)s)"
+    span = between(0, 1e6)
+    parser.add_argument("--count", type=whole(20, MOST), default=360, help="batches of the grid (default %(default)s)")
+    parser.add_argument(
+        "--room", type=whole(0, 1 << 40), default=0, help="tokens of the cache; 0: what fits the GPU (default)"
+    )
+    parser.add_argument("--repeats", type=whole(2, MOST), default=REPEATS, help=help_)
+    parser.add_argument("--seconds", type=span, default=SECONDS, help="of a batch at least (default %(default)s)")
+    parser.add_argument("--minutes", type=span, default=0, help="end after so many; 0: when all is done (default)")
     parser.add_argument("--no-graphs", action="store_true", help="launch every kernel from the host")
-    parser.add_argument("--threads", type=int, default=0, help="of the CPU; 0: torch's choice (default)")
-    parser.add_argument("--seed", type=int, default=0, help="of grid and weights (default 0)")
+    parser.add_argument("--threads", type=whole(0, MOST), default=0, help="of the CPU; 0: torch's choice (default)")
+    parser.add_argument("--seed", type=whole(0, MAX_SEED), default=0, help="of grid and weights (default 0)")
     given = parser.parse_args(arguments)
     given.dtype = given.dtype or ("bfloat16" if given.device == "cuda" else "float32")
-    check(given)
-    return given
-
-
-def check(given: Namespace) -> None:
-    """Raise `InputError` where flags are out of range."""
     one_of("shape", given.shape, SHAPES)
-    for name, least in {"requests": 1, "new": 1, "prompt": 1, "cached": 1, "batch_tokens": 1, "count": 20, "room": 0,
-                        "repeats": 2, "seconds": 0, "minutes": 0, "threads": 0, "seed": 0}.items():  # fmt: skip
-        if not getattr(given, name) >= least:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(given, name)}: at least {least} is needed")
     if given.device == "cuda" and given.dtype == "float32":
         raise InputError("--dtype float32 with --device cuda: FlashAttention takes bfloat16 or float16")
+    return given
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
@@ -251,10 +240,10 @@ def summary(rows: list[dict[str, Any]]) -> str:
     lines = []
     for kind, some in kinds.items():
         if some:
-            shares = sorted(float(row["share_of_bound"]) for row in some)
             times = sorted(1e3 * float(row["seconds"]) for row in some)
-            lines.append([kind, str(len(some)), f"{times[0]:.3f}", f"{times[len(times) // 2]:.3f}", f"{times[-1]:.3f}",
-                          f"{shares[0]:.2f}", f"{shares[len(shares) // 2]:.2f}", f"{shares[-1]:.2f}"])  # fmt: skip
+            shares = sorted(float(row["share_of_bound"]) for row in some)
+            spans = [f"{each[i]:.{n}f}" for each, n in ((times, 3), (shares, 2)) for i in (0, len(some) // 2, -1)]
+            lines.append([kind, str(len(some)), *spans])
     return table(["batches", "number", "ms, least", "median", "most", "share of bound, least", "median", "most"], lines)
 
 

@@ -11,7 +11,7 @@ A batch's name holds what it is, so a grid drawn for another memory shares the r
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
 
 import numpy as np
 
@@ -68,16 +68,15 @@ class Batch:
             return f"{self.kind} {len(self.new)}x{self.new[0]} on {self.cached[0]}"
         return f"mixed {len(self.new)} {hashlib.sha256(repr((self.new, self.cached)).encode()).hexdigest()[:8]}"
 
+    def features(self) -> dict[str, int]:
+        """Return the sums over the batch that the estimators use: new tokens, new tokens × length, cached tokens."""
+        pairs = sum(n * (c + n) for n, c in zip(self.new, self.cached, strict=True))
+        return {"new_tokens": sum(self.new), "pairs": pairs, "cached_tokens": sum(self.cached)}
+
     def sums(self) -> dict[str, int]:
-        """Return new tokens, new tokens × length, cached tokens, and the keys that each new token attends to."""
-        pairs = [n * (c + n) for n, c in zip(self.new, self.cached, strict=True)]
-        seen = [n * c + n * (n + 1) // 2 for n, c in zip(self.new, self.cached, strict=True)]
-        return {
-            "new_tokens": sum(self.new),
-            "pairs": sum(pairs),
-            "cached_tokens": sum(self.cached),
-            "seen_pairs": sum(seen),
-        }
+        """Return `features`, and the keys that each new token attends to."""
+        seen = sum(n * c + n * (n + 1) // 2 for n, c in zip(self.new, self.cached, strict=True))
+        return {**self.features(), "seen_pairs": seen}
 
     def fits(self, limits: Limits) -> bool:
         """Return whether new tokens and cache stay within the limits."""
@@ -86,17 +85,19 @@ class Batch:
 
 def equal(limits: Limits) -> list[Batch]:
     """Return all batches of equal requests that fit."""
-    sizes = product(_up_to(REQUESTS, limits.requests), _up_to(NEW, limits.new), _up_to(CACHED, limits.cached))
-    every = (Batch("equal", (n,) * b, (c,) * b) for b, n, c in sizes)
-    return [batch for batch in every if batch.fits(limits)]
+    return _fitting("equal", limits, (REQUESTS, limits.requests), (NEW, limits.new), (CACHED, limits.cached))
 
 
 def prompts(limits: Limits) -> list[Batch]:
     """Return all batches of prompts that fit."""
-    sizes = product(
-        _up_to(PROMPT_REQUESTS, limits.requests), _up_to(PROMPTS, limits.prompt), _up_to(PROMPT_CACHED, limits.cached)
-    )
-    every = (Batch("prompt", (n,) * b, (c,) * b) for b, n, c in sizes)
+    requests, cached = (PROMPT_REQUESTS, limits.requests), (PROMPT_CACHED, limits.cached)
+    return _fitting("prompt", limits, requests, (PROMPTS, limits.prompt), cached)
+
+
+def _fitting(kind: str, limits: Limits, *sizes: tuple[tuple[int, ...], int]) -> list[Batch]:
+    """Return the batches of equal requests that fit, by sizes and the most of requests, new and cached tokens."""
+    within = ([value for value in values if value <= most] for values, most in sizes)
+    every = (Batch(kind, (n,) * b, (c,) * b) for b, n, c in product(*within))
     return [batch for batch in every if batch.fits(limits)]
 
 
@@ -127,13 +128,8 @@ def grid(limits: Limits, count: int, seed: int) -> list[Batch]:
     chosen = single[: round(SHARES["equal"] * count)]
     chosen += _some(several, round(SHARES["equal"] * count) - len(chosen), rng)
     chosen += _some(prompts(limits), round(SHARES["prompt"] * count), rng)
-    drawn = mixed(limits, rng)
-    for _ in range(DRAWS * count):
-        if len(chosen) >= count:
-            break
-        batch = next(drawn)
-        if batch.fits(limits):
-            chosen.append(batch)
+    drawn = (batch for batch in islice(mixed(limits, rng), DRAWS * count) if batch.fits(limits))
+    chosen += islice(drawn, max(0, count - len(chosen)))
     chosen = [chosen[i] for i in rng.permutation(len(chosen))]
     return sorted(chosen, key=lambda batch: batch.kind != "equal" or batch.new != (1,))
 
@@ -141,7 +137,3 @@ def grid(limits: Limits, count: int, seed: int) -> list[Batch]:
 def _some(batches: list[Batch], count: int, rng: np.random.Generator) -> list[Batch]:
     """Return up to `count` of the batches, drawn without replacement."""
     return [batches[i] for i in rng.permutation(len(batches))[: max(0, count)]]
-
-
-def _up_to(values: tuple[int, ...], most: int) -> list[int]:
-    return [value for value in values if value <= most]

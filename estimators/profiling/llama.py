@@ -15,17 +15,17 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
 
+from estimators.profiling.grid import Batch
 from estimators.profiling.machine import processor
-from wisp_gym.cli import Parser, table, whole_numbers
+from wisp_gym.cli import MAX_SEED, Parser, table, whole, whole_numbers
 from wisp_gym.errors import InputError
 from wisp_gym.files import check_writable, write_csv
 
@@ -35,37 +35,14 @@ if TYPE_CHECKING:  # torch and transformers take seconds to import: --help and w
 WARM_UP = 2  # runs of each configuration that are not timed
 DTYPES = ("float32", "bfloat16", "float16")
 LONGEST = 65536  # tokens of one sequence
+MOST = 1 << 20  # of every size
 
 
-@dataclass(frozen=True)
-class Configuration:
-    """One batch of equal requests.
-
-    Attributes:
-        batch: requests, >= 1.
-        new: tokens per request to run through the model, >= 1.
-        cached: tokens per request whose keys and values are in the cache, >= 0.
-    """
-
-    batch: int
-    new: int
-    cached: int
-
-    def features(self) -> dict[str, int]:
-        """Return the sums over the batch that the estimators use: new tokens, new tokens × length, cached tokens."""
-        pairs = self.new * (self.cached + self.new)
-        return {
-            "new_tokens": self.batch * self.new,
-            "pairs": self.batch * pairs,
-            "cached_tokens": self.batch * self.cached,
-        }
-
-
-def grid(given: Namespace) -> list[Configuration]:
-    """Return all configurations in random order: the grid, and cold prompts in the smallest batches."""
-    warm = [Configuration(b, n, c) for b in given.batch for n in given.new for c in given.cached]
-    cold = [Configuration(b, n, 0) for b in sorted(given.batch)[:2] for n in given.cold]
-    every = list(dict.fromkeys([*warm, *cold]))
+def grid(given: Namespace) -> list[Batch]:
+    """Return all batches, of equal requests, in random order: the grid, and cold prompts in the smallest batches."""
+    warm = list(product(given.batch, given.new, given.cached))
+    cold = list(product(sorted(given.batch)[:2], given.cold, [0]))
+    every = [Batch("equal", (n,) * b, (c,) * b) for b, n, c in dict.fromkeys(warm + cold)]
     return [every[i] for i in np.random.default_rng(given.seed).permutation(len(every))]
 
 
@@ -93,43 +70,26 @@ def build(given: Namespace) -> LlamaForCausalLM:
         torch.set_default_dtype(torch.float32)
 
 
-def prepare(model: LlamaForCausalLM, configuration: Configuration) -> Callable[[], Any]:
-    """Return a function that runs one batch of this configuration; its cache starts full of the cached tokens again."""
+def prepare(model: LlamaForCausalLM, batch: Batch) -> Callable[[], Any]:
+    """Return a function that runs one batch of equal requests; its cache starts full of the cached tokens again."""
     import torch
     from transformers import StaticCache
 
-    c, shape = configuration, model.config
+    requests, new, cached, shape = len(batch.new), batch.new[0], batch.cached[0], model.config
     heads, head_dim = int(shape.num_key_value_heads or 0), int(shape.head_dim or 0)
-    ids = torch.randint(shape.vocab_size, (c.batch, c.new), device=model.device)
-    cache: Any = StaticCache(config=shape, max_cache_len=c.cached + c.new)
-    cache.early_initialization(c.batch, heads, head_dim, model.dtype, model.device)
+    ids = torch.randint(shape.vocab_size, (requests, new), device=model.device)
+    cache: Any = StaticCache(config=shape, max_cache_len=cached + new)
+    cache.early_initialization(requests, heads, head_dim, model.dtype, model.device)
     for layer in cache.layers:  # written once: untouched zero pages would be read from one page of memory
         layer.keys.normal_()
         layer.values.normal_()
 
     def once() -> Any:
         for layer in cache.layers:
-            layer.cumulative_length.fill_(c.cached)
+            layer.cumulative_length.fill_(cached)
         return model(ids, past_key_values=cache, use_cache=True)
 
     return once
-
-
-def time_cpu(once: Callable[[], Any]) -> float:
-    """Return seconds of one run."""
-    start = time.perf_counter()
-    once()
-    return time.perf_counter() - start
-
-
-def measure(model: LlamaForCausalLM, configuration: Configuration, repeats: int) -> dict[str, float]:
-    """Return the median of `repeats` runs and their spread (half the interquartile range), seconds."""
-    once = prepare(model, configuration)
-    for _ in range(WARM_UP):
-        time_cpu(once)
-    seconds = [time_cpu(once) for _ in range(repeats)]
-    low, _, high = statistics.quantiles(seconds, n=4, method="inclusive")
-    return {"seconds": statistics.median(seconds), "spread_s": (high - low) / 2}
 
 
 def profile(given: Namespace) -> list[dict[str, Any]]:
@@ -141,7 +101,7 @@ def profile(given: Namespace) -> list[dict[str, Any]]:
     import torch
     import transformers
 
-    from estimators.profiling.timing import keep_memory
+    from estimators.profiling.timing import keep_memory, timed
 
     if given.threads:
         torch.set_num_threads(given.threads)
@@ -152,15 +112,13 @@ def profile(given: Namespace) -> list[dict[str, Any]]:
     try:
         with torch.inference_mode():
             model = build(given)
-            for configuration in tqdm(grid(given), unit="configuration", disable=None):
-                now = f"batch {configuration.batch}, {configuration.new} new and {configuration.cached} cached tokens"
-                each = {
-                    "batch": configuration.batch,
-                    "new_each": configuration.new,
-                    "cached_each": configuration.cached,
-                }
-                timed = measure(model, configuration, given.repeats)
-                rows.append({**each, **configuration.features(), **{k: f"{v:.6g}" for k, v in timed.items()}, **about})
+            for batch in tqdm(grid(given), unit="configuration", disable=None):
+                requests, new, cached = len(batch.new), batch.new[0], batch.cached[0]
+                now = f"batch {requests}, {new} new and {cached} cached tokens"
+                found = timed(prepare(model, batch), "cpu", given.repeats, warm_up=WARM_UP)
+                each = {"batch": requests, "new_each": new, "cached_each": cached, **batch.features()}
+                times = {"seconds": f"{found.seconds:.6g}", "spread_s": f"{found.spread_s:.6g}"}
+                rows.append({**each, **times, **about})
     except (torch.OutOfMemoryError, MemoryError):
         raise InputError(f"{now} does not fit the memory; give smaller values") from None
     return sorted(rows, key=lambda row: (row["batch"], row["new_each"], row["cached_each"]))
@@ -180,47 +138,39 @@ def describe(given: Namespace) -> str:
 def parse(arguments: Sequence[str] | None) -> Namespace:
     """Return the flags, checked."""
     parser = Parser(
-        prog="python -m estimators.profiling llama",
-        description="Measure batch times of a Llama-type transformer.",
+        prog="python -m estimators.profiling llama", description="Measure batch times of a Llama-type transformer."
     )
     parser.add_argument("--out", required=True, metavar="FILE", help="CSV to write")
     sizes = {"layers": 4, "hidden": 512, "heads": 8, "kv-heads": 4, "intermediate": 1536, "vocab": 8192, "repeats": 5}
     for name, default in sizes.items():
-        parser.add_argument(f"--{name}", type=int, default=default, help=f"(default {default})")
-    parser.add_argument("--head-dim", type=int, default=0, help="0: hidden / heads (default)")
-    parser.add_argument(
-        "--batch", type=whole_numbers(1), default=[1, 2, 4, 8, 16, 32], help="requests, with commas between"
-    )
-    parser.add_argument("--new", type=whole_numbers(1), default=[1, 2, 4, 6, 9, 13], help="new tokens per request")
-    parser.add_argument(
-        "--cached", type=whole_numbers(0), default=[64, 192, 384, 640, 1024], help="cached tokens per request"
-    )
-    parser.add_argument(
-        "--cold", type=whole_numbers(1), default=[64, 128, 256, 512], help="prompts with nothing cached"
-    )
-    parser.add_argument("--threads", type=int, default=0, help="of the CPU; 0: torch's choice (default)")
+        some = whole(2 if name == "repeats" else 1, MOST)
+        parser.add_argument(f"--{name}", type=some, default=default, help=f"(default {default})")
+    parser.add_argument("--head-dim", type=whole(0, MOST), default=0, help="0: hidden / heads (default)")
+    batches: dict[str, tuple[int, list[int], str]] = {
+        "batch": (1, [1, 2, 4, 8, 16, 32], "requests, with commas between"),
+        "new": (1, [1, 2, 4, 6, 9, 13], "new tokens per request"),
+        "cached": (0, [64, 192, 384, 640, 1024], "cached tokens per request"),
+        "cold": (1, [64, 128, 256, 512], "prompts with nothing cached"),
+    }
+    for name, (least, values, what) in batches.items():
+        parser.add_argument(f"--{name}", type=whole_numbers(least), default=values, help=what)
+    parser.add_argument("--threads", type=whole(0, MOST), default=0, help="of the CPU; 0: torch's choice (default)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights and of the order (default 0)")
+    parser.add_argument(
+        "--seed", type=whole(0, MAX_SEED), default=0, help="of the weights and of the order (default 0)"
+    )
     given = parser.parse_args(arguments)
     check(given)
     return given
 
 
 def check(given: Namespace) -> None:
-    """Raise `InputError` where flags are out of range or do not fit each other."""
-    for name in ("layers", "hidden", "heads", "kv_heads", "intermediate", "vocab"):
-        if getattr(given, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(given, name)}: at least 1 is needed")
-    for name, least in (("repeats", 2), ("threads", 0), ("seed", 0), ("head_dim", 0)):
-        if getattr(given, name) < least:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(given, name)}: at least {least} is needed")
+    """Raise `InputError` where flags do not fit each other."""
     if given.hidden % given.heads and not given.head_dim:
         raise InputError(f"--hidden {given.hidden} is no multiple of --heads {given.heads}; give --head-dim")
     if given.heads % given.kv_heads:
-        near = math.gcd(given.heads, given.kv_heads)
-        raise InputError(
-            f"--heads {given.heads} is no multiple of --kv-heads {given.kv_heads}, as it must be; {near} would do"
-        )
+        wrong = f"--heads {given.heads} is no multiple of --kv-heads {given.kv_heads}"
+        raise InputError(f"{wrong}, as it must be; {math.gcd(given.heads, given.kv_heads)} would do")
     longest = max(given.cached) + max(*given.new, *given.cold)
     if longest > LONGEST:
         raise InputError(f"a sequence of {longest} tokens: at most {LONGEST} is allowed")

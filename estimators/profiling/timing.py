@@ -63,9 +63,9 @@ def once_s(run: Run, device: str) -> float:
     return first.elapsed_time(last) / 1e3
 
 
-def timed(run: Run, device: str, repeats: int, seconds: float = 0.0) -> Timed:
+def timed(run: Run, device: str, repeats: int, seconds: float = 0.0, warm_up: int = WARM_UP) -> Timed:
     """Warm up, then run at least `repeats` times and for `seconds` in all, and return the median."""
-    for _ in range(WARM_UP):
+    for _ in range(warm_up):
         once_s(run, device)
     each: list[float] = []
     while len(each) < repeats or (sum(each) < seconds and len(each) < MOST_REPEATS):

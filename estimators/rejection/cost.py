@@ -1,9 +1,7 @@
 """How long one prediction for one token takes: in scikit-learn, in the engine's compiled network, in onnxruntime."""
 
-import platform
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numba
@@ -37,11 +35,6 @@ def predict_all(weights: NDArray[np.float32], statistics: NDArray[np.float32]) -
     return found
 
 
-def sklearn_s(model: Any, row: NDArray[np.float64]) -> float:
-    """Return the time of `predict_proba` of one row, shape (1, 4)."""
-    return median_s(lambda: model.predict_proba(row))
-
-
 def exported_s(predictor: Predictor, onnx_bytes: bytes, row: NDArray[np.float64]) -> dict[str, float]:
     """Return the times of the exported network: in the engine, and in onnxruntime on one thread."""
     import onnxruntime
@@ -55,13 +48,3 @@ def exported_s(predictor: Predictor, onnx_bytes: bytes, row: NDArray[np.float64]
         "engine": median_s(lambda: predict_all(predictor.weights, many)) / ENGINE_TOKENS,
         "onnxruntime": median_s(lambda: session.run(None, {"statistics": one})),
     }
-
-
-def machine() -> str:
-    """Return the processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -26,6 +26,7 @@ MLP = "MLP (16, 16)"
 WIDTHS = (16, 16)  # three layers of weights as WISP's, whose widths are not published; 64 scored no better, 4x the cost
 EPOCHS = 100
 SMALLEST_LEAF = 20  # tokens; neighbouring rows repeat each other, so a leaf of few rows would learn one token by heart
+MAX_SEED = 2**32 - 1  # scikit-learn's
 SURE = 1e-6  # a classifier's probability is never nearer to 0 or 1, so that its log odds are finite
 
 Layers = list[tuple[NDArray[Any], NDArray[Any]]]

@@ -3,14 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from estimators.rejection import operating_point as wisp
 from estimators.rejection.models import MLP
-from estimators.rejection.operating_point import (
-    PUBLISHED_FALSE,
-    PUBLISHED_RECALL,
-    PUBLISHED_TREES,
-    published,
-    wasted_tokens,
-)
 from wisp_gym.cli import table
 
 
@@ -43,18 +37,18 @@ def text(result: dict[str, Any]) -> str:
 
 def predictors(rows: Sequence[dict[str, Any]]) -> str:
     """Return the published predictors and the trained ones, aligned."""
-    (low, low_recall), (high, high_recall) = PUBLISHED_TREES
+    (low, low_recall), (high, high_recall) = wisp.PUBLISHED_TREES
     header = ["predictor", "AUC", "false acceptance", "recall", "wasted tokens", "false, recall at p ≥ .5",
               "calibration error", "Brier", "µs a token (scikit-learn)"]  # fmt: skip
-    mlp = [f"{published()['auc']:.3f} (derived)", f"{PUBLISHED_FALSE}", f"{PUBLISHED_RECALL}"]
+    mlp = [f"{wisp.published()['auc']:.3f} (derived)", f"{wisp.PUBLISHED_FALSE}", f"{wisp.PUBLISHED_RECALL}"]
     trees = ["–", f"{low:.2f}–{high:.2f}", f"{low_recall}–{high_recall}"]
-    lines = [["WISP's MLP, published", *mlp, f"{wasted_tokens(PUBLISHED_FALSE):.2f}", *"––––"],
-             ["WISP's trees, published", *trees, f"{wasted_tokens(low):.1f}–{wasted_tokens(high):.1f}", *"––––"]]  # fmt: skip
+    lines = [["WISP's MLP, published", *mlp, f"{wisp.wasted_tokens(wisp.PUBLISHED_FALSE):.2f}", *"––––"],
+             ["WISP's trees, published", *trees, f"{wisp.wasted_tokens(low):.1f}–{wisp.wasted_tokens(high):.1f}", *"––––"]]  # fmt: skip
     for row in rows:
         half = ", ".join(f"{value:.3f}" for value in row["at_half"])
         scores = [cell(row[name]) for name in ("auc", "false_acceptance", "recall")]
         passed = row["false_acceptance"][0]
-        waste = f"{wasted_tokens(passed):.2f}" if passed < 1 else "∞"
+        waste = f"{wisp.wasted_tokens(passed):.2f}" if passed < 1 else "∞"
         lines.append(
             [row["predictor"], *scores, waste, half, cell(row["ece"]), cell(row["brier"]), f"{row['sklearn_us']:.0f}"]
         )

@@ -9,6 +9,7 @@ threshold passes WISP's published share of rejected tokens unless told otherwise
 
 from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,17 @@ import sklearn
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from estimators.rejection import cost as rejection_cost
-from estimators.rejection import report as rejection_report
-from estimators.rejection.models import MLP, Trained, classifiers, isotonic, layers, log_odds, train
+from estimators.profiling.machine import processor
+from estimators.rejection import report
+from estimators.rejection.cost import exported_s, median_s
+from estimators.rejection.models import MAX_SEED, MLP, Trained, classifiers, isotonic, layers, log_odds, train
 from estimators.rejection.onnx_file import graph
 from estimators.rejection.operating_point import PUBLISHED_FALSE
 from estimators.rejection.scores import alone, reliability, scores, threshold_at, with_intervals
 from estimators.rejection.tokens import Tokens, met, on_path, read, split
-from wisp_gym.cli import Parser
+from wisp_gym.cli import Parser, output_file, whole
 from wisp_gym.errors import InputError
-from wisp_gym.files import check_writable, write_bytes, write_json
+from wisp_gym.files import write_bytes, write_json
 from wisp_gym.rules.rejection_predictor import Predictor, make_predictor, save_predictor
 from wisp_gym.traces.speculation import SpeculationTrace
 
@@ -91,9 +93,11 @@ def study(trace: SpeculationTrace, given: Namespace) -> tuple[dict[str, Any], Pr
     for name, model in tqdm(classifiers(given.seed).items(), desc="training", leave=False, disable=None):
         found = trained[name] = train(model, fit, check)
         at = threshold_at(found.probability(check.statistics), check, given.false_acceptance, given.recall)
-        cost = {"sklearn_us": 1e6 * rejection_cost.sklearn_s(model, test.statistics[:1])}
-        rows.append({"predictor": name, **measure(found.probability(test.statistics), test, at), **cost})
+        scored = measure(found.probability(test.statistics), test, at)
+        one_s = median_s(partial(model.predict_proba, test.statistics[:1]))
+        rows.append({"predictor": name, **scored, "sklearn_us": 1e6 * one_s})
     predictor = export(trained[MLP], rows[0], trace, given)
+    times = exported_s(predictor, graph(predictor), test.statistics[:1])
     result = {
         "tokens": {"fit": len(fit), "check": len(check), "test": len(test)},
         "prompts": [len(np.unique(part.prompt)) for part in (fit, check, test)],
@@ -101,37 +105,36 @@ def study(trace: SpeculationTrace, given: Namespace) -> tuple[dict[str, Any], Pr
         "statistics_alone": alone(test),
         "calibrations": calibrations(trained[MLP], check, test, predictor.threshold),
         "reliability": reliability(trained[MLP].probability(test.statistics), test),
-        "exported_us": {
-            name: 1e6 * seconds
-            for name, seconds in rejection_cost.exported_s(predictor, graph(predictor), test.statistics[:1]).items()
-        },
-        "machine": rejection_cost.machine(),
+        "exported_us": {name: 1e6 * seconds for name, seconds in times.items()},
+        "machine": processor(),
     }
     return result, predictor, test, trained
 
 
-def picture(path: str, title: str, result: dict[str, Any], test: Tokens, trained: dict[str, Trained]) -> None:
+def picture(path: Path, title: str, result: dict[str, Any], test: Tokens, trained: dict[str, Trained]) -> None:
     """Write the ROC curves and the reliability as a PNG."""
     from estimators.rejection.plot import draw
 
     p = {name: found.probability(test.statistics) for name, found in trained.items()}
     raw = 1.0 / (1.0 + np.exp(-log_odds(trained[MLP].model, test.statistics)))
-    write_bytes(Path(path), draw(title, p, raw, test, result["predictors"][0]))
+    write_bytes(path, draw(title, p, raw, test, result["predictors"][0]))
 
 
 def parse(arguments: Sequence[str] | None) -> Namespace:
     """Return the flags, checked."""
     parser = Parser(prog=PROGRAM, description=(__doc__ or "").splitlines()[0])
     parser.add_argument("trace", nargs="+", metavar="TRACE", help="speculation traces (NPZ) of one draft and target")
-    parser.add_argument("--out", metavar="FILE.json", help="write the MLP for wisp_gym.rules.rejection_predictor")
-    parser.add_argument("--onnx", metavar="FILE.onnx", help="write the MLP as an ONNX graph")
+    file, seed = output_file(), whole(0, MAX_SEED)
+    help_ = "write the MLP for wisp_gym.rules.rejection_predictor"
+    parser.add_argument("--out", type=file, metavar="FILE.json", help=help_)
+    parser.add_argument("--onnx", type=file, metavar="FILE.onnx", help="write the MLP as an ONNX graph")
     point = parser.add_mutually_exclusive_group()
     point.add_argument("--false-acceptance", type=float, metavar="F",
                        help=f"share of rejected tokens that pass (default {PUBLISHED_FALSE}, WISP's)")  # fmt: skip
     point.add_argument("--recall", type=float, metavar="R", help="share of accepted tokens that pass, instead")
-    parser.add_argument("--seed", type=int, default=0, help="of the split and of the training (default 0)")
-    parser.add_argument("--plot", metavar="FILE.png", help="write ROC curves and reliability")
-    parser.add_argument("--json", metavar="FILE", help="write all figures")
+    parser.add_argument("--seed", type=seed, default=0, help="of the split and of the training (default 0)")
+    parser.add_argument("--plot", type=file, metavar="FILE.png", help="write ROC curves and reliability")
+    parser.add_argument("--json", type=file, metavar="FILE", help="write all figures")
     given = parser.parse_args(arguments)
     if given.false_acceptance is None and given.recall is None:
         given.false_acceptance = PUBLISHED_FALSE
@@ -139,23 +142,19 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
         value = getattr(given, name)
         if value is not None and not 0.0 < value < 1.0:
             raise InputError(f"--{name.replace('_', '-')} {value:g}: above 0 and below 1 is needed")
-    if given.seed < 0:
-        raise InputError(f"--seed {given.seed}: at least 0 is needed")
     return given
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train, score, print, and write what is asked for."""
     given = parse(arguments)
-    for path in filter(None, (given.out, given.onnx, given.plot, given.json)):
-        check_writable(path)
     trace = read(given.trace)
     result, predictor, test, trained = study(trace, given)
-    print(rejection_report.text(result))
+    print(report.text(result))
     if given.out:
         save_predictor(predictor, given.out)
     if given.onnx:
-        write_bytes(Path(given.onnx), graph(predictor))
+        write_bytes(given.onnx, graph(predictor))
     if given.plot:
         title = f"rejection predictors on {', '.join(Path(path).name for path in given.trace)}"
         picture(given.plot, title, result, test, trained)

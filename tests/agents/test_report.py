@@ -15,7 +15,7 @@ import pytest
 from agents.study import report
 from agents.study import run as study
 from agents.study.folder import ROWS
-from agents.study.results import LADDER, Results, ladder
+from agents.study.results import LADDER, Results
 from agents.study.rows import GOODPUT
 from wisp_gym.cli import run
 
@@ -115,8 +115,8 @@ def test_tables_hold_what_the_rows_hold(folder: Path) -> None:
     results = Results(json.loads((folder / ROWS).read_text()))
     with (folder / "ladder.csv").open() as file:
         shown = {(row["cell"], row["rung"]): row for row in csv.DictReader(file)}
-    for name in results.cells:
-        for rung, row in ladder(results, name).items():
+    for name, rungs in results.ladders.items():
+        for rung, row in rungs.items():
             assert shown[name, rung]["goodput, tokens/s"] == f"{row[GOODPUT]:,.1f}"
     for path in folder.glob("*.csv"):
         with path.open() as file:
@@ -125,7 +125,7 @@ def test_tables_hold_what_the_rows_hold(folder: Path) -> None:
         assert len({len(line) for line in lines}) == 1
         assert len(markdown) == 2 + len(lines) + 1
     titles = {title for _, title in shown if not title.startswith("bound: ")}
-    assert titles <= {rung.title for rung in LADDER}
+    assert titles <= LADDER.keys()
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '[{"a": 1}]'])

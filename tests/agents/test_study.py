@@ -15,7 +15,7 @@ from agents.study import run as study
 from agents.study.capacities import entrants
 from agents.study.folder import STUDY, WORLDS, Worlds
 from agents.study.play import cell_bounds
-from agents.study.results import BEST_RULE, LADDER, WISP_TUNED, Results, aggregates, ladder
+from agents.study.results import BEST_RULE, LADDER, WISP_TUNED, Results
 from agents.study.rows import GOODPUT, METRICS, PER_CELL, TRAINING, TUNED
 from agents.study.suite import ALL, WISP, chosen_controllers, described, read_suite, restored, suites
 from agents.study.tuning import Family, families, family_name, tune
@@ -423,8 +423,8 @@ def made_rows(levels: dict[str, list[float]], kind: str = "rule", training: floa
 def test_choices_are_made_in_training_and_shown_in_test() -> None:
     rows = made_rows({"wisp+wisp": [10.0, 10.0]}, training=2.0) + made_rows({"wisp+fcfs": [20.0, 30.0]}, training=1.0)
     results = Results(rows)
-    assert ladder(results, "a")[WISP_TUNED]["setting"] == "wisp+wisp"
-    of = {row["controller"]: row for row in aggregates(results, held_out=False)}
+    assert results.ladders["a"][WISP_TUNED]["setting"] == "wisp+wisp"
+    of = {row["controller"]: row for row in results.aggregates(held_out=False)}
     assert of[WISP_TUNED]["iqm"] == 1.0
     assert of["wisp+fcfs"]["iqm"] == 2.5  # 25 of 10 tokens/s
     assert of["wisp+fcfs"]["difference"] == 1.5
@@ -432,10 +432,8 @@ def test_choices_are_made_in_training_and_shown_in_test() -> None:
 
 
 def test_the_ladder_climbs_in_the_tiny_study(rows: list[dict[str, Any]]) -> None:
-    results = Results(rows)
-    for name in results.cells:
-        rungs = ladder(results, name)
-        assert set(rungs) <= {rung.title for rung in LADDER}
+    for rungs in Results(rows).ladders.values():
+        assert set(rungs) <= set(LADDER)
         assert rungs["oracle"][GOODPUT] >= rungs[WISP_TUNED][GOODPUT]
 
 

@@ -191,9 +191,9 @@ def test_beta_geometric_mean_and_published_tables():
 WRONG = [
     (verification_time, ["--scenario", "wisp-a100-qwen3-32"], "did you mean 'wisp-a100-qwen3-32b'"),
     (verification_time, ["--profile", "nowhere.csv"], "cannot read the profile nowhere.csv"),
-    (verification_time, ["--profile", str(PROFILE), "--json", "/no/such/x.json"], "does not exist"),
+    (verification_time, ["--profile", str(PROFILE), "--json", "/no/such/x.json"], "cannot write '/no/such/x.json'"),
     (acceptance, ["--pair", "qwen3-0.6b--qwen3-32"], "did you mean 'qwen3-0.6b--qwen3-32b'"),
-    (acceptance, ["--responses", "1"], "at least 50"),
+    (acceptance, ["--responses", "1"], "--responses: given '1', allowed is a whole number from 50"),
 ]
 
 

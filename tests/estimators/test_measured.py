@@ -259,10 +259,10 @@ def test_the_command_on_made_up_tables(tmp_path, capsys):
 
 WRONG = [
     (["--data", "."], ["--table", "vllmm"], "did you mean 'vllm'"),
-    (["--data", "."], ["--splits", "1"], "--splits 1: at least 2"),
+    (["--data", "."], ["--splits", "1"], "--splits: given '1', allowed is a whole number from 2"),
     (["--data", "."], ["--write", "--table", "vidur"], "leave --table out"),
     (["--data", "."], ["--plots", "no-such-folder"], "does not exist"),
-    (["--data", "."], ["--json", "no-such-folder/x.json"], "does not exist"),
+    (["--data", "."], ["--json", "no-such-folder/x.json"], "cannot write 'no-such-folder/x.json'"),
     (["--data", "."], ["--split", "3"], "did you mean '--splits'"),
     (["--data", "no-such-folder"], [], "no such folder"),
     ([], [], "--data"),

@@ -214,9 +214,9 @@ def test_command_writes_the_same_bytes_twice(
         (["nowhere.npz"], "nowhere.npz"),
         (["TRACE", "--recall", "1.5"], "--recall 1.5: above 0 and below 1"),
         (["TRACE", "--recall", "0.8", "--false-acceptance", "0.4"], "not allowed with argument"),
-        (["TRACE", "--out", "/no/such/x.json"], "does not exist"),
+        (["TRACE", "--out", "/no/such/x.json"], "cannot write '/no/such/x.json'"),
         (["TRACE", "--rcall", "0.8"], "did you mean '--recall'"),
-        (["TRACE", "--seed", "-1"], "--seed -1: at least 0"),
+        (["TRACE", "--seed", "-1"], "--seed: given '-1', allowed is a whole number from 0"),
         (["HAND"], "1 prompts: at least 10"),
     ],
 )

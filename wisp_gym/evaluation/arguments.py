@@ -44,9 +44,8 @@ class EachOnce(argparse.Action):
     def __call__(self, parser: Any, given: argparse.Namespace, groups: Any, option: str | None = None) -> None:
         """Store it."""
         names = [name for group in groups for name in group]
-        for name in names:
-            if names.count(name) > 1:
-                raise argparse.ArgumentError(self, f"'{name}' is given twice, allowed is every controller once")
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise argparse.ArgumentError(self, f"'{twice[0]}' is given twice, allowed is every controller once")
         setattr(given, self.dest, names)
 
 

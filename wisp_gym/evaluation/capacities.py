@@ -15,21 +15,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from wisp_gym.cli import (
-    MAX_DEVICES,
-    Bar,
-    Parser,
-    aligned,
-    cell,
-    interval_cell,
-    progress,
-    refuse_same_files,
-    seed_list,
-    share,
-    share_or_zero,
-    whole,
-    write_rows,
-)
+from wisp_gym import cli
+from wisp_gym.cli import MAX_DEVICES, Bar, Parser, cell, refuse_same_files, share, share_or_zero, whole
 from wisp_gym.engine.feasibility import warnings
 from wisp_gym.errors import InputError
 from wisp_gym.evaluation.arguments import EPILOG, add_comparison
@@ -131,9 +118,8 @@ def capacity(
         reason = "given 'trace', whose load does not grow with the devices; allowed: closed, open"
         raise InputError(f"{world.name}: workload.arrivals: {reason}")
     chosen, goal = chosen_controllers(controllers, world), Goal(attainment, starved, max_devices)
-    return Capacities(
-        [capacity_row(name, Curve(world, one, each, bar, pool), slo, goal) for name, one in chosen.items()]
-    )
+    curves = {name: Curve(world, one, each, bar, pool) for name, one in chosen.items()}
+    return Capacities([capacity_row(name, curve, slo, goal) for name, curve in curves.items()])
 
 
 def capacity_row(name: str, curve: Curve, slo: float | None, goal: Goal) -> Row:
@@ -159,14 +145,13 @@ def capacity_row(name: str, curve: Curve, slo: float | None, goal: Goal) -> Row:
         "starved_share": float(curve.starved[found].mean()) if found else None,
         "goodput_tokens_per_s": curve.goodput_tokens_per_s.get(found),
         "seeds": len(curve.seeds),
-        "seed_list": seed_list(curve.seeds),
+        "seed_list": cli.seed_list(curve.seeds),
     }
 
 
 def show(rows: Sequence[Row]) -> str:
     """The printed table of rows that `capacity_row` gave."""
-    first = rows[0]
-    limit = first["starved_limit"]
+    first, limit = rows[0], rows[0]["starved_limit"]
     starved = "" if limit is None else f", at most {100 * limit:g} % of devices starved"
     title = (
         f"{first['scenario']}: {slo_words(first['slo_tokens_per_s'])}, at least {100 * first['attainment_target']:g} % of requests within "
@@ -174,7 +159,7 @@ def show(rows: Sequence[Row]) -> str:
     )
     names = ["controller", "capacity", "", "SLO met there", "starved there", "goodput there"]
     units = ["", "devices", "95 %", "%", "%", "tokens/s"]
-    return f"{title}\n\n{aligned([names, units], [cells(row) for row in rows])}"
+    return f"{title}\n\n{cli.aligned([names, units], [cells(row) for row in rows])}"
 
 
 def cells(row: Row) -> list[str]:
@@ -182,7 +167,7 @@ def cells(row: Row) -> list[str]:
     return [
         row["controller"],
         ("≥ " if row["at_limit"] else "") + str(row["capacity_devices"]),
-        interval_cell(row["capacity_low"], row["capacity_high"], 0),
+        cli.interval_cell(row["capacity_low"], row["capacity_high"], 0),
         cell(row["slo_attainment"], 1, 100.0),
         cell(row["starved_share"], 1, 100.0),
         cell(row["goodput_tokens_per_s"]),
@@ -212,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen_controllers(given.controllers, scenario)  # a wrong name ends the command before a note is printed
     for warning in warnings(scenario):  # of one device: the population is what is searched for
         print(f"note: {warning}", file=sys.stderr)
-    with progress(desc="capacity") as bar:
+    with cli.progress(desc="capacity") as bar:
         found = capacity(given.controllers, scenario, given.slo, given.seeds, *goal, bar=bar)
     print(found.table())
-    write_rows(found.rows, given.json, given.csv)
+    cli.write_rows(found.rows, given.json, given.csv)

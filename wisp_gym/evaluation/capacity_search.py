@@ -118,12 +118,9 @@ def capacity_interval(
     """
     if len(curve.seeds) < 2:
         return None, None
-    devices = sorted(curve.attained)
-    samples = resampled(len(curve.seeds))  # (R, seeds)
-    means = []
-    for n in devices:
-        shares = np.zeros(len(curve.seeds)) if starved is None else starved[n]
-        means.append(margins(curve.attained[n][samples], target, shares[samples], limit))  # (R,)
+    devices, samples = sorted(curve.attained), resampled(len(curve.seeds))  # (R, seeds)
+    starved = starved or dict.fromkeys(devices, np.zeros(len(curve.seeds)))
+    means = [margins(curve.attained[n][samples], target, starved[n][samples], limit) for n in devices]  # (R,) each
     values = crossings(np.array(devices, dtype=np.float64), np.stack(means, axis=1), 0.0)  # (R,)
     low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="inverted_cdf")
     return min(int(low), found), max(int(high), found)

@@ -11,17 +11,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from wisp_gym.cli import (
-    MAX_DEVICES,
-    Bar,
-    Parser,
-    output_file,
-    progress,
-    refuse_same_files,
-    seed_list,
-    whole,
-    write_rows,
-)
+from wisp_gym import cli
+from wisp_gym.cli import MAX_DEVICES, Bar, Parser, output_file, refuse_same_files, whole
 from wisp_gym.controllers.catalogue import ALIASES
 from wisp_gym.engine.feasibility import warnings
 from wisp_gym.errors import one_of, require
@@ -64,7 +55,7 @@ class Comparison:
 
     def rows(self, per_class: bool = False) -> list[Row]:
         """One row per controller: means over the worlds, with intervals; `classes` holds those of each SLO class."""
-        seeds = {"seeds": len(self.seeds), "seed_list": seed_list(self.seeds)}
+        seeds = {"seeds": len(self.seeds), "seed_list": cli.seed_list(self.seeds)}
         return [
             self.identity(name) | seeds | mean_row(own) | self.intervals(own)
             | ({"classes": class_rows(own)} if per_class else {})
@@ -146,10 +137,8 @@ def mean_row(outcomes: Sequence[Outcome]) -> Row:
 
 def class_rows(outcomes: Sequence[Outcome]) -> list[Row]:
     """Means over worlds of what each SLO class got."""
-    return [
-        {key: mean([row[key] for row in rows]) for key in rows[0]}
-        for rows in zip(*(o.classes for o in outcomes), strict=True)
-    ]
+    worlds = zip(*(outcome.classes for outcome in outcomes), strict=True)
+    return [{key: mean([row[key] for row in rows]) for key in rows[0]} for rows in worlds]
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
@@ -161,9 +150,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_comparison(parser, DEFAULT_SEEDS)
     add = parser.add_argument
     add("--devices", type=whole(1, MAX_DEVICES), metavar="N", help="number of devices (default: the scenario's)")
-    add(
-        "--reference", metavar="NAME", help="what the others are compared with (default: wisp if there, else the first)"
-    )
+    add("--reference", metavar="NAME", help="the others are compared with it (default: wisp if there, else the first)")
     add("--per-seed", action="store_true", help="files hold one row per controller and seed, not means")
     add("--per-class", action="store_true", help="show each SLO class too, and add 'classes' to the JSON rows")
     add("--plot", type=output_file(".png", ".svg", ".pdf"), metavar="FILE.png", help="draw goodput and SLO attainment")
@@ -182,10 +169,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen_controllers(given.controllers, scenario)  # a wrong name ends the command before a note is printed
     for warning in warnings(scenario):
         print(f"note: {warning}", file=sys.stderr)
-    with progress(len(given.controllers) * len(given.seeds)) as bar:
+    with cli.progress(len(given.controllers) * len(given.seeds)) as bar:
         found = evaluate(given.controllers, scenario, None, given.slo, given.seeds, given.reference, bar=bar)
     print(found.table(given.per_class))
     rows = found.worlds(given.per_class) if given.per_seed else found.rows(given.per_class)
-    write_rows(rows, given.json, given.csv)
+    cli.write_rows(rows, given.json, given.csv)
     if given.plot:
         write_bytes(given.plot, draw(found.rows(), given.plot.suffix[1:].lower()))

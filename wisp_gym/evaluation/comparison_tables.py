@@ -42,14 +42,9 @@ def show(rows: Sequence[Row], scenario: Scenario) -> str:
     units = ["", "tokens/s", "95 %", "tokens/s", "95 %"]
     service = [[row["controller"], *goodput_cells(row), *metric_cells(row, SERVICE)] for row in rows]
     costs = [[row["controller"], *metric_cells(row, COSTS)] for row in rows]
-    tables = [
-        title,
-        aligned(with_columns([names, units], SERVICE), service),
-        aligned(with_columns([["controller"], [""]], COSTS), costs),
-    ]
-    if "classes" in first:
-        tables.append(show_classes(rows))
-    return "\n\n".join(tables)
+    tables = [title, aligned(with_columns([names, units], SERVICE), service)]
+    tables.append(aligned(with_columns([["controller"], [""]], COSTS), costs))
+    return "\n\n".join([*tables, show_classes(rows)] if "classes" in first else tables)
 
 
 def slo_words(speed_tokens_per_s: float | None) -> str:
@@ -75,9 +70,6 @@ def with_columns(headers: list[list[str]], columns: Sequence[Column]) -> list[li
 
 def show_classes(rows: Sequence[Row]) -> str:
     """Attainment and goodput of each SLO class, one line per controller and class."""
-    lines = [
-        [row["controller"], f"{one['slo_tokens_per_s']:g}", *metric_cells(one, CLASSES)]
-        for row in rows
-        for one in row["classes"]
-    ]
+    each = [(row["controller"], one) for row in rows for one in row["classes"]]
+    lines = [[name, f"{one['slo_tokens_per_s']:g}", *metric_cells(one, CLASSES)] for name, one in each]
     return aligned(with_columns([["controller", "SLO"], ["", "tokens/s"]], CLASSES), lines)

@@ -68,10 +68,7 @@ class Metrics:
 
     def row(self) -> dict[str, float | None]:
         """Plain dictionary, NaN as None for JSON."""
-        return {
-            name: None if isinstance(value, float) and math.isnan(value) else value
-            for name, value in asdict(self).items()
-        }
+        return {name: None if math.isnan(value) else value for name, value in asdict(self).items()}
 
 
 def ratio(top: float, bottom: float) -> float:

@@ -215,11 +215,8 @@ def environment_figures(quick: bool) -> dict[str, Figure]:
 
 def measure_all(quick: bool) -> dict[str, Figure]:
     """Every figure."""
-    return {
-        **engine_figures(quick),
-        **environment_figures(quick),
-        "peak_bytes_10000_devices": peak_bytes_10000_devices(),
-    }
+    figures = engine_figures(quick) | environment_figures(quick)
+    return figures | {"peak_bytes_10000_devices": peak_bytes_10000_devices()}
 
 
 def short(value: float) -> str:

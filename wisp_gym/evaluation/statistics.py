@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Scores = NDArray[np.float64]
+Values = NDArray[np.float64]
 RESAMPLES = 2_000
 CONFIDENCE = 0.95
 TRIMMED = 0.25  # on each side: the middle half remains
@@ -104,15 +105,12 @@ def performance_profile(scores: Scores, thresholds: NDArray[np.float64]) -> NDAr
     return np.asarray((scores[np.newaxis] > thresholds[:, np.newaxis, np.newaxis]).mean(axis=(1, 2)))
 
 
-def profile_interval(
-    scores: Scores, thresholds: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def profile_interval(scores: Scores, thresholds: Values) -> tuple[Values, Values]:
     """Low and high (T,) of the profile at each of (T,) thresholds: pointwise 95 % of stratified bootstrap samples."""
     n, cells = scores.shape
     drawn = strata(n, cells)
-    counts = np.stack([(drawn == world).sum(axis=1) for world in range(n)], axis=1).reshape(
-        RESAMPLES, -1
-    )  # (R, n·cells)
+    counts = np.stack([(drawn == world).sum(axis=1) for world in range(n)], axis=1)  # (R, n, cells)
     above = scores.reshape(-1, 1) > thresholds  # (n·cells, T)
-    low, high = np.quantile(counts @ above / scores.size, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
+    profiles = counts.reshape(RESAMPLES, -1) @ above / scores.size
+    low, high = np.quantile(profiles, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
     return low, high

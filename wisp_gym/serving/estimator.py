@@ -115,10 +115,8 @@ class VerificationTimeEstimator:
         """CUSUM of the errors before the step; on alarm the fit becomes as unsure as at first."""
         z = min(max(error / max(self.noise, LEAST_NOISE), -CLIP), CLIP)
         self.above, self.below = max(self.above + z - SLACK, 0.0), max(self.below - z - SLACK, 0.0)
-        self.noise = max(
-            math.sqrt(NOISE_KEEP * self.noise**2 + (1.0 - NOISE_KEEP) * min(error**2, (CLIP * self.noise) ** 2)),
-            LEAST_NOISE,
-        )
+        square = min(error**2, (CLIP * self.noise) ** 2)
+        self.noise = max(math.sqrt(NOISE_KEEP * self.noise**2 + (1.0 - NOISE_KEEP) * square), LEAST_NOISE)
         if max(self.above, self.below) < ALARM:
             return False
         self.alarms += 1

@@ -70,11 +70,13 @@ def device_us(bundle: Bundle, n: int) -> tuple[float, float]:
         controller.target = -1  # a policy that decides lengths is asked each time
         return controller.wants_more(now_s)
 
-    figures = timed(prepare, decide, n)
-    if controller.fallbacks:
-        raise RuntimeError(
-            f"the policy was replaced in {dict(controller.fallbacks)} of {controller.decisions} decisions"
-        )
+    return undisturbed(timed(prepare, decide, n), controller)
+
+
+def undisturbed(figures: tuple[float, float], by: SpeculationController | BatchScheduler) -> tuple[float, float]:
+    """The figures, where the policy took every decision."""
+    if by.fallbacks:
+        raise RuntimeError(f"the policy was replaced in {dict(by.fallbacks)} of {by.decisions} decisions")
     return figures
 
 
@@ -95,17 +97,13 @@ def batch_us(bundle: Bundle, n: int, members: int = QUEUE) -> tuple[float, float
     rng = np.random.default_rng(0)
     queues = [queue_of(rng) for _ in range(16)]
     figures = timed(lambda k: None, lambda k: scheduler.compose(queues[k % 16], 0.0), max(n // 10, 100))
-    if scheduler.fallbacks:
-        raise RuntimeError(f"the policy was replaced in {dict(scheduler.fallbacks)} of {scheduler.decisions} decisions")
-    return figures
+    return undisturbed(figures, scheduler)
 
 
 def estimator_us(n: int) -> tuple[float, float]:
     """One observed batch."""
     estimator, rng = VerificationTimeEstimator.load(ESTIMATOR), np.random.default_rng(0)
-    rows: list[tuple[float, float, float]] = [
-        tuple(row) for row in (rng.uniform(1, 2, (1024, 3)) * [60.0, 6e4, 2e4]).tolist()
-    ]
+    rows = [(new, pairs, cached) for new, pairs, cached in (rng.uniform(1, 2, (1024, 3)) * [60.0, 6e4, 2e4]).tolist()]
     times = [estimator.predict(*row) for row in rows]
     return timed(lambda k: None, lambda k: estimator.observe(*rows[k % 1024], times[k % 1024]), n)
 
@@ -114,10 +112,8 @@ def figures_of(bundles: dict[str, Bundle], n: int, members: int = QUEUE) -> dict
     """(kind, median, 99th percentile) of each policy by name, and of the estimator."""
     found = {}
     for name, bundle in bundles.items():
-        if bundle.schema.decision in (TOKEN, LENGTH):
-            found[name] = ("device", *device_us(bundle, n))
-        else:
-            found[name] = ("batch", *batch_us(bundle, n, members))
+        of_device = bundle.schema.decision in (TOKEN, LENGTH)
+        found[name] = ("device", *device_us(bundle, n)) if of_device else ("batch", *batch_us(bundle, n, members))
     found["verification time"] = ("estimator", *estimator_us(n))
     return found
 
@@ -137,10 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("--policy", nargs="+", default=list(shipped()), metavar="NAME", help="bundles (default: the shipped ones)")
     add("--decisions", type=whole(100, 10_000_000), default=20_000, metavar="N", help="of each kind (default 20000)")
-    add(
-        "--members", type=whole(1, QUEUE), default=QUEUE, metavar="N",
-        help=f"of a batch at most (default {QUEUE}: all that wait)",
-    )  # fmt: skip
+    add("--members", type=whole(1, QUEUE), default=QUEUE, metavar="N", help=f"of a batch (default {QUEUE}: all)")
     add("--json", type=output_file(), metavar="FILE", help="also write the figures to a file")
     given = parser.parse_args(arguments)
     bundles = {Path(name).name: load_bundle(name) for name in given.policy}
@@ -149,8 +142,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     figures = figures_of(bundles, given.decisions, given.members)
     print(table(figures))
     if given.json:
-        rows = {
-            name: {"decision": kind, "median_us": median, "p99_us": tail}
-            for name, (kind, median, tail) in figures.items()
-        }
+        keys = ("decision", "median_us", "p99_us")
+        rows = {name: dict(zip(keys, row, strict=True)) for name, row in figures.items()}
         write_json(given.json, {"figures": rows, "machine": about})

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 NO_LIMIT = 1e6  # mean batch times
+Column = NDArray[np.floating]
 
 
 class Order(NamedTuple):
@@ -17,9 +18,9 @@ class Order(NamedTuple):
         limit: longest predicted batch that the request allows, in mean batch times (NO_LIMIT: any).
     """
 
-    key: NDArray[np.floating]
+    key: Column
     leads: NDArray[np.bool_]
-    limit: NDArray[np.floating]
+    limit: Column
 
 
 def drafts_on(drafted: int, accept_probability: float | None, threshold: float) -> bool:
@@ -29,18 +30,10 @@ def drafts_on(drafted: int, accept_probability: float | None, threshold: float) 
         drafted: tokens of this round. accept_probability: of the last token, None where nothing is known of it.
         threshold: acceptance probability below which it stops, 0 to 1.
     """
-    if drafted == 0:
-        return True
-    return accept_probability is not None and accept_probability >= threshold
+    return drafted == 0 or (accept_probability is not None and accept_probability >= threshold)
 
 
-def order(
-    slack: NDArray[np.floating],
-    solo: NDArray[np.floating],
-    expected: NDArray[np.floating],
-    margin: float,
-    window: float,
-) -> Order:
+def order(slack: Column, solo: Column, expected: Column, margin: float, window: float) -> Order:
     """WISP's scheduler: urgent requests by deadline, then by goodput density what makes nobody late.
 
     Args:

@@ -220,16 +220,12 @@ class Device:
             got = self._link.receive(max(until_s - self.clock(), 0.001))
             if got.WhichOneof("message") == "refusal":
                 self._refused(message, got.refusal)
-            elif self._is_reply(got.reply, message):
+            elif (got.reply.session, got.reply.position) == (message.session, message.position) and got.reply.tokens:
                 # Of a round that was sent more than once nobody knows which copy was answered: nothing is learned of delays.
                 delay_s = self.controller.delay_mean_s if copies > 1 else None
                 self.controller.receive(outcome(got.reply), self.clock(), delay_s, delay_s)
                 return got.reply
             answer.ignored += 1
-
-    @staticmethod
-    def _is_reply(reply: Reply, message: Round) -> bool:
-        return (reply.session, reply.position) == (message.session, message.position) and len(reply.tokens) > 0
 
     @staticmethod
     def _refused(message: Round, refusal: Refusal) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import grpc
 
 from wisp_gym.testbed.security import Options, keepalive, metadata_of
+from wisp_gym.testbed.settings import SERVICE
 from wisp_gym.testbed.wire_pb2 import FromDevice, FromServer
-from wisp_gym.testbed.wire_pb2_grpc import VerificationStub
 
 FATAL = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNIMPLEMENTED)
 
@@ -33,7 +33,8 @@ class Link:
     def __init__(self, channel: grpc.Channel, token: str | None = None) -> None:
         self._out: queue.SimpleQueue[FromDevice | None] = queue.SimpleQueue()
         self._in: queue.SimpleQueue[FromServer | grpc.RpcError | None] = queue.SimpleQueue()
-        self._call: Any = VerificationStub(channel).Serve(iter(self._out.get, None), metadata=metadata_of(token))
+        serve = channel.stream_stream(f"/{SERVICE}/Serve", FromDevice.SerializeToString, FromServer.FromString)
+        self._call: Any = serve(iter(self._out.get, None), metadata=metadata_of(token))
         self._reader = threading.Thread(target=self._read, args=(self._call,), daemon=True)
         self._reader.start()
 
@@ -88,13 +89,9 @@ def open_channel(
         credentials: TLS; None: in the clear. name: expected in the server's certificate, where it is not the host.
     """
     options: Options = [*keepalive(max_message_bytes), ("grpc.use_local_subchannel_pool", 1)]
-    options += [
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 2000),
-    ]
+    backoff_ms = {"initial": 100, "min": 100, "max": 2000}
+    options += [(f"grpc.{end}_reconnect_backoff_ms", ms) for end, ms in backoff_ms.items()]
     if credentials is None:
         return grpc.insecure_channel(address, options)
-    return grpc.secure_channel(
-        address, credentials, [*options, *([("grpc.ssl_target_name_override", name)] if name else [])]
-    )
+    options += [("grpc.ssl_target_name_override", name)] if name else []
+    return grpc.secure_channel(address, credentials, options)

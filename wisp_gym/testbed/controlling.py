@@ -4,7 +4,6 @@ The shape is that of `wisp_gym.serving.device.controller.SpeculationController`,
 plainest rules do without one.
 """
 
-import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -125,12 +124,8 @@ def _numbers(name: str, text: str, most: list[float]) -> list[float]:
         found = [float(word) for word in text.split(",")]
     except ValueError:
         found = []
-    if (
-        not found
-        or len(found) > len(most)
-        or not all(math.isfinite(value) and 0 <= value <= high for value, high in zip(found, most, strict=False))
-    ):
-        raise InputError(
-            f"controller '{name}': allowed are fixed:K and confidence:C,K with K from 0 to 32 and C from 0 to 1"
-        )
+    within = [0 <= value <= high for value, high in zip(found, most, strict=False)]
+    if not found or len(found) > len(most) or not all(within):
+        allowed = "fixed:K and confidence:C,K with K from 0 to 32 and C from 0 to 1"
+        raise InputError(f"controller '{name}': allowed are {allowed}")
     return found

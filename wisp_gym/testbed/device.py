@@ -54,9 +54,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--report", type=Path, metavar="FILE", help="append each answer's counts and times as a JSON line")
     add("--tls", action="store_true", help="TLS, with the system's authorities unless --tls-ca")
     add("--tls-ca", type=Path, metavar="FILE", help="PEM of the authority that signed the server's certificate")
-    add(
-        "--tls-certificate", type=Path, metavar="FILE", help="PEM of this device, with --tls-key, where the server asks"
-    )
+    add("--tls-certificate", type=Path, metavar="FILE", help="PEM of this device, with --tls-key, if the server asks")
     add("--tls-key", type=Path, metavar="FILE")
     add("--tls-name", default="", help="name in the server's certificate, where it is not the host")
     add("--token", type=Path, metavar="FILE", help="holds the access token")
@@ -115,9 +113,8 @@ def build(given: argparse.Namespace) -> tuple[Device, Any]:
     model = load_model(name, "--draft", given.device, given.dtype)
     draft = DraftModel(model, min(model.config.vocab_size, len(tokenizer)), given.support)
     channel = open_channel(given.server, credentials, 64 << 20, given.tls_name)
-    settings = DeviceSettings(
-        tokenizer_digest(tokenizer), given.max_draft_tokens, predictor, given.reply_timeout_s, given.give_up_s
-    )
+    limits = (given.max_draft_tokens, predictor, given.reply_timeout_s, given.give_up_s)
+    settings = DeviceSettings(tokenizer_digest(tokenizer), *limits)
     return Device(lambda: Link(channel, token), draft, controller, settings), tokenizer
 
 
@@ -135,9 +132,8 @@ def request_of(given: argparse.Namespace, ids: list[int], place: int) -> Request
 def report(path: Path | None, place: int, answer: Answer) -> None:
     """Append an answer's counts to the report."""
     if path is not None:
-        counts = {**asdict(answer), "request": place}
         with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(counts) + "\n")
+            file.write(json.dumps({**asdict(answer), "request": place}) + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,8 +10,8 @@ from wisp_gym.testbed.sampling import Law
 from wisp_gym.testbed.settings import PROTOCOL_VERSION, SESSION_ID_BYTES, Limits
 from wisp_gym.testbed.wire_pb2 import FromServer, Refusal, Round, Start
 
-MAX_ROUND_AGE_S, MAX_REQUEST_AGE_S = 3600.0, 1e6
-MAX_TOKENS_PER_S, MAX_TTFT_S, MAX_TEMPERATURE = 1e4, 3600.0, 100.0
+MAX_ROUND_AGE_S = 3600.0
+MOST = {"temperature": 100.0, "slo_tokens_per_s": 1e4, "ttft_s": 3600.0, "request_age_s": 1e6, "first_token_age_s": 1e6}
 
 
 class Refused(Exception):
@@ -73,9 +73,8 @@ def check_round(message: Round, limits: Limits, model: Model) -> None:
     if not message.round:
         raise invalid("round: 0, allowed are numbers from 1")
     check_tokens("draft", message.tokens, limits.max_draft_tokens, model.vocabulary)
-    drafted = len(message.tokens)
-    if message.survivals and len(message.survivals) != drafted:
-        raise invalid(f"survivals: {len(message.survivals)} of {drafted} drafted tokens")
+    if len(message.survivals) not in (0, len(message.tokens)):
+        raise invalid(f"survivals: {len(message.survivals)} of {len(message.tokens)} drafted tokens")
     for survival in message.survivals:
         check_number("survivals", survival, 1.0)
     check_number("expected_tokens", message.expected_tokens, 1.0 + limits.max_draft_tokens)
@@ -98,14 +97,10 @@ def check_start(start: Start, position: int, limits: Limits, model: Model) -> No
     check_tokens("committed", start.committed, start.max_new_tokens, model.vocabulary)
     if len(start.committed) != position:
         raise invalid(f"committed: {len(start.committed)} tokens at position {position}")
-    if len(start.prompt) + start.max_new_tokens > model.max_tokens:
-        tokens = len(start.prompt) + start.max_new_tokens
+    if (tokens := len(start.prompt) + start.max_new_tokens) > model.max_tokens:
         raise invalid(f"prompt and answer: {tokens} tokens, allowed are {model.max_tokens}")
-    check_number("temperature", start.temperature, MAX_TEMPERATURE)
-    check_number("slo_tokens_per_s", start.slo_tokens_per_s, MAX_TOKENS_PER_S)
-    check_number("ttft_s", start.ttft_s, MAX_TTFT_S)
-    check_number("request_age_s", start.request_age_s, MAX_REQUEST_AGE_S)
-    check_number("first_token_age_s", start.first_token_age_s, MAX_REQUEST_AGE_S)
+    for name, most in MOST.items():
+        check_number(name, getattr(start, name), most)
 
 
 def laws_of(message: Round, temperature: float, vocabulary: int) -> list[Law]:

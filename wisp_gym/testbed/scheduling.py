@@ -1,14 +1,7 @@
 """Schedulers of a server by name: first come first served, or a bundle's policy or rule, with an estimator of batch times that learns."""
 
-from wisp_gym.serving import (
-    BatchScheduler,
-    Bundle,
-    FirstComeFirstServed,
-    Scheduler,
-    ServerLimits,
-    VerificationTimeEstimator,
-    load_bundle,
-)
+from wisp_gym import serving
+from wisp_gym.serving import Bundle, Scheduler, ServerLimits
 from wisp_gym.testbed.engine import Engine
 from wisp_gym.testbed.settings import Limits
 
@@ -21,7 +14,7 @@ def find_bundle(name: str) -> Bundle | None:
     Raises:
         BundleError: unknown name, or a bundle that cannot be used; one line.
     """
-    return None if name == FCFS else load_bundle(name, "batching")
+    return None if name == FCFS else serving.load_bundle(name, "batching")
 
 
 def make_scheduler(
@@ -35,19 +28,12 @@ def make_scheduler(
     Raises:
         BundleError: a device's bundle.
     """
-    estimator, kept = (
-        VerificationTimeEstimator(coefficients or engine.first_coefficients()),
-        batch_limits(engine, limits),
-    )
-    return BatchScheduler(bundle, estimator, kept) if bundle else FirstComeFirstServed(estimator, kept)
+    estimator = serving.VerificationTimeEstimator(coefficients or engine.first_coefficients())
+    kept = batch_limits(engine, limits)
+    return serving.BatchScheduler(bundle, estimator, kept) if bundle else serving.FirstComeFirstServed(estimator, kept)
 
 
 def batch_limits(engine: Engine, limits: Limits) -> ServerLimits:
     """What a batch of an engine must keep to."""
-    return ServerLimits(
-        engine.kv_capacity_tokens,
-        limits.max_batch_rounds,
-        limits.prefill_chunk_tokens,
-        limits.admit_share,
-        engine.block_tokens,
-    )
+    kept = (limits.max_batch_rounds, limits.prefill_chunk_tokens, limits.admit_share)
+    return ServerLimits(engine.kv_capacity_tokens, *kept, engine.block_tokens)

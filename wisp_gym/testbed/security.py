@@ -43,9 +43,8 @@ class AccessTokens:
             if not words or words[0].startswith("#"):
                 continue
             if len(words) != 2 or len(words[1]) < MIN_TOKEN_CHARACTERS:
-                raise SecurityError(
-                    f"{path}:{number}: allowed is 'NAME TOKEN' with at least {MIN_TOKEN_CHARACTERS} characters of token"
-                )
+                least = f"at least {MIN_TOKEN_CHARACTERS} characters of token"
+                raise SecurityError(f"{path}:{number}: allowed is 'NAME TOKEN' with {least}")
             found.append((words[0], words[1]))
         if not found:
             raise SecurityError(f"{path}: no token; nobody could connect")
@@ -71,9 +70,7 @@ def server_credentials(certificate: Path, key: Path, client_ca: Path | None) -> 
 
 def channel_credentials(ca: Path | None, certificate: Path | None, key: Path | None) -> grpc.ChannelCredentials:
     """TLS of a device; without `ca` the system's certificate authorities are trusted."""
-    return grpc.ssl_channel_credentials(
-        _read(ca) if ca else None, _read(key) if key else None, _read(certificate) if certificate else None
-    )
+    return grpc.ssl_channel_credentials(*(_read(path) if path else None for path in (ca, key, certificate)))
 
 
 def metadata_of(token: str | None) -> list[tuple[str, str]]:

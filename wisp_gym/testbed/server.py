@@ -48,34 +48,27 @@ LIMIT_RANGES: dict[str, tuple[float, float, str]] = {
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The flags, checked; `limits` is a `Limits`."""
     parser = Parser(prog=PROGRAM, description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--listen", type=address, default=("127.0.0.1", 50051), metavar="HOST:PORT",
-                        help="port 0: the system chooses (default 127.0.0.1:50051)")  # fmt: skip
-    parser.add_argument(
-        "--target", metavar="MODEL", help="name or folder of a transformers model (default: the small pair's)"
-    )
-    parser.add_argument("--device", default="cpu", help="cpu or cuda[:N] (default %(default)s)")
-    parser.add_argument(
-        "--dtype", choices=("float32", "float64", "bfloat16", "float16"), default="float32", help="of the weights"
-    )
-    parser.add_argument("--threads", type=whole(0, 1024), default=0, help="of the CPU (default 0: torch's choice)")
-    parser.add_argument("--scheduler", default="fcfs", help="fcfs, or a bundle: a shipped policy or rule "
-                        "(batching-v1, joint-v1, wisp), a file, a run's folder (default %(default)s)")  # fmt: skip
-    parser.add_argument("--metrics", type=address, metavar="HOST:PORT", help="serve Prometheus metrics there")
-    parser.add_argument("--tls-certificate", type=Path, metavar="FILE", help="PEM; with --tls-key turns TLS on")
-    parser.add_argument("--tls-key", type=Path, metavar="FILE")
-    parser.add_argument(
-        "--tls-client-ca", type=Path, metavar="FILE", help="devices must show a certificate signed by it"
-    )
-    parser.add_argument("--tokens", type=Path, metavar="FILE", help="lines 'NAME TOKEN' of those who may connect")
-    parser.add_argument("--insecure", action="store_true", help="allow a public address without TLS")
-    parser.add_argument(
-        "--grace-s", type=between(0, 1e5), default=30.0, help="to end the open answers in (default %(default)g)"
-    )
+    add = parser.add_argument
+    add("--listen", type=address, default=("127.0.0.1", 50051), metavar="HOST:PORT",
+        help="port 0: the system chooses (default 127.0.0.1:50051)")  # fmt: skip
+    add("--target", metavar="MODEL", help="name or folder of a transformers model (default: the small pair's)")
+    add("--device", default="cpu", help="cpu or cuda[:N] (default %(default)s)")
+    add("--dtype", choices=("float32", "float64", "bfloat16", "float16"), default="float32", help="of the weights")
+    add("--threads", type=whole(0, 1024), default=0, help="of the CPU (default 0: torch's choice)")
+    add("--scheduler", default="fcfs", help="fcfs, or a bundle: a shipped policy or rule "
+        "(batching-v1, joint-v1, wisp), a file, a run's folder (default %(default)s)")  # fmt: skip
+    add("--metrics", type=address, metavar="HOST:PORT", help="serve Prometheus metrics there")
+    add("--tls-certificate", type=Path, metavar="FILE", help="PEM; with --tls-key turns TLS on")
+    add("--tls-key", type=Path, metavar="FILE")
+    add("--tls-client-ca", type=Path, metavar="FILE", help="devices must show a certificate signed by it")
+    add("--tokens", type=Path, metavar="FILE", help="lines 'NAME TOKEN' of those who may connect")
+    add("--insecure", action="store_true", help="allow a public address without TLS")
+    add("--grace-s", type=between(0, 1e5), default=30.0, help="to end the open answers in (default %(default)g)")
     for field in dataclasses.fields(Limits):
         low, high, meaning = LIMIT_RANGES[field.name]
         kind = whole(int(low), int(high)) if isinstance(field.default, int) else between(low, high)
-        flag, help_ = f"--{field.name.replace('_', '-')}", f"{meaning} (default %(default)s)"
-        parser.add_argument(flag, type=kind, default=field.default, help=help_)
+        flag = f"--{field.name.replace('_', '-')}"
+        add(flag, type=kind, default=field.default, help=f"{meaning} (default %(default)s)")
     given = parser.parse_args(arguments)
     given.limits = Limits(**{field.name: getattr(given, field.name) for field in dataclasses.fields(Limits)})
     if bool(given.tls_certificate) != bool(given.tls_key) or (given.tls_client_ca and not given.tls_key):

@@ -19,13 +19,11 @@ from wisp_gym.testbed.metrics import Metrics
 from wisp_gym.testbed.scheduling import make_scheduler
 from wisp_gym.testbed.security import ANYONE, AccessTokens, keepalive
 from wisp_gym.testbed.sessions import SessionTable
-from wisp_gym.testbed.settings import Limits
+from wisp_gym.testbed.settings import SERVICE, Limits
 from wisp_gym.testbed.verifier import Verifier
 from wisp_gym.testbed.wire_pb2 import FromDevice, FromServer, Refusal, Round
-from wisp_gym.testbed.wire_pb2_grpc import VerificationServicer, add_VerificationServicer_to_server
 
 log = logging.getLogger(__name__)
-SERVICE = "wisp_gym.testbed.v1.Verification"
 OUTBOX_MESSAGES = 16  # replies that wait for a device to read them; one more is dropped, and can be asked for again
 
 
@@ -62,7 +60,7 @@ class ServerSettings:
     clock: Callable[[], float] = time.monotonic
 
 
-class Server(VerificationServicer):
+class Server:
     """A verification server.
 
     Args:
@@ -93,14 +91,14 @@ class Server(VerificationServicer):
     async def start(self, host: str, port: int, credentials: grpc.ServerCredentials | None = None) -> int:
         """Listen; returns the port, which the system chooses where 0 is given."""
         options = [*keepalive(self.limits.max_message_bytes), ("grpc.so_reuseport", 0)]
-        self._grpc = grpc.aio.server(options=options, maximum_concurrent_rpcs=2 * self.limits.max_sessions + 16)
-        add_VerificationServicer_to_server(self, self._grpc)
-        health_pb2_grpc.add_HealthServicer_to_server(self.health, self._grpc)
+        server = grpc.aio.server(options=options, maximum_concurrent_rpcs=2 * self.limits.max_sessions + 16)
+        serve = grpc.stream_stream_rpc_method_handler(self.Serve, FromDevice.FromString, FromServer.SerializeToString)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Serve": serve}),))
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
         address = f"{host}:{port}"
-        bound = (
-            self._grpc.add_secure_port(address, credentials) if credentials else self._grpc.add_insecure_port(address)
-        )
-        await self._grpc.start()
+        bound = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+        self._grpc = server
+        await server.start()
         self._tasks = [asyncio.create_task(self.verifier.run()), asyncio.create_task(self.verifier.sweep())]
         await self._tell_health(health_pb2.HealthCheckResponse.SERVING)
         return bound
@@ -162,7 +160,7 @@ class Server(VerificationServicer):
         try:
             async for message in requests:
                 if message.WhichOneof("message") == "close":
-                    self._close(connection, message.close.session)
+                    self.table.forget((connection.client, message.close.session))  # no other client's
                 elif not await self._round(connection, message.round):
                     break
         except Exception as error:  # a stream that broke, or bytes that are no message
@@ -188,7 +186,3 @@ class Server(VerificationServicer):
             await connection.send_when_read(refused.message(message.session, message.round))
             return refused.reason != Refusal.INVALID
         return True
-
-    def _close(self, connection: Connection, session: bytes) -> None:
-        """A device needs a session no more; another client's is left alone."""
-        self.table.forget((connection.client, session))

@@ -209,17 +209,15 @@ class SessionTable:
         laws = laws_of(message, session.temperature, self.model.vocabulary)
         room = session.max_new_tokens - len(session.committed) - 1
         if len(message.tokens) > room:
-            raise invalid(
-                f"draft: {len(message.tokens)} tokens, but the answer has room for {room} and the target's own"
-            )
+            text = f"{len(message.tokens)} tokens, but the answer has room for {room} and the target's own"
+            raise invalid(f"draft: {text}")
         request = session.request(message, self.clock())
         session.pending = PendingRound(message.round, message.position, list(message.tokens), laws, request)
         return None
 
     def forget(self, key: Key) -> None:
         """A session leaves: its device has the whole answer, is gone for long, or others need the place."""
-        session = self.sessions.get(key)
-        if session is None:
+        if (session := self.sessions.get(key)) is None:
             return
         session.closed, session.connection = True, None
         if session.pending is None or session.pending.stage == WAITING:

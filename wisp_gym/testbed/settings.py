@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 PROTOCOL_VERSION = 1
+SERVICE = "wisp_gym.testbed.v1.Verification"  # in wire.proto, with the one method `Serve`
 SESSION_ID_BYTES = 16
 NO_SLO_TOKENS_PER_S = 1e-3  # stands for a request without a service class: nothing is ever due
 NEVER_S = 1e6  # from a round's arrival: when it is due without a service class

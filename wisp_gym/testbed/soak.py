@@ -3,8 +3,7 @@
     wisp-gym soak --minutes 30 --devices 50
 
 The server is a process of its own; it holds about half of the keys and values that the devices want, and a tenth of them wait
-for a session. The command fails when
-an answer is wrong or lost, or when memory, threads or files of the server or of the devices grow.
+for a session. The command fails when an answer is wrong or lost, or when memory, threads or files of either process grow.
 """
 
 import argparse
@@ -56,9 +55,8 @@ class Tally:
 
     def add(self, case: Case, answer: Any) -> None:
         """An answer has come."""
-        place = next(
-            (n for n, pair in enumerate(zip(answer.tokens, case.tokens, strict=False)) if pair[0] != pair[1]), None
-        )
+        pairs = zip(answer.tokens, case.tokens, strict=False)
+        place = next((n for n, (given, wanted) in enumerate(pairs) if given != wanted), None)
         with self.lock:
             self.answers, self.tokens = self.answers + 1, self.tokens + len(answer.tokens)
             self.rounds, self.reconnects = self.rounds + answer.rounds, self.reconnects + answer.reconnects
@@ -98,12 +96,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--prompts", type=whole(1, 10**5), default=32, help="different prompts (default %(default)s)")
     add("--max-new-tokens", type=whole(2, 10**5), default=48, help="of an answer (default %(default)s)")
     add("--controller", default="confidence:0.5,8", help="of the devices (default %(default)s)")
-    add(
-        "--break-share",
-        type=between(0, 1),
-        default=0.002,
-        help="of the messages break their connection (default %(default)g)",
-    )
+    add("--break-share", type=between(0, 1), default=0.002, metavar="SHARE",
+        help="of the messages break their connection (default %(default)g)")  # fmt: skip
     add("--report", type=output_file(), metavar="FILE", help="write the figures and samples as JSON")
     add("--seed", type=whole(0, 2**32), default=0, help="(default %(default)s)")
     given = parser.parse_args(arguments)
@@ -271,9 +265,7 @@ def work_devices(
     end_s = time.monotonic() + seconds
     threads = []
     for place in range(given.devices):
-        draft = DraftModel(
-            model, min(words, model.config.vocab_size)
-        )  # one copy of the weights, a cache for each device
+        draft = DraftModel(model, min(words, model.config.vocab_size))  # shares the weights, has a cache of its own
         arguments = (given, place, server.address, draft, work, tally, end_s)
         threads.append(threading.Thread(target=serve_one, args=arguments, daemon=True))
         threads[-1].start()

@@ -114,16 +114,13 @@ class Verifier:
         if not batch.members:
             self.wait_s = batch.wait_s
             return None
-        sessions, taken = [self.queue[place] for place in batch.members], [requests[place] for place in batch.members]
-        complete = [new == request.new_tokens for request, new in zip(taken, batch.new_tokens, strict=True)]
-        sizes = {
-            request.name: request.cached_tokens + new for request, new in zip(taken, batch.new_tokens, strict=True)
-        }
+        sessions = [self.queue[place] for place in batch.members]
+        taken = [(requests[place], new) for place, new in zip(batch.members, batch.new_tokens, strict=True)]
+        complete = [new == request.new_tokens for request, new in taken]
+        sizes = {request.name: request.cached_tokens + new for request, new in taken}
         self.queue = [session for session in self.queue if session.key not in sizes]
         self.metrics.evictions.inc(self.engine.reserve(sizes))
-        jobs = [
-            self._job(session, sizes[session.key], whole) for session, whole in zip(sessions, complete, strict=True)
-        ]
+        jobs = [self._job(s, sizes[s.key], whole) for s, whole in zip(sessions, complete, strict=True)]
         now_s = self.clock()
         result = asyncio.get_running_loop().run_in_executor(self.thread, self.engine.verify, jobs)
         self.running = RunningBatch(batch, sessions, complete, now_s, now_s + batch.predicted_s, result)
@@ -152,11 +149,10 @@ class Verifier:
             return False
         if len(set(places)) < len(places) or not all(0 <= place < len(requests) for place in places):
             return False
-        if not all(1 <= new <= requests[q].new_tokens for q, new in zip(places, batch.new_tokens, strict=True)):
+        taken = [(requests[q], new) for q, new in zip(places, batch.new_tokens, strict=True)]
+        if not all(1 <= new <= request.new_tokens for request, new in taken):
             return False
-        held = sum(
-            limits.held(requests[q].cached_tokens + new) for q, new in zip(places, batch.new_tokens, strict=True)
-        )
+        held = sum(limits.held(request.cached_tokens + new) for request, new in taken)
         return len(places) <= limits.requests and held <= limits.kv_tokens
 
     def _seen(self, session: Session) -> Request:
@@ -170,15 +166,8 @@ class Verifier:
         pending.stage = RUNNING
         if not complete:  # what it commits is not looked at
             return Job(session.key, session.context[:tokens])
-        return Job(
-            session.key,
-            session.context,
-            pending.drafted,
-            pending.laws,
-            session.temperature,
-            session.seed,
-            len(session.committed),
-        )
+        chance = (session.temperature, session.seed, len(session.committed))
+        return Job(session.key, session.context, pending.drafted, pending.laws, *chance)
 
     # --- a batch ends ----------------------------------------------------------------------------------------------------
 

@@ -11,19 +11,8 @@ from typing import Any
 import numpy as np
 
 from wisp_gym.errors import require
-from wisp_gym.view.spans import (
-    BATCH,
-    DOWNLINK,
-    DRAFTING,
-    KINDS,
-    QUEUEING,
-    SERVER,
-    THINKING,
-    UPLINK,
-    VERIFYING,
-    WASTED,
-    Stretch,
-)
+from wisp_gym.view import spans
+from wisp_gym.view.spans import DRAFTING, KINDS, VERIFYING, WASTED, Stretch
 
 WIDTH_IN, ROW_IN, SERVER_ROWS = 13.0, 0.27, 1.8
 FRAME_IN, FRAME_DPI = (9.6, 4.2), 100  # of a frame of `render`
@@ -31,15 +20,15 @@ LABEL_S = 0.008  # of each second shown: a batch this long has room for one digi
 PREDICTED: dict[str, Any] = {"color": "black", "linewidth": 0.7, "linestyle": (0, (2, 2))}
 # The later is drawn over the earlier. Colour, and thickness as a share of the row.
 LOOKS = {
-    THINKING: ("#DDDDDD", 0.1),
-    QUEUEING: ("#F0E442", 0.84),
+    spans.THINKING: ("#DDDDDD", 0.1),
+    spans.QUEUEING: ("#F0E442", 0.84),
     DRAFTING: ("#0072B2", 0.84),
     WASTED: ("white", 0.84),
-    DOWNLINK: ("#009E73", 0.4),
-    UPLINK: ("#CC79A7", 0.4),
+    spans.DOWNLINK: ("#009E73", 0.4),
+    spans.UPLINK: ("#CC79A7", 0.4),
     VERIFYING: ("#D55E00", 0.84),
 }
-LEGEND = (DRAFTING, WASTED, UPLINK, QUEUEING, VERIFYING, DOWNLINK, THINKING)
+LEGEND = (DRAFTING, WASTED, spans.UPLINK, spans.QUEUEING, VERIFYING, spans.DOWNLINK, spans.THINKING)
 
 
 def png(panels: Mapping[str, Stretch], devices: Sequence[int], heading: str) -> bytes:
@@ -87,7 +76,7 @@ def drawn(
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size_in, layout="constrained")
-    largest = max(one.spans["tokens"][one.spans["kind"] == BATCH].max(initial=1.0) for one in panels.values())
+    largest = max(one.spans["tokens"][one.spans["kind"] == spans.BATCH].max(initial=1.0) for one in panels.values())
     axes_of = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (title, shown) in zip(axes_of, panels.items(), strict=True):
         panel(axes, shown, devices, largest, tagged)
@@ -138,14 +127,13 @@ def look(kind: int, colour: str) -> dict[str, Any]:
 def server_rows(axes: Any, shown: Stretch, largest: float) -> None:
     """Batches with their number of requests where there is room for it, and ticks where they were predicted to end."""
     low, label_s = -0.6, (shown.end_s - shown.start_s) * LABEL_S
-    served = shown.spans[shown.spans["device"] == SERVER]
+    served = shown.spans[shown.spans["device"] == spans.SERVER]
     top = low - (SERVER_ROWS - 0.35) * served["tokens"] / largest
     bars(axes, served, np.full(len(served), low), top, facecolor=LOOKS[VERIFYING][0], edgecolor="white", linewidth=0.6)
     for (_, _, start_s, end_s, requests), above in zip(served.tolist(), top, strict=True):
         if end_s - start_s > label_s * len(f"{requests:.0f}"):
-            axes.text(
-                (start_s + end_s) / 2, above, f"{requests:.0f}", ha="center", va="bottom", fontsize=7, clip_on=True
-            )
+            middle_s = (start_s + end_s) / 2
+            axes.text(middle_s, above, f"{requests:.0f}", ha="center", va="bottom", fontsize=7, clip_on=True)
     axes.vlines(shown.predicted_s, low - SERVER_ROWS + 0.35, low, **PREDICTED)
 
 

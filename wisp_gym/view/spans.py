@@ -19,18 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from wisp_gym.engine.state import (
-    LOG_ARRIVE,
-    LOG_DELIVER,
-    LOG_DONE,
-    LOG_END,
-    LOG_LAUNCH,
-    LOG_MEMBER,
-    LOG_PREDICT,
-    LOG_REQUEST,
-    LOG_SEND,
-    LOG_VERIFY,
-)
+from wisp_gym.engine import state
 from wisp_gym.errors import InputError
 
 SERVER = -1
@@ -82,13 +71,13 @@ def make(device: np.ndarray, kind: int, start_s: np.ndarray, end_s: np.ndarray, 
 
 def written(log: np.ndarray) -> np.ndarray:
     """The rows in use: an unused row is all zero, and no prompt has zero tokens."""
-    return log[(log["kind"] != LOG_REQUEST) | (log["value"] > 0)]
+    return log[(log["kind"] != state.LOG_REQUEST) | (log["value"] > 0)]
 
 
 def latest_s(log: np.ndarray) -> float:
     """Clock of the server, the last time it did something; a device's log runs ahead of it."""
-    at_server = log["time_s"][np.isin(log["kind"], (LOG_ARRIVE, LOG_LAUNCH, LOG_END, LOG_VERIFY))]
-    return float(at_server.max(initial=0.0))
+    kinds = (state.LOG_ARRIVE, state.LOG_LAUNCH, state.LOG_END, state.LOG_VERIFY)
+    return float(log["time_s"][np.isin(log["kind"], kinds)].max(initial=0.0))
 
 
 class Events:
@@ -106,9 +95,9 @@ class Events:
 
     def streaming(self) -> bool:
         """Whether sequences stay at the server and are verified again at once (centralized serving)."""
-        verified = self.places(LOG_VERIFY)
-        before = preceding(verified, self.places(LOG_ARRIVE, LOG_VERIFY), self.device)
-        return bool((self.kind[before[before >= 0]] == LOG_VERIFY).any())
+        verified = self.places(state.LOG_VERIFY)
+        before = preceding(verified, self.places(state.LOG_ARRIVE, state.LOG_VERIFY), self.device)
+        return bool((self.kind[before[before >= 0]] == state.LOG_VERIFY).any())
 
     def followed_by(self, starts: np.ndarray, kind: int) -> np.ndarray:
         """Which of the places have an event of this kind, or nothing yet, directly after them."""
@@ -124,13 +113,13 @@ class Events:
 
 def drafting(events: Events, overhead_s: np.ndarray | float) -> np.ndarray:
     """Drafting, split where the tokens beyond the first rejected one begin: `max(0, K − A − 1)` of K are wasted."""
-    sends, begins = events.places(LOG_SEND), events.places(LOG_REQUEST)
+    sends, begins = events.places(state.LOG_SEND), events.places(state.LOG_REQUEST)
     if not events.streaming():
-        begins = events.places(LOG_REQUEST, LOG_DELIVER)
-    begins = begins[events.followed_by(begins, LOG_SEND)]  # a response's last delivery is followed by its end
+        begins = events.places(state.LOG_REQUEST, state.LOG_DELIVER)
+    begins = begins[events.followed_by(begins, state.LOG_SEND)]  # a response's last delivery is followed by its end
     drafts = events.between(DRAFTING, begins, sends)
     sent = following(begins, sends, events.device)
-    verified = following(begins, events.places(LOG_VERIFY), events.device)
+    verified = following(begins, events.places(state.LOG_VERIFY), events.device)
     drafted = np.where(sent >= 0, events.value[sent], 0.0)
     accepted = np.where((sent >= 0) & (verified >= 0), events.value[verified], drafted)
     wasted = np.maximum(drafted - accepted - 1.0, 0.0)
@@ -144,7 +133,7 @@ def drafting(events: Events, overhead_s: np.ndarray | float) -> np.ndarray:
 
 def batches(log: np.ndarray, end_s: float) -> np.ndarray:
     """The server's batches; the one that is running ends at `end_s`."""
-    launches, ends = log[log["kind"] == LOG_LAUNCH], log[log["kind"] == LOG_END]["time_s"]
+    launches, ends = log[log["kind"] == state.LOG_LAUNCH], log[log["kind"] == state.LOG_END]["time_s"]
     ends = ends[np.searchsorted(ends, launches["time_s"][0], side="right") :] if len(launches) else ends
     until_s = np.append(ends, max(end_s, launches["time_s"].max(initial=0.0)))[: len(launches)]
     return make(np.full(len(launches), SERVER), BATCH, launches["time_s"], until_s, launches["value"])
@@ -160,16 +149,16 @@ def batch_end_s(launch_s: np.ndarray, served: np.ndarray) -> np.ndarray:
 def waits_since(events: Events, begins: np.ndarray, served: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Start of the waiting that begins at each place, and drafted tokens: after a chunk of a prompt, its batch's end."""
     kind, time_s = events.kind[begins], events.time_s[begins]
-    since_s = np.where(kind == LOG_MEMBER, batch_end_s(time_s, served), time_s)
-    return since_s, np.where(kind == LOG_ARRIVE, events.value[begins], 0.0)
+    since_s = np.where(kind == state.LOG_MEMBER, batch_end_s(time_s, served), time_s)
+    return since_s, np.where(kind == state.LOG_ARRIVE, events.value[begins], 0.0)
 
 
 def verification(events: Events, served: np.ndarray) -> np.ndarray:
     """Queueing and verification of every member of every batch; a prompt in chunks is a member of several batches."""
-    members, verified = events.places(LOG_MEMBER), events.places(LOG_VERIFY)
+    members, verified = events.places(state.LOG_MEMBER), events.places(state.LOG_VERIFY)
     device, launch_s = events.device[members], events.time_s[members]
     end_s = batch_end_s(launch_s, served)
-    begins = preceding(members, events.places(LOG_ARRIVE, LOG_MEMBER, LOG_VERIFY), events.device)
+    begins = preceding(members, events.places(state.LOG_ARRIVE, state.LOG_MEMBER, state.LOG_VERIFY), events.device)
     since_s, drafted = waits_since(events, begins, served)
     waits = make(device, QUEUEING, np.where(begins >= 0, since_s, launch_s), launch_s, drafted)
     outcome = following(members, verified, events.device)
@@ -180,33 +169,31 @@ def verification(events: Events, served: np.ndarray) -> np.ndarray:
 
 def waiting(events: Events, served: np.ndarray) -> np.ndarray:
     """Queueing of requests that no later batch has taken yet."""
-    begins = events.places(LOG_ARRIVE, LOG_MEMBER, *([LOG_VERIFY] if events.streaming() else []))
-    begins = begins[following(begins, events.places(LOG_MEMBER, LOG_VERIFY, LOG_DONE), events.device) < 0]
+    begins = events.places(state.LOG_ARRIVE, state.LOG_MEMBER, *([state.LOG_VERIFY] if events.streaming() else []))
+    later = events.places(state.LOG_MEMBER, state.LOG_VERIFY, state.LOG_DONE)
+    begins = begins[following(begins, later, events.device) < 0]
     since_s, drafted = waits_since(events, begins, served)
     return make(events.device[begins], QUEUEING, since_s, np.maximum(since_s, events.end_s), drafted)
 
 
 def predicted_ends_s(log: np.ndarray) -> np.ndarray:
     """(batches,) ends of the batches as the server predicted them when it launched each: the boundaries devices are told."""
-    return np.asarray(log["value"][log["kind"] == LOG_PREDICT])
+    return np.asarray(log["value"][log["kind"] == state.LOG_PREDICT])
 
 
 def flights(events: Events) -> np.ndarray:
     """Messages to the server and back. Replies keep their order: the k-th delivery is of the k-th verification."""
-    up = events.between(UPLINK, events.places(LOG_SEND), events.places(LOG_ARRIVE))
-    verified, delivered = events.places(LOG_VERIFY), events.places(LOG_DELIVER)
-    begin, end = (
-        np.searchsorted(events.device[delivered], events.device[verified], side) for side in ("left", "right")
-    )
+    up = events.between(UPLINK, events.places(state.LOG_SEND), events.places(state.LOG_ARRIVE))
+    verified, delivered = events.places(state.LOG_VERIFY), events.places(state.LOG_DELIVER)
+    device, of_replies = events.device[verified], events.device[delivered]
+    begin, end = (np.searchsorted(of_replies, device, side) for side in ("left", "right"))
     # A log that begins in the middle may hold a delivery whose verification it does not.
     orphan = np.append(preceding(delivered, verified, events.device) < 0, False)[begin]
-    match = (
-        begin + orphan + np.arange(len(verified)) - np.searchsorted(events.device[verified], events.device[verified])
-    )
+    match = begin + orphan + np.arange(len(verified)) - np.searchsorted(device, device)
     place = np.append(delivered, -1)[np.where(match < end, match, len(delivered))]
     end_s = np.where(place >= 0, events.time_s[place], np.maximum(events.end_s, events.time_s[verified]))
     tokens = np.where(place >= 0, events.value[place], 0.0)
-    return np.concatenate((up, make(events.device[verified], DOWNLINK, events.time_s[verified], end_s, tokens)))
+    return np.concatenate((up, make(device, DOWNLINK, events.time_s[verified], end_s, tokens)))
 
 
 def spans(log: np.ndarray, end_s: float | None = None, overhead_s: np.ndarray | float = 0.0) -> np.ndarray:
@@ -224,7 +211,7 @@ def spans(log: np.ndarray, end_s: float | None = None, overhead_s: np.ndarray | 
     end_s = latest_s(log) if end_s is None else end_s
     events = Events(log, end_s)
     served = batches(log, end_s)
-    thinking = events.between(THINKING, events.places(LOG_DONE), events.places(LOG_REQUEST))
+    thinking = events.between(THINKING, events.places(state.LOG_DONE), events.places(state.LOG_REQUEST))
     at_server = (verification(events, served), waiting(events, served))
     found = np.concatenate((served, thinking, drafting(events, overhead_s), flights(events), *at_server))
     found = found[found["end_s"] > found["start_s"]]
@@ -275,10 +262,8 @@ def trace_events(world: Stretch, pid: int, process: str) -> list[dict[str, Any]]
     start_ns, end_ns = (np.rint(found[name] * 1e9).astype(np.int64) for name in ("start_s", "end_s"))
     thread = (found["device"] + 1) * LANES + lanes(found).clip(max=LANES - 1)  # the server, −1, is thread 0
     events = names(pid, process, np.unique(thread).tolist())
-    for row, tid, from_ns, to_ns in zip(
-        found.tolist(), thread.tolist(), start_ns.tolist(), end_ns.tolist(), strict=True
-    ):
-        _, kind, _, _, tokens = row
+    columns = (found["kind"], found["tokens"], thread, start_ns, end_ns)
+    for kind, tokens, tid, from_ns, to_ns in zip(*(column.tolist() for column in columns), strict=True):
         events.append({
             "name": KINDS[kind], "cat": KINDS[kind], "ph": "X", "pid": pid, "tid": tid,
             "ts": from_ns / 1e3, "dur": (to_ns - from_ns) / 1e3,

@@ -155,25 +155,18 @@ def open_session(data: bytes) -> Any:
 
 def try_out(bundle: Bundle) -> None:
     """Decide once at the lower and upper ends of the features: shapes that do not fit show here, not in the serving loop."""
+    n_actions = len(bundle.schema.actions)
     for end in (2, 3):
-        rows = {
-            name: np.array([[feature[end] for feature in features]], np.float32)
-            for name, features in bundle.schema.inputs.items()
-        }
+        ends = {name: [[row[end] for row in rows]] for name, rows in bundle.schema.inputs.items()}
         try:
-            outputs = bundle.decide(rows)
+            outputs = bundle.decide({name: np.array(row, np.float32) for name, row in ends.items()})
         except Exception as error:
             raise BundleError(f"the graph cannot be run: {first_line(error)}") from None
         if any(output.shape != (1,) for output in outputs):
-            raise BundleError(
-                f"the graph answers shapes {[output.shape for output in outputs]}, allowed is (1,) of each"
-            )
-        if bundle.schema.decision in (schema.TOKEN, schema.LENGTH) and not 0 <= outputs[0][0] < len(
-            bundle.schema.actions
-        ):
-            raise BundleError(
-                f"the graph decides {outputs[0].tolist()}, allowed are actions below {len(bundle.schema.actions)}"
-            )
+            shapes = [output.shape for output in outputs]
+            raise BundleError(f"the graph answers shapes {shapes}, allowed is (1,) of each")
+        if bundle.schema.decision in (schema.TOKEN, schema.LENGTH) and not 0 <= outputs[0][0] < n_actions:
+            raise BundleError(f"the graph decides {outputs[0].tolist()}, allowed are actions below {n_actions}")
 
 
 def first_line(error: Exception) -> str:

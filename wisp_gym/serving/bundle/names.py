@@ -43,7 +43,10 @@ def find(name: str | Path, decision: str = "") -> Path:
     if found:
         return found[0]
     if path.suffix == ".json" or (given and path.is_dir()):
-        return exported(given, path.with_suffix(".onnx") if path.suffix == ".json" else path / EXPORTED)
+        beside = path.with_suffix(".onnx") if path.suffix == ".json" else path / EXPORTED
+        if not beside.is_file():
+            raise BundleError(f"{given}: no such file: {beside}; make it with: wisp-gym export {given} -o {beside}")
+        return beside
     if not given or (path.name == given and not path.is_file()):
         raise BundleError(f"{given}: no such file; {did_you_mean(given, allowed(decision))}, a file, a run's folder")
     return path
@@ -63,23 +66,7 @@ def beginnings(decision: str) -> list[str]:
 def allowed(decision: str) -> list[str]:
     """Names that mean a shipped bundle of a decision: rules by their own names, then all by their whole ones."""
     rules = [path.stem for path in shipped().values() if path.parent.name == "bundles"]
-    own = [
-        stem.removeprefix(beginning)
-        for beginning in beginnings(decision)
-        for stem in rules
-        if stem.startswith(beginning)
-    ]
+    own = [stem.removeprefix(start) for start in beginnings(decision) for stem in rules if stem.startswith(start)]
     learned = ["joint-"] if decision != "token" else []
     whole = [Path(name).stem for name in shipped() if name.startswith((*beginnings(decision), *learned))]
     return list(dict.fromkeys([*own, *whole]))
-
-
-def exported(given: str, path: Path) -> Path:
-    """The bundle beside a run's policy.
-
-    Raises:
-        BundleError: it was not exported.
-    """
-    if not path.is_file():
-        raise BundleError(f"{given}: no such file: {path}; make it with: wisp-gym export {given} -o {path}")
-    return path

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wisp_gym.serving.bundle.protobuf import Field, Table, WireError, message
+from wisp_gym.serving.bundle.protobuf import MANY, WireError, message, table
 
 OPSET, IR_VERSION = 18, 10  # old enough for every runtime of the last years
 MAX_BYTES, MAX_NODES, MAX_TENSORS, MAX_DIMENSION = 4 * 2**20, 128, 128, 512
@@ -29,47 +29,25 @@ DTYPES = {FLOAT: np.float32, INT64: np.int64, BOOL: np.bool_, DOUBLE: np.float64
 
 # --- the tables -------------------------------------------------------------------------------------------------------
 
-TENSOR: Table = {
-    1: Field("dims", "int", True),
-    2: Field("data_type", "int"),
-    8: Field("name", "text"),
-    9: Field("raw_data", "bytes"),
-}
-DIMENSION: Table = {1: Field("value", "int"), 2: Field("parameter", "text")}
-SHAPE: Table = {1: Field("dim", DIMENSION, True)}
-TENSOR_TYPE: Table = {1: Field("elem_type", "int"), 2: Field("shape", SHAPE)}
-TYPE: Table = {1: Field("tensor_type", TENSOR_TYPE)}
-VALUE: Table = {1: Field("name", "text"), 2: Field("type", TYPE)}
-ATTRIBUTE: Table = {
-    1: Field("name", "text"),
-    2: Field("f", "float"),
-    3: Field("i", "int"),
-    8: Field("ints", "int", True),
-    20: Field("type", "int"),
-}
-NODE: Table = {
-    1: Field("input", "text", True),
-    2: Field("output", "text", True),
-    3: Field("name", "text"),
-    4: Field("op_type", "text"),
-    5: Field("attribute", ATTRIBUTE, True),
-}
-GRAPH: Table = {
-    1: Field("node", NODE, True),
-    2: Field("name", "text"),
-    5: Field("initializer", TENSOR, True),
-    11: Field("input", VALUE, True),
-    12: Field("output", VALUE, True),
-}
-OPERATOR_SET: Table = {1: Field("domain", "text"), 2: Field("version", "int")}
-PROPERTY: Table = {1: Field("key", "text"), 2: Field("value", "text")}
-MODEL: Table = {
-    1: Field("ir_version", "int"),
-    2: Field("producer_name", "text"),
-    7: Field("graph", GRAPH),
-    8: Field("opset_import", OPERATOR_SET, True),
-    14: Field("metadata_props", PROPERTY, True),
-}
+TENSOR = table(dims=(1, "int", MANY), data_type=(2, "int"), name=(8, "text"), raw_data=(9, "bytes"))
+DIMENSION = table(value=(1, "int"), parameter=(2, "text"))
+SHAPE = table(dim=(1, DIMENSION, MANY))
+TENSOR_TYPE = table(elem_type=(1, "int"), shape=(2, SHAPE))
+TYPE = table(tensor_type=(1, TENSOR_TYPE))
+VALUE = table(name=(1, "text"), type=(2, TYPE))
+ATTRIBUTE = table(name=(1, "text"), f=(2, "float"), i=(3, "int"), ints=(8, "int", MANY), type=(20, "int"))
+NODE = table(
+    input=(1, "text", MANY), output=(2, "text", MANY), name=(3, "text"), op_type=(4, "text"), attribute=(5, ATTRIBUTE, MANY)
+)  # fmt: skip
+GRAPH = table(
+    node=(1, NODE, MANY), name=(2, "text"), initializer=(5, TENSOR, MANY), input=(11, VALUE, MANY), output=(12, VALUE, MANY)
+)  # fmt: skip
+OPERATOR_SET = table(domain=(1, "text"), version=(2, "int"))
+PROPERTY = table(key=(1, "text"), value=(2, "text"))
+MODEL = table(
+    ir_version=(1, "int"), producer_name=(2, "text"), graph=(7, GRAPH), opset_import=(8, OPERATOR_SET, MANY),
+    metadata_props=(14, PROPERTY, MANY),
+)  # fmt: skip
 
 # --- the checks -------------------------------------------------------------------------------------------------------
 
@@ -94,12 +72,11 @@ def check_graph(graph: dict[str, Any]) -> None:
     """Few nodes of allowed operators, in an order in which each reads only what is there already."""
     nodes, tensors = graph.get("node", []), graph.get("initializer", [])
     if not 1 <= len(nodes) <= MAX_NODES or len(tensors) > MAX_TENSORS:
-        raise WireError(
-            f"graph: {len(nodes)} nodes and {len(tensors)} tensors, allowed are 1 to {MAX_NODES} and {MAX_TENSORS}"
-        )
+        given = f"{len(nodes)} nodes and {len(tensors)} tensors"
+        raise WireError(f"graph: {given}, allowed are 1 to {MAX_NODES} and {MAX_TENSORS}")
     known: set[str] = set()
-    for given in (*graph["input"], *tensors):
-        define(known, given.get("name", ""), "graph")
+    for value in (*graph["input"], *tensors):
+        define(known, value.get("name", ""), "graph")
     for tensor in tensors:
         check_tensor(tensor)
     ranks = {tensor["name"]: len(tensor["dims"]) for tensor in tensors}
@@ -166,8 +143,6 @@ def signature(values: list[dict[str, Any]]) -> dict[str, tuple[int, tuple[int | 
     for value in values:
         kind = value.get("type", {}).get("tensor_type", {})
         dims = kind.get("shape", {}).get("dim", [])
-        found[value.get("name", "")] = (
-            kind.get("elem_type", 0),
-            tuple(d.get("value", d.get("parameter", "")) for d in dims),
-        )
+        shape = tuple(d.get("value", d.get("parameter", "")) for d in dims)
+        found[value.get("name", "")] = (kind.get("elem_type", 0), shape)
     return found

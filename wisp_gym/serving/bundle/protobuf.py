@@ -32,6 +32,12 @@ class Field(NamedTuple):
 
 
 Table = Mapping[int, Field]
+MANY = True
+
+
+def table(**fields: tuple[Any, ...]) -> Table:
+    """The table of a message: name of each field = its number, how its value is read, and `MANY` where it may be repeated."""
+    return {number: Field(name, *read) for name, (number, *read) in fields.items()}
 
 
 def varint(data: memoryview, at: int) -> tuple[int, int]:

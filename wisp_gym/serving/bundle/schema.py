@@ -22,10 +22,7 @@ TOKEN, LENGTH, ORDER, BATCHING, JOINT = "token", "length", "order", "batching", 
 SCORERS = (BATCHING, JOINT)
 MOST_DRAFT_TOKENS = 32  # as in the engine
 
-FALLBACK = {
-    **dict.fromkeys((TOKEN, LENGTH), ("threshold",)),
-    **dict.fromkeys((ORDER, BATCHING, JOINT), ("margin", "window")),
-}
+FALLBACK = dict.fromkeys((TOKEN, LENGTH), ("threshold",)) | dict.fromkeys((ORDER, *SCORERS), ("margin", "window"))
 ORDER_OUTPUTS = [
     "key: smaller ones are asked first, among those that lead and then among the others",
     "leads: joins in any case; the others join while no limit is passed",
@@ -163,30 +160,23 @@ def check_inputs(inputs: Any, decision: str) -> None:
     queue = [{"requests", "globals"}] if decision in SCORERS else [{"requests"}, {"requests", "globals"}]
     allowed = [{"observation"}] if decision in (TOKEN, LENGTH) else queue
     if names not in allowed:
-        raise BundleError(
-            f"schema: inputs given {sorted(names)}, allowed for '{decision}' are {[sorted(a) for a in allowed]}"
-        )
+        wanted = [sorted(a) for a in allowed]
+        raise BundleError(f"schema: inputs given {sorted(names)}, allowed for '{decision}' are {wanted}")
     for name in sorted(names):
         check_features(name, inputs[name])
-        if decision in SCORERS and len(inputs[name]) != len(TABLES[name]):
-            raise BundleError(
-                f"schema: {name}: given {len(inputs[name])} features, allowed are all {len(TABLES[name])}"
-            )
+        given, all_ = len(inputs[name]), len(TABLES[name])
+        if decision in SCORERS and given != all_:
+            raise BundleError(f"schema: {name}: given {given} features, allowed are all {all_}")
 
 
 def check_features(table: str, given: Any) -> None:
     """The features of one input."""
-    if (
-        not isinstance(given, list)
-        or not 1 <= len(given) <= 256
-        or not all(isinstance(row, list) and row for row in given)
-    ):
+    is_list = isinstance(given, list) and 1 <= len(given) <= 256
+    if not is_list or not all(isinstance(row, list) and row for row in given):
         raise BundleError(f"schema: {table}: given {str(given)[:80]}, allowed is a list of [name, unit, low, high]")
     names = [row[0] for row in given]
-    unknown = [
-        name for name in names if table != "observation" and (not isinstance(name, str) or name not in TABLES[table])
-    ]
-    if unknown:
+    unknown = [name for name in names if not isinstance(name, str) or name not in TABLES[table]]
+    if table != "observation" and unknown:
         raise BundleError(f"schema: {table}: unknown feature {unknown[0]!r}; allowed: {', '.join(TABLES[table])}")
     wanted = features_of(table, names)
     if given != wanted or len(set(map(str, names))) < len(names):

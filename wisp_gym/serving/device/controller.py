@@ -23,19 +23,8 @@ from wisp_gym.contract import device as e
 from wisp_gym.contract.averages import FRESH, KEEP, PRIOR_TOKENS
 from wisp_gym.serving.bundle.bundle import Bundle
 from wisp_gym.serving.bundle.schema import LENGTH, TOKEN, BundleError
-from wisp_gym.serving.device.facts import (
-    FAILED,
-    LATE,
-    MISSING,
-    MOST_S,
-    OUT_OF_RANGE,
-    DeviceProfile,
-    Reply,
-    Token,
-    check_profile,
-    is_within,
-    reply_fault,
-)
+from wisp_gym.serving.device import facts
+from wisp_gym.serving.device.facts import MISSING, MOST_S, OUT_OF_RANGE, DeviceProfile, Reply, Token, is_within
 from wisp_gym.serving.wisp import drafts_on
 
 LATE_S = 5.0  # a server state older than this is no state (assumption: no batch takes so long)
@@ -57,13 +46,11 @@ class SpeculationController:
     """
 
     def __init__(self, bundle: Bundle, profile: DeviceProfile, late_s: float = LATE_S):
-        if bundle.schema.decision not in (TOKEN, LENGTH):
-            raise BundleError(
-                f"a device needs a policy of '{TOKEN}' or '{LENGTH}', given one of '{bundle.schema.decision}'"
-            )
-        check_profile(profile)
+        if (decision := bundle.schema.decision) not in (TOKEN, LENGTH):
+            raise BundleError(f"a device needs a policy of '{TOKEN}' or '{LENGTH}', given one of '{decision}'")
+        facts.check_profile(profile)
         self.bundle, self.profile, self.late_s = bundle, profile, late_s
-        self.run, self.by_length = bundle.session.run, bundle.schema.decision == LENGTH
+        self.run, self.by_length = bundle.session.run, decision == LENGTH
         self.max_draft_tokens = bundle.schema.max_draft_tokens
         self.threshold = bundle.schema.fallback["threshold"]
         self.decisions, self.fallbacks = 0, Counter[str]()
@@ -91,13 +78,11 @@ class SpeculationController:
         Args:
             output_tokens: tokens wanted at most.
         """
-        usable = (
-            is_within(prompt_tokens, 0, 1e9) and is_within(output_tokens, 1, 1e9) and is_within(arrival_s, -1e12, 1e12)
-        )
+        usable = is_within(prompt_tokens, 0, 1e9) and is_within(output_tokens, 1, 1e9)
+        usable = usable and is_within(arrival_s, -1e12, 1e12)
         self.request_fault = "" if usable else OUT_OF_RANGE
-        self.arrival_s, self.prompt_tokens, self.output_tokens = (
-            (arrival_s, prompt_tokens, output_tokens) if usable else (0.0, 0, 1 << 30)
-        )
+        request = (arrival_s, prompt_tokens, output_tokens) if usable else (0.0, 0, 1 << 30)
+        self.arrival_s, self.prompt_tokens, self.output_tokens = request
         self.committed, self.first_token_s, self.last_rejected = 0, self.arrival_s, False
         self.reply_fault = MISSING  # nothing has come for this request yet
         self.round_start_s = self.clock_s = self.sent_s = self.arrival_s
@@ -124,7 +109,7 @@ class SpeculationController:
             uplink_s, downlink_s: one-way delays where clocks agree; else each is half of the round trip.
         """
         try:
-            self.reply_fault = reply_fault(reply)
+            self.reply_fault = facts.reply_fault(reply)
             if not self.reply_fault:
                 half_s = max(now_s - self.sent_s - reply.held_s, 0.0) / 2.0
                 up_s, down_s = half_s if uplink_s is None else uplink_s, half_s if downlink_s is None else downlink_s
@@ -175,25 +160,22 @@ class SpeculationController:
         try:
             self.observe_round()
         except Exception:
-            self.round_fault = FAILED
+            self.round_fault = facts.FAILED
 
     def drafted(self, token: Token, now_s: float) -> None:
         """One more token has been drafted."""
         self.tokens += 1
         try:
-            p, confidence, entropy, margin, spread = (
-                token.accept_probability, token.confidence, token.entropy, token.margin, token.logit_spread,
-            )  # fmt: skip
-            self.last_probability = (
-                p if is_within(p, 0.0, 1.0) else confidence if is_within(confidence, 0.0, 1.0) else None
-            )
+            p, confidence, entropy, margin, spread = statistics = facts.statistics(token)
+            told = (probability for probability in (p, confidence) if is_within(probability, 0.0, 1.0))
+            self.last_probability = next(told, None)
             usable = 0.0 <= p <= 1.0 and 0.0 <= confidence <= 1.0 and 0.0 <= margin <= 1.0 and 0.0 <= entropy < MOST_S
             if usable and 0.0 <= spread < MOST_S and now_s >= self.clock_s:
                 self.clock_s = now_s
                 self.survival *= p
                 self.expected_tokens += self.survival
                 self.adapted_survival *= p * self.odds_ratio / (1.0 - p + p * self.odds_ratio)
-                self.statistics = (p, confidence, entropy, margin, spread)
+                self.statistics = statistics
             else:
                 self.round_fault = OUT_OF_RANGE
         except (TypeError, AttributeError):
@@ -211,27 +193,26 @@ class SpeculationController:
             if not fault:
                 return self.ask()
         except Exception:
-            fault = FAILED
+            fault = facts.FAILED
         self.fallbacks[fault] += 1
         return drafts_on(self.tokens, self.last_probability, self.threshold)
 
     def fault(self, now_s: float) -> str:
         """Why the policy cannot be asked, or nothing."""
-        known = self.request_fault or self.reply_fault or self.round_fault
-        if known:
+        if known := self.request_fault or self.reply_fault or self.round_fault:
             return known
         if not is_within(now_s, self.clock_s, 1e12):
             return OUT_OF_RANGE if isinstance(now_s, (int, float)) else MISSING
         self.clock_s = now_s
-        return LATE if now_s - self.info_s > self.late_s else ""
+        return facts.LATE if now_s - self.info_s > self.late_s else ""
 
     def ask(self) -> bool:
         """The policy's answer."""
-        if self.by_length:
-            if self.target < 0:
-                self.target = self.decide()
-            return self.tokens < self.target
-        return self.decide() == 1
+        if not self.by_length:
+            return self.decide() == 1
+        if self.target < 0:
+            self.target = self.decide()
+        return self.tokens < self.target
 
     def decide(self) -> int:
         """The policy's action for what is seen now."""

@@ -1,6 +1,7 @@
 """What a device tells its controller: what it knows beforehand, each token's statistics, each reply; and what is in range."""
 
 from dataclasses import dataclass
+from operator import attrgetter
 
 MISSING, LATE, OUT_OF_RANGE, FAILED = "missing", "late", "out of range", "failed"  # why WISP's rule decides
 MOST_S = 1e6  # seconds beyond which a time is no time
@@ -72,6 +73,9 @@ class Reply:
     suggested_tokens: int = 0
 
 
+statistics = attrgetter("accept_probability", "confidence", "entropy", "margin", "logit_spread")  # of a token
+
+
 def is_within(value: object, low: float, high: float) -> bool:
     """Whether a value is a number from `low` to `high`; what is no number is not."""
     try:
@@ -84,9 +88,8 @@ def reply_fault(reply: Reply) -> str:
     """Why a reply cannot be used, or nothing."""
     counts = (reply.accepted_tokens, reply.verified_tokens, reply.committed_tokens, reply.suggested_tokens)
     times = (reply.running_left_s, reply.queue_s, reply.held_s)
-    if any(
-        value is None for value in (*counts, *times, reply.mean_batch_s, reply.utilisation, reply.price, reply.busy)
-    ):
+    told = (*counts, *times, reply.mean_batch_s, reply.utilisation, reply.price, reply.busy)
+    if any(value is None for value in told):
         return MISSING
     usable = all(is_within(n, 0, 1e6) for n in counts) and all(is_within(s, 0, MOST_S) for s in times)
     usable = usable and is_within(reply.utilisation, 0, 1) and is_within(reply.price, 0, MOST_S)

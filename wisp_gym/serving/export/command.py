@@ -21,15 +21,7 @@ from wisp_gym.errors import require
 from wisp_gym.files import write_bytes
 from wisp_gym.scenario import DEFAULT_SCENARIO, load
 from wisp_gym.serving.bundle.bundle import from_bytes, schema
-from wisp_gym.serving.export.policies import (
-    batching_bundle,
-    learned_bundle,
-    origin_of_run,
-    rule_bundle,
-    rule_of,
-    scenario_of_run,
-    scorer_bundle,
-)
+from wisp_gym.serving.export import policies
 
 PROGRAM = "wisp-gym export"
 
@@ -51,19 +43,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     flags = parse(arguments)
     if is_policy(flags.policy) and saved_decision(flags.policy) in schema.SCORERS:
-        return write(flags.output, scorer_bundle(flags.policy, scenario_of_run(flags.policy, flags.scenario)))
-    policy = load_policy(flags.policy) if is_policy(flags.policy) and not flags.batching else None
+        scenario = policies.scenario_of_run(flags.policy, flags.scenario)
+        return write(flags.output, policies.scorer_bundle(flags.policy, scenario))
     if flags.batching:
         scenario = load(flags.scenario or DEFAULT_SCENARIO)
-        return write(flags.output, batching_bundle(flags.policy, scenario))
+        return write(flags.output, policies.batching_bundle(flags.policy, scenario))
+    policy = load_policy(flags.policy) if is_policy(flags.policy) else None
     if policy is not None:
-        scenario = scenario_of_run(flags.policy, flags.scenario)
-        data = learned_bundle(policy, scenario, origin_of_run(flags.policy, scenario))
+        scenario = policies.scenario_of_run(flags.policy, flags.scenario)
+        data = policies.learned_bundle(policy, scenario, policies.origin_of_run(flags.policy, scenario))
         controller = named(flags.policy, scenario)
     else:
         scenario = load(flags.scenario or DEFAULT_SCENARIO)
-        controller = rule_of(flags.policy, scenario)
-        data = rule_bundle(controller, scenario)
+        controller = policies.rule_of(flags.policy, scenario)
+        data = policies.rule_bundle(controller, scenario)
     if flags.check:
         require("torch", "train")  # the export itself does without
         from wisp_gym.serving.export.parity import compare

@@ -80,9 +80,8 @@ def bundle_bytes(graph: Graph, described: Schema) -> bytes:
         for ends in signature_of(described)
     )
     made = helper.make_graph(graph.nodes, "policy", inputs, outputs, list(graph.constants.values()))
-    model = helper.make_model(
-        made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="wisp-gym"
-    )
+    opsets = [helper.make_opsetid("", OPSET)]
+    model = helper.make_model(made, opset_imports=opsets, ir_version=IR_VERSION, producer_name="wisp-gym")
     helper.set_model_props(model, {schema.KEY: schema.dump(described), schema.SEAL: "0" * SEAL_CHARACTERS})
     onnx.checker.check_model(model, full_check=True)
     data = bytes(model.SerializeToString(deterministic=True))

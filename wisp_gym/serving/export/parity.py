@@ -14,18 +14,14 @@ from wisp_gym.serving.bundle.bundle import Bundle, schema
 
 ENVIRONMENTS = {schema.TOKEN: "wisp_gym/Speculation-v0", schema.LENGTH: "wisp_gym/SpeculationLength-v0"}
 WORLDS = 16
+Floats = NDArray[np.float32]
+Whole = NDArray[np.int64]
 
 
-def record(scenario: Scenario, decision: str, controller: Controller, n: int, seed: int = 0) -> NDArray[np.float32]:
+def record(scenario: Scenario, decision: str, controller: Controller, n: int, seed: int = 0) -> Floats:
     """(n, 30) observations of the deciding devices of some worlds, who act as the controller says."""
     predictor = SpeculationPredictor(controller, scenario)
-    envs = gym.make_vec(
-        ENVIRONMENTS[decision],
-        num_envs=WORLDS,
-        vectorization_mode="vector_entry_point",
-        scenario=scenario,
-        horizon_s=30.0,
-    )
+    envs = gym.make_vec(ENVIRONMENTS[decision], WORLDS, "vector_entry_point", scenario=scenario, horizon_s=30.0)
     observations, _ = envs.reset(seed=seed)
     seen = []
     for _ in range(-(-n // WORLDS)):
@@ -34,14 +30,12 @@ def record(scenario: Scenario, decision: str, controller: Controller, n: int, se
     return np.concatenate(seen)[:n]
 
 
-def compiled_actions(
-    controller: Controller, scenario: Scenario, observations: NDArray[np.float32]
-) -> NDArray[np.int64]:
+def compiled_actions(controller: Controller, scenario: Scenario, observations: Floats) -> Whole:
     """(n,) what the engine's compiled rule or policy does; it cuts a length to what the round may hold."""
     return held(SpeculationPredictor(controller, scenario).predict(observations)[0], observations, scenario)
 
 
-def held(actions: NDArray[np.int64], observations: NDArray[np.float32], scenario: Scenario) -> NDArray[np.int64]:
+def held(actions: Whole, observations: Floats, scenario: Scenario) -> Whole:
     """Actions as the engine carries them out: a length at most K and one less than the tokens still wanted."""
     wanted = np.rint(observations[:, TOKENS_LEFT] * SCALE[TOKENS_LEFT]).astype(np.int64) - 1
     return np.minimum(actions, np.maximum(np.minimum(wanted, scenario.max_draft_tokens), 0))

@@ -20,7 +20,7 @@ from wisp_gym.serving.bundle.bundle import schema
 from wisp_gym.serving.bundle.schema import Origin, Schema
 from wisp_gym.serving.export import batching_rules as onnx_batching
 from wisp_gym.serving.export import speculation_rules as onnx_rules
-from wisp_gym.serving.export.graph import Graph, bundle_bytes
+from wisp_gym.serving.export.graph import BOOL, Graph, bundle_bytes
 from wisp_gym.serving.export.scorer import scorer_graph
 
 
@@ -65,16 +65,8 @@ def scorer_bundle(name: str, scenario: Scenario) -> bytes:
     """The bundle of a policy that batches request by request, and that sets prices where it is a joint one."""
     policy = load_scorer(name)
     inputs = {table: schema.features_of(table, list(TABLES[table])) for table in ("requests", "globals")}
-    cap = scenario.max_draft_tokens
-    actions = schema.actions_of(policy.decision, cap)
-    origin = origin_of_run(name, scenario)
-    described = Schema(policy.decision, True, inputs, actions, cap, server_fallback(), origin)
-    return bundle_bytes(scorer_graph(policy.layers, policy.decision), described)
-
-
-def server_fallback() -> dict[str, float]:
-    """Settings of WISP's scheduler."""
-    return {setting.name: setting.default for setting in BATCHING["wisp"].settings}
+    about = described(policy.decision, True, inputs, scenario, origin_of_run(name, scenario))
+    return bundle_bytes(scorer_graph(policy.layers, policy.decision), about)
 
 
 def learned_bundle(policy: Policy, scenario: Scenario, origin: Origin) -> bytes:
@@ -92,13 +84,12 @@ def learned_bundle(policy: Policy, scenario: Scenario, origin: Origin) -> bytes:
     inside = g.within("observation", low, high)
     scores = g.perceptron(inside, policy.layers, policy.activation)
     if policy.decision == schema.TOKEN:
-        best = g.op("ArgMax", scores, axis=1, keepdims=1)
-        more = g.cast(best, onnx_rules.BOOL)
+        more = g.cast(g.op("ArgMax", scores, axis=1, keepdims=1), BOOL)
         onnx_rules.decode_token(g, more, *onnx_rules.round_columns(g, inside, cap), float(cap))
     else:
         _, left = onnx_rules.round_columns(g, inside, cap)
         onnx_rules.decode_length(g, g.op("ArgMax", scores, axis=1, keepdims=0), left)
-    return bundle_bytes(g, described(policy.decision, True, scenario, origin))
+    return bundle_bytes(g, described(policy.decision, True, observation(), scenario, origin))
 
 
 # --- rules -----------------------------------------------------------------------------------------------------------
@@ -123,7 +114,7 @@ def rule_bundle(controller: Controller, scenario: Scenario) -> bytes:
     g = onnx_rules.rule_graph(controller.speculation, controller.speculation_parameters, scenario.max_draft_tokens)
     decision = schema.LENGTH if controller.speculation >= POLICY_LENGTH else schema.TOKEN
     origin = Origin(controller.name, "", scenario.name, scenario_sha256(scenario))
-    return bundle_bytes(g, described(decision, False, scenario, origin))
+    return bundle_bytes(g, described(decision, False, observation(), scenario, origin))
 
 
 def batching_bundle(name: str, scenario: Scenario) -> bytes:
@@ -140,14 +131,21 @@ def batching_bundle(name: str, scenario: Scenario) -> bytes:
     g = onnx_batching.queue_graph(kind, parameters)
     inputs = {table: schema.features_of(table, names) for table, names in g.names.items() if names}
     origin = Origin(name, "", scenario.name, scenario_sha256(scenario))
-    fallback, cap = server_fallback(), scenario.max_draft_tokens
-    actions = schema.actions_of(schema.ORDER, cap)
-    return bundle_bytes(g, Schema(schema.ORDER, False, inputs, actions, cap, fallback, origin))
+    return bundle_bytes(g, described(schema.ORDER, False, inputs, scenario, origin))
 
 
-def described(decision: str, learned: bool, scenario: Scenario, origin: Origin) -> Schema:
-    """The schema of a speculation bundle."""
-    fallback: dict[str, Any] = {"threshold": published_threshold(scenario)}
+def observation() -> dict[str, list[list[Any]]]:
+    """What a device's bundle reads."""
+    return {"observation": schema.features_of("observation")}
+
+
+def described(
+    decision: str, learned: bool, inputs: dict[str, list[list[Any]]], scenario: Scenario, origin: Origin
+) -> Schema:
+    """The schema of a bundle; WISP's own settings are what it falls back to."""
+    if "observation" in inputs:
+        fallback = {"threshold": published_threshold(scenario)}
+    else:
+        fallback = {setting.name: setting.default for setting in BATCHING["wisp"].settings}
     cap = scenario.max_draft_tokens
-    inputs = {"observation": schema.features_of("observation")}
     return Schema(decision, learned, inputs, schema.actions_of(decision, cap), cap, fallback, origin)

@@ -81,10 +81,8 @@ def scorer_graph(layers: Layers, decision: str) -> Graph:
     """The graph of a scorer's layers for "batching" or "joint"."""
     g = Graph()
     named(g, layers)
-    requests, seen = (
-        g.within(name, list(table.LOW), list(table.HIGH))
-        for name, table in (("requests", request), ("globals", server))
-    )
+    requests = g.within("requests", list(request.LOW), list(request.HIGH))
+    seen = g.within("globals", list(server.LOW), list(server.HIGH))
     embedded = embed(g, requests)
     context = context_of(g, requests, seen, embedded)
     scores, heads = picks(g, requests, embedded, context), others(g, seen, context, launches_of(decision))

@@ -12,12 +12,16 @@ import numpy as np
 from wisp_gym.contract import device as seen
 from wisp_gym.rules import speculation as rules
 from wisp_gym.rules.lengths import ALPHA_HIGH, ALPHA_LOW
-from wisp_gym.serving.export.graph import BOOL as BOOL
 from wisp_gym.serving.export.graph import DOUBLE, FLOAT, INT64, Graph
 
 LEAST_DRAFT_TIME = 1e-9  # T: no division by zero
 MOST_CERTAIN = 1.0 - 1e-9  # of an acceptance probability: where it is 1, the sum of n powers is n to seven digits
 Term = tuple[dict[int, float], float]  # factors of entries, and an offset
+
+
+def binary(operator: str) -> Callable[["RuleGraph", str | float, str | float], str]:
+    """A method of a graph that writes an operator of two values, either of which may be a number."""
+    return lambda g, a, b: g.op(operator, g.value(a), g.value(b))
 
 
 class RuleGraph(Graph):
@@ -66,33 +70,8 @@ class RuleGraph(Graph):
         """A value's name, of a number too."""
         return given if isinstance(given, str) else self.number(given)
 
-    def add(self, a: str | float, b: str | float) -> str:
-        """a + b."""
-        return self.op("Add", self.value(a), self.value(b))
-
-    def minus(self, a: str | float, b: str | float) -> str:
-        """a − b."""
-        return self.op("Sub", self.value(a), self.value(b))
-
-    def times(self, a: str | float, b: str | float) -> str:
-        """a · b."""
-        return self.op("Mul", self.value(a), self.value(b))
-
-    def over(self, a: str | float, b: str | float) -> str:
-        """a / b."""
-        return self.op("Div", self.value(a), self.value(b))
-
-    def least(self, a: str | float, b: str | float) -> str:
-        """The smaller of both."""
-        return self.op("Min", self.value(a), self.value(b))
-
-    def power(self, a: str | float, b: str | float) -> str:
-        """a to the power of b."""
-        return self.op("Pow", self.value(a), self.value(b))
-
-    def is_(self, operator: str, a: str | float, b: str | float) -> str:
-        """A comparison."""
-        return self.op(operator, self.value(a), self.value(b))
+    add, minus, times, over = binary("Add"), binary("Sub"), binary("Mul"), binary("Div")
+    least, power, less, at_most = binary("Min"), binary("Pow"), binary("Less"), binary("LessOrEqual")
 
     def which(self, condition: str, yes: str | float, no: str | float) -> str:
         """`yes` where the condition holds, else `no`."""
@@ -104,7 +83,7 @@ class RuleGraph(Graph):
 
     def after_first(self, condition: str) -> str:
         """The condition, which does not bind before the first token."""
-        return self.op("Or", self.is_("Less", self.drafted, 0.5), condition)
+        return self.op("Or", self.less(self.drafted, 0.5), condition)
 
     def single(self, value: str) -> str:
         """A double rounded to single precision, as numba has a product of two float32 (which doubles hold exactly)."""
@@ -118,7 +97,7 @@ class RuleGraph(Graph):
 def fixed(g: RuleGraph) -> str:
     """Fewer than k: nothing but the rule's own cap."""
     g.below_most(0)
-    return g.is_("Less", g.drafted, g.most)
+    return g.less(g.drafted, g.most)
 
 
 def threshold(entry: int) -> Callable[[RuleGraph], str]:
@@ -126,7 +105,7 @@ def threshold(entry: int) -> Callable[[RuleGraph], str]:
 
     def rule(g: RuleGraph) -> str:
         g.below_most(1)
-        return g.after_first(g.is_("LessOrEqual", g.parameters[0], g.see(entry)))
+        return g.after_first(g.at_most(g.parameters[0], g.see(entry)))
 
     return rule
 
@@ -134,22 +113,22 @@ def threshold(entry: int) -> Callable[[RuleGraph], str]:
 def survival(g: RuleGraph) -> str:
     """SpecDec++."""
     g.below_most(1)
-    few = g.is_("Less", g.drafted, g.parameters[2] - 0.5)
-    return g.op("Or", few, g.is_("LessOrEqual", g.minus(1.0, g.see(seen.SURVIVAL)), g.parameters[0]))
+    few = g.less(g.drafted, g.parameters[2] - 0.5)
+    return g.op("Or", few, g.at_most(g.minus(1.0, g.see(seen.SURVIVAL)), g.parameters[0]))
 
 
 def svip(g: RuleGraph) -> str:
     """SVIP; numba takes the root of a float32 in single precision."""
     g.below_most(1)
     root = g.cast(g.op("Sqrt", g.column(g.observation, seen.ENTROPY)), DOUBLE)
-    return g.after_first(g.is_("LessOrEqual", root, g.parameters[0]))
+    return g.after_first(g.at_most(root, g.parameters[0]))
 
 
 def price(g: RuleGraph) -> str:
     """The price stop."""
     g.below_most(2)
     rate = g.times(g.times(g.parameters[0], g.see(seen.OWN_RATE)), g.see(seen.DRAFT_TIME))
-    return g.is_("Less", g.add(g.add(rate, g.parameters[1]), g.see(seen.PRICE)), g.next_survival())
+    return g.less(g.add(g.add(rate, g.parameters[1]), g.see(seen.PRICE)), g.next_survival())
 
 
 def aligned(g: RuleGraph) -> str:
@@ -164,10 +143,10 @@ def aligned(g: RuleGraph) -> str:
         ({seen.OWN_RATE: factor}, 0.0), ({seen.DRAFT_TIME: 1.0}, 0.0), ({seen.SERVER_BUSY: 1.0}, 0.0), ({seen.ACCEPTANCE_AVERAGE: 1.0}, 0.0),
         ({seen.SURVIVAL: 1.0}, 0.0), ({seen.BOUNDARY_LEFT: 1.0, seen.JITTER: -margin}, -guard),
     ])  # fmt: skip
-    g.may = g.is_("Less", drafted, g.least(wanted, g.most))
+    g.may = g.less(drafted, g.least(wanted, g.most))
     room = g.minus(room, g.op("Floor", g.least(room, 0.0)))  # the first boundary that can be made
-    is_busy = g.is_("Less", 0.0, busy)
-    beyond = g.op("And", is_busy, g.is_("Less", room, draft))
+    is_busy = g.less(0.0, busy)
+    beyond = g.op("And", is_busy, g.less(room, draft))
     gain, half = g.single(g.times(survived, alpha)), g.over(least_gain, 2.0)
     missed = g.op("Ceil", g.minus(draft, room))
     more = g.minus(g.least(wanted, float(g.cap)), g.op("Floor", drafted))
@@ -177,7 +156,7 @@ def aligned(g: RuleGraph) -> str:
     beyond_cost = g.add(g.times(paid, missed), g.times(n, half))
     alone = g.add(g.times(paid, draft), half)
     cost = g.which(beyond, beyond_cost, g.which(is_busy, least_gain, alone))
-    return g.is_("Less", cost, g.which(beyond, series, gain))
+    return g.less(cost, g.which(beyond, series, gain))
 
 
 def lengths(g: RuleGraph) -> str:
@@ -192,7 +171,7 @@ def acceptance(g: RuleGraph) -> str:
 
 def first_largest(g: RuleGraph, rates: str, most: float) -> str:
     """(n,) the smallest length, at most `most`, with the largest rate; rates (n, K + 1) are positive."""
-    allowed = g.is_("LessOrEqual", lengths(g), most)
+    allowed = g.at_most(lengths(g), most)
     return g.op("ArgMax", g.op("Where", allowed, rates, g.number(-1.0)), axis=1, keepdims=0)
 
 
@@ -212,8 +191,8 @@ def ratio(g: RuleGraph) -> str:
     alpha, k = acceptance(g), lengths(g)
     time = g.add(1.0, g.times(2.0, g.see(seen.ONE_WAY_DELAY)))
     growth = g.over(g.minus(g.power(alpha, g.op("Neg", g.add(k, 1.0))), 1.0), g.minus(1.0, alpha))
-    enough = g.is_("LessOrEqual", time, g.times(g.see(seen.DRAFT_TIME), g.minus(growth, k)))
-    last = g.is_("LessOrEqual", min(g.parameters[0], float(g.cap)), k)
+    enough = g.at_most(time, g.times(g.see(seen.DRAFT_TIME), g.minus(growth, k)))
+    last = g.at_most(min(g.parameters[0], float(g.cap)), k)
     stops = g.cast(g.op("Or", enough, last), FLOAT)
     return g.op("ArgMax", stops, axis=1, keepdims=0)
 
@@ -234,9 +213,8 @@ LENGTHS: dict[int, Callable[[RuleGraph], str]] = {rules.LEVIATHAN: leviathan, ru
 def round_columns(g: Graph, observation: str, cap: int) -> tuple[str, str]:
     """(n, 1) float32 drafted tokens and tokens still wanted, of an observation that networks see."""
     drafted = g.op("Mul", g.column(observation, seen.DRAFTED_TOKENS), g.constant([[float(cap)]], np.float32))
-    return drafted, g.op(
-        "Mul", g.column(observation, seen.TOKENS_LEFT), g.constant([[seen.SCALE[seen.TOKENS_LEFT]]], np.float32)
-    )
+    left, scale = g.column(observation, seen.TOKENS_LEFT), g.constant([[seen.SCALE[seen.TOKENS_LEFT]]], np.float32)
+    return drafted, g.op("Mul", left, scale)
 
 
 def decode_token(g: Graph, more: str, drafted: str, left: str, most: float, dtype: Any = np.float32) -> None:
@@ -269,8 +247,7 @@ def rule_graph(kind: int, parameters: Sequence[float], cap: int) -> RuleGraph:
     g = RuleGraph(cap, parameters)
     if kind in STOPPING:
         more = STOPPING[kind](g)
-        may = g.may or may_hold(g, g.drafted, g.left, g.most, np.float64)
-        decode_flag(g, more, may)
+        decode_flag(g, more, g.may or may_hold(g, g.drafted, g.left, g.most, np.float64))
     else:
         decode_length(g, LENGTHS[kind](g), g.left)
     return g

@@ -32,9 +32,8 @@ class ServerLimits:
     def check(self) -> None:
         """Raise ValueError for limits that nothing can keep to."""
         if min(self.kv_tokens, self.requests, self.block_tokens) < 1 or self.prefill_tokens < 0:
-            raise ValueError(
-                f"limits: given {self}, allowed are at least 1 token, request and block, and 0 prefill tokens"
-            )
+            least = "at least 1 token, request and block, and 0 prefill tokens"
+            raise ValueError(f"limits: given {self}, allowed are {least}")
         if not 0.0 <= self.admit_share <= 1.0:
             raise ValueError(f"admit_share: given {self.admit_share}, allowed is 0 to 1")
 

@@ -217,6 +217,4 @@ def scaling(table: str, names: Iterable[str], server: Server) -> NDArray[np.floa
     """(3, features, 1) scales, lower and upper ends of the named entries, T and K being the server's."""
     entries = [TABLES[table][name] for name in names]
     t, cap = server.mean_batch_s, server.max_draft_tokens
-    return np.array([[e.scale_in(t, cap) for e in entries], [e.low for e in entries], [e.high for e in entries]])[
-        ..., None
-    ]
+    return np.array([(e.scale_in(t, cap), e.low, e.high) for e in entries]).T[..., None]

@@ -35,10 +35,13 @@ NEVER, POSSIBLE = np.float32(-1e30), np.float32(-1e29)  # score of what may not 
 TRIED = 8.0  # a scorer is checked with entries up to this size
 
 
+Floats = NDArray[np.float32]
+
+
 class Scorer(NamedTuple):
     """A scorer's tensors by name, and how many launch actions (prices) it has."""
 
-    tensors: dict[str, NDArray[np.float32]]
+    tensors: dict[str, Floats]
     launches: int
 
 
@@ -60,10 +63,9 @@ class Composition:
     ends: str = ""
 
 
-def symlog(x: NDArray[np.float32]) -> NDArray[np.float32]:
+def symlog(x: Floats) -> Floats:
     """sign(x)·log(1 + |x|)."""
-    out: NDArray[np.float32] = np.copysign(np.log1p(np.abs(x)), x)
-    return out
+    return np.asarray(np.copysign(np.log1p(np.abs(x)), x))
 
 
 def launches_of(decision: str) -> int:
@@ -71,9 +73,7 @@ def launches_of(decision: str) -> int:
     return len(PRICES) if decision == "joint" else 1
 
 
-def prepare(
-    scorer: Scorer, requests: NDArray[np.float32], seen: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], ...]:
+def prepare(scorer: Scorer, requests: Floats, seen: Floats) -> tuple[Floats, ...]:
     """(scores' matrix (Q + a, C), their offsets (Q + a,), context (C,) without what moves, its (C, moving) weights).
 
     Raises:
@@ -112,10 +112,8 @@ class Picking:
             raise LookupError("a fact that the policy reads is missing")
         moving = [server.NAMES[entry] for entry in MOVING]
         self.scaling = scaling("globals", moving, state)[..., 0].T.tolist()
-        rows_of_scores, self.offsets, self.base, self.moving = prepare(scorer, rows, seen)
-        self.matrix = np.column_stack(
-            [rows_of_scores, self.offsets]
-        )  # the last column meets a 1; NEVER there keeps a request out
+        scores, self.offsets, self.base, self.moving = prepare(scorer, rows, seen)
+        self.matrix = np.column_stack([scores, self.offsets])  # the last column meets a 1; NEVER there keeps one out
         self.context = np.ones(len(self.base) + 1, np.float32)
         self.n, self.launches, self.limits, self.state = len(usable), scorer.launches, limits, state
         self.coefficients, self.begin_below = coefficients.tolist(), limits.admit_share * state.kv_capacity
@@ -123,10 +121,8 @@ class Picking:
         self.uncached, self.cached, self.own = queue.uncached, queue.cached, queue.draft + 1.0
         self.deadline_s = np.where(queue.solo_s > queue.slack_s, math.inf, queue.slack_s).tolist()
         self.free = usable.copy()
-        missing = float(queue.uncached[queue.cached > 0].sum())
-        self.batch = Composition(
-            [], [], chunk=float(limits.prefill_tokens) if limits.prefill_tokens > 0 else math.inf, missing=missing
-        )
+        chunk = float(limits.prefill_tokens) if limits.prefill_tokens > 0 else math.inf
+        self.batch = Composition([], [], chunk=chunk, missing=float(queue.uncached[queue.cached > 0].sum()))
         self.fit()
         self.join()
 
@@ -160,26 +156,22 @@ class Picking:
                 self.act(other)
         return self.batch
 
-    def sight(self) -> NDArray[np.float32]:
+    def sight(self) -> Floats:
         """Symlog of the entries that move, in the order of MOVING."""
         b, (launch, new_token, pair, cached_token) = self.batch, self.coefficients
         n, capacity = len(b.members), self.state.kv_capacity
         predicted_s = launch + new_token * b.new + pair * b.pairs + cached_token * b.cached if n else 0.0
         spoken_for = self.state.kv_used + b.new + b.missing
-        quantities = (
-            n, b.new, predicted_s, b.due_s, b.kv / capacity, b.chunk, float(self.chunk_is_open()), spoken_for / capacity
-        )  # fmt: skip
-        sizes = [
-            min(max(quantity / scale, low), high)
-            for quantity, (scale, low, high) in zip(quantities, self.scaling, strict=True)
-        ]
+        shares = (b.kv / capacity, b.chunk, float(self.chunk_is_open()), spoken_for / capacity)
+        quantities = zip((n, b.new, predicted_s, b.due_s, *shares), self.scaling, strict=True)
+        sizes = [min(max(quantity / scale, low), high) for quantity, (scale, low, high) in quantities]
         return np.array([math.copysign(math.log1p(abs(size)), size) for size in sizes], np.float32)
 
     def chunk_is_open(self) -> bool:
         """Whether a prefill chunk may be chosen: once, before a member has used it, where a waiting request lacks context."""
         return not self.batch.settled and self.prefill > 0.0
 
-    def best_pick(self, scores: NDArray[np.float32]) -> tuple[int, float]:
+    def best_pick(self, scores: Floats) -> tuple[int, float]:
         """Place and score of the best request that fits; −1 where none does."""
         if len(self.batch.members) >= self.limits.requests:
             return -1, -math.inf
@@ -211,12 +203,8 @@ class Picking:
         b.missing += uncached - used if cached == 0.0 else -used
         b.members.append(q)
         b.taken.append(int(take))
-        b.new, b.pairs, b.cached, b.kv = (
-            b.new + take,
-            b.pairs + take * (cached + take),
-            b.cached + cached,
-            b.kv + float(self.held[q]),
-        )
+        b.new, b.pairs = b.new + take, b.pairs + take * (cached + take)
+        b.cached, b.kv = b.cached + cached, b.kv + float(self.held[q])
         b.due_s = min(b.due_s, self.deadline_s[q])
         self.free[q] = False
         self.matrix[q, -1] = NEVER
@@ -241,12 +229,7 @@ def check_scorer(scorer: Scorer, decide: Any) -> None:
     Raises:
         ValueError: a tensor is missing, of another shape or far too large, or the graph decides otherwise.
     """
-    sizes: dict[str, int] = {
-        "r": request.SIZE,
-        "g": server.SIZE,
-        "1": 1,
-        "a": scorer.launches + 1 + len(CHUNK_TOKENS),
-    }
+    sizes: dict[str, int] = {"r": request.SIZE, "g": server.SIZE, "1": 1, "a": scorer.launches + 1 + len(CHUNK_TOKENS)}
     for name, letters in TENSORS.items():
         shape = scorer.tensors[name].shape if name in scorer.tensors else ()
         if len(shape) != len(letters) or any(sizes.setdefault(a, n) != n for a, n in zip(letters, shape, strict=True)):
@@ -263,7 +246,7 @@ def check_scorer(scorer: Scorer, decide: Any) -> None:
             check_decision(scorer, decide, requests.astype(np.float32), seen.astype(np.float32))
 
 
-def check_decision(scorer: Scorer, decide: Any, requests: NDArray[np.float32], seen: NDArray[np.float32]) -> None:
+def check_decision(scorer: Scorer, decide: Any, requests: Floats, seen: Floats) -> None:
     """One decision of the graph against the tensors'."""
     rows, offsets, base, moving = prepare(scorer, requests, seen[0])
     scores = rows @ np.tanh(base + moving @ symlog(seen[0])[MOVING]) + offsets
@@ -271,9 +254,8 @@ def check_decision(scorer: Scorer, decide: Any, requests: NDArray[np.float32], s
     pick, takes, other = decide({"requests": requests, "globals": seen})
     empty, heads = seen[0, BATCH_REQUESTS] == 0.0, scores[len(requests) :]
     places = np.arange(len(heads))
-    valid = np.where(
-        places < scorer.launches, not empty, np.where(places == scorer.launches, empty, seen[0, CHUNK_OPEN] > 0.5)
-    )
+    others = np.where(places == scorer.launches, empty, seen[0, CHUNK_OPEN] > 0.5)
+    valid = np.where(places < scorer.launches, not empty, others)
     best = int(np.where(valid, heads, NEVER).argmax())
     given = (int(pick[0]), bool(takes[0]), int(other[0]))
     wanted = int(picks.argmax())

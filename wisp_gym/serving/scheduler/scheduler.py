@@ -76,11 +76,9 @@ class BatchScheduler(Scheduler):
         reason = "" if usable.all() else OUT_OF_RANGE
         if not reason and len(usable):
             try:
-                return (
-                    self.pick(seen, usable, server)
-                    if self.bundle.scorer
-                    else self.admit(seen, usable, self.order(seen, server), kv_used)
-                )
+                if self.bundle.scorer:
+                    return self.pick(seen, usable, server)
+                return self.admit(seen, usable, self.order(seen, server), kv_used)
             except LookupError:
                 reason = MISSING
             except Exception:
@@ -110,27 +108,20 @@ class BatchScheduler(Scheduler):
         if picked.price is not None:
             self.price = picked.price
         predicted_s = self.estimator.predict(picked.new, picked.pairs, picked.cached) if picked.members else 0.0
-        return Batch(
-            picked.members,
-            picked.taken,
-            predicted_s,
-            picked.pairs,
-            picked.cached,
-            price=picked.price,
-            waits=picked.ends == "wait",
-        )
+        facts = (picked.members, picked.taken, predicted_s, picked.pairs, picked.cached)
+        return Batch(*facts, price=picked.price, waits=picked.ends == "wait")
 
     def admit(self, seen: Queue, usable: NDArray[np.bool_], order: Order, kv_used: float = 0.0) -> Batch:
         """Take requests in their order while memory, chunk, batch limit and the limits of those that joined allow (`compose`)."""
         limits, (launch, new_token, pair, cached_token) = self.limits, self.estimator.coefficients.tolist()
+
+        def predict(new: float, pairs: float, cached: float) -> float:
+            return float(launch + new_token * new + pair * pairs + cached_token * cached)
+
         places = np.lexsort((order.key, ~order.leads)).tolist()
         leads, limit_s = order.leads.tolist(), (order.limit * self.mean_batch_s).tolist()
-        uncached, cached, draft, fine = (
-            seen.uncached.tolist(),
-            seen.cached.tolist(),
-            seen.draft.tolist(),
-            usable.tolist(),
-        )
+        columns = (seen.uncached, seen.cached, seen.draft, usable)
+        uncached, cached, draft, fine = (column.tolist() for column in columns)
         chunk = float(limits.prefill_tokens) if limits.prefill_tokens > 0 else math.inf
         members: list[int] = []
         taken: list[int] = []
@@ -142,9 +133,9 @@ class BatchScheduler(Scheduler):
                 break
             if not checked and not leads[q]:
                 checked = True
-                so_far_s = launch + new_token * new + pair * pairs + cached_token * old
+                so_far_s = predict(new, pairs, old)
                 due_s = min((limit_s[m] for m in members if limit_s[m] >= so_far_s), default=math.inf)
-            if checked and members and launch + new_token * (new + 1.0) + pair * pairs + cached_token * old > due_s:
+            if checked and members and predict(new + 1.0, pairs, old) > due_s:
                 break
             whole = uncached[q] <= chunk
             take = uncached[q] + 1.0 + draft[q] if whole else chunk
@@ -155,12 +146,7 @@ class BatchScheduler(Scheduler):
             if cached[q] == 0.0 and not room.lets_begin(uncached[q] + 1.0 + draft[q]):
                 continue
             if checked and members:
-                with_s = (
-                    launch
-                    + new_token * (new + take)
-                    + pair * (pairs + take * attended)
-                    + cached_token * (old + cached[q])
-                )
+                with_s = predict(new + take, pairs + take * attended, old + cached[q])
                 if with_s > due_s or with_s > limit_s[q]:
                     continue
             chunk -= uncached[q] if whole else take
@@ -169,5 +155,4 @@ class BatchScheduler(Scheduler):
             due_s = min(due_s, limit_s[q])
             members.append(q)
             taken.append(int(take))
-        predicted_s = launch + new_token * new + pair * pairs + cached_token * old if members else 0.0
-        return Batch(members, taken, predicted_s, pairs, old)
+        return Batch(members, taken, predict(new, pairs, old) if members else 0.0, pairs, old)

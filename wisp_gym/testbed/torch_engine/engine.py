@@ -5,6 +5,7 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
+from wisp_gym.serving.estimator import TERMS
 from wisp_gym.testbed.engine import Job
 from wisp_gym.testbed.settings import BLOCK_TOKENS
 from wisp_gym.testbed.torch_engine.kv_cache import KvMemory, SessionCache
@@ -66,9 +67,4 @@ class TorchEngine:
         seconds(many)  # the first pass is slower
         one_s, many_s = (min(seconds(tokens) for _ in range(REPEATS)) for tokens in (1, many))
         new_token_s = max(many_s - one_s, 0.0) / (many - 1)
-        return {
-            "launch_s": one_s,
-            "new_token_s": new_token_s,
-            "pair_s": 1e-3 * new_token_s,
-            "cached_token_s": 1e-2 * new_token_s,
-        }
+        return dict(zip(TERMS, (one_s, new_token_s, 1e-3 * new_token_s, 1e-2 * new_token_s), strict=True))

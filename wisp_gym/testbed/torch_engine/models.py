@@ -16,8 +16,6 @@ from transformers.utils import logging
 
 from wisp_gym.errors import InputError
 
-DTYPES = ("float32", "float64", "bfloat16", "float16")
-
 
 def load_model(name: str, flag: str, device: str = "cpu", dtype: str = "float32") -> Any:
     """A causal language model of transformers in evaluation mode.
@@ -72,9 +70,8 @@ def default_pair() -> Path:
             command = [sys.executable, "-m", f"{_recorder()}.train_pair", "--out", str(folder)]
             print(f"training the default pair, once, about a quarter of an hour: {' '.join(command)}", file=sys.stderr)
             if subprocess.run(command, check=False).returncode:
-                raise InputError(
-                    f"{folder}: the default pair was not trained; allowed are --target and --draft of your own"
-                )
+                allowed = "--target and --draft of your own"
+                raise InputError(f"{folder}: the default pair was not trained; allowed are {allowed}")
     return folder
 
 
