@@ -32,7 +32,11 @@ INSIDE_FUNCTIONS = {
 }
 # The testbed is its own extra: what it needs is imported in its folder, and inside functions of its commands.
 # What a room of the wheel needs besides, each by an extra of its own.
-ROOM_NEEDS = {"wisp_gym/serving/export": {"onnx"}, "wisp_gym/envs/sb3.py": {"stable_baselines3"}}
+ROOM_NEEDS = {
+    "wisp_gym/serving/export": {"onnx"},
+    "wisp_gym/serving/export/parity.py": {"torch"},
+    "wisp_gym/envs/sb3.py": {"stable_baselines3"},
+}
 TESTBED = {"filelock", "google", "grpc", "grpc_health", "prometheus_client", "torch", "tqdm", "transformers"}
 NEVER_IMPORTED = ("agents", "estimators", "traces", "torch", "sklearn", "stable_baselines3", "matplotlib", "grpc")
 PICKLES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
