@@ -170,8 +170,9 @@ def test_arguments_survive_json_and_the_environment_survives_pickling(name: str)
 
 
 def rows(text: str) -> list[tuple[str, str, float, float, str]]:
-    """(name, unit, low, high, meaning) of the lines of observation tables."""
-    found = re.findall(r"^ *\| \d+ \| (\w+) \| ([^|]+) \| (\S+) \| (\S+) \| ([^|]+) \|$", text, re.MULTILINE)
+    """(name, unit, low, high, meaning) of the lines of observation tables; the manual's have owner and age behind them."""
+    line = r"^ *\| \d+ \| (\w+) \| ([^|]+) \| (\S+) \| (\S+) \| ([^|]+) \|(?:[^|]+\|[^|]+\|)?$"
+    found = re.findall(line, text, re.MULTILINE)
     return [(n, u, float(low), float(high), m) for n, u, low, high, m in found]
 
 
