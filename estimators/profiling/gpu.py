@@ -191,10 +191,8 @@ def listing(given: Namespace, done: Sequence[str]) -> str:
         limit = f"{step.minutes:g}" if step.minutes else "-"
         state = "done" if step.name in done else "left"
         rows.append([step.name, state, limit, f"python {' '.join(step.command(step.minutes)[1:])}"])
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    return table(["step", "state", "minutes"], [[r[0].ljust(widths[0]), *r[1:3]] for r in rows]) + "\n\n" + "\n".join(
-        f"{row[0]}: {row[3]}" for row in rows
-    )  # fmt: skip
+    commands = "\n".join(f"{row[0]}: {row[3]}" for row in rows)
+    return f"{table(['step', 'state', 'minutes'], [row[:3] for row in rows])}\n\n{commands}"
 
 
 def parse(arguments: Sequence[str] | None) -> Namespace:

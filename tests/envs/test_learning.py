@@ -78,7 +78,7 @@ def test_two_tokens_beat_none_and_twelve() -> None:
 
 
 def test_the_manuals_own_loop_learns() -> None:
-    text = (Path(__file__).resolve().parents[2] / "docs" / "guide" / "environments.md").read_text(encoding="utf-8")
+    text = (Path(__file__).resolve().parents[2] / "docs" / "guide" / "rl-library.md").read_text(encoding="utf-8")
     loop = next(code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "BETA_PER_S" in code)
     assert loop.count("seed=0") == loop.count("default_rng(0)") == 1
     env = make(SPECULATION, devices=4, horizon_s=30.0, average_reward=3.0)
@@ -88,7 +88,7 @@ def test_the_manuals_own_loop_learns() -> None:
     for seed in range(3):  # not by the luck of one seed
         found: dict[str, Any] = {}
         seeded = loop.replace("seed=0", f"seed={seed}").replace("default_rng(0)", f"default_rng({seed})")
-        exec(compile(seeded, "environments.md", "exec"), found)
+        exec(compile(seeded, "rl-library.md", "exec"), found)
         scale, weights = found["features"], found["weights"]
         learned = mean_return(
             env, lambda seen, _, s=scale, w=weights: int((s(seen[None]) @ w.T).argmax()), range(500, 512)
