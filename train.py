@@ -1,6 +1,6 @@
 """Train a controller on the calibrated model and compare it with its rivals on held-out worlds.
 
-    python train.py                         # the default: PPO over whole fleets, under three minutes on two cores
+    python train.py                         # the default: PPO over whole fleets, a few minutes on two cores
     python train.py -n 1000000 --seed 3     # shorter, another seed
     python train.py --preset speculation    # the shipped policy again, made for many systems
     python train.py --preset batching       # the shipped policy of the server (joint: the one that sets prices too)

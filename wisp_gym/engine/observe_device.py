@@ -12,16 +12,16 @@ import math
 from wisp_gym.contract import device
 from wisp_gym.engine.slo import token_deadline_s
 from wisp_gym.engine.source import statistics_of_token
-from wisp_gym.jit import jit, jit_inline
+from wisp_gym.jit import jit
 
 
-@jit_inline
+@jit
 def put(o, entry, quantity):
     """Write a quantity as an entry, in the entry's own unit and within its ends."""
     put_in(o, entry, quantity, device.SCALE[entry])
 
 
-@jit_inline
+@jit
 def put_in(o, entry, quantity, scale):
     """Write a quantity in units of `scale`, the mean batch time T or the cap K."""
     o[entry] = min(max(quantity / scale, device.LOW[entry]), device.HIGH[entry])

@@ -8,17 +8,17 @@ written in units of `scale`.
 from wisp_gym.contract import request
 from wisp_gym.contract.ladders import PATIENCE_S
 from wisp_gym.engine.compose import fits, predicted_with_s, uncached_tokens
-from wisp_gym.jit import jit, jit_inline
+from wisp_gym.jit import jit
 from wisp_gym.rules import batching as rules
 
 
-@jit_inline
+@jit
 def put(o, entry, quantity):
     """Write a quantity as an entry, in the entry's own unit and within its ends."""
     put_in(o, entry, quantity, request.SCALE[entry])
 
 
-@jit_inline
+@jit
 def put_in(o, entry, quantity, scale):
     """Write a quantity in units of `scale`, the mean batch time T, the cap K or the memory."""
     o[entry] = min(max(quantity / scale, request.LOW[entry]), request.HIGH[entry])

@@ -7,16 +7,16 @@ mean batch time T; `entry` place of an entry, written in units of `scale`.
 from wisp_gym.contract import request, server
 from wisp_gym.engine.compose import chunk_is_open, predict_s, spoken_for
 from wisp_gym.engine.observe_request import observe_request
-from wisp_gym.jit import jit, jit_inline
+from wisp_gym.jit import jit
 
 
-@jit_inline
+@jit
 def put(o, entry, quantity):
     """Write a quantity as an entry, in the entry's own unit and within its ends."""
     put_in(o, entry, quantity, server.SCALE[entry])
 
 
-@jit_inline
+@jit
 def put_in(o, entry, quantity, scale):
     """Write a quantity in units of `scale`, the mean batch time T or the memory."""
     o[entry] = min(max(quantity / scale, server.LOW[entry]), server.HIGH[entry])
