@@ -31,14 +31,13 @@ class Loaded:
     def engine(self, scenario: Scenario | str) -> Controller:
         """For `wisp_gym.simulation.simulate`.
 
-        Where the name has no batching rule it is with first come first served; a batching policy alone is as it was trained,
-        beside `speculation-v1` and with `admit`.
+        Where the name has no batching rule, a rule is with first come first served; a batching policy alone is as it was
+        trained, beside `speculation-v1` and with `admit`.
         """
         from wisp_gym.controllers.predict import named
         from wisp_gym.scenario import load as load_scenario
 
-        name = f"speculation-v1+{self.name}+admit" if self.decides_batches() else self.name
-        return named(name, load_scenario(scenario) if isinstance(scenario, str) else scenario)
+        return named(self.name, load_scenario(scenario) if isinstance(scenario, str) else scenario)
 
     def environment(self, scenario: Scenario | str) -> SpeculationPredictor | BatchingPredictor:
         """For `wisp_gym/Speculation-v0`, or `Batching-v0` or `Joint-v0`, with the `predict` of stable-baselines3."""

@@ -18,6 +18,7 @@ from wisp_gym.contract import device
 from wisp_gym.controllers.policy import save_policy
 from wisp_gym.controllers.predict import named
 from wisp_gym.controllers.resolve import published_threshold
+from wisp_gym.controllers.shipped import shipped_names
 from wisp_gym.files import write_bytes
 from wisp_gym.policies import load
 from wisp_gym.scenario import dumps
@@ -137,6 +138,25 @@ def test_a_run_is_exported_with_its_origin(tmp_path: Path, capsys: pytest.Captur
     assert again.read_bytes() == out.read_bytes()
 
 
+@pytest.mark.parametrize("name", shipped_names())
+def test_a_shipped_policy_is_exported_by_its_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it ships; made anew for a scenario, it has the same origin and decides alike, wherever the command runs."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    made = []
+    for folder in (here, there):
+        folder.mkdir()
+        (folder / "versions.json").write_text('{"commit": "of something else"}')
+        monkeypatch.chdir(folder)
+        assert run(command.main, command.PROGRAM, [name, "-o", "shipped.onnx"]) == 0
+        assert Path("shipped.onnx").read_bytes() == shipped()[f"{name}.onnx"].read_bytes()
+        assert run(command.main, command.PROGRAM, [name, "--scenario", "wisp-study", "-o", "anew.onnx"]) == 0
+        made.append(Path("anew.onnx").read_bytes())
+    assert made[0] == made[1]
+    ours, theirs = (load_bundle(here / file).schema for file in ("anew.onnx", "shipped.onnx"))
+    assert (ours.origin.made_by, ours.origin.commit) == (theirs.origin.made_by, theirs.origin.commit)
+    assert (ours.inputs, ours.actions, ours.decision) == (theirs.inputs, theirs.actions, theirs.decision)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -144,6 +164,10 @@ def test_a_run_is_exported_with_its_origin(tmp_path: Path, capsys: pytest.Captur
         (["wosp", "-o", "x.onnx"], "did you mean 'wisp'"),
         (["wisp", "-o", "x.json"], "ends in .onnx"),
         (["nowhere/policy.json", "-o", "x.onnx"], "No such file"),
+        (
+            ["runs/no-such-run", "-o", "x.onnx"],
+            "no such folder, allowed is a policy.json, its run folder, or a shipped",
+        ),
         (["wisp", "-o", "x.onnx", "--scenario", "nope"], "nope"),
     ],
 )

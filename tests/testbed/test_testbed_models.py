@@ -78,7 +78,7 @@ def test_ragged_batches_are_those_of_single_rows(model: Any, packs: bool) -> Non
     for turn in range(6):
         taking = [b for b in range(len(contexts)) if rng.random() < 0.7] or [0]
         if turn == 3:
-            caches[3].clear()  # evicted: it is computed again beside the others
+            caches[3].crop(0)  # evicted: it is computed again beside the others
         drafts = {b: rng.integers(VOCABULARY, size=rng.integers(6)).tolist() for b in taking}
         rows = target.logits([row(caches[b], contexts[b], drafts[b]) for b in taking])
         for b, logits in zip(taking, rows, strict=True):
@@ -257,8 +257,6 @@ def test_memory_evicts_whole_sessions_least_recently_verified_first() -> None:
     assert memory.evictions == 1
     memory.reserve({"c"}, [320])
     assert list(memory.caches) == ["c"]
-    assert memory.fits([320])
-    assert not memory.fits([300, 1])
     assert memory.cached_tokens("b") == 0
     assert memory.cache("b").length == 0
 

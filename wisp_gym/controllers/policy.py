@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from wisp_gym.contract import device
-from wisp_gym.controllers.shipped import policy_path
+from wisp_gym.controllers.shipped import policy_path, shipped_names
 from wisp_gym.errors import InputError
 from wisp_gym.files import write_text
 from wisp_gym.rules import speculation
@@ -99,7 +99,9 @@ def read_policy(name: str | Path) -> tuple[Path, dict[str, Any]]:
     """
     path = policy_path(name)
     if path.suffix != ".json":
-        raise PolicyError(f"{path}: given a '{path.suffix}' file, allowed is a policy.json or its run folder")
+        given = f"given a '{path.suffix}' file" if path.suffix else "no such folder"
+        shipped = ", ".join(shipped_names())
+        raise PolicyError(f"{path}: {given}, allowed is a policy.json, its run folder, or a shipped policy ({shipped})")
     return path, read_document(path, WHAT, VERSION, PolicyError)
 
 

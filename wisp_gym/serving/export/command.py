@@ -17,10 +17,12 @@ from wisp_gym.cli import Parser, output_file, whole
 from wisp_gym.controllers.names import is_policy
 from wisp_gym.controllers.policy import load_policy, saved_decision
 from wisp_gym.controllers.predict import named
+from wisp_gym.controllers.shipped import shipped_names
 from wisp_gym.errors import require
 from wisp_gym.files import write_bytes
 from wisp_gym.scenario import DEFAULT_SCENARIO, load
 from wisp_gym.serving.bundle.bundle import from_bytes, schema
+from wisp_gym.serving.bundle.names import find
 from wisp_gym.serving.export import policies
 
 PROGRAM = "wisp-gym export"
@@ -30,7 +32,11 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
     """The flags."""
     parser = Parser(prog=PROGRAM, description=__doc__)
     add = parser.add_argument
-    add("policy", metavar="RUN|RULE", help="run folder, policy.json, or a rule such as wisp, fixed:4, aligned")
+    add(
+        "policy",
+        metavar="RUN|RULE",
+        help="run folder, policy.json, a shipped policy, or a rule such as wisp, fixed:4, aligned",
+    )
     add("--batching", action="store_true", help="the rule is a server's (wisp, edf-demoted …), not a device's")
     add("-o", "--output", type=output_file(".onnx"), required=True, metavar="FILE", help="the bundle to write")
     add("--scenario", default="", metavar="NAME|FILE",
@@ -42,6 +48,10 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     flags = parse(arguments)
+    if flags.policy in shipped_names() and not (flags.scenario or flags.check):
+        return write(
+            flags.output, find(flags.policy).read_bytes()
+        )  # as it was exported from its run, which is not here
     if is_policy(flags.policy) and saved_decision(flags.policy) in schema.SCORERS:
         scenario = policies.scenario_of_run(flags.policy, flags.scenario)
         return write(flags.output, policies.scorer_bundle(flags.policy, scenario))

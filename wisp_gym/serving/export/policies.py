@@ -12,11 +12,12 @@ from wisp_gym.controllers.policy import Policy
 from wisp_gym.controllers.predict import named
 from wisp_gym.controllers.resolve import find_batching, published_threshold
 from wisp_gym.controllers.scorer_policy import load_scorer
+from wisp_gym.controllers.shipped import policy_path, shipped_names
 from wisp_gym.errors import InputError
 from wisp_gym.rules.controller import Controller
 from wisp_gym.rules.speculation import POLICY_LENGTH
 from wisp_gym.scenario import Scenario, dumps, load
-from wisp_gym.serving.bundle.bundle import schema
+from wisp_gym.serving.bundle.bundle import load_bundle, schema
 from wisp_gym.serving.bundle.schema import Origin, Schema
 from wisp_gym.serving.export import batching_rules as onnx_batching
 from wisp_gym.serving.export import speculation_rules as onnx_rules
@@ -25,8 +26,8 @@ from wisp_gym.serving.export.scorer import scorer_graph
 
 
 def run_folder(name: str) -> Path:
-    """The folder of a run, given by itself or by its policy.json."""
-    path = Path(name)
+    """The folder of a run, given by itself or by its policy.json; that of a shipped policy holds no run's description."""
+    path = policy_path(name)
     return path if path.is_dir() else path.parent
 
 
@@ -46,7 +47,10 @@ def scenario_of_run(name: str, given: str) -> Scenario:
 
 
 def origin_of_run(name: str, scenario: Scenario) -> Origin:
-    """Where a learned policy comes from."""
+    """Where a learned policy comes from; a shipped one's name and commit stand in its bundle."""
+    if name in shipped_names():
+        told = load_bundle(name).schema.origin
+        return Origin(told.made_by, told.commit, scenario.name, scenario_sha256(scenario))
     folder = run_folder(name)
     try:
         versions = json.loads((folder / "versions.json").read_text(encoding="utf-8"))

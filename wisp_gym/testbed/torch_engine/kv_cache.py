@@ -47,10 +47,6 @@ class SessionCache:
         """Forget all tokens beyond `length`, those of rejected drafts."""
         self.length = min(self.length, length)
 
-    def clear(self) -> None:
-        """Forget everything and give the memory back."""
-        self.length, self.layers = 0, []
-
 
 def _empty_like(rows: torch.Tensor, tokens: int) -> torch.Tensor:
     return rows.new_empty(rows.shape[0], blocks(tokens), rows.shape[2])
@@ -89,10 +85,6 @@ class KvMemory:
     def release(self, key: Hashable) -> None:
         """Forget a session."""
         self.caches.pop(key, None)
-
-    def fits(self, context_tokens: Iterable[int]) -> bool:
-        """Whether a batch whose members have so many tokens, cached and new, can be run."""
-        return sum(blocks(tokens) for tokens in context_tokens) <= self.capacity_tokens
 
     def reserve(self, keys: Collection[Hashable], context_tokens: Iterable[int]) -> None:
         """Evict sessions outside the batch `keys` until its members fit with so many tokens each, cached and new."""
