@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from wisp_gym.jit_cache import cache_folder
+
 ROOT = Path(__file__).resolve().parents[1]
 OURS = ("wisp_gym", "agents", "estimators", "traces")
 SHIPPED = {"pyproject.toml", "README.md", "LICENSE", "wisp_gym", "traces"}
@@ -23,7 +25,7 @@ TOP_LEVEL = SHIPPED | {
     *(".ci", ".gitignore", "CHANGELOG.md", "constraints.txt"),
     *("agents", "docs", "estimators", "tests", "train.py"),
 }
-BASE_DEPENDENCIES = {"gymnasium", "numba", "numpy"}
+BASE_DEPENDENCIES = {"filelock", "gymnasium", "numba", "numpy"}
 INSIDE_FUNCTIONS = {
     "matplotlib": "draws the timeline; an environment that is not rendered does without",
     "onnxruntime": "runs an exported policy; the extra `serve` brings it",
@@ -37,7 +39,7 @@ ROOM_NEEDS = {
     "wisp_gym/serving/export/parity.py": {"torch"},
     "wisp_gym/envs/sb3.py": {"stable_baselines3"},
 }
-TESTBED = {"filelock", "google", "grpc", "grpc_health", "prometheus_client", "torch", "tqdm", "transformers"}
+TESTBED = {"google", "grpc", "grpc_health", "prometheus_client", "torch", "tqdm", "transformers"}
 NEVER_IMPORTED = ("agents", "estimators", "traces", "torch", "sklearn", "stable_baselines3", "matplotlib", "grpc")
 PICKLES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 PICKLED_FILES = {".joblib", ".pickle", ".pkl", ".pt", ".pth", ".zip"}
@@ -52,7 +54,8 @@ MAX_PARAMETERS = 8  # of a constructor, without self
 DIRECTION = (
     ("wisp_gym.errors",),
     ("wisp_gym.files",),
-    ("wisp_gym.cli", "wisp_gym.jit", "wisp_gym.machine"),
+    ("wisp_gym.cli", "wisp_gym.jit_cache", "wisp_gym.machine"),
+    ("wisp_gym.jit",),
     ("wisp_gym.contract",),
     ("wisp_gym.traces",),
     ("wisp_gym.rules",),
@@ -94,6 +97,7 @@ ROOMS = {
             "errors.py",
             "files.py",
             "jit.py",
+            "jit_cache.py",
             "machine.py",
             "policies.py",
             "py.typed",
@@ -241,7 +245,7 @@ def test_the_wheel_holds_the_library_alone_and_all_of_it(wheel: Path) -> None:
     assert {"wisp_gym/scenarios/wisp-a100-qwen3-32b.toml", "wisp_gym/_traces/README.md"} <= names
 
 
-def test_the_wheel_asks_for_three_packages_and_carries_the_licence(wheel: Path) -> None:
+def test_the_wheel_asks_for_four_packages_and_carries_the_licence(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     metadata = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
     lines = archive.read(metadata).decode().splitlines()
@@ -265,10 +269,10 @@ print(len(request_trace.read_trace(request_trace.sample_path("azure-conv-like.cs
     assert (preset, rows) == ("wisp-a100-qwen3-32b", "300")
 
 
-# Put before the installed packages: whatever is not the wheel, its three dependencies or theirs cannot be imported.
+# Put before the installed packages: whatever is not the wheel, its dependencies or theirs cannot be imported.
 BLOCKER = """
 import sys
-ALLOWED = {"wisp_gym", "numpy", "numba", "llvmlite", "gymnasium", "cloudpickle", "farama_notifications", "typing_extensions"}
+ALLOWED = {"wisp_gym", "filelock", "numpy", "numba", "llvmlite", "gymnasium", "cloudpickle", "farama_notifications", "typing_extensions"}
 
 class Blocker:
     def find_spec(self, name, path=None, target=None):
@@ -280,9 +284,10 @@ sys.meta_path.insert(0, Blocker())
 """
 
 
-def test_the_commands_of_the_wheel_need_its_three_dependencies_alone(installed: Path, tmp_path: Path) -> None:
+def test_the_commands_of_the_wheel_need_its_own_dependencies_alone(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(BLOCKER)
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{installed}"}
+    compiled = {"NUMBA_CACHE_DIR": str(cache_folder().parent)}  # the checkout's: its sources are the wheel's
+    environment = {**os.environ, **compiled, "PYTHONPATH": f"{tmp_path}{os.pathsep}{installed}"}
 
     def command(*words: str) -> subprocess.CompletedProcess[str]:
         line = [sys.executable, str(installed / "bin" / "wisp-gym"), *words]
@@ -308,7 +313,7 @@ def test_the_commands_of_the_wheel_need_its_three_dependencies_alone(installed: 
 
 
 @pytest.mark.parametrize("path", sources("wisp_gym"), ids=lambda path: str(path.relative_to(ROOT)))
-def test_the_library_imports_its_three_dependencies_alone(path: Path) -> None:
+def test_the_library_imports_its_own_dependencies_alone(path: Path) -> None:
     place = str(path.relative_to(ROOT))
     allowed = sys.stdlib_module_names | BASE_DEPENDENCIES | {"wisp_gym"}
     allowed |= TESTBED if path.is_relative_to(ROOT / "wisp_gym" / "testbed") else set()

@@ -62,9 +62,9 @@ class Squad:
         k = episodes.scenario.max_draft_tokens + 1
         rows = room + 2 * episodes.room * k  # those of rounds kept open, and those of the batch that fills the room
         episodes.worlds.arrays = episodes.arrays._replace(
-            decisions=np.zeros((n, rows), state.DECISION),
+            decisions=state.table((n, rows), state.DECISION),
             seen=np.zeros((n, rows, episodes.arrays.observation.shape[-1]), np.float32),
-            outcomes=np.zeros((n, rows), state.OUTCOME),
+            outcomes=state.table((n, rows), state.OUTCOME),
         )
         episodes.template.arrays.config[0, 0]["log_decisions"] = room
         self.fresh, self.kinds = np.ones(n, bool), np.zeros(n, np.int64)

@@ -156,15 +156,15 @@ def empty_arrays(n_worlds: int, n_devices: int, log_rows: int = 0, trace: np.nda
     shape = (n_worlds, n_devices)
     integers, floats = (lambda: np.zeros(shape, np.int64)), (lambda: np.zeros(shape, np.float64))
     return World(
-        config=np.zeros((n_worlds, 1), state.CONFIG), server=np.zeros((n_worlds, 1), state.SERVER),
-        totals=np.zeros((n_worlds, 1), state.TOTALS), slo_totals=np.zeros((n_worlds, state.SLO_CLASSES), state.SLO_TOTALS),
-        histogram=np.zeros((n_worlds, 2, state.LATENCY_BINS), np.int64), device=np.zeros(shape, state.DEVICE),
+        config=state.table((n_worlds, 1), state.CONFIG), server=state.table((n_worlds, 1), state.SERVER),
+        totals=state.table((n_worlds, 1), state.TOTALS), slo_totals=state.table((n_worlds, state.SLO_CLASSES), state.SLO_TOTALS),
+        histogram=np.zeros((n_worlds, 2, state.LATENCY_BINS), np.int64), device=state.table(shape, state.DEVICE),
         observation=np.zeros((*shape, SIZE), np.float32), event_device=integers(), event_s=floats(), queue=integers(),
         batch=integers(), replies=integers(), features=np.zeros((*shape, FEATURES)), keys=floats(), order=integers(),
         speculation_parameters=np.zeros((n_worlds, state.PARAMETERS)), batching_parameters=np.zeros((n_worlds, state.PARAMETERS)),
         memory=np.zeros((n_worlds, n_devices + 1, MEMORY)),
-        log=np.zeros((n_worlds, log_rows), state.LOG_ROW), decisions=np.zeros((n_worlds, 0), state.DECISION),
-        seen=np.zeros((n_worlds, 0, SIZE), np.float32), outcomes=np.zeros((n_worlds, 0), state.OUTCOME),
+        log=state.table((n_worlds, log_rows), state.LOG_ROW), decisions=state.table((n_worlds, 0), state.DECISION),
+        seen=np.zeros((n_worlds, 0, SIZE), np.float32), outcomes=state.table((n_worlds, 0), state.OUTCOME),
         survivals=np.zeros((*shape, state.SURVIVALS), np.float32), trace=trace,
     )  # fmt: skip
 

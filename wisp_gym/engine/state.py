@@ -10,9 +10,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from wisp_gym.jit import COMPILES
 from wisp_gym.rules.controller import NO_POLICY
 
 F, I, U = np.float64, np.int64, np.uint64
+
+
+def table(shape: int | tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Zeroed rows, whose fields plain Python can read as attributes too where nothing is compiled."""
+    zeros = np.zeros(shape, dtype)
+    return zeros if COMPILES else zeros.view(np.recarray)
+
 
 PARAMETERS = 8  # parameters that a controller may have
 SURVIVALS = 32  # most tokens that a round may draft
@@ -138,7 +146,7 @@ SLO_TOTALS = np.dtype(
 )
 
 TRACE_ROW = np.dtype([("arrival_s", F), ("prompt_tokens", I), ("output_tokens", I)])
-NO_TRACE = np.zeros(0, TRACE_ROW)
+NO_TRACE = table(0, TRACE_ROW)
 
 # One drafted token of a speculation trace: the chance that it is accepted once all before it are (0 or 1 in greedy
 # decoding), and its statistics.
@@ -171,7 +179,7 @@ class Source(NamedTuple):
     predictor: np.ndarray  # (weights,) float32 of a rejection predictor, empty without one
 
 
-NO_SOURCE = Source(np.zeros(1, np.int64), np.zeros((0, 1), TRACE_TOKEN), NO_POLICY)
+NO_SOURCE = Source(np.zeros(1, np.int64), table((0, 1), TRACE_TOKEN), NO_POLICY)
 
 
 class World(NamedTuple):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wisp_gym.engine.state import NO_SOURCE, TRACE_TOKEN, Source
+from wisp_gym.engine.state import NO_SOURCE, TRACE_TOKEN, Source, table
 from wisp_gym.rules.rejection_predictor import load_predictor
 from wisp_gym.scenario import Scenario, ScenarioError
 from wisp_gym.traces.speculation import SpeculationTrace, find, read_speculation_trace
@@ -65,7 +65,7 @@ def _read(path: Path, stamp: tuple[int, int] | None) -> DraftTrace:
 
 def tokens_of(trace: SpeculationTrace) -> np.ndarray:
     """(P, K) TRACE_TOKEN; in greedy decoding a token's acceptance is 1 within the accepted run, 0 after it."""
-    tokens = np.zeros(trace.statistics.shape[:2], TRACE_TOKEN)
+    tokens = table(trace.statistics.shape[:2], TRACE_TOKEN)
     run = trace.accepted_run[:, None]
     tokens["acceptance"] = np.arange(trace.draft_tokens) < run if trace.acceptance is None else trace.acceptance
     for k, name in enumerate(("confidence", "entropy", "margin", "logit_spread")):

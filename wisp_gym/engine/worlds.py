@@ -8,8 +8,9 @@ import numpy as np
 
 from wisp_gym.engine.build import empty_arrays, fill_world
 from wisp_gym.engine.loop import run_worlds
-from wisp_gym.engine.state import NO_TRACE, TRACE_ROW
+from wisp_gym.engine.state import NO_TRACE, TRACE_ROW, table
 from wisp_gym.engine.trace_files import load_source
+from wisp_gym.jit import COMPILES
 from wisp_gym.rules.controller import Controller, Plan
 from wisp_gym.scenario import Scenario
 from wisp_gym.traces.requests import read_trace
@@ -21,12 +22,16 @@ def thread_pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="wisp-gym")
 
 
+if hasattr(os, "register_at_fork"):  # a forked child has the pool but none of its threads: it makes its own
+    os.register_at_fork(after_in_child=thread_pool.cache_clear)
+
+
 def load_trace(scenario: Scenario) -> np.ndarray:
     """Rows of the scenario's request trace, (rows,) TRACE_ROW; empty without one."""
     if scenario.workload.arrivals != "trace":
         return NO_TRACE
     trace = read_trace(scenario.workload.trace, scenario.workload.trace_format)
-    rows = np.zeros(len(trace.arrival_s), TRACE_ROW)
+    rows = table(len(trace.arrival_s), TRACE_ROW)
     rows["arrival_s"], rows["prompt_tokens"], rows["output_tokens"] = (
         trace.arrival_s,
         trace.prompt_tokens,
@@ -60,7 +65,7 @@ class Worlds:
         self.arrays = empty_arrays(n_worlds, n_devices, log_rows, trace)
         self.n_worlds = n_worlds
         self.files: tuple[str, str] | None = None  # speculation trace and predictor, "" for none
-        self.threads = min(threads or os.cpu_count() or 1, n_worlds)
+        self.threads = min(threads or os.cpu_count() or 1, n_worlds) if COMPILES else 1
         self.edges = [round(n_worlds * k / self.threads) for k in range(self.threads + 1)]
 
     def __len__(self) -> int:
