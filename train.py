@@ -20,11 +20,14 @@ The steps are in agents/training/run.py: make, fit with validations, compare. Mo
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from wisp_gym.process import begin, program
+
+if __name__ == "__main__":
+    begin()  # before the imports that take seconds
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small batches: a second thread costs more than it brings
 
 import torch
@@ -149,4 +152,4 @@ def refuse_combinations(args: Arguments, settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, PROGRAM))
+    program(lambda: run(main, PROGRAM))

@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from wisp_gym import process
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.scenario import load, presets
 
@@ -142,6 +143,7 @@ def start(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch, fo
     """Run a module in a folder as a command does, in this process; its exit code."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", [module, *arguments])
+    monkeypatch.setattr(process, "begin", lambda: None)  # this process is pytest's
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # another test has imported the module already

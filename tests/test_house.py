@@ -54,6 +54,7 @@ MAX_PARAMETERS = 8  # of a constructor, without self
 DIRECTION = (
     ("wisp_gym.errors",),
     ("wisp_gym.files",),
+    ("wisp_gym.process",),
     ("wisp_gym.cli", "wisp_gym.jit_cache", "wisp_gym.machine"),
     ("wisp_gym.jit",),
     ("wisp_gym.contract",),
@@ -100,6 +101,7 @@ ROOMS = {
             "jit_cache.py",
             "machine.py",
             "policies.py",
+            "process.py",
             "py.typed",
             "simulation.py",
         ),

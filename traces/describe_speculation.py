@@ -11,6 +11,7 @@ import numpy as np
 
 from wisp_gym.cli import Parser, run
 from wisp_gym.errors import InputError
+from wisp_gym.process import program
 from wisp_gym.traces.requests import TraceError
 from wisp_gym.traces.speculation import STATISTICS, SpeculationTrace, read_speculation_trace
 
@@ -107,4 +108,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run(main, "python -m traces.describe_speculation"))
+    program(lambda: run(main, "python -m traces.describe_speculation"))

@@ -27,6 +27,7 @@ import numpy as np
 
 from wisp_gym.cli import OutOfTime, Parser, between, deadline, run, whole
 from wisp_gym.errors import InputError
+from wisp_gym.process import leaves, program
 from wisp_gym.traces.speculation import (
     MAX_DRAFT_TOKENS,
     SpeculationTrace,
@@ -224,6 +225,7 @@ def _check_files(parser: Parser, given: Namespace) -> None:
             parser.error(f"--recipe {given.recipe}: cannot be read as JSON ({error})")
 
 
+@leaves("the same command continues")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Record a trace as the command line says."""
     given = parse(arguments)
@@ -238,4 +240,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run(main, "python -m traces.record", interrupted="the same command continues"))
+    program(lambda: run(main, "python -m traces.record"))

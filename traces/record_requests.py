@@ -9,13 +9,13 @@ as the trace allows (correlation of the logarithms 0.09).
 
 import argparse
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from wisp_gym.cli import Parser, run, whole
+from wisp_gym.process import program
 from wisp_gym.traces.requests import FORMATS, MAX_ROWS, MAX_SPAN_S, RequestTrace, write_trace
 
 SHORTEST_STEP_S = 1.0  # the rate is constant for this long: far below its correlation time
@@ -140,4 +140,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, "python -m traces.record_requests"))
+    program(lambda: run(main, "python -m traces.record_requests"))

@@ -30,6 +30,7 @@ import numpy as np
 from wisp_gym.cli import OutOfTime, Parser, between, deadline, run, whole
 from wisp_gym.errors import InputError
 from wisp_gym.files import write_bytes
+from wisp_gym.process import StopRequest, leaves, program
 
 from .training_text import LICENCE, cut_prompts, split_text, tokens_of, train_tokenizer
 
@@ -157,21 +158,8 @@ def train(name: str, shape: Shape, steps: int, data: dict[str, np.ndarray], give
     settings = json.dumps({**_settings(given), "shape": asdict(shape), "steps": steps, "text": _digest(data["train"])})
     checkpoint = Checkpoint(given.out / f"{name}.checkpoint.safetensors", settings)
     start, losses = checkpoint.load(model, optimiser)
-    bar = tqdm(range(start, steps), name, steps, initial=start, unit="step", disable=None)
-    for step in bar:
-        optimiser.param_groups[0]["lr"] = learning_rate(step, steps, given.learning_rate)
-        loss = loss_of(model, batch_at(data["train"], step, given), given)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
-        optimiser.step()
-        optimiser.zero_grad()
-        losses = [*losses[-49:], loss.item()]
-        bar.set_postfix(loss=f"{np.mean(losses):.3f}", refresh=False)
-        out_of_time = time.monotonic() > given.ends
-        if (step + 1) % given.save_every == 0 or step + 1 == steps or out_of_time:
-            checkpoint.save(model, optimiser, step + 1, losses)
-        if out_of_time and step + 1 < steps:
-            raise OutOfTime(f"{name}: {steps - step - 1} of {steps} steps are left")
+    with tqdm(range(start, steps), name, steps, initial=start, unit="step", disable=None) as bar:
+        losses = learn(model, optimiser, data["train"], bar, losses, checkpoint, given)
     disable_progress_bar()  # ours is the only one
     model.eval().save_pretrained(given.out / name)
     return {
@@ -182,6 +170,38 @@ def train(name: str, shape: Shape, steps: int, data: dict[str, np.ndarray], give
         "train_loss_nats": round(float(np.mean(losses)), 3),
         "validation_loss_nats": round(validation_loss(model, data["held out"], given), 3),
     }
+
+
+def learn(
+    model: LlamaForCausalLM, optimiser: Any, tokens: np.ndarray, bar: Any, losses: list[float], checkpoint: Checkpoint,
+    given: Namespace,
+) -> list[float]:  # fmt: skip
+    """Take the steps of a progress bar, with checkpoints; the last 50 losses, nats.
+
+    Raises:
+        OutOfTime: the time is up; a checkpoint holds all steps so far.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM; a checkpoint holds all steps so far.
+    """
+    import torch
+
+    steps = bar.total
+    with StopRequest("stopping after this step, with a checkpoint") as stop:
+        for step in bar:
+            optimiser.param_groups[0]["lr"] = learning_rate(step, steps, given.learning_rate)
+            loss = loss_of(model, batch_at(tokens, step, given), given)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+            optimiser.step()
+            optimiser.zero_grad()
+            losses = [*losses[-49:], loss.item()]
+            bar.set_postfix(loss=f"{np.mean(losses):.3f}", refresh=False)
+            left, out_of_time = steps - step - 1, time.monotonic() > given.ends
+            if (step + 1) % given.save_every == 0 or not left or out_of_time or stop.asked:
+                checkpoint.save(model, optimiser, step + 1, losses)
+            stop.obey()
+            if out_of_time and left:
+                raise OutOfTime(f"{bar.desc}: {left} of {steps} steps are left")
+    return losses
 
 
 def validation_loss(model: LlamaForCausalLM, tokens: np.ndarray, given: Namespace) -> float:
@@ -293,6 +313,7 @@ def _shape(parser: Parser, given: Namespace, model: str) -> Shape:
     return shape
 
 
+@leaves("the same command continues")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train the pair and say what came of it."""
     given = parse(arguments)
@@ -308,4 +329,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run(main, "python -m traces.train_pair", interrupted="the same command continues"))
+    program(lambda: run(main, "python -m traces.train_pair"))

@@ -1,9 +1,10 @@
 """`wisp-gym` (and `python -m wisp_gym`): the commands of the package."""
 
-import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from wisp_gym.cli import Commands
+from wisp_gym.process import program
 
 BENCHMARKS = Commands(
     "wisp-gym benchmark",
@@ -37,5 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return COMMANDS(arguments)
 
 
+def console() -> NoReturn:
+    """The console command."""
+    program(main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    console()

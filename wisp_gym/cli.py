@@ -20,10 +20,10 @@ from typing import Any, NoReturn
 
 from wisp_gym.errors import InputError, did_you_mean, one_line
 from wisp_gym.files import csv_text, write_json, write_text
+from wisp_gym.process import BROKEN_PIPE, Interrupt, OutputError, complain, on_signals, stop_code, stop_words
 
 BAD_INPUT = 2  # the exit code of every wrong flag, name or file
 OUT_OF_TIME = 75  # something is left that the same command would do (EX_TEMPFAIL of sysexits.h)
-INTERRUPTED = 130  # after Ctrl-C, as shells have it
 
 MAX_DEVICES = 100_000  # about 10 GB of state: more is a slip of the finger
 MAX_SEEDS = 10_000
@@ -62,33 +62,40 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(
-    main: Callable[[Sequence[str] | None], int | None],
-    program: str,
-    arguments: Sequence[str] | None = None,
-    interrupted: str = "nothing written",
+    main: Callable[[Sequence[str] | None], int | None], program: str, arguments: Sequence[str] | None = None
 ) -> int:
     """Call `main` and return its exit code: 0 or its own, 2 after wrong input (one line on stderr), 75 after `OutOfTime`,
-    130 after Ctrl-C.
+    130 after Ctrl-C and 143 after SIGTERM (one line that says what is left: `wisp_gym.process.leaves`), 141 where
+    nobody reads what it prints.
 
     Args:
         main: takes the arguments after the program's name, None for the process's own. program: how its lines begin.
-        interrupted: what is left after Ctrl-C.
     """
-    code = BAD_INPUT
-    try:
-        return main(arguments) or 0
-    except InputError as error:
-        message = str(error)
-    except OutOfTime as error:
-        code, message = OUT_OF_TIME, f"{error}; the same command continues"
-    except OSError as error:  # a file that vanished, a name too long for the system, a full disk
-        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-    except MemoryError:
-        message = "out of memory; fewer --devices need less"
-    except KeyboardInterrupt:
-        code, message = INTERRUPTED, f"interrupted, {interrupted}"
-    print(f"{program}: {one_line(message)}", file=sys.stderr)
-    return code
+    with on_signals(Interrupt()):
+        try:
+            code = main(arguments) or 0
+            print(end="", flush=True)
+            return code
+        except OutOfTime as error:
+            code, message = OUT_OF_TIME, f"{error}; the same command continues"
+        except KeyboardInterrupt as stop:
+            code, message = stop_code(stop), stop_words(stop, "nothing written")
+        except OutputError as error:
+            code, message = error.code, f"standard output: {error.strerror}"
+        except OSError as error:  # a file that vanished, a name too long for the system, a full disk
+            code, message = BAD_INPUT, f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        except MemoryError:
+            code, message = BAD_INPUT, "out of memory; fewer --devices need less"
+        except InputError as error:
+            code, message = BAD_INPUT, str(error)
+        if code != BROKEN_PIPE:  # nobody is there
+            complain(f"{program}: {one_line(message)}")
+        return code
+
+
+def later(module: str) -> Callable[[Sequence[str] | None], int | None]:
+    """The `main` of a module that is imported when it is called: what takes seconds happens inside of `run`."""
+    return lambda arguments: importlib.import_module(module).main(arguments)
 
 
 class Commands:
@@ -144,15 +151,17 @@ class Commands:
         module, program = self.modules[name][0], f"{self.program} {name}"
         if isinstance(module, Commands):
             return module(arguments)
-        try:
-            found = importlib.import_module(module)
-            return run(found.main, program, arguments, getattr(found, "INTERRUPTED_MEANS", "nothing written"))
-        except ModuleNotFoundError as error:
-            if name not in self.extras:
-                raise
-            install = f"pip install 'wisp-gym[{self.extras[name]}]'"
-            print(f"{program}: needs {error.name}, which is not installed: {install}", file=sys.stderr)
-            return BAD_INPUT
+
+        def main(given: Sequence[str] | None) -> int | None:
+            try:
+                return later(module)(given)
+            except ModuleNotFoundError as error:
+                if name not in self.extras:
+                    raise
+                install = f"pip install 'wisp-gym[{self.extras[name]}]'"
+                raise InputError(f"needs {error.name}, which is not installed: {install}") from None
+
+        return run(main, program, arguments)
 
 
 # --- argument types --------------------------------------------------------------------------------------------------

@@ -12,11 +12,14 @@ docs/guide/train.md.
 """
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from wisp_gym.process import begin, program
+
+if __name__ == "__main__":
+    begin()
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small batches: a second thread costs more than it brings
 
 from agents.batching.settings import Settings, preset
@@ -40,4 +43,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, PROGRAM))
+    program(lambda: run(main, PROGRAM))

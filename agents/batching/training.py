@@ -20,6 +20,7 @@ from wisp_gym.contract.ladders import PRICES
 from wisp_gym.controllers.scorer_policy import ScorerPolicy, load_scorer, make_scorer, save_scorer
 from wisp_gym.envs.shells import DecisionVectorEnv
 from wisp_gym.files import write_bytes, write_json
+from wisp_gym.process import leaves
 from wisp_gym.scenario import load, with_, with_slo
 from wisp_gym.serving.export.policies import scorer_bundle
 
@@ -48,7 +49,20 @@ def train(settings: Settings, folder: Path, say: Say = print, threads: int | Non
     """Train into a run's folder; returns the policy that was best in validation worlds.
 
     Files: a JSON policy of each candidate, the best as policy.json and policy.onnx, and scores.json.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C or SIGTERM; policy.json is the best so far, if there is one.
     """
+    with leaves(
+        f"the candidates so far are in {folder}, policy.json is the best of them; the same command begins anew"
+    ):
+        best = find_best(settings, folder, say, threads)
+        write_bytes(folder / "policy.onnx", scorer_bundle(str(folder), load(SCENARIO)))
+    return best
+
+
+def find_best(settings: Settings, folder: Path, say: Say, threads: int | None) -> ScorerPolicy:
+    """All stages that the settings ask for, in turn; the best candidate."""
     torch.set_num_threads(1)
     torch.manual_seed(settings.seed)
     candidates = Candidates(settings, folder, say, threads)
@@ -63,14 +77,11 @@ def train(settings: Settings, folder: Path, say: Say = print, threads: int | Non
         refine_by_ppo(settings, scorer, worlds, candidates)
     if settings.generations:
         search(settings, candidates)
-    save_scorer(candidates.best, folder / "policy.json")
-    write_json(folder / "scores.json", candidates.scores)
-    write_bytes(folder / "policy.onnx", scorer_bundle(str(folder), load(SCENARIO)))
     return candidates.best
 
 
 class Candidates:
-    """Policies of one training, each saved and scored in validation worlds.
+    """Policies of one training, each scored in validation worlds and saved, the best so far as policy.json too.
 
     Attributes:
         cells: the validation worlds. policies, scores: by stage; a score is the goodput over the teacher's rule's.
@@ -90,6 +101,8 @@ class Candidates:
         policy = replace(policy, about={**self.about, "stage": f"{came_from}, {stage}" if came_from else stage})
         self.policies[stage], self.scores[stage] = policy, self.arena.score(policy, list(VALIDATION_SEEDS))
         save_scorer(policy, self.folder / f"{stage}.json")
+        save_scorer(self.best, self.folder / "policy.json")
+        write_json(self.folder / "scores.json", self.scores)
         self.say(f"{stage}: {self.scores[stage]:.4f} of the rule's goodput in validation worlds")
 
     @property

@@ -1,9 +1,7 @@
 """`python -m agents.bounds`: upper bounds for any controller, beside what controllers reach."""
 
-import sys
-
-from agents.bounds.bounds import PROGRAM, main
-from wisp_gym.cli import run
+from wisp_gym.cli import later, run
+from wisp_gym.process import program
 
 if __name__ == "__main__":
-    sys.exit(run(main, PROGRAM))
+    program(lambda: run(later("agents.bounds.bounds"), "python -m agents.bounds"))

@@ -147,7 +147,7 @@ def title(scenario: Scenario, slo: float | None, seeds: Sequence[int], floor_tok
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Bound, run, print, and write where asked."""
+    """Bound, run, write where asked, and print."""
     given = parse(arguments)
     cli.refuse_same_files({"--scenario": given.scenario}, {"--json": given.json, "--csv": given.csv})
     scenario = chosen_scenario(given.scenario, given.devices, given.slo)
@@ -158,5 +158,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = measure_all(controllers, scenario, given.seeds, bounds)
     tables = [show_bounds(bounds), show_classes(bounds["information"]), show_measured(rows)]
     about = title(scenario, given.slo, given.seeds, given.fairness)
-    print("\n\n".join([about, *tables, *closed_forms(scenario, given.capacity)]))
     cli.write_rows([*(bound_row(name, bound) for name, bound in bounds.items()), *rows], given.json, given.csv)
+    print("\n\n".join([about, *tables, *closed_forms(scenario, given.capacity)]))

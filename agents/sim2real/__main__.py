@@ -1,9 +1,9 @@
 """`python -m agents.sim2real`: a running deployment profiled, simulated from the measurements alone, and compared."""
 
 import os
-import sys
 
 from wisp_gym.cli import Commands
+from wisp_gym.process import program
 
 COMMANDS = Commands(
     "python -m agents.sim2real",
@@ -17,4 +17,4 @@ COMMANDS = Commands(
 
 if __name__ == "__main__":
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    sys.exit(COMMANDS())
+    program(COMMANDS)

@@ -24,6 +24,7 @@ from wisp_gym.cli import progress
 from wisp_gym.engine import draws
 from wisp_gym.errors import InputError
 from wisp_gym.files import write_json, write_text
+from wisp_gym.process import readable
 from wisp_gym.testbed.client import Device, DeviceSettings, Request
 from wisp_gym.testbed.connection import Link, open_channel
 from wisp_gym.testbed.controlling import Controller
@@ -193,8 +194,8 @@ class ServerProcess:
         self.served = served
         write_json(folder / "server.json", asdict(served))
         command = [sys.executable, "-m", "agents.sim2real", "server", str(folder / "server.json")]
-        with (folder / "server.log").open("w") as log:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        with (folder / "server.log").open("wb") as log:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, **readable())
         assert self.process.stdout is not None
         self.address = self.process.stdout.readline().removeprefix("listening on ").strip()
         if not self.address:

@@ -25,6 +25,7 @@ from agents.training.arguments import flag
 from wisp_gym import cli
 from wisp_gym.evaluation.arguments import controller_names
 from wisp_gym.files import write_json
+from wisp_gym.process import leaves
 from wisp_gym.scenario import Scenario, load, save
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help and wrong flags do without
@@ -34,7 +35,6 @@ if TYPE_CHECKING:  # torch takes seconds to import: --help and wrong flags do wi
 
 PROGRAM = "python -m agents.sim2real"
 CONTROLLERS = ("wisp+wisp", "fixed:4+fcfs", "aligned+fcfs", "speculation-v1+fcfs")
-INTERRUPTED_MEANS = "the same command goes on"
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ def in_turn(cases: Sequence[tuple[int, str]], cycle: int) -> Sequence[tuple[int,
     return cases[::-1] if cycle % 2 else cases
 
 
+@leaves("the same command goes on")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Record, profile, build, deploy, simulate, report."""
     given, settings = parse(arguments)

@@ -23,6 +23,7 @@ from agents.sim2real.yardstick import Yardstick
 from wisp_gym.cli import Parser
 from wisp_gym.errors import InputError
 from wisp_gym.files import write_text
+from wisp_gym.process import follow_parent
 
 if TYPE_CHECKING:  # torch takes seconds to import
     from wisp_gym.serving import Batch, Request, Scheduler
@@ -177,7 +178,8 @@ def build(given: Served) -> tuple[Server, list[BatchRow]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Serve until SIGTERM."""
+    """Serve until SIGTERM, or until the process that started it is gone."""
+    follow_parent()
     parser = Parser(prog="python -m agents.sim2real server", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("settings", type=Path, metavar="FILE", help="JSON of a `Served`")
     given = Served(**json.loads(parser.parse_args(arguments).settings.read_text(encoding="utf-8")))

@@ -1,8 +1,7 @@
 """`python -m agents.study`: play a study, or make its report."""
 
-import sys
-
 from wisp_gym.cli import Commands
+from wisp_gym.process import program
 
 COMMANDS = Commands(
     "python -m agents.study",
@@ -15,4 +14,4 @@ COMMANDS = Commands(
 )
 
 if __name__ == "__main__":
-    sys.exit(COMMANDS())
+    program(COMMANDS)

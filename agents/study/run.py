@@ -21,7 +21,7 @@ from agents.study.play import play
 from agents.study.rows import Row
 from agents.study.suite import Suite, chosen_controllers, described, own_cells, read_suite, restored, suites
 from agents.study.tables import show
-from wisp_gym.cli import INTERRUPTED, Parser, output_file, refuse_same_files, write_rows
+from wisp_gym.cli import Parser, output_file, refuse_same_files, write_rows
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.engine.feasibility import warnings
 from wisp_gym.engine.worlds import load_trace
@@ -29,6 +29,7 @@ from wisp_gym.errors import InputError
 from wisp_gym.evaluation.arguments import controller_names
 from wisp_gym.evaluation.pool import Pool
 from wisp_gym.files import write_json, write_text
+from wisp_gym.process import leaves
 
 PROGRAM = "python -m agents.study"
 DEFAULT_SUITE = "quick"
@@ -103,18 +104,13 @@ def finished(suite: Suite, folder: Path, worlds: Worlds, pool: Pool) -> tuple[li
     return rows, text
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Tune, test, print, and write where asked; the exit code."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Tune, test, write where asked, and print."""
     given = parse(arguments)
     refuse_contradictions(given)
     suite, folder, study = chosen_study(given)
     check(suite)
-    with pool_at(given.distributed) as pool, opened(folder, study) as worlds:
-        try:
-            rows, text = finished(suite, folder, worlds, pool)
-        except KeyboardInterrupt:
-            print(f"{PROGRAM}: interrupted; '--resume {folder}' goes on", file=sys.stderr)
-            return INTERRUPTED
-    print(f"{text}\n\nin {folder}")
+    with pool_at(given.distributed) as pool, opened(folder, study) as worlds, leaves(f"'--resume {folder}' goes on"):
+        rows, text = finished(suite, folder, worlds, pool)
     write_rows(rows, given.json, given.csv)
-    return 0
+    print(f"{text}\n\nin {folder}")

@@ -1,11 +1,11 @@
 """`python -m agents.training`: what a learned policy owes to what, and how fast it is learned."""
 
 import os
-import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small batches: a second thread costs more than it brings
 
 from wisp_gym.cli import Commands
+from wisp_gym.process import program
 
 COMMANDS = Commands(
     "python -m agents.training",
@@ -17,4 +17,4 @@ COMMANDS = Commands(
 )
 
 if __name__ == "__main__":
-    sys.exit(COMMANDS())
+    program(COMMANDS)

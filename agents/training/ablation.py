@@ -29,6 +29,7 @@ from wisp_gym.errors import InputError
 from wisp_gym.evaluation.outcomes import goodput, run_all
 from wisp_gym.evaluation.statistics import bootstrap_interval
 from wisp_gym.files import write_json, write_text
+from wisp_gym.process import leaves
 from wisp_gym.scenario import Scenario, load, with_
 
 PROGRAM = "python -m agents.training ablation"
@@ -198,11 +199,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         words = f"argument --out: cannot make '{args.out}': {error.strerror}; allowed is a new folder"
         raise InputError(words) from None
+    with leaves(f"the policies so far are in {args.out}; a new folder begins again"):
+        rows = measured(args)
+    write_text(args.out / "ablation.txt", show(rows) + "\n")
+    print(show(rows))
+
+
+def measured(args: Arguments) -> list[dict[str, Any]]:
+    """Train every variant and test all; the rows, which are written."""
     names = contestants(args.seeds, args.n_timesteps, args.out)
     flat = [name for each in names.values() for name in each]
     with progress(len(LOADS) * (len(flat) + 1) * len(TEST_SEEDS), " worlds") as bar:
         each = gains(flat, bar).reshape(len(names), args.seeds, len(LOADS), len(TEST_SEEDS))
     rows = [row(variant, found) for variant, found in zip(names, each, strict=True)]
     write_json(args.out / "ablation.json", [r | {"controllers": names[r["variant"]]} for r in rows])
-    write_text(args.out / "ablation.txt", show(rows) + "\n")
-    print(show(rows))
+    return rows

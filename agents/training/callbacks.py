@@ -1,9 +1,7 @@
-"""What happens while a policy learns: checkpoints, validation on worlds of its own, a progress bar, Ctrl-C."""
+"""What happens while a policy learns: checkpoints, validation on worlds of its own, a progress bar, the wish to stop."""
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,34 +17,11 @@ from wisp_gym.controllers.policy import save_policy
 from wisp_gym.controllers.resolve import with_policy
 from wisp_gym.envs.sb3 import DecisionVecEnv
 from wisp_gym.files import write_text
+from wisp_gym.process import StopRequest
 from wisp_gym.scenario import Scenario
 from wisp_gym.simulation import simulate
 
-STOPPING = b"\nstopping before the next rollout, with a checkpoint; Ctrl-C again stops at once\n"
-
-
-class StopRequest:
-    """Ctrl-C as a wish, kept until the training can be stopped without a loss; the second one interrupts at once.
-
-    A context manager; `asked` tells whether Ctrl-C was pressed.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __enter__(self) -> StopRequest:
-        self.former = signal.signal(signal.SIGINT, self.ask)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self.former)
-
-    def ask(self, *_: object) -> None:
-        """What Ctrl-C does."""
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        os.write(2, STOPPING)  # not print(), which must not be entered again from a signal
+STOPPING = "stopping before the next rollout, with a checkpoint"
 
 
 class Validate(BaseCallback):
@@ -120,7 +95,7 @@ class Validate(BaseCallback):
             self.checkpoint()
         if self.stop.asked:  # the checkpoint before the score, so that it is that of a run that was never stopped
             self.checkpoint()
-            raise KeyboardInterrupt
+        self.stop.obey()
 
     def _on_training_end(self) -> None:
         self.score()

@@ -13,16 +13,16 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from agents.pool import RayPool
 from agents.training import run_folder
-from agents.training.callbacks import Progress, StopRequest, Validate
+from agents.training.callbacks import STOPPING, Progress, Validate
 from agents.training.checkpoint import load_checkpoint, read_checkpoint
 from agents.training.fleet_ppo import FleetPPO
 from agents.training.fleet_tasks import TaskFleet
 from agents.training.learners import bare_model, make_env, make_model
 from agents.training.rivals import BATCHING, Scores, compare_with_rivals, held_out_scenario
 from agents.training.settings import Settings
-from wisp_gym.cli import INTERRUPTED
 from wisp_gym.errors import InputError, one_of
 from wisp_gym.evaluation.pool import Pool
+from wisp_gym.process import StopRequest, leaves
 from wisp_gym.scenario import Scenario, load
 
 PROGRAM = "python train.py"  # what goes on with a run
@@ -63,7 +63,7 @@ def train(settings: Settings, output: Output, pool: Pool, device: str = "cpu", r
 
     Raises:
         InputError: settings, a folder, a device or a checkpoint that cannot be used. Nothing is left then.
-        SystemExit: 130 after Ctrl-C; the folder holds what was reached.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, with a note that says how to go on; the folder holds what was reached.
     """
     scenario = load(settings.env_kwargs["scenario"])
     held_out = held_out_scenario(settings, scenario)
@@ -71,22 +71,27 @@ def train(settings: Settings, output: Output, pool: Pool, device: str = "cpu", r
     if isinstance(model, FleetPPO) and model.fleet is not None and isinstance(pool, RayPool):
         model.fleet = TaskFleet(model.fleet, pool)
 
-    with StopRequest() as stop:
+    with StopRequest(STOPPING) as stop:
         folder, log = open_folder(settings, scenario, output)
         model.set_logger(log)
         what = f"{settings.algo} on {settings.env}: {settings.n_timesteps:,} decisions, seed {settings.seed}"
         print(f"training {what}; run folder {folder}", flush=True)
-        finished, scores = fit(model, settings, held_out, folder, stop, record, output.bar)
-
-    if not finished:
-        saved = any((folder / run_folder.CHECKPOINTS).glob("*.pt"))
-        hint = f"go on with {PROGRAM} -i {folder}" if saved else "no checkpoint yet, so it cannot be gone on with"
-        done, policy = f"{model.num_timesteps:,} decisions", folder / "policy.json"
-        print(f"interrupted after {done}; best policy so far: {policy}; {hint}")
-        raise SystemExit(INTERRUPTED)
+        try:
+            scores = fit(model, settings, held_out, folder, stop, record, output.bar)
+        except KeyboardInterrupt as stopped:
+            stopped.add_note(f"{model.num_timesteps:,} decisions done; {how_to_go_on(folder)}")
+            raise
     if output.comparison:
-        compare(folder, settings, held_out, scores, pool, output.bar, stop.asked)
+        compare(folder, settings, held_out, scores, pool, output.bar, stop)
     return folder
+
+
+def how_to_go_on(folder: Path) -> str:
+    """What an interrupted run's folder is good for."""
+    saved = any((folder / run_folder.CHECKPOINTS).glob("*.pt"))
+    hint = f"go on with {PROGRAM} -i {folder}" if saved else "no checkpoint yet, so it cannot be gone on with"
+    policy = folder / "policy.json"
+    return f"best policy so far: {policy}; {hint}" if policy.exists() else hint
 
 
 def make(settings: Settings, device: str, resume: Path | None = None) -> tuple[OnPolicyAlgorithm, Record | None]:
@@ -128,50 +133,49 @@ def open_folder(settings: Settings, scenario: Scenario, output: Output) -> tuple
 def fit(
     model: OnPolicyAlgorithm, settings: Settings, held_out: Scenario, folder: Path, stop: StopRequest,
     record: Record | None = None, bar: bool = False,
-) -> tuple[bool, Scores]:  # fmt: skip
+) -> Scores:  # fmt: skip
     """Train up to the decisions of the settings, with validations and checkpoints into the folder.
 
     Args:
         model: with a logger, which is closed. held_out: scenario of the validation worlds. stop: whether to stop early.
 
     Returns:
-        False when it was interrupted (the best policy and a checkpoint are kept), and the scores.
+        The scores.
+
+    Raises:
+        KeyboardInterrupt: it was interrupted; the best policy and, unless that was at once, a checkpoint are kept.
     """
     total, seeds = settings.n_timesteps, settings.validation_seeds
     validate = Validate(folder, held_out, BATCHING, seeds, settings.eval_freq, settings.decision, stop)
     if record is not None:
         validate.go_on(record)
     progress = Progress(total, validate, bar)
-    finished = True
     try:
         model.learn(total - model.num_timesteps, callback=[validate, progress], reset_num_timesteps=False)
     except KeyboardInterrupt:
         validate.score()
-        finished = False
+        raise
     finally:
         progress.close()
-    model.logger.close()
-    return finished, validate.scores
+        model.logger.close()
+    return validate.scores
 
 
 def compare(
     folder: Path, settings: Settings, held_out: Scenario, scores: Scores, pool: Pool, bar: bool = False,
-    stopped: bool = False,
+    stop: StopRequest | None = None,
 ) -> None:  # fmt: skip
     """Compare a trained policy with its rivals, and say how it did.
 
     Args:
-        stopped: whether Ctrl-C was pressed after the last rollout began.
+        stop: what came after the last rollout began.
 
     Raises:
-        SystemExit: 130 after Ctrl-C.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM.
     """
     policy = folder / "policy.json"
-    try:
-        if stopped:
-            raise KeyboardInterrupt
+    with leaves(f"the training is complete, without the comparison; policy: {policy}"):
+        if stop is not None:
+            stop.obey()
         print(f"\n{compare_with_rivals(folder, settings, held_out, scores, bar, pool)}")
-    except KeyboardInterrupt:
-        print(f"comparison interrupted, the training is complete; policy: {policy}")
-        raise SystemExit(INTERRUPTED) from None
     print(f"picture: {folder / 'comparison.png'}   policy: {policy}")

@@ -16,13 +16,13 @@ import torch
 
 from agents.pool import RayPool
 from agents.training import run_folder
-from agents.training.callbacks import StopRequest
 from agents.training.rivals import Scores, held_out_scenario
 from agents.training.run import Output, compare, fit, make, open_folder, train
 from agents.training.settings import Settings
 from wisp_gym.cli import aligned, cell, progress
 from wisp_gym.evaluation.pool import Pool
 from wisp_gym.files import write_bytes
+from wisp_gym.process import StopRequest
 from wisp_gym.scenario import Scenario, load
 
 Files = dict[str, bytes]  # path in the run's folder → content
@@ -37,7 +37,7 @@ def train_seeds(settings: Settings, n: int, output: Output, pool: Pool, device: 
     """Train `n` seeds, from that of the settings on, each in a folder of its own; returns the table of the spread.
 
     Raises:
-        InputError, SystemExit: as `train`.
+        InputError, KeyboardInterrupt: as `train`.
     """
     each = [replace(settings, seed=settings.seed + k) for k in range(n)]
     if isinstance(pool, RayPool):
@@ -70,11 +70,12 @@ def train_in_a_task(settings: Settings, scenario: Scenario, device: str) -> tupl
     torch.set_num_threads(1)
     kwargs = {"threads": 1} | settings.env_kwargs | {"scenario": scenario}
     model, _ = make(replace(settings, env_kwargs=kwargs), device)
-    with TemporaryDirectory() as temporary, StopRequest() as stop:
+    with TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / run_folder.CHECKPOINTS).mkdir()
         model.set_logger(run_folder.make_logger(folder, None))
-        _, scores = fit(model, settings, held_out_scenario(settings, scenario), folder, stop)
+        never = StopRequest("")  # nobody sends a worker a wish: Ray ends its task at once
+        scores = fit(model, settings, held_out_scenario(settings, scenario), folder, never)
         paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
         return {str(path.relative_to(folder)): path.read_bytes() for path in paths}, scores
 

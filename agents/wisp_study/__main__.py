@@ -1,8 +1,7 @@
 """`python -m agents.wisp_study`: WISP's published evaluation on the calibrated model."""
 
-import sys
-
 from wisp_gym.cli import Commands
+from wisp_gym.process import program
 
 COMMANDS = Commands(
     "python -m agents.wisp_study",
@@ -15,4 +14,4 @@ COMMANDS = Commands(
 )
 
 if __name__ == "__main__":
-    sys.exit(COMMANDS())
+    program(COMMANDS)

@@ -12,7 +12,7 @@ figures count most; each least-squares step weights the residuals accordingly (i
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,8 +24,10 @@ from agents.wisp_study.calibration import FILE, Calibration, cells, lines, read,
 from agents.wisp_study.published import CAPACITY, GOODPUT, SYSTEMS
 from wisp_gym.cli import Bar, Parser, output_file, progress, table, whole
 from wisp_gym.files import write_text
+from wisp_gym.process import leaves
 from wisp_gym.scenario import save
 
+Keep = Callable[[Calibration, str], None]
 PROGRAM = "python -m agents.wisp_study calibrate"
 
 Vector = NDArray[np.float64]
@@ -102,6 +104,10 @@ class Search:
             columns.append((there.residuals - self.best.residuals) / math.log(there.given[name] / value))
         return np.array(columns).T
 
+    def calibration(self) -> Calibration:
+        """The best so far."""
+        return {name: replace(p, value=self.best.given[name]) for name, p in self.start.items()}
+
     def step(self) -> bool:
         """One Gauss–Newton step, as long as lowers the loss; whether any did."""
         r = self.best.residuals
@@ -132,8 +138,14 @@ class Search:
         return self.best.loss < before
 
 
-def search(start: Calibration, steps: int, seeds: Sequence[int]) -> tuple[Calibration, str]:
-    """Fit; returns the calibration and how near it is. Ends early where nothing lowers the loss any more."""
+def search(
+    start: Calibration, steps: int, seeds: Sequence[int], keep: Keep = lambda *_: None
+) -> tuple[Calibration, str]:
+    """Fit; returns the calibration and how near it is. Ends early where nothing lowers the loss any more.
+
+    Args:
+        keep: is given both after each step.
+    """
     by = COMPASS
     with progress(unit=" calibrations") as bar:
         found = Search(start, seeds, bar)
@@ -141,11 +153,12 @@ def search(start: Calibration, steps: int, seeds: Sequence[int]) -> tuple[Calibr
         for index in range(steps):
             if not found.step() and not found.compass(by):
                 by /= 2.0
+            keep(found.calibration(), found.best.summary())
             print(f"step {index + 1}: {found.best.summary()}", flush=True)
             print("   " + ", ".join(f"{n} {v:.4g}" for n, v in found.best.given.items()), flush=True)
             if by < SMALLEST_COMPASS:
                 break
-    return {n: replace(p, value=found.best.given[n]) for n, p in start.items()}, found.best.summary()
+    return found.calibration(), found.best.summary()
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
@@ -169,15 +182,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Show the calibration, or fit it."""
     given = parse(arguments)
     calibration = read(given.start)
-    if given.search:
-        calibration, summary = search(calibration, given.steps, range(given.seeds))
+
+    def keep(found: Calibration, summary: str) -> None:
         if given.out:
             header = (
                 "What WISP's evaluation leaves open, as eight numbers fitted once to all of its published capacities and goodputs.\n"
                 "None of them is WISP's own value. low and high: the range that was searched.\n"
                 f"{PROGRAM} --search --steps {given.steps} --seeds {given.seeds}: {summary}"
             )
-            write_text(given.out, text(calibration, header))
+            write_text(given.out, text(found, header))
+
+    if given.search:
+        with leaves(f"the best so far is in {given.out}, --start goes on from it" if given.out else "nothing written"):
+            calibration, summary = search(calibration, given.steps, range(given.seeds), keep)
+        keep(calibration, summary)
     if given.preset:
         save(study_preset(calibration), given.preset)
     names, *rows = lines(calibration)

@@ -129,12 +129,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print, draw."""
+    """Measure, draw, print."""
     given = parse(arguments)
     calibration = read()
     with progress(len(points(calibration)) * len(SYSTEMS) * given.seeds, " capacities") as bar:
         rows = measure(calibration, range(given.seeds), bar)
-    print(table(rows))
     write_rows(rows, given.json)
     if given.plot:
         write_bytes(given.plot, draw(rows, given.plot.suffix[1:].lower()))
+    print(table(rows))

@@ -16,7 +16,7 @@ slow, and the first position against the later ones how much harder the token af
 
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 import numpy as np
@@ -192,20 +192,25 @@ def fit_all(names: Sequence[str], responses: int, seed: int) -> dict[str, Proces
 
 
 def report(name: str, process: Process, responses: int, seed: int) -> dict[str, Any]:
-    """Print published against fitted figures of one pair, and return them as a row."""
+    """Return published beside fitted figures of one pair as a row."""
     pair = PAIRS[name]
     world = World.draw(responses, positions_of(pair), seed)
     wanted, got = targets(pair), simulate(process, pair, world)
     errors = {key: got[key] - wanted[key] for key in wanted}
     acceptance = max(abs(error) for key, error in errors.items() if key.startswith(("P(", "accepted")))
-    print(f"\n{name}: {pair.draft} to {pair.target}, {pair.data} ({pair.source})")
-    print(f"  {pair.note}\n" if pair.note else "", end="")
-    lines = [[key, f"{wanted[key]:.3f}", f"{got[key]:.3f}", f"{errors[key]:+.3f}"] for key in wanted]
-    print(table(["figure", "published", "fitted", "error"], lines))
-    print("  ".join(f"{key} = {value:.4g}" for key, value in asdict(process).items()))
-    print(f"largest error of an acceptance {acceptance:.3f}")
     row = {"pair": name, "draft": pair.draft, "target": pair.target, "data": pair.data, "source": pair.source}
     return row | asdict(process) | {"max_error": acceptance, "published": wanted, "fitted": got, "note": pair.note}
+
+
+def show(row: dict[str, Any]) -> None:
+    """Print published against fitted figures of a row."""
+    wanted, got = row["published"], row["fitted"]
+    print(f"\n{row['pair']}: {row['draft']} to {row['target']}, {row['data']} ({row['source']})")
+    print(f"  {row['note']}\n" if row["note"] else "", end="")
+    lines = [[key, f"{wanted[key]:.3f}", f"{got[key]:.3f}", f"{got[key] - wanted[key]:+.3f}"] for key in wanted]
+    print(table(["figure", "published", "fitted", "error"], lines))
+    print("  ".join(f"{field.name} = {row[field.name]:.4g}" for field in fields(Process)))
+    print(f"largest error of an acceptance {row['max_error']:.3f}")
 
 
 def parse(arguments: Sequence[str] | None) -> Namespace:
@@ -228,12 +233,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = list(PAIRS) if given.pair == "all" else [one_of("pair", given.pair, PAIRS)]
     if given.trace:
         rows = [recorded_acceptance.study(path, given.seed) for path in given.trace]
-        print("\n\n".join(map(recorded_acceptance.report, rows)))
     else:
         fitted = fit_all(names, given.responses, given.seed)
         rows = [report(name, fitted[name], 4 * given.responses, given.seed + 1) for name in names]
-        if given.pair == "all":
-            alike = ", ".join(f"{name} as {like}" for name, like in ASSUMED_LIKE.items())
-            print(f"\nno published figures, the same parameters (assumption): {alike}")
     if given.json:
         write_json(given.json, rows)
+    if given.trace:
+        print("\n\n".join(map(recorded_acceptance.report, rows)))
+        return
+    for row in rows:
+        show(row)
+    if given.pair == "all":
+        alike = ", ".join(f"{name} as {like}" for name, like in ASSUMED_LIKE.items())
+        print(f"\nno published figures, the same parameters (assumption): {alike}")

@@ -65,7 +65,7 @@ def text(columns: dict[str, dict[str, float]]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table, and write the figures where asked."""
+    """Write the figures where asked, and print the table."""
     parser = Parser(prog="python -m estimators.acceptance report", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("trace", nargs="+", type=Path, metavar="TRACE", help="speculation traces (NPZ)")
     parser.add_argument("--json", type=output_file(), metavar="FILE", help="write the figures of the traces")
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             columns[path.stem] = figures(read_speculation_trace(path), predictor)
         except (TraceError, OSError, ValueError) as error:
             raise InputError(f"{path}: {error}") from None
-    print(text({**columns, **beside()}))
     if given.json:
         clean = {name: {k: None if np.isnan(v) else v for k, v in c.items()} for name, c in columns.items()}
         write_json(given.json, clean)
+    print(text({**columns, **beside()}))

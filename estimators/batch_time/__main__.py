@@ -1,8 +1,7 @@
 """`python -m estimators.batch_time`: Fit the batch time and score it on configurations that the fit has not seen."""
 
-import sys
-
 from wisp_gym.cli import Commands
+from wisp_gym.process import program
 
 COMMANDS = Commands(
     "python -m estimators.batch_time",
@@ -18,4 +17,4 @@ COMMANDS = Commands(
 )
 
 if __name__ == "__main__":
-    sys.exit(COMMANDS())
+    program(COMMANDS)

@@ -207,12 +207,13 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Fit, score, print, and write where asked."""
+    """Fit, score, write where asked, and print."""
     given = parse(arguments)
     results = {name: (file, evaluate(profile, given.seed)) for name, (file, profile) in profiles(given).items()}
-    for name, (file, result) in results.items():
-        show(name, result)
+    for file, result in results.values():
         if given.write:
             write_json(COEFFICIENTS / f"{file}.json", result)
     if given.json:
         write_json(given.json, [{"name": name, **result} for name, (_, result) in results.items()])
+    for name, (_, result) in results.items():
+        show(name, result)

@@ -30,7 +30,7 @@ from estimators.batch_time.regression import ConvexRegressor, WispRegressor, sco
 from estimators.batch_time.roofline import SoftRooflineRegressor
 from wisp_gym.cli import Parser, output_file, table, whole
 from wisp_gym.errors import InputError, one_of
-from wisp_gym.files import check_writable, write_csv, write_json
+from wisp_gym.files import check_writable, write_bytes, write_csv, write_json
 
 FORMS = {"four-terms": WispRegressor, "soft-roofline": SoftRooflineRegressor, "convex": ConvexRegressor}
 HOLD_OUTS = ("configuration", "new-tokens")
@@ -168,7 +168,7 @@ def picture(path: Path, name: str, every: Sequence[Series], studies: Mapping[tup
     new_tokens = np.concatenate([series.profile.X[:, 0] for series in every])
     seconds = np.concatenate([series.profile.seconds for series in every])
     title = f"{name}: batch times of held-out configurations, {len(labels)} in {len(every)} series"
-    path.write_bytes(draw(title, TABLES[name].kind, labels, new_tokens, seconds, predicted))
+    write_bytes(path, draw(title, TABLES[name].kind, labels, new_tokens, seconds, predicted))
 
 
 def parse(arguments: Sequence[str] | None) -> Namespace:
@@ -196,7 +196,7 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Fit, score, print, and write where asked."""
+    """Fit, score, write where asked, and print."""
     given = parse(arguments)
     names = list(TABLES) if given.table == "all" else [given.table]
     every = [series for name in names for series in read(given.data, name)]
@@ -211,8 +211,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 found["scores"].append(score_row(series, form, hold_out, result))
                 if hold_out == "new-tokens":
                     found["coefficients"] += coefficient_rows(series, form, result)
-    show(found["scores"])
-    show_levels(found["levels"])
     for name in names if given.plots else []:
         of_table = [series for series in fitted if series.table == name]
         picture(given.plots / f"measured-{name}.png", name, of_table, studies[name])
@@ -221,3 +219,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.write:
         for path, key in ((SCORES_FILE, "scores"), (COEFFICIENTS_FILE, "coefficients"), (LEVELS_FILE, "levels")):
             write_csv(path, found[key], provenance(given.splits))
+    show(found["scores"])
+    show_levels(found["levels"])

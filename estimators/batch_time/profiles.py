@@ -26,7 +26,7 @@ from wisp_gym import scenario as scenarios
 from wisp_gym.cli import Parser, output_file, table, whole
 from wisp_gym.engine.verification import batch_time_s
 from wisp_gym.errors import InputError, one_of
-from wisp_gym.files import csv_rows, write_json, write_text
+from wisp_gym.files import csv_rows, write_bytes, write_json, write_text
 
 PROGRAM = "python -m estimators.batch_time profiles"
 PAIRS = "soft roofline, attention"
@@ -243,25 +243,27 @@ def rival(measured: Measured) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Fit, score, compare, print, and write where asked."""
+    """Fit, score, compare, write where asked, and print."""
     given = parse(arguments)
-    results = []
+    results, made = [], []
     for measured in [load(path) for path in given.profile]:
         found, predicted = study(measured, given.splits)
         if against := given.against or rival(measured):
             found["against"] = {"preset": against, "factors": compare(measured, against)}
-        show(found)
         results.append(found)
         if given.presets:
             given.presets.mkdir(parents=True, exist_ok=True)
             path = given.presets / f"{measured.name}.toml"
             write_text(path, preset(measured, found))
-            print(f"\n{path}: {scenarios.load(path).description}")
+            made.append(f"\n{path}: {scenarios.load(path).description}")
         if given.plots:
             given.plots.mkdir(parents=True, exist_ok=True)
-            (given.plots / f"{measured.name}.png").write_bytes(picture(measured, predicted))
+            write_bytes(given.plots / f"{measured.name}.png", picture(measured, predicted))
     if given.json:
         write_json(given.json, results)
+    for found in results:
+        show(found)
+    print(*made, sep="\n")
 
 
 def picture(measured: Measured, predicted: dict[str, NDArray[np.float64]]) -> bytes:

@@ -26,6 +26,7 @@ from estimators.profiling.shapes import SHAPES, Shape
 from wisp_gym.cli import MAX_SEED, OutOfTime, Parser, between, deadline, table, whole
 from wisp_gym.errors import InputError, one_of
 from wisp_gym.files import check_writable, csv_rows, write_csv
+from wisp_gym.process import leaves
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help and wrong flags do without
     from estimators.profiling.forward import Model
@@ -247,6 +248,7 @@ def summary(rows: list[dict[str, Any]]) -> str:
     return table(["batches", "number", "ms, least", "median", "most", "share of bound, least", "median", "most"], lines)
 
 
+@leaves("the same command goes on")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, write the CSV row by row, and print how near to the bounds the batches come."""
     given = parse(arguments)

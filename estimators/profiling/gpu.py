@@ -23,6 +23,7 @@ from pathlib import Path
 from wisp_gym.cli import OUT_OF_TIME, OutOfTime, Parser, table
 from wisp_gym.errors import InputError
 from wisp_gym.files import write_json, write_text
+from wisp_gym.process import call, leaves
 
 PROGRAM = "python -m estimators.profiling gpu"
 SHAPES = {"full": ("qwen3-32b", "qwen3-14b", "qwen3-8b"), "tiny": ("tiny",)}
@@ -145,17 +146,16 @@ def start(step: Step, given: Namespace, seconds_left: float) -> int:
     """Run a step and return its exit code; 75 where it was ended because its time was up."""
     share = min(60 * step.minutes or seconds_left, seconds_left)
     print(f"\n=== {step.name}" + (f", at most {share / 60:.1f} minutes" if step.minutes else ""), flush=True)
-    command = step.command(share / 60)
-    output, began = subprocess.PIPE if step.says else None, time.monotonic()
+    began = time.monotonic()
     try:
-        finished = subprocess.run(command, stdout=output, text=True, timeout=share + GRACE_S, check=False)
+        code, said = call(step.command(share / 60), share + GRACE_S, captured=bool(step.says))
     except subprocess.TimeoutExpired:
         return OUT_OF_TIME
+    if step.says and code == 0:
+        write_text(given.out / step.says, said)
+        print(said, flush=True)
     print(f"{step.name}: {time.monotonic() - began:.0f} s", flush=True)
-    if step.says and finished.returncode == 0:
-        print(finished.stdout, flush=True)
-        write_text(given.out / step.says, finished.stdout)
-    return finished.returncode
+    return code
 
 
 def measure(given: Namespace) -> tuple[list[str], dict[str, int]]:
@@ -214,6 +214,7 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
     return given
 
 
+@leaves("the same command goes on")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what is left, and say what is left after that."""
     given = parse(arguments)

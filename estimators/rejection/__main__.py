@@ -1,8 +1,7 @@
 """`python -m estimators.rejection`: train WISP's rejection predictor on recorded traces, score it, export it."""
 
-import sys
+from wisp_gym.cli import later, run
+from wisp_gym.process import program
 
-from estimators.rejection.train import PROGRAM, main
-from wisp_gym.cli import run
-
-sys.exit(run(main, PROGRAM))
+if __name__ == "__main__":
+    program(lambda: run(later("estimators.rejection.train"), "python -m estimators.rejection"))

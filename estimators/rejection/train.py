@@ -146,11 +146,10 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train, score, print, and write what is asked for."""
+    """Train, score, write what is asked for, and print."""
     given = parse(arguments)
     trace = read(given.trace)
     result, predictor, test, trained = study(trace, given)
-    print(report.text(result))
     if given.out:
         save_predictor(predictor, given.out)
     if given.onnx:
@@ -160,3 +159,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
         picture(given.plot, title, result, test, trained)
     if given.json:
         write_json(given.json, result)
+    print(report.text(result))

@@ -24,7 +24,6 @@ from stable_baselines3 import PPO
 import train
 from agents.training import rivals
 from agents.training.arguments import parse
-from agents.training.callbacks import StopRequest
 from agents.training.checkpoint import read_checkpoint
 from agents.training.learners import make_env, make_model
 from agents.training.networks import Standardise, engine_policy
@@ -36,6 +35,7 @@ from wisp_gym.controllers.policy import load_policy, save_policy
 from wisp_gym.errors import InputError
 from wisp_gym.evaluation import comparison as evaluate
 from wisp_gym.evaluation.pool import Threads
+from wisp_gym.process import ECHO_S, StopRequest
 from wisp_gym.rules.mlp import logits
 from wisp_gym.scenario import load
 
@@ -275,18 +275,22 @@ def test_a_resumed_run_ends_like_one_that_was_never_interrupted(trained: Path, t
     assert json.loads((tmp_path / NAME / "config.json").read_text())["n_timesteps"] == TOTAL
 
 
-def test_ctrl_c_leaves_a_run_that_resumes_to_the_same_numbers(trained: Path, tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_leaves_a_run_that_resumes_to_the_same_numbers(
+    number: signal.Signals, code: int, trained: Path, tiny: Path, tmp_path: Path
+) -> None:
     command = [sys.executable, "train.py", *flags(tiny, tmp_path / "runs")]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert "run folder" in process.stdout.readline()
-    process.send_signal(signal.SIGINT)  # before the first rollout has ended
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    process.send_signal(number)  # before the first rollout has ended
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
     stopped = tmp_path / "runs" / NAME
-    assert f"go on with {train.PROGRAM} -i {stopped}" in out
-    assert str(stopped / "policy.json") in out
-    assert "Traceback" not in err
+    asked, told = err.strip().splitlines()
+    assert "stopping before the next rollout" in asked
+    assert told.startswith(f"{train.PROGRAM}: interrupted")
+    assert told.endswith(f"best policy so far: {stopped / 'policy.json'}; go on with {train.PROGRAM} -i {stopped}")
     assert int(sorted((stopped / "checkpoints").iterdir())[-1].stem.rpartition("-")[2]) < TOTAL
 
     arguments = ["--scenario", str(tiny), "--seeds", "1", "--controllers", f"{stopped}+fcfs,wisp"]
@@ -336,10 +340,15 @@ def test_a_longer_training_follows_the_schedule_of_its_total(trained: Path, tmp_
 
 def test_the_first_ctrl_c_asks_and_the_second_interrupts(capfd: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGINT)
-    with StopRequest() as stop:
+    with StopRequest("stopping soon") as stop:
+        stop.obey()
         signal.raise_signal(signal.SIGINT)
-        assert stop.asked
-        assert "Ctrl-C again" in capfd.readouterr().err
+        assert stop.asked == signal.SIGINT
+        assert capfd.readouterr().err == "\nstopping soon; once more stops at once\n"
+        signal.raise_signal(signal.SIGTERM)  # at once: the same wish from elsewhere
+        with pytest.raises(KeyboardInterrupt):
+            stop.obey()
+        stop.heard_s -= ECHO_S
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
@@ -355,9 +364,10 @@ def test_an_interruption_before_the_first_checkpoint_leaves_a_policy(
 ) -> None:
     monkeypatch.setattr(PPO, "train", interrupt)
     assert call(*flags(tiny, tmp_path, "--no-comparison")) == 130
-    out = capsys.readouterr().out
-    assert "no checkpoint yet" in out
-    assert "policy.json" in out
+    err = capsys.readouterr().err
+    assert "no checkpoint yet" in err
+    assert "policy.json" in err
+    assert err.count("\n") == 1
     assert load_policy(tmp_path / NAME).decision == "token"
     assert "holds no checkpoint" in refused(capsys, tmp_path, "-i", str(tmp_path / NAME))
 
@@ -367,7 +377,7 @@ def test_an_interrupted_comparison_leaves_the_finished_training(
 ) -> None:
     monkeypatch.setattr(rivals, "evaluate", interrupt)
     assert call(*flags(tiny, tmp_path, n=ROLLOUT)) == 130
-    assert "the training is complete" in capsys.readouterr().out
+    assert "the training is complete" in capsys.readouterr().err
     folder = tmp_path / NAME
     assert load_policy(folder).decision == "token"
     assert not list(folder.glob("comparison*"))

@@ -1,11 +1,11 @@
 """`python -m wisp_gym.contract` prints all that a controller sees: the tables of docs/guide/environments.md."""
 
-import sys
 from collections.abc import Sequence
 
 from wisp_gym.cli import Parser, run
 from wisp_gym.contract.entry import markdown
 from wisp_gym.contract.tables import TABLES
+from wisp_gym.process import program
 
 PROGRAM = "python -m wisp_gym.contract"
 
@@ -17,4 +17,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, PROGRAM))
+    program(lambda: run(main, PROGRAM))

@@ -190,7 +190,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Search, print, and write where asked."""
+    """Search, write where asked, and print."""
     given = parse(arguments)
     refuse_same_files({"--scenario": given.scenario}, {"--json": given.json, "--csv": given.csv})
     scenario, goal = chosen_scenario(given.scenario, 1, given.slo), (given.attainment, given.starved, given.max_devices)
@@ -199,5 +199,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"note: {warning}", file=sys.stderr)
     with cli.progress(desc="capacity") as bar:
         found = capacity(given.controllers, scenario, given.slo, given.seeds, *goal, bar=bar)
-    print(found.table())
     cli.write_rows(found.rows, given.json, given.csv)
+    print(found.table())

@@ -158,7 +158,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run, print, and write where asked."""
+    """Run, write where asked, and print."""
     given = parse(arguments)
     refuse_same_files({"--scenario": given.scenario}, {"--json": given.json, "--csv": given.csv, "--plot": given.plot})
     if given.reference is not None:
@@ -171,8 +171,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"note: {warning}", file=sys.stderr)
     with cli.progress(len(given.controllers) * len(given.seeds)) as bar:
         found = evaluate(given.controllers, scenario, None, given.slo, given.seeds, given.reference, bar=bar)
-    print(found.table(given.per_class))
     rows = found.worlds(given.per_class) if given.per_seed else found.rows(given.per_class)
     cli.write_rows(rows, given.json, given.csv)
     if given.plot:
         write_bytes(given.plot, draw(found.rows(), given.plot.suffix[1:].lower()))
+    print(found.table(given.per_class))

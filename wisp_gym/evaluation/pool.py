@@ -27,9 +27,9 @@ class Threads:
     """Jobs on all cores of this machine; the compiled loop holds no lock."""
 
     def map(self, function: Callable[..., T], jobs: Iterable[Job]) -> Iterator[T]:
-        """As `Pool`; closing the iterator drops what has not begun."""
+        """As `Pool`; closing the iterator drops what has not begun, and does not wait for what has."""
         pool = ThreadPoolExecutor(os.cpu_count() or 1)
         try:
             yield from pool.map(lambda job: function(*job), jobs)
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)  # a world cannot be stopped, a command can

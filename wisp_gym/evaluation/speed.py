@@ -247,13 +247,13 @@ def report(figures: dict[str, Figure]) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print, and write where asked."""
+    """Measure, write where asked, and print."""
     parser = Parser(prog=PROGRAM, description="Measure the speed of the engine and the environments.")
     parser.add_argument("--quick", action="store_true", help="fewer repeats, no first compilation: under 45 s")
     parser.add_argument("--json", type=output_file(), metavar="FILE", help="also write the figures to a file")
     given = parser.parse_args(arguments)
     print(shown(machine(*PACKAGES)), flush=True)
     figures = measure_all(given.quick)
-    print(table(figures))
     if given.json:
         write_json(given.json, report(figures))
+    print(table(figures))

@@ -128,7 +128,7 @@ def table(figures: dict[str, tuple[str, float, float]]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print, and write where asked."""
+    """Measure, write where asked, and print."""
     parser = Parser(prog=PROGRAM, description="Measure the speed of serving decisions.")
     add = parser.add_argument
     add("--policy", nargs="+", default=list(shipped()), metavar="NAME", help="bundles (default: the shipped ones)")
@@ -140,8 +140,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     about = machine(*PACKAGES)
     print(shown(about), flush=True)
     figures = figures_of(bundles, given.decisions, given.members)
-    print(table(figures))
     if given.json:
         keys = ("decision", "median_us", "p99_us")
         rows = {name: dict(zip(keys, row, strict=True)) for name, row in figures.items()}
         write_json(given.json, {"figures": rows, "machine": about})
+    print(table(figures))

@@ -12,13 +12,13 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wisp_gym.cli import Parser, address, between, whole
 from wisp_gym.errors import InputError
+from wisp_gym.process import Interrupt, heard
 from wisp_gym.testbed.settings import BLOCK_TOKENS, Limits
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help and wrong flags do without
@@ -128,8 +128,9 @@ async def serve(
     """
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, stopped.set)
+    told = Interrupt()
+    for number in heard():
+        loop.add_signal_handler(number, lambda: None if told.is_echo() else stopped.set())
     try:
         port = await server.start(*listen, tls)
     except RuntimeError:

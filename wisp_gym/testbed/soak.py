@@ -24,8 +24,16 @@ from typing import Any
 from wisp_gym.cli import Parser, between, output_file, whole
 from wisp_gym.errors import InputError
 from wisp_gym.files import write_json
+from wisp_gym.process import readable
 
 PROGRAM = "wisp-gym soak"
+# `wisp-gym`, ended when this process is gone.
+FOLLOWING = """
+from wisp_gym.__main__ import console
+from wisp_gym.process import follow_parent
+follow_parent()
+console()
+"""
 TIE_LOGITS = 1e-3  # where the target's two best tokens are this close, rounding may choose either
 GROWTH_SHARE, GROWTH_MIB = 0.05, 16.0  # allowed over the second half: what an allocator keeps comes and goes
 
@@ -153,10 +161,10 @@ class ServerProcess:
 
         longest = max(len(case.prompt) + given.max_new_tokens for case in work)
         kv_tokens = max(given.devices * longest // 2, longest + BLOCK_TOKENS)
-        command = [sys.executable, "-m", "wisp_gym", "server", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0",
+        command = [sys.executable, "-c", FOLLOWING, "server", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0",
                    "--target", given.target, "--threads", "1", "--kv-tokens", str(kv_tokens),
                    "--max-sessions", str(max(given.devices * 9 // 10, 1)), "--grace-s", "5"]  # fmt: skip
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, **readable())
         assert self.process.stdout is not None
         self.address = self._told("listening on ")
         self.metrics_url = self._told("metrics on ")
@@ -310,10 +318,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text, found, good = summary(tally, server, samples, 60.0 * given.minutes)
     finally:
         code = server.stop()
-    print(text)
     if given.report is not None:
         rows = {name: [vars(sample) for sample in samples[name]] for name in samples}
         write_json(given.report, {**found, "samples": rows})
+    print(text)
     if code:
         print(f"the server ended with exit code {code}", file=sys.stderr)
     return 0 if good and not code else 1

@@ -71,8 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         require("torch", "train")  # the export itself does without
         from wisp_gym.serving.export.parity import compare
 
-        print(compare(from_bytes(data), controller, policy, scenario, flags.check))
+        alike = compare(from_bytes(data), controller, policy, scenario, flags.check)
     write(flags.output, data)
+    if flags.check:
+        print(alike)
 
 
 def write(path: Path, data: bytes) -> None:

@@ -4,7 +4,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from wisp_gym.errors import InputError
+from wisp_gym.process import call
 
 
 def load_model(name: str, flag: str, device: str = "cpu", dtype: str = "float32") -> Any:
@@ -69,7 +69,7 @@ def default_pair() -> Path:
         if not (folder / "recipe.json").is_file():
             command = [sys.executable, "-m", f"{_recorder()}.train_pair", "--out", str(folder)]
             print(f"training the default pair, once, about a quarter of an hour: {' '.join(command)}", file=sys.stderr)
-            if subprocess.run(command, check=False).returncode:
+            if call(command)[0]:
                 allowed = "--target and --draft of your own"
                 raise InputError(f"{folder}: the default pair was not trained; allowed are {allowed}")
     return folder
