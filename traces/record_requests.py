@@ -16,8 +16,9 @@ import numpy as np
 
 from wisp_gym.cli import Parser, run, whole
 from wisp_gym.process import program
-from wisp_gym.traces.requests import FORMATS, MAX_ROWS, MAX_SPAN_S, RequestTrace, write_trace
+from wisp_gym.traces.requests import MAX_SPAN_S, WRITERS, RequestTrace, write_trace
 
+MAX_ROWS = 1_000_000  # all lines are in memory before they are written
 SHORTEST_STEP_S = 1.0  # the rate is constant for this long: far below its correlation time
 
 
@@ -117,7 +118,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m traces.record_requests", description=__doc__.splitlines()[0])
     lengths_help = "take the lengths of this scenario (preset or TOML file; default: Azure 2023 conversation)"
     parser.add_argument("--scenario-like", metavar="NAME", help=lengths_help)
-    parser.add_argument("--format", default="azure", help=f"one of {', '.join(FORMATS)} (default azure)")
+    parser.add_argument("--format", default="azure", help=f"one of {', '.join(WRITERS)} (default azure)")
     parser.add_argument("--rows", type=whole(1, MAX_ROWS), default=300, help=f"requests, 1 to {MAX_ROWS} (default 300)")
     parser.add_argument("--rate", type=float, default=5.53, help="mean requests per second (default 5.53, as Azure's)")
     parser.add_argument("--seed", type=whole(0, 2**63), default=0, help="0 or above (default 0)")

@@ -62,7 +62,7 @@ def write_csv(path: str | Path, rows: Sequence[dict[str, Any]], comment: str = "
 
 def csv_rows(path: str | Path) -> list[tuple[int, dict[str, str]]]:
     """A CSV's rows with their line numbers; # starts a comment line. Raises OSError or UnicodeDecodeError."""
-    lines = list(enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1))
+    lines = list(enumerate(Path(path).read_text(encoding="utf-8-sig").splitlines(), 1))
     kept = [(number, line) for number, line in lines if line.strip() and not line.startswith("#")]
     rows = csv.DictReader(line for _, line in kept)
     return [(number, row) for (number, _), row in zip(kept[1:], rows, strict=True)]

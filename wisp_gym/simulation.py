@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from wisp_gym.controllers.resolve import resolve
-from wisp_gym.engine.worlds import Worlds, load_trace
+from wisp_gym.engine.trace_load import load_trace, warn_of_changes
+from wisp_gym.engine.worlds import Worlds
 from wisp_gym.evaluation.metrics import Metrics, measure
 from wisp_gym.rules.controller import Controller
 from wisp_gym.scenario import Scenario, load
@@ -29,9 +30,13 @@ def simulate(
 
     Raises:
         ScenarioError, ControllerError, PolicyError, TraceError: one line that names what is wrong.
+
+    Warns:
+        UserWarning: requests of the scenario's trace are cut or skipped.
     """
     scenario = load(scenario) if isinstance(scenario, str) else scenario
     controller = resolve(controller, scenario) if isinstance(controller, str) else controller
+    warn_of_changes(scenario)
     worlds = Worlds(len(seeds), n_devices or scenario.n_devices, trace=load_trace(scenario), threads=threads)
     for index, seed in enumerate(seeds):
         worlds.fill(index, scenario, seed, controller, n_devices)

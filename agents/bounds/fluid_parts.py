@@ -10,7 +10,7 @@ from scipy.special import ndtr, ndtri
 from agents.bounds.frontier import first_and_later
 from wisp_gym.engine.build import CLASS_STEP, classes_of
 from wisp_gym.engine.network import DRAFT_TOKEN_BYTES, MESSAGE_BYTES, TOKEN_BYTES
-from wisp_gym.engine.worlds import load_trace
+from wisp_gym.engine.trace_load import load_trace
 from wisp_gym.scenario import DeviceClass, Lengths, Link, Scenario
 
 LENGTH_POINTS = 20_001  # equally likely points of a log-normal length: means to about 1e-4

@@ -24,7 +24,7 @@ from agents.study.tables import show
 from wisp_gym.cli import Parser, output_file, refuse_same_files, write_rows
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.engine.feasibility import warnings
-from wisp_gym.engine.worlds import load_trace
+from wisp_gym.engine.trace_load import load_trace
 from wisp_gym.errors import InputError
 from wisp_gym.evaluation.arguments import controller_names
 from wisp_gym.evaluation.pool import Pool

@@ -147,7 +147,7 @@ def read_suite(name: str) -> Suite:
 def parse_suite(path: Path) -> Suite:
     """The suite in a file; scenario files are looked for in its folder."""
     try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
+        given = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: no TOML: {error}") from None
     table = build(SuiteTable, {"description": "", "horizon": {}, "capacity": {}, **given})

@@ -52,7 +52,7 @@ def read(path: Path = FILE) -> Calibration:
         InputError: it cannot be read, or a value lies outside its range.
     """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         calibration = {name: Parameter(**table) for name, table in tables.items()}
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{path}: no calibration: {error}") from None

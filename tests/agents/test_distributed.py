@@ -31,7 +31,7 @@ from tests.agents.test_train import TINY as SCENARIO
 from tests.agents.test_train import assert_same_end
 from wisp_gym.cli import run
 from wisp_gym.controllers.policy import save_policy
-from wisp_gym.engine.worlds import load_trace
+from wisp_gym.engine.trace_load import load_trace
 from wisp_gym.errors import InputError
 from wisp_gym.evaluation.pool import Threads
 from wisp_gym.scenario import load, with_

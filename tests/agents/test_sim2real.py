@@ -49,7 +49,8 @@ from agents.sim2real.yardstick import SHARE, Yardstick, first_matrices, pace_s
 from tests.support.testbed_world import VOCABULARY, draft_model, llama, prompt, target_model
 from wisp_gym.cli import run
 from wisp_gym.controllers.resolve import resolve
-from wisp_gym.engine.worlds import Worlds, load_trace
+from wisp_gym.engine.trace_load import load_trace
+from wisp_gym.engine.worlds import Worlds
 from wisp_gym.errors import InputError
 from wisp_gym.scenario import Scenario, Target, load, save
 from wisp_gym.testbed.torch_engine.target import Target as LoadedTarget

@@ -276,8 +276,14 @@ def test_trace_is_found_beside_the_scenario(tmp_path):
     path.write_text(text)
     with pytest.raises(ScenarioError, match=r"workload\.trace: given 't\.csv', allowed: a file that exists"):
         load(path)
-    (tmp_path / "t.csv").write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n")
+    (tmp_path / "t.csv").write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2026-01-01 00:00:00,9,3\n")
     assert Path(load(path).workload.trace) == (tmp_path / "t.csv").resolve()
+
+
+def test_a_byte_order_mark_before_the_text_is_no_part_of_it(tmp_path, default):
+    path = tmp_path / "bom.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + dumps(default).encode())
+    assert load(path) == loads("\ufeff" + dumps(default)) == default
 
 
 def test_estimator_comes_from_the_fitted_file_or_a_line(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 
+from wisp_gym.engine.trace_load import trace_use
 from wisp_gym.engine.verification import batch_time_s
 from wisp_gym.scenario import DeviceClass, Scenario
 
@@ -27,7 +28,9 @@ def best_tokens_per_s(scenario: Scenario, device: DeviceClass) -> float:
 
 
 def warnings(scenario: Scenario) -> list[str]:
-    """Things that are allowed but that a reader should know, one line each: speeds beyond physics, scarce KV memory."""
+    """Things that are allowed but that a reader should know, one line each: speeds beyond physics, scarce KV memory, a request
+    trace that is not replayed as it is. Raises TraceError or ScenarioError where that cannot be replayed.
+    """
     best = {device.name: best_tokens_per_s(scenario, device) for device in scenario.devices}
     found = [
         f"slo '{slo.name}' asks for {slo.speed_tokens_per_s:g} tokens/s, but '{name}' reaches at most "
@@ -42,4 +45,5 @@ def warnings(scenario: Scenario) -> list[str]:
         found.append(
             f"KV memory holds {scenario.kv_tokens} tokens, about {sessions} sessions of median length, "
             f"but n_devices is {scenario.n_devices}: prefixes will be evicted and recomputed")  # fmt: skip
-    return found
+    use = trace_use(scenario)
+    return found + (use.doubts() if use else [])

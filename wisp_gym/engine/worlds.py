@@ -8,12 +8,11 @@ import numpy as np
 
 from wisp_gym.engine.build import empty_arrays, fill_world
 from wisp_gym.engine.loop import run_worlds
-from wisp_gym.engine.state import NO_TRACE, TRACE_ROW, table
+from wisp_gym.engine.state import NO_TRACE
 from wisp_gym.engine.trace_files import load_source
 from wisp_gym.jit import COMPILES
 from wisp_gym.rules.controller import Controller, Plan
 from wisp_gym.scenario import Scenario
-from wisp_gym.traces.requests import read_trace
 
 
 @cache
@@ -24,20 +23,6 @@ def thread_pool(threads: int) -> ThreadPoolExecutor:
 
 if hasattr(os, "register_at_fork"):  # a forked child has the pool but none of its threads: it makes its own
     os.register_at_fork(after_in_child=thread_pool.cache_clear)
-
-
-def load_trace(scenario: Scenario) -> np.ndarray:
-    """Rows of the scenario's request trace, (rows,) TRACE_ROW; empty without one."""
-    if scenario.workload.arrivals != "trace":
-        return NO_TRACE
-    trace = read_trace(scenario.workload.trace, scenario.workload.trace_format)
-    rows = table(len(trace.arrival_s), TRACE_ROW)
-    rows["arrival_s"], rows["prompt_tokens"], rows["output_tokens"] = (
-        trace.arrival_s,
-        trace.prompt_tokens,
-        trace.output_tokens,
-    )
-    return rows
 
 
 def follow_plan(devices: np.ndarray, plan: Plan) -> None:

@@ -10,7 +10,8 @@ from wisp_gym.controllers.policy import Policy
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.engine.build import mean_acceptance
 from wisp_gym.engine.state import World
-from wisp_gym.engine.worlds import Worlds, load_trace
+from wisp_gym.engine.trace_load import load_trace, warn_of_changes
+from wisp_gym.engine.worlds import Worlds
 from wisp_gym.errors import did_you_mean
 from wisp_gym.rules.controller import Controller
 from wisp_gym.scenario import DEFAULT_SCENARIO, Scenario, load, with_slo
@@ -121,6 +122,7 @@ class Episodes:
             raise ValueError(f"given devices={devices}, horizon_s={horizon_s}; allowed are {allowed}")
         self.room = max(self.devices, int(self.ranges.get("devices", (0, 0))[1]))
         trace = load_trace(self.scenario)
+        warn_of_changes(self.scenario)
         self.worlds = Worlds(n, self.room, log_rows, trace, threads)
         self.worlds.read_files(self.scenario)
         self.controller = resolve(settings.controller, self.scenario)

@@ -15,6 +15,7 @@ from wisp_gym import cli
 from wisp_gym.cli import MAX_DEVICES, Bar, Parser, output_file, refuse_same_files, whole
 from wisp_gym.controllers.catalogue import ALIASES
 from wisp_gym.engine.feasibility import warnings
+from wisp_gym.engine.trace_load import TraceUse, trace_use
 from wisp_gym.errors import one_of, require
 from wisp_gym.evaluation.arguments import EPILOG, add_comparison
 from wisp_gym.evaluation.comparison_plot import draw
@@ -45,6 +46,7 @@ class Comparison:
         scenario: as it ran. slo: speed of its one SLO class in tokens/s, None for the scenario's own mix.
         seeds: one world each. outcomes: controller's name → one outcome per seed.
         reference: the controller that the others are compared with.
+        trace: what became of the scenario's request trace, None without one.
     """
 
     scenario: Scenario
@@ -52,6 +54,7 @@ class Comparison:
     seeds: tuple[int, ...]
     outcomes: dict[str, list[Outcome]]
     reference: str
+    trace: TraceUse | None = None
 
     def rows(self, per_class: bool = False) -> list[Row]:
         """One row per controller: means over the worlds, with intervals; `classes` holds those of each SLO class."""
@@ -72,12 +75,14 @@ class Comparison:
 
     def table(self, per_class: bool = False) -> str:
         """The printed tables."""
-        return show(self.rows(per_class), self.scenario)
+        tables = show(self.rows(per_class), self.scenario)
+        return f"{tables}\n\n{self.trace.line()}" if self.trace else tables
 
     def identity(self, name: str) -> Row:
         """The keys that say what a row is of."""
         world = self.scenario
-        return {"controller": name, "scenario": world.name, "devices": world.n_devices, "slo_tokens_per_s": self.slo}
+        told = {"controller": name, "scenario": world.name, "devices": world.n_devices, "slo_tokens_per_s": self.slo}
+        return told | (self.trace.row if self.trace else {})
 
     def intervals(self, own: Sequence[Outcome]) -> Row:
         """Intervals of the goodput and of its paired difference to the reference."""
@@ -124,7 +129,7 @@ def evaluate(
     wisp = (name for name in chosen if ALIASES.get(name, name) == ALIASES["wisp"])
     against = next(wisp, next(iter(chosen))) if reference is None else one_of("reference", reference, chosen)
     found = run_all(world, list(chosen.values()), each := tuple(seeds), pool, bar)
-    return Comparison(world, slo, each, dict(zip(chosen, found, strict=True)), against)
+    return Comparison(world, slo, each, dict(zip(chosen, found, strict=True)), against, trace_use(world))
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------

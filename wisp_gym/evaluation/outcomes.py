@@ -9,7 +9,8 @@ import numpy as np
 
 from wisp_gym.cli import Bar
 from wisp_gym.controllers.resolve import resolve
-from wisp_gym.engine.worlds import NO_TRACE, Worlds, load_trace
+from wisp_gym.engine.trace_load import load_trace
+from wisp_gym.engine.worlds import NO_TRACE, Worlds
 from wisp_gym.errors import InputError
 from wisp_gym.evaluation.metrics import measure, per_class
 from wisp_gym.evaluation.pool import Pool, Threads

@@ -16,7 +16,8 @@ import numpy as np
 
 from wisp_gym.cli import MAX_DEVICES, MAX_SEED, Parser, between, output_file, progress, refuse_same_files, whole
 from wisp_gym.engine.feasibility import warnings
-from wisp_gym.engine.worlds import Worlds, load_trace
+from wisp_gym.engine.trace_load import load_trace
+from wisp_gym.engine.worlds import Worlds
 from wisp_gym.errors import InputError, require
 from wisp_gym.evaluation.arguments import EPILOG, add_world
 from wisp_gym.evaluation.outcomes import chosen_controllers, chosen_scenario, run_world

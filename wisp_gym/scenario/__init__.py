@@ -20,6 +20,7 @@ from wisp_gym.scenario.parts import (
     SLOClass,
     Statistics,
     Target,
+    TraceColumns,
     VerificationTime,
     Workload,
 )
@@ -29,4 +30,11 @@ DEFAULT_SCENARIO = "wisp-a100-qwen3-32b"  # the preset that every command and en
 
 __all__ = ["DEFAULT_SCENARIO", "ScenarioError", "dumps", "load", "loads", "presets", "save", "with_", "with_slo"]
 __all__ += ["DeviceClass", "Draft", "Estimator", "Horizon", "SLOClass", "Scenario", "Server", "Target", "Workload"]
-__all__ += ["Acceptance", "Lengths", "Link", "Statistics", "VerificationTime"]  # the parts of these parts
+__all__ += [
+    "Acceptance",
+    "Lengths",
+    "Link",
+    "Statistics",
+    "TraceColumns",
+    "VerificationTime",
+]  # the parts of these parts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -88,6 +88,11 @@ def field_types(part: Any) -> dict[str, Any]:
     return _field_types(part)
 
 
+def defaults(part: Any) -> dict[str, Any]:
+    """Field name → default, of those fields that have one: a file may leave them out."""
+    return {field.name: field.default for field in fields(part) if field.default is not MISSING}
+
+
 @cache
 def _field_types(part: Any) -> dict[str, Any]:
     hints = get_type_hints(part, include_extras=True)
@@ -110,7 +115,7 @@ def build(part: type[PartT], table: Mapping[str, Any], path: str = "") -> PartT:
 
     Args:
         part: class to build.
-        table: field name → number, string, table, or list of tables; every field must be there.
+        table: field name → number, string, table, or list of tables; every field without a default must be there.
         path: where the table stands in its file, for messages.
 
     Raises:
@@ -119,10 +124,12 @@ def build(part: type[PartT], table: Mapping[str, Any], path: str = "") -> PartT:
     if not isinstance(table, Mapping):
         raise ScenarioError(f"given {shown(table)}, allowed: a table with {', '.join(field_types(part))}", path)
     refuse_unknown(table, field_types(part), path)
-    if missing := [name for name in field_types(part) if name not in table]:
-        needed = ", ".join(field_types(part))
+    optional = defaults(part)
+    if missing := [name for name in field_types(part) if name not in table and name not in optional]:
+        needed = ", ".join(name for name in field_types(part) if name not in optional)
         raise ScenarioError(f"missing; a {part.__name__} needs {needed}", dotted(path, missing[0]))
-    values = {name: _built(hint, table[name], dotted(path, name)) for name, hint in field_types(part).items()}
+    given = {name: hint for name, hint in field_types(part).items() if name in table}
+    values = {name: _built(hint, table[name], dotted(path, name)) for name, hint in given.items()}
     try:
         return part(**values)
     except ScenarioError as error:

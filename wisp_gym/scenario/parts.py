@@ -5,7 +5,7 @@ names the key and what is allowed. `wisp_gym.scenario` is the module to import t
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from wisp_gym.scenario.fields import (
     BelowOne,
@@ -193,8 +193,24 @@ class Lengths(Part):
 
 
 @dataclass(frozen=True)
+class TraceColumns(Part):
+    """What a request trace calls its columns; "" = as its format does (`wisp_gym.traces.request_formats`)."""
+
+    time: str = ""
+    unit: Literal["", "s", "ms", "us", "ns", "date"] = ""  # of the times; date = a date and time as text
+    prompt: str = ""
+    output: str = ""
+    records: str = ""  # path of the requests in a JSON document
+
+
+TraceFormat = Literal[
+    "azure", "mooncake", "bailian", "burstgpt", "servegen", "vidur", "vllm", "guidellm", "csv", "jsonl", "json", ""
+]
+
+
+@dataclass(frozen=True)
 class Workload(Part):
-    """When requests come and how long they are."""
+    """When requests come and how long they are. With trace arrivals both come from the trace, lengths within the ranges."""
 
     arrivals: Literal["closed", "open", "trace"]
     think_s: NonNegative  # closed: mean think time between a response and the next request
@@ -203,7 +219,10 @@ class Workload(Part):
     prompt: Lengths
     output: Lengths
     trace: str  # path of the trace, "" if none
-    trace_format: Literal["azure", "mooncake", ""]
+    trace_format: TraceFormat
+    trace_start_s: NonNegative = 0.0  # the trace is replayed from here on: seconds after its first request
+    trace_rows: CountOrZero = 0  # so many requests of it at most, 0 = all
+    trace_columns: TraceColumns = TraceColumns()
 
     def check(self) -> None:
         if self.arrivals == "open" and self.requests_per_s <= 0:
@@ -211,7 +230,8 @@ class Workload(Part):
         if self.arrivals == "trace" and not self.trace:
             raise ScenarioError("given '', allowed with trace arrivals: the path of a trace file", "trace")
         if self.arrivals == "trace" and not self.trace_format:
-            raise ScenarioError("given '', allowed with trace arrivals: azure, mooncake", "trace_format")
+            known = ", ".join(get_args(TraceFormat)[:-1])
+            raise ScenarioError(f"given '', allowed with trace arrivals: {known}", "trace_format")
 
 
 @dataclass(frozen=True)
@@ -261,6 +281,9 @@ class Scenario(Part):
                 f"given {self.server.memory_bytes / 1e9:.0f} GB ({usable_gb:.0f} GB usable), allowed: more than the "
                 f"{(self.target.weights_bytes + self.server.activation_bytes) / 1e9:.0f} GB that weights of "
                 f"{self.target.name} and activations take", "server.memory_bytes")  # fmt: skip
+        # A trace's requests are checked one by one where it is read: its longest prompt need not have its longest output.
+        if self.workload.arrivals == "trace":
+            return
         longest = self.workload.prompt.max_tokens + self.workload.output.max_tokens + self.max_draft_tokens
         if longest > self.kv_tokens:
             raise ScenarioError(

@@ -10,14 +10,25 @@ import json
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from wisp_gym.files import write_text
-from wisp_gym.scenario.fields import ScenarioError, build, dotted, field_types, nearest, refuse_unknown, shown
+from wisp_gym.scenario.fields import (
+    Part,
+    ScenarioError,
+    build,
+    defaults,
+    dotted,
+    field_types,
+    nearest,
+    refuse_unknown,
+    shown,
+)
 from wisp_gym.scenario.parts import Acceptance, DeviceClass, Draft, Link, Scenario, Server, Target
+from wisp_gym.scenario.replayed import replayed
 
 _HERE = Path(__file__).parents[1]
 _PRESETS = _HERE / "scenarios"
@@ -46,19 +57,19 @@ def load(name_or_path: str | os.PathLike[str]) -> Scenario:
     if not path.is_file():
         raise ScenarioError(f"'{name}' is neither a preset nor a TOML file; {nearest(name, presets())}")
     try:
-        return _draft_files_beside(_trace_beside(_resolve(_read(path)), path), path)
+        return _draft_files_beside(_resolve(_read(path), path.parent), path)
     except ScenarioError as error:
         raise error.inside(file=error.file or (f"{name}.toml" if name in presets() else name)) from None
 
 
 def loads(text: str) -> Scenario:
-    """The scenario that a TOML text describes. Raises ScenarioError."""
+    """The scenario that a TOML text describes; files are taken from the working directory. Raises ScenarioError."""
     return _resolve(_parse(text, "<text>"))
 
 
 def dumps(scenario: Scenario) -> str:
     """Complete TOML that refers to nothing: `loads(dumps(scenario)) == scenario`, bit for bit."""
-    return "\n".join(_lines(asdict(scenario), "")).strip() + "\n"
+    return "\n".join(_lines(_written(scenario), "")).strip() + "\n"
 
 
 def save(scenario: Scenario, path: str | os.PathLike[str]) -> None:
@@ -75,7 +86,8 @@ def _read(path: Path) -> Table:
 
 def _parse(text: str, file: str) -> Table:
     try:
-        return tomllib.loads(text)
+        # Some editors of Windows put a byte-order mark before the text.
+        return tomllib.loads(text.removeprefix("\ufeff"))
     except (ValueError, RecursionError) as error:  # also numbers and nesting beyond what Python reads
         raise ScenarioError(f"not valid TOML: {' '.join(str(error).split())}", file=file) from None
 
@@ -89,9 +101,9 @@ def _catalogue(kind: str) -> Table:
 # --- from references to complete tables ------------------------------------------------------------------------------
 
 
-def _resolve(tables: Table) -> Scenario:
-    """The scenario of a parsed file: presets merged, named parts filled in, everything checked."""
-    tables = _based(tables)
+def _resolve(tables: Table, folder: Path | None = None) -> Scenario:
+    """The scenario of a parsed file in a folder: presets merged, named parts filled in, everything checked."""
+    own, tables = tables, _based(tables)
     refuse_unknown(tables, ["use", *field_types(Scenario)], "")
     server_key, target_key, draft_key = (_key(tables, part) for part in ("server", "target", "draft"))
     full = dict(tables)
@@ -104,6 +116,8 @@ def _resolve(tables: Table) -> Scenario:
     full["devices"] = [_device(device, draft_key, f"devices[{i}]") for i, device in enumerate(devices)]
     full["verification"] = _verification(tables.get("verification", {}), server_key, target_key)
     full.setdefault("description", "")
+    if "workload" in tables:
+        full["workload"] = replayed(tables["workload"], own.get("workload"), folder)
     # The estimator's default is a line through the roofline, so all the rest is checked before it is made.
     checked = build(Scenario, {**full, "estimator": _ZERO_ESTIMATOR})
     full["estimator"] = _estimator(tables.get("estimator", {}), server_key, target_key, checked)
@@ -230,18 +244,8 @@ def _line(scenario: Scenario) -> dict[str, float]:
     }
 
 
-def _trace_beside(scenario: Scenario, path: Path) -> Scenario:
-    """A trace's relative path is taken from the folder of the scenario file; the trace must be there."""
-    if scenario.workload.arrivals != "trace":
-        return scenario
-    trace = (path.parent / scenario.workload.trace).resolve()
-    if not trace.is_file():
-        raise ScenarioError(f"given {shown(scenario.workload.trace)}, allowed: a file that exists", "workload.trace")
-    return replace(scenario, workload=replace(scenario.workload, trace=str(trace)))
-
-
 def _draft_files_beside(scenario: Scenario, path: Path) -> Scenario:
-    """The same for the draft's speculation trace and predictor, but that a bare name may be a shipped file's."""
+    """The draft's speculation trace and predictor, taken from the file's folder or shipped; they must be there."""
     draft = scenario.draft
     if not (draft.trace or draft.predictor):
         return scenario
@@ -266,6 +270,16 @@ def _beside(path: Path, given: str, shipped: Mapping[str, Path], key: str) -> st
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def _written(value: Any) -> Any:
+    """Parts as tables, all the way down, without the fields that are at their defaults."""
+    if isinstance(value, tuple):
+        return tuple(map(_written, value))
+    if not isinstance(value, Part):
+        return value
+    found, default = {name: getattr(value, name) for name in field_types(type(value))}, defaults(type(value))
+    return {name: _written(one) for name, one in found.items() if name not in default or one != default[name]}
 
 
 def _lines(table: Mapping[str, Any], path: str) -> list[str]:

@@ -79,7 +79,7 @@ def prompts(given: argparse.Namespace) -> Iterator[str]:
     if file is None:
         return
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeError) as error:
         raise InputError(f"--prompts {file}: cannot be read ({error})") from None
     for place, line in enumerate(lines, 1):

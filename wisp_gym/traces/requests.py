@@ -1,50 +1,50 @@
 """Request traces: when requests arrive and how long their prompts and outputs are.
 
-Two formats are read and written, both public:
+Published formats are read by name, any other file by naming its columns (`wisp_gym.traces.request_formats`). Two of them are
+written too, both public:
 
-- ``azure``: the CSV of the Azure LLM inference traces 2023, columns ``TIMESTAMP`` (time of the call),
-  ``ContextTokens`` (prompt) and ``GeneratedTokens`` (output). Source: Azure/AzurePublicDataset,
-  AzureLLMInferenceDataset2023.md (Patel et al., "Splitwise", ISCA 2024).
+- ``azure``: the CSV of the Azure LLM inference traces, columns ``TIMESTAMP`` (time of the call), ``ContextTokens`` (prompt)
+  and ``GeneratedTokens`` (output). Source: Azure/AzurePublicDataset, AzureLLMInferenceDataset2023.md (Patel et al.,
+  "Splitwise", ISCA 2024).
 - ``mooncake``: the JSON lines of the Mooncake traces, keys ``timestamp`` (milliseconds), ``input_length``,
   ``output_length`` (tokens) and ``hash_ids`` (one per 512-token block of the prompt; equal ids are equal prefixes).
   Source: kvcache-ai/Mooncake, FAST25-release/traces (Qin et al., "Mooncake", FAST 2025). Only the lengths and the time
   are used: prefixes shared between requests are not modelled.
 
 A trace file is input from outside. Lines, numbers and rows are limited, so that no file can exhaust the memory, and
-every fault is one `TraceError` that names the file, the line, what was given and what is allowed.
+every fault is one `TraceError` that names the file, the line, what was given and what is allowed. A request without a
+token is no fault: services log what failed so. It is skipped and counted.
 """
 
-import csv
 import json
 import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, TextIO
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from wisp_gym.errors import InputError, near
+from wisp_gym.errors import did_you_mean
 from wisp_gym.files import write_text
+from wisp_gym.traces.request_formats import UNITS, Format, TraceError, format_of
+from wisp_gym.traces.request_rows import fail, quote, rows_of
 
-MAX_ROWS = 1_000_000  # 16 bytes a row: at most 16 MB while reading
+MAX_ROWS = 10_000_000  # 16 bytes a row: at most 160 MB while reading; a window takes its part of a longer file
 MAX_TOKENS = 10_000_000  # ten times the longest context window on offer
-MAX_SPAN_S = 366 * 86_400.0  # a leap year; the longest public trace covers some weeks
-MAX_LINE_CHARS = 1 << 20  # a Mooncake line of 10 million tokens, 20,000 block ids, has a fifth of it
-MAX_TIMESTAMP_MS = 1e13  # the year 2286 as Unix time
+MAX_SPAN_S = 366 * 86_400.0  # a leap year; the longest public trace covers some months
+MAX_TIME_S = 1e10  # the year 2286 as Unix time
 BLOCK_TOKENS = 512  # tokens a Mooncake `hash_ids` entry stands for
 WRITE_START = datetime(2026, 1, 1)  # the first TIMESTAMP of a written Azure trace, which has no zero of its own
 
+# Times in seconds read as milliseconds make a thousandfold load. Public traces hold at most some tens of requests a second.
+DOUBTFUL_RATE_PER_S, FEWEST_ROWS_OF_A_RATE = 200.0, 100
+
 TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)?", re.ASCII)
-COUNT = re.compile(r"\d{1,15}", re.ASCII)
-AZURE_COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
-MOONCAKE_KEYS = ("timestamp", "input_length", "output_length")
-
-
-class TraceError(InputError):
-    """A request trace that cannot be used; the message is one line."""
+NUMBER = re.compile(r"-?\d{1,20}(?:\.\d*)?(?:[eE][+-]?\d{1,3})?", re.ASCII)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +52,11 @@ class RequestTrace:
     """Requests in order of arrival.
 
     Attributes:
-        arrival_s: (n,) float64, seconds since the first request of the trace, not decreasing, 0 … `MAX_SPAN_S`.
+        arrival_s: (n,) float64, seconds since the first request of the trace or the start of its window, not decreasing,
+            0 … `MAX_SPAN_S`.
         prompt_tokens: (n,) int32, length of the prompt, 1 … `MAX_TOKENS`.
         output_tokens: (n,) int32, length of the response, 1 … `MAX_TOKENS`.
+        skipped: requests that were left out because they have no prompt or no output.
 
     Raises:
         TraceError: no request, arrays of unequal length, or a value out of its range.
@@ -63,6 +65,7 @@ class RequestTrace:
     arrival_s: np.ndarray
     prompt_tokens: np.ndarray
     output_tokens: np.ndarray
+    skipped: int = 0
 
     def __post_init__(self) -> None:
         lengths = {np.shape(self.arrival_s), np.shape(self.prompt_tokens), np.shape(self.output_tokens)}
@@ -83,48 +86,142 @@ class RequestTrace:
         return len(self.arrival_s)
 
 
-class Row(NamedTuple):
-    """One request of a file; `time_ns` counts from a zero that the format chooses."""
+class Request(NamedTuple):
+    """One checked row: line (of a document: which request), time in ns from a zero of the format's, tokens."""
 
     line: int
     time_ns: int
-    prompt_tokens: int
-    output_tokens: int
+    prompt: int
+    output: int
 
 
-def read_trace(path: str | Path, format: str, max_rows: int = MAX_ROWS) -> RequestTrace:
-    """Read a request trace; its first request arrives at 0 s.
+def read_trace(
+    path: str | Path,
+    format: str,
+    max_rows: int = MAX_ROWS,
+    *,
+    columns: Mapping[str, str] | None = None,
+    start_s: float = 0.0,
+    rows: int = 0,
+) -> RequestTrace:
+    """Read a request trace, or a window of it. Time counts from the first request, or from the window's start.
 
     Args:
-        path: A regular text file in UTF-8.
-        format: ``"azure"`` or ``"mooncake"``.
+        path: A regular file, text in UTF-8 or such text packed by gzip.
+        format: A name of `wisp_gym.traces.request_formats.FORMATS`.
         max_rows: More requests than this are an error.
+        columns: Fields of `wisp_gym.traces.request_formats.Columns` that are called otherwise in this file.
+        start_s: Requests that arrive earlier after the first are left out, seconds, at least 0.
+        rows: So many requests are read from there, at most; what follows is not looked at. 0 = all.
 
     Raises:
         TraceError: an unknown format, an unreadable or empty file, or a bad line. A line that is earlier than the one
-            before it is bad too: recorders write in order, so it tells of a damaged or merged file.
+            before it is bad too: recorders write in order, so it tells of a damaged or merged file. (A JSON document is
+            put in order: benchmarks list requests as they end.)
     """
-    path, rows_of = Path(path), _format(format).rows
-    time_ns, prompt_tokens, output_tokens = array("q"), array("i"), array("i")
+    path, known = Path(path), format_of(format, columns or {})
+    found = _Window(path, known, start_s, rows, max_rows)
+    for request in _requests(path, known):
+        if not found.take(request):
+            break
+    return found.trace()
+
+
+def cached_trace(path: str, format: str, columns: Mapping[str, str], start_s: float, rows: int) -> RequestTrace:
+    """`read_trace` of a file that several ask for, read once while it stays as it is; the arrays are read-only."""
     try:
-        with _open(path) as file:
-            start_ns = 0
-            for row in rows_of(path, file):
-                start_ns = start_ns if time_ns else row.time_ns
-                since_start_ns = row.time_ns - start_ns
-                _check_time(path, row.line, since_start_ns, time_ns[-1] if time_ns else 0)
-                if len(time_ns) >= max_rows:
-                    _fail(path, row.line, f"more than {max_rows} requests", f"at most {max_rows} (argument max_rows)")
-                time_ns.append(since_start_ns)
-                prompt_tokens.append(row.prompt_tokens)
-                output_tokens.append(row.output_tokens)
-    except UnicodeDecodeError as error:
-        raise TraceError(f"{path}: byte {error.start} is not UTF-8 text") from None
-    except OSError as error:
-        raise TraceError(f"{path}: cannot be read ({error.strerror})") from None
-    if not time_ns:
-        raise TraceError(f"{path}: holds no request; allowed: at least one")
-    return RequestTrace(np.array(time_ns) * 1e-9, np.array(prompt_tokens), np.array(output_tokens))
+        status = Path(path).stat()
+    except OSError:  # reading says it better
+        return read_trace(path, format, columns=columns, start_s=start_s, rows=rows)
+    stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+    return _read_once(str(Path(path).absolute()), stamp, format, tuple(columns.items()), start_s, rows)
+
+
+@lru_cache(2)
+def _read_once(
+    path: str, stamp: tuple[int, ...], format: str, columns: tuple[tuple[str, str], ...], start_s: float, rows: int
+) -> RequestTrace:
+    trace = read_trace(path, format, columns=dict(columns), start_s=start_s, rows=rows)
+    for values in (trace.arrival_s, trace.prompt_tokens, trace.output_tokens):
+        values.setflags(write=False)
+    return trace
+
+
+class _Window:
+    """Collects the requests of a window in order."""
+
+    def __init__(self, path: Path, format: Format, start_s: float, rows: int, max_rows: int) -> None:
+        self.path, self.format, self.start_s, self.rows, self.max_rows = path, format, start_s, rows, max_rows
+        self.start_ns = round(start_s * 1e9)
+        self.first_ns: int | None = None
+        self.last_ns, self.skipped = 0, 0
+        self.time_ns, self.prompt_tokens, self.output_tokens = array("q"), array("i"), array("i")
+
+    def take(self, request: Request) -> bool:
+        """Take a request; whether there is room for more."""
+        has_tokens = request.prompt > 0 and request.output > 0
+        if self.first_ns is None and not has_tokens:
+            self.skipped += self.start_ns == 0
+            return True
+        self.first_ns = request.time_ns if self.first_ns is None else self.first_ns
+        since_ns = request.time_ns - self.first_ns
+        self.check_time(request.line, since_ns)
+        self.last_ns = since_ns
+        if since_ns < self.start_ns:
+            return True
+        if not has_tokens:
+            self.skipped += 1
+            return True
+        if len(self.time_ns) >= self.max_rows:
+            allowed = f"at most {self.max_rows}; take a window of it (start and number of rows)"
+            fail(self.path, self.format.layout, request.line, f"more than {self.max_rows} requests", allowed)
+        self.time_ns.append(since_ns - self.start_ns)
+        self.prompt_tokens.append(request.prompt)
+        self.output_tokens.append(request.output)
+        return len(self.time_ns) != self.rows
+
+    def check_time(self, line: int, since_ns: int) -> None:
+        """Refuse times that run backwards or too far."""
+        if since_ns < self.last_ns:
+            given = f"a time {(self.last_ns - since_ns) * 1e-9:.7g} s before the line above"
+            fail(self.path, self.format.layout, line, given, "lines in order of time")
+        if since_ns > MAX_SPAN_S * 1e9:
+            given = f"a time {since_ns * 1e-9:.7g} s after the first"
+            fail(self.path, self.format.layout, line, given, f"at most {MAX_SPAN_S:.0f} s")
+
+    def trace(self) -> RequestTrace:
+        """What was collected."""
+        if not self.time_ns:
+            lost = f" with tokens ({self.skipped} without)" if self.skipped else ""
+            after = (
+                f" from {self.start_s:g} s on, {self.last_ns * 1e-9:g} s after the first is the last"
+                if self.start_ns
+                else ""
+            )
+            raise TraceError(f"{self.path}: holds no request{lost}{after}; allowed: at least one")
+        arrival_s = np.array(self.time_ns) * 1e-9
+        self.check_unit(arrival_s)
+        return RequestTrace(arrival_s, np.array(self.prompt_tokens), np.array(self.output_tokens), self.skipped)
+
+    def check_unit(self, arrival_s: np.ndarray) -> None:
+        """Refuse milliseconds that look like seconds, unless the caller says that they are milliseconds."""
+        n, unit, span_s = len(arrival_s), self.format.columns.unit, float(arrival_s[-1] - arrival_s[0])
+        if unit in ("date", "s") or "unit" in self.format.asked or n < FEWEST_ROWS_OF_A_RATE:
+            return
+        if n > DOUBTFUL_RATE_PER_S * span_s:
+            raise TraceError(
+                f"{self.path}: {n} requests within {span_s:g} s if times are in {unit}; allowed: at most "
+                f"{DOUBTFUL_RATE_PER_S:g} a second, or the unit of the file's times by name (trace column unit = 's' or '{unit}')"
+            )
+
+
+def _requests(path: Path, format: Format) -> Iterator[Request]:
+    """The checked rows of a file; those of a document in order of time."""
+    found = (
+        Request(line, _time_ns(path, format, line, time), *_both_tokens(path, format, line, prompt, output))
+        for line, time, prompt, output in rows_of(path, format)
+    )
+    return iter(sorted(found, key=lambda request: request.time_ns)) if format.layout == "json" else found
 
 
 def write_trace(trace: RequestTrace, path: str | Path, format: str) -> None:
@@ -136,7 +233,9 @@ def write_trace(trace: RequestTrace, path: str | Path, format: str) -> None:
     Raises:
         TraceError: an unknown format or a place that cannot be written.
     """
-    lines = _format(format).lines(trace)
+    if format not in WRITERS:
+        raise TraceError(f"a trace is not written in format {format!r}; {did_you_mean(format, WRITERS)}")
+    lines = WRITERS[format](trace)
     try:
         write_text(path, "".join(f"{line}\n" for line in lines))
     except OSError as error:
@@ -151,7 +250,7 @@ def sample_path(name: str) -> Path:
     """
     known = shipped(".csv", ".jsonl")
     if name not in known:
-        raise TraceError(f"no sample trace {name!r}; allowed: {', '.join(known)}{_nearest(name, known)}")
+        raise TraceError(f"no sample trace {name!r}; {did_you_mean(name, known)}")
     return known[name]
 
 
@@ -163,81 +262,12 @@ def shipped(*endings: str) -> dict[str, Path]:
     return {path.name: path for path in sorted(folder.iterdir()) if path.suffix in endings}
 
 
-def _azure_rows(path: Path, file: TextIO) -> Iterator[Row]:
-    reader = csv.reader(_lines(path, file), strict=True)
-    try:
-        header = [cell.strip() for cell in next(reader, [])]
-        columns = [_column(path, header, name) for name in AZURE_COLUMNS] if header else []
-        for cells in reader:
-            if not cells:
-                continue
-            line = reader.line_num
-            if len(cells) != len(header):
-                _fail(path, line, f"{len(cells)} cells", f"{len(header)}, as in the header")
-            time, *counts = (cells[column].strip() for column in columns)
-            numbers = [int(text) if COUNT.fullmatch(text) else text for text in counts]
-            yield Row(line, _timestamp_ns(path, line, time), *_tokens(path, line, AZURE_COLUMNS, numbers))
-    except csv.Error as error:
-        _fail(path, reader.line_num, str(error), "comma-separated values")
-
-
-def _column(path: Path, header: list[str], name: str) -> int:
-    if header.count(name) != 1:
-        fault = "stands twice" if name in header else "is missing"
-        like = near(name, header) if name not in header else None
-        hint = f"; did you mean {name!r} by {like!r}?" if like else ""
-        _fail(path, 1, f"column {name!r} {fault} in {_quote(','.join(header))}{hint}", ",".join(AZURE_COLUMNS))
-    return header.index(name)
-
-
-def _timestamp_ns(path: Path, line: int, text: str) -> int:
-    match = TIMESTAMP.fullmatch(text)
-    try:
-        if match is None:
-            raise ValueError
-        clock, fraction, zone = match.groups()
-        moment = datetime.fromisoformat(clock + (zone or "Z"))
-    except ValueError:
-        _fail(path, line, f"TIMESTAMP {_quote(text)}", "a date and time like 2023-11-16 18:17:03.9799600")
-    since = moment - datetime(1970, 1, 1, tzinfo=UTC)
-    return round(since / timedelta(seconds=1)) * 1_000_000_000 + int((fraction or "0").ljust(9, "0"))
-
-
 def _azure_lines(trace: RequestTrace) -> Iterator[str]:
-    yield ",".join(AZURE_COLUMNS)
+    yield ",".join(format_of("azure", {}).columns.names)
     ticks = np.round(trace.arrival_s * 1e7).astype(np.int64)  # of 100 ns
     for tick, prompt, output in zip(ticks.tolist(), trace.prompt_tokens, trace.output_tokens, strict=True):
         moment = WRITE_START + timedelta(seconds=tick // 10_000_000)
         yield f"{moment:%Y-%m-%d %H:%M:%S}.{tick % 10_000_000:07d},{prompt},{output}"
-
-
-def _mooncake_rows(path: Path, file: TextIO) -> Iterator[Row]:
-    for line, text in enumerate(_lines(path, file), 1):
-        if not text.strip():
-            continue
-        try:
-            entry = json.loads(text)
-        except (ValueError, RecursionError):
-            _fail(path, line, _quote(text), 'one JSON object a line, like {"timestamp": 0, "input_length": 9, …}')
-        if not isinstance(entry, dict):
-            _fail(path, line, _quote(text), "a JSON object with timestamp, input_length and output_length")
-        time, *numbers = (_value(path, line, entry, key) for key in MOONCAKE_KEYS)
-        yield Row(line, _milliseconds_ns(path, line, time), *_tokens(path, line, MOONCAKE_KEYS, numbers))
-
-
-def _value(path: Path, line: int, entry: dict[str, Any], key: str) -> Any:
-    if key not in entry:
-        like = near(key, [other for other in entry if other not in MOONCAKE_KEYS])
-        hint = f"; did you mean {key!r} by {_quote(like)}?" if like else ""
-        _fail(path, line, f"key {key!r} is missing{hint}", "hash_ids and " + ", ".join(MOONCAKE_KEYS))
-    return entry[key]
-
-
-def _milliseconds_ns(path: Path, line: int, value: Any) -> int:
-    # bool is an int to Python; NaN fails every comparison and so the range.
-    if type(value) not in (int, float) or not 0 <= value <= MAX_TIMESTAMP_MS:
-        _fail(path, line, f"timestamp {_quote(value)}", f"milliseconds from 0 to {MAX_TIMESTAMP_MS:.0f}")
-    return round(value * 1_000_000)
 
 
 def _mooncake_lines(trace: RequestTrace) -> Iterator[str]:
@@ -250,66 +280,57 @@ def _mooncake_lines(trace: RequestTrace) -> Iterator[str]:
         yield json.dumps({"timestamp": time_ms, "input_length": prompt, "output_length": output, "hash_ids": hash_ids})
 
 
-def _tokens(path: Path, line: int, names: Sequence[str], values: list[Any]) -> list[int]:
-    """Tokens of prompt and output, checked; in `names` the time comes before them."""
-    for name, value in zip(names[1:], values, strict=True):
-        if type(value) is not int or not 1 <= value <= MAX_TOKENS:
-            _fail(path, line, f"{name} {_quote(value)}", f"a whole number from 1 to {MAX_TOKENS}")
-    return values
+def _both_tokens(path: Path, format: Format, line: int, prompt: Any, output: Any) -> tuple[int, int]:
+    columns = format.columns
+    return _tokens(path, format, line, columns.prompt, prompt), _tokens(path, format, line, columns.output, output)
 
 
-def _check_time(path: Path, line: int, since_start_ns: int, previous_ns: int) -> None:
-    if since_start_ns < previous_ns:
-        early_s = (previous_ns - since_start_ns) * 1e-9
-        _fail(path, line, f"a time {early_s:.7g} s before the line above", "lines in order of time")
-    if since_start_ns > MAX_SPAN_S * 1e9:
-        _fail(path, line, f"a time {since_start_ns * 1e-9:.7g} s after the first", f"at most {MAX_SPAN_S:.0f} s")
+def _tokens(path: Path, format: Format, line: int, name: str, value: Any) -> int:
+    """A number of tokens, checked; 0 is no fault here."""
+    # str.isdigit takes digits of all scripts, and int takes underscores: neither is what a trace is written in.
+    if type(value) is str and value.isascii() and value.isdigit() and len(value) <= 15:
+        value = int(value)
+    if type(value) is not int or not 0 <= value <= MAX_TOKENS:
+        fail(path, format.layout, line, f"{name} {quote(value)}", f"a whole number from 1 to {MAX_TOKENS}")
+    return value
 
 
-def _open(path: Path) -> TextIO:
-    if not path.exists():
-        names = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise TraceError(f"{path}: no such file{_nearest(path.name, names)}")
-    if not path.is_file():  # a pipe or a device could block, or never end
-        raise TraceError(f"{path}: not a regular file")
-    return path.open(encoding="utf-8-sig", newline="")
+def _time_ns(path: Path, format: Format, line: int, value: Any) -> int:
+    columns = format.columns
+    if columns.unit == "date":
+        return _timestamp_ns(path, format, line, value)
+    if type(value) is str and NUMBER.fullmatch(value):
+        value = float(value)
+    most = MAX_TIME_S * 1e9 / UNITS[columns.unit]
+    # bool is an int to Python; NaN fails every comparison and so the range.
+    if type(value) not in (int, float) or not 0 <= value <= most:
+        what = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}[columns.unit]
+        fail(path, format.layout, line, f"{columns.time} {quote(value)}", f"{what} from 0 to {most:.0f}")
+    return round(value * UNITS[columns.unit])
 
 
-def _lines(path: Path, file: TextIO) -> Iterator[str]:
-    number = 0
-    while text := file.readline(MAX_LINE_CHARS + 1):
-        number += 1
-        if len(text) > MAX_LINE_CHARS:
-            _fail(path, number, f"more than {MAX_LINE_CHARS} characters", f"lines of at most {MAX_LINE_CHARS}")
-        yield text
+def _timestamp_ns(path: Path, format: Format, line: int, value: Any) -> int:
+    match = TIMESTAMP.fullmatch(value) if isinstance(value, str) else None
+    try:
+        if match is None:
+            raise ValueError
+        clock, fraction, zone = match.groups()
+        second = _unix_second(clock, zone or "Z")
+    except ValueError:
+        fail(
+            path,
+            format.layout,
+            line,
+            f"{format.columns.time} {quote(value)}",
+            "a date and time like 2023-11-16 18:17:03.9799600",
+        )
+    return second * 1_000_000_000 + int((fraction or "0").ljust(9, "0"))
 
 
-def _fail(path: Path, line: int, given: str, allowed: str) -> NoReturn:
-    raise TraceError(f"{path}: line {line}: {given}; allowed: {allowed}")
+@lru_cache(64)  # lines of the same second follow each other
+def _unix_second(clock: str, zone: str) -> int:
+    since = datetime.fromisoformat(clock + zone) - datetime(1970, 1, 1, tzinfo=UTC)
+    return round(since / timedelta(seconds=1))
 
 
-def _quote(value: Any) -> str:
-    """The value as one short line."""
-    text = repr(value.strip() if isinstance(value, str) else value)
-    return text if len(text) <= 60 else text[:57] + "…"
-
-
-def _nearest(given: str, choices: Iterable[str]) -> str:
-    like = near(given, choices)
-    return f"; did you mean {like!r}?" if like else ""
-
-
-class Format(NamedTuple):
-    """How a format is read and written."""
-
-    rows: Callable[[Path, TextIO], Iterator[Row]]
-    lines: Callable[[RequestTrace], Iterator[str]]
-
-
-FORMATS = {"azure": Format(_azure_rows, _azure_lines), "mooncake": Format(_mooncake_rows, _mooncake_lines)}
-
-
-def _format(name: str) -> Format:
-    if name not in FORMATS:
-        raise TraceError(f"unknown trace format {_quote(name)}; allowed: {', '.join(FORMATS)}{_nearest(name, FORMATS)}")
-    return FORMATS[name]
+WRITERS: dict[str, Callable[[RequestTrace], Iterator[str]]] = {"azure": _azure_lines, "mooncake": _mooncake_lines}
