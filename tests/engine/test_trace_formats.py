@@ -193,6 +193,11 @@ def test_a_damaged_or_other_archive_is_one_line(tmp_path: Path) -> None:
 
 def test_what_a_small_file_unpacks_to_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "line 1: more than 1048576 characters" in fault(tmp_path, gzip.compress(b"0" * (1 << 23)), "azure")
+    monkeypatch.setattr(request_rows, "MAX_EMPTY_LINES", 50)
+    assert "line 51: 51 lines in a row without anything; allowed: at most 50" in fault(
+        tmp_path, gzip.compress(b"\n , ,\r\n" * 300), "azure"
+    )
+    monkeypatch.setattr(request_rows, "MAX_EMPTY_LINES", 3000)
     monkeypatch.setattr(request_rows, "MAX_FILE_CHARS", 1000)
     assert "more than 1000 characters so far" in fault(tmp_path, gzip.compress(b"\n" * 2000), "azure")
     monkeypatch.setattr(request_rows, "MAX_DOCUMENT_CHARS", 100)

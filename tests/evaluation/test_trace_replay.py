@@ -177,6 +177,12 @@ def test_a_scenario_takes_a_window(tmp_path: Path) -> None:
     assert "its last request comes at 9 s, before the end of what is measured (17 s)" in short
 
 
+def test_a_window_of_measurement_without_a_request_is_said(tmp_path: Path) -> None:
+    scenario = load(traced(tmp_path, [(0, 100, 10), (99, 100, 10)]))
+    (said,) = [line for line in warnings(scenario) if "trace" in line]
+    assert said == "trace trace.csv: no request comes within what is measured, which ends at 17 s"
+
+
 def test_a_request_beyond_memory_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = traced(tmp_path, [*LONG, (26, 39_000, 10), (27, 10, 60_000)])
     assert run(comparison.main, "wisp-gym evaluate", ["--scenario", str(file), "--controllers", "wisp"]) == 2

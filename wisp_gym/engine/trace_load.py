@@ -23,8 +23,8 @@ class TraceUse:
         file: name of the trace. requests: in its window. span_s: from the first to the last of them.
         skipped: requests of the window without a prompt or an output.
         cut: requests of which the ranges change a length. lost_share: tokens that this takes away, of all.
-        arriving: requests that arrive before the horizon ends; the rest is never reached. measured_to_s: end of the window of
-            measurement.
+        arriving: requests that arrive before the horizon ends; the rest is never reached.
+        measured: requests that arrive in the window of measurement. measured_to_s: its end.
     """
 
     file: str
@@ -34,6 +34,7 @@ class TraceUse:
     cut: int
     lost_share: float
     arriving: int
+    measured: int
     measured_to_s: float
 
     @property
@@ -70,6 +71,10 @@ class TraceUse:
                 f"trace {self.file}: its last request comes at {self.span_s:.4g} s, before the end of what is measured "
                 f"({self.measured_to_s:g} s)"
             )
+        elif not self.measured:
+            found.append(
+                f"trace {self.file}: no request comes within what is measured, which ends at {self.measured_to_s:g} s"
+            )
         return found
 
 
@@ -102,6 +107,9 @@ def trace_use(scenario: Scenario) -> TraceUse | None:
     prompt, output = kept(scenario, trace)
     lost = np.maximum(trace.prompt_tokens - prompt, 0).sum() + np.maximum(trace.output_tokens - output, 0).sum()
     measured_to_s = horizon.warmup_s + horizon.measure_s
+    begun, measured, ended = np.searchsorted(
+        trace.arrival_s, [horizon.warmup_s, measured_to_s, measured_to_s + horizon.drain_s]
+    ).tolist()
     return TraceUse(
         file=Path(scenario.workload.trace).name,
         requests=len(trace),
@@ -109,7 +117,8 @@ def trace_use(scenario: Scenario) -> TraceUse | None:
         skipped=trace.skipped,
         cut=int(np.count_nonzero((prompt != trace.prompt_tokens) | (output != trace.output_tokens))),
         lost_share=float(lost / (trace.prompt_tokens.sum(dtype=np.int64) + trace.output_tokens.sum(dtype=np.int64))),
-        arriving=int(np.searchsorted(trace.arrival_s, measured_to_s + horizon.drain_s)),
+        arriving=ended,
+        measured=measured - begun,
         measured_to_s=measured_to_s,
     )
 

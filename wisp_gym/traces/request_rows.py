@@ -20,6 +20,7 @@ from wisp_gym.traces.request_formats import Columns, Format, TraceError, missing
 MAX_LINE_CHARS = 1 << 20  # a Mooncake line of 10 million tokens, 20,000 block ids, has a fifth of it
 MAX_DOCUMENT_CHARS = 1 << 26  # 64 MiB: parsed, a JSON document takes up to about 25 times its size
 MAX_FILE_CHARS = 1 << 33  # of all lines: a week of Azure 2024 has a quarter of it
+MAX_EMPTY_LINES = 1_000_000  # in a row: a few kilobytes of gzip unpack to hundreds of millions of them
 
 GZIP = b"\x1f\x8b"
 OTHER_KINDS = {  # first bytes of what people keep traces in, and how to make text of it
@@ -83,14 +84,17 @@ def _open(path: Path) -> Iterator[TextIO]:
 
 
 def _lines(path: Path, file: TextIO) -> Iterator[str]:
-    number, read = 0, 0
+    number, read, empty = 0, 0, 0
     while text := file.readline(MAX_LINE_CHARS + 1):
         number += 1
         read += len(text)
+        empty = 0 if text.strip(", \t\r\n") else empty + 1
         if len(text) > MAX_LINE_CHARS:
             fail(path, "", number, f"more than {MAX_LINE_CHARS} characters", f"lines of at most {MAX_LINE_CHARS}")
         if read > MAX_FILE_CHARS:
             fail(path, "", number, f"more than {MAX_FILE_CHARS} characters so far", f"at most {MAX_FILE_CHARS}")
+        if empty > MAX_EMPTY_LINES:
+            fail(path, "", number, f"{empty} lines in a row without anything", f"at most {MAX_EMPTY_LINES}")
         yield text
 
 
