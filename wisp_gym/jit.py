@@ -11,6 +11,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from wisp_gym import jit_link
 from wisp_gym.jit_cache import CONFIG, kept
 
 COMPILES = not CONFIG.DISABLE_JIT
@@ -20,11 +21,16 @@ if not COMPILES:
 
 
 def compiler(**options: Any) -> Any:
-    """`numba.njit` with these options, and compiled code that is kept."""
+    """`numba.njit` with these options: what Python calls is whole and kept, what compiled code calls is a part of that."""
 
     def decorate(function: Any) -> Any:
-        dispatcher = njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, **options)(function)
-        return kept(dispatcher, function) if COMPILES else dispatcher
+        common = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True, **options}
+        if not (COMPILES and jit_link.SUITS):
+            plain = njit(**common)(function)
+            return kept(plain, function) if COMPILES else plain
+        whole = njit(**common, pipeline_class=jit_link.WHOLE)(function)
+        part = njit(**common, pipeline_class=jit_link.PART)(function)
+        return jit_link.joined(kept(whole, function), part)
 
     return decorate
 

@@ -17,6 +17,7 @@ from filelock import FileLock
 
 import wisp_gym.jit
 import wisp_gym.jit_cache
+import wisp_gym.jit_link
 
 ROOT = Path(wisp_gym.jit.__file__).parents[1]
 CALL = "from tiny.engine import caller; print(caller.twice(1), sum(caller.twice.stats.cache_hits.values()))"
@@ -28,9 +29,11 @@ def package(tmp_path: Path) -> Path:
     tiny = tmp_path / "tiny"
     for folder in wisp_gym.jit_cache.COMPILED_FOLDERS:
         (tiny / folder).mkdir(parents=True)
-    for module in (wisp_gym.jit, wisp_gym.jit_cache):
+    for module in (wisp_gym.jit, wisp_gym.jit_cache, wisp_gym.jit_link):
         source = Path(str(module.__file__))
-        (tiny / source.name).write_text(source.read_text().replace("wisp_gym.jit", "tiny.jit"))
+        (tiny / source.name).write_text(
+            source.read_text().replace("wisp_gym.jit", "tiny.jit").replace("from wisp_gym", "from tiny")
+        )
     write_callee(tiny, "x + 10")
     (tiny / "engine" / "caller.py").write_text(
         "from tiny.jit import jit\nfrom tiny.rules.callee import f\n\n\n@jit\ndef twice(x):\n    return 2 * f(x)\n"
@@ -131,6 +134,34 @@ def test_a_read_only_installation_gives_what_it_was_warmed_up_with(package: Path
     assert printed(CALL, package.parent, **elsewhere) == "22 1"
     for folder in (package, *package.rglob("*")):
         folder.chmod(0o755)
+
+
+# --- parts and wholes ------------------------------------------------------------------------------------------------
+
+CALLS = """
+from numba import njit
+from tiny.engine.caller import twice
+from tiny.rules.callee import f
+
+@njit
+def outside(x):
+    return twice(x) + f(x)
+
+print(twice(1), f(1), outside(1), twice(1.5), outside(1.5), len(f.overloads))
+"""
+
+
+@pytest.mark.parametrize("suits", [True, False], ids=["as parts", "as numba does it"])
+def test_functions_are_called_from_python_from_each_other_and_from_others_code(package: Path, suits: bool) -> None:
+    chosen = f"import tiny.jit_link\ntiny.jit_link.SUITS = {suits}\n"
+    for _ in range(2):  # compiled, then read
+        assert printed(chosen + CALLS, package.parent) == f"22 11 33 23.0 34.5 {1 if suits else 2}"
+
+
+def test_what_compiled_code_calls_is_emitted_as_a_part_alone(package: Path) -> None:
+    code = "from tiny.engine.caller import twice; from tiny.rules.callee import f; twice(1); print(list(f.overloads))"
+    assert printed(code, package.parent) == "[]"
+    assert [path.name.partition("-")[0] for path in package.rglob("*.nbc")] == ["caller.twice"]
 
 
 # --- damage ----------------------------------------------------------------------------------------------------------
