@@ -454,7 +454,8 @@ def subclasses(*bases: str) -> Callable[[ast.AST], bool]:
 
 
 def test_the_kit_is_the_only_one() -> None:
-    """One parser, one class of errors in what is given, one did-you-mean, one atomic writer, one table aligner."""
+    """One parser, one class of errors in what is given, one did-you-mean, one atomic writer, one reader of
+    text, one table aligner."""
     assert modules_that(subclasses("ArgumentParser", "argparse.ArgumentParser")) == {"wisp_gym.cli"}
     assert not modules_that(calls("ArgumentParser", "argparse.ArgumentParser"))
     assert modules_that(subclasses("ValueError")) == {"wisp_gym.errors"}
@@ -462,6 +463,9 @@ def test_the_kit_is_the_only_one() -> None:
         "wisp_gym.errors"
     }
     assert modules_that(calls("os.replace", "os.rename")) == {"wisp_gym.files"}
+    assert modules_that(
+        lambda n: isinstance(n, ast.Call) and ast.unparse(n).endswith(".read_text(encoding='utf-8')")
+    ) <= {"wisp_gym.scenario.toml"}
     widths = ("max(map(len, column))", "max((len(cell) for cell in column))")
     assert modules_that(lambda n: isinstance(n, ast.Call) and ast.unparse(n) in widths) == {"wisp_gym.cli"}
 

@@ -27,6 +27,7 @@ import numpy as np
 
 from wisp_gym.cli import OutOfTime, Parser, between, deadline, run, whole
 from wisp_gym.errors import InputError
+from wisp_gym.files import read_text
 from wisp_gym.process import leaves, program
 from wisp_gym.traces.speculation import (
     MAX_DRAFT_TOKENS,
@@ -60,9 +61,7 @@ def read_prompts(path: Path) -> list[Prompt]:
     try:
         if path.stat().st_size > MAX_PROMPTS_BYTES:
             raise InputError(f"{path}: {path.stat().st_size} bytes; allowed: at most {MAX_PROMPTS_BYTES}")
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: byte {error.start} is not UTF-8 text") from None
+        lines = read_text(path).splitlines()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     texts = [_prompt(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
@@ -150,7 +149,7 @@ def header_of(pair: Pair, given: Namespace) -> dict[str, Any]:
     import torch
     import transformers
 
-    recipe = json.loads(given.recipe.read_text(encoding="utf-8")) if given.recipe else None
+    recipe = json.loads(read_text(given.recipe)) if given.recipe else None
     settings = {
         "draft": pair.describe("draft"), "target": pair.describe("target"),
         "prompts_sha256": hashlib.sha256(given.prompts.read_bytes()).hexdigest(),
@@ -220,7 +219,7 @@ def _check_files(parser: Parser, given: Namespace) -> None:
         parser.error(f"--out {given.out}: allowed is a file in a folder that exists")
     if given.recipe:
         try:
-            json.loads(given.recipe.read_text(encoding="utf-8"))
+            json.loads(read_text(given.recipe))
         except (OSError, ValueError) as error:
             parser.error(f"--recipe {given.recipe}: cannot be read as JSON ({error})")
 

@@ -104,7 +104,7 @@ class Checkpoint:
     """Weights and optimiser of a model in training, as one safetensors file."""
 
     def __init__(self, path: Path, settings: str) -> None:
-        self.path, self.settings = path, settings
+        self.path, self.settings, self.name = path, settings, path.name.partition(".")[0]
 
     def save(self, model: Any, optimiser: Any, step: int, losses: list[float]) -> None:
         """Write everything that the steps from `step` on depend on."""
@@ -200,7 +200,7 @@ def learn(
                 checkpoint.save(model, optimiser, step + 1, losses)
             stop.obey()
             if out_of_time and left:
-                raise OutOfTime(f"{bar.desc}: {left} of {steps} steps are left")
+                raise OutOfTime(f"{checkpoint.name}: {left} of {steps} steps are left")
     return losses
 
 

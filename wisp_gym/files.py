@@ -1,15 +1,23 @@
-"""Files written whole or not at all: a draft beside the file, then a rename. Whatever happens, the old file or the new one is there."""
+"""Files: text read as it was handed over, and results written whole or not at all.
 
+A result is a draft beside the file, then a rename. Whatever happens, the old file or the new one is there.
+"""
+
+import contextlib
 import csv
 import io
 import json
 import os
-import tempfile
+import secrets
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from wisp_gym.errors import InputError
+
+DRAFT = ".draft"
+STALE_S = 3600.0
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
@@ -18,16 +26,32 @@ def write_bytes(path: str | Path, content: bytes) -> None:
     Raises:
         OSError: the place cannot be written.
     """
-    target = Path(path)
-    handle, draft = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}.")
+    target = Path(os.path.realpath(path))  # what a link leads to
+    draft = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}{DRAFT}")
     try:
-        with open(handle, "wb") as file:
+        with open(draft, "xb") as file:
             file.write(content)
-        os.chmod(draft, 0o644)  # mkstemp's files are private; a written file is an ordinary one
         os.replace(draft, target)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from None  # a full disk does not say whose
     except BaseException:
-        Path(draft).unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
         raise
+    drop_drafts(target.parent)
+
+
+def drop_drafts(folder: Path) -> None:
+    """Remove what killed processes left in a folder; a young draft may be of one that is at work."""
+    for draft in folder.glob(f".*{DRAFT}"):
+        with contextlib.suppress(OSError):  # of somebody else, or gone by now
+            if time.time() - draft.stat().st_mtime > STALE_S:
+                draft.unlink()
+
+
+def holds_files(folder: Path) -> bool:
+    """Whether there is anything in a folder, but for drafts that killed processes left."""
+    return any(path.suffix != DRAFT for path in folder.iterdir())
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -61,11 +85,23 @@ def write_csv(path: str | Path, rows: Sequence[dict[str, Any]], comment: str = "
 
 
 def csv_rows(path: str | Path) -> list[tuple[int, dict[str, str]]]:
-    """A CSV's rows with their line numbers; # starts a comment line. Raises OSError or UnicodeDecodeError."""
-    lines = list(enumerate(Path(path).read_text(encoding="utf-8-sig").splitlines(), 1))
+    """A CSV's rows with their line numbers; # starts a comment line. Raises OSError or InputError."""
+    lines = list(enumerate(read_text(path).splitlines(), 1))
     kept = [(number, line) for number, line in lines if line.strip() and not line.startswith("#")]
     rows = csv.DictReader(line for _, line in kept)
     return [(number, row) for (number, _), row in zip(kept[1:], rows, strict=True)]
+
+
+def read_text(path: str | Path) -> str:
+    """UTF-8 text as somebody handed it over: a byte order mark before it (of editors on Windows) is no part of it.
+
+    Raises:
+        OSError: it cannot be read. InputError: it is no UTF-8 text.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: byte {error.start} is no UTF-8 text") from None
 
 
 def check_writable(path: str | Path) -> Path:

@@ -23,7 +23,7 @@ from agents.sim2real.server import BatchRow, Served, batch_row, read_batches
 from wisp_gym.cli import progress
 from wisp_gym.engine import draws
 from wisp_gym.errors import InputError
-from wisp_gym.files import write_json, write_text
+from wisp_gym.files import read_text, write_json, write_text
 from wisp_gym.process import readable
 from wisp_gym.testbed.client import Device, DeviceSettings, Request
 from wisp_gym.testbed.connection import Link, open_channel
@@ -201,7 +201,7 @@ class ServerProcess:
         if not self.address:
             with self.process:  # closes its output
                 self.process.wait(START_S)
-            said = (folder / "server.log").read_text(encoding="utf-8").splitlines() or ["it says nothing"]
+            said = read_text(folder / "server.log").splitlines() or ["it says nothing"]
             raise InputError(f"the server did not start: {said[-1].partition(' server: ')[2] or said[-1]}")
 
     def stop(self) -> list[BatchRow]:
@@ -313,7 +313,7 @@ def write_deployed(path: Path, deployed: Deployed) -> None:
 
 def read_deployed(path: Path) -> Deployed:
     """What `write_deployed` wrote."""
-    found = Deployed(**json.loads(path.read_text(encoding="utf-8")))
+    found = Deployed(**json.loads(read_text(path)))
     found.rounds = [RoundRow(*row) for row in found.rounds]
     found.batches = [batch_row(row) for row in found.batches]
     return found

@@ -24,7 +24,7 @@ from agents.training import arguments as flags
 from agents.training.arguments import flag
 from wisp_gym import cli
 from wisp_gym.evaluation.arguments import controller_names
-from wisp_gym.files import write_json
+from wisp_gym.files import read_text, write_json
 from wisp_gym.process import leaves
 from wisp_gym.scenario import Scenario, load, save
 
@@ -116,4 +116,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.json:
         rows = [asdict(cell) | {"difference": cell.difference, "within": cell.within} for cell in cells(results)]
         write_json(given.json, rows)
-    print((folder / "report.md").read_text(encoding="utf-8"))
+    print(read_text(folder / "report.md"))

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from agents.sim2real.yardstick import Yardstick
 from wisp_gym.cli import Parser
 from wisp_gym.errors import InputError
-from wisp_gym.files import write_text
+from wisp_gym.files import read_text, write_text
 from wisp_gym.process import follow_parent
 
 if TYPE_CHECKING:  # torch takes seconds to import
@@ -78,7 +78,7 @@ class BatchRow(NamedTuple):
 
 def read_batches(path: Path) -> list[BatchRow]:
     """The batches that a server wrote."""
-    return [batch_row(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [batch_row(json.loads(line)) for line in read_text(path).splitlines()]
 
 
 def batch_row(row: Sequence[Any]) -> BatchRow:
@@ -182,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     follow_parent()
     parser = Parser(prog="python -m agents.sim2real server", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("settings", type=Path, metavar="FILE", help="JSON of a `Served`")
-    given = Served(**json.loads(parser.parse_args(arguments).settings.read_text(encoding="utf-8")))
+    given = Served(**json.loads(read_text(parser.parse_args(arguments).settings)))
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, given.cores)
     import torch

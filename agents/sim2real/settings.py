@@ -7,7 +7,7 @@ from pathlib import Path
 from agents.training.arguments import flag
 from wisp_gym.cli import positive, whole
 from wisp_gym.errors import InputError
-from wisp_gym.files import write_json, write_text
+from wisp_gym.files import holds_files, read_text, write_json, write_text
 
 FILE = "settings.json"
 START_WINDOW_S = 2.0  # over which first requests are spread
@@ -69,9 +69,9 @@ def open_folder(folder: Path, settings: Settings) -> Path:
     text = json.dumps(asdict(settings), indent=2, default=str) + "\n"
     path = folder / FILE
     if path.is_file():
-        if path.read_text(encoding="utf-8") != text:
+        if read_text(path) != text:
             raise InputError(f"--out {folder}: a run with other settings; allowed are the same ones, or a new folder")
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and (not folder.is_dir() or holds_files(folder)):
         raise InputError(f"--out {folder}: not empty; allowed is a new folder, or that of a run broken off")
     else:
         folder.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ from wisp_gym import __version__
 from wisp_gym.controllers.lookup import parts_of
 from wisp_gym.controllers.shipped import policy_path
 from wisp_gym.errors import InputError
-from wisp_gym.files import write_text
+from wisp_gym.files import holds_files, read_text, write_text
 
 STUDY, WORLDS, ROWS, LOCK = "study.json", "worlds.jsonl", "rows.json", ".lock"
 FORMAT = 1
@@ -63,7 +63,7 @@ def read_json(folder: Path, name: str, what: str) -> Any:
         InputError: there is none, or none that can be read.
     """
     try:
-        return json.loads((folder / name).read_text(encoding="utf-8"))
+        return json.loads(read_text(folder / name))
     except OSError as error:
         raise InputError(
             f"'{folder}' holds no {what}: {name}: {error.strerror}; allowed is the folder of one"
@@ -117,7 +117,7 @@ def opened(folder: Path, study: Told) -> Iterator[Worlds]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            if folder.is_dir() and any(folder.iterdir()):
+            if folder.is_dir() and holds_files(folder):
                 refuse_other(folder, read_study(folder), study)
             folder.mkdir(parents=True, exist_ok=True)
             if not (folder / STUDY).exists():

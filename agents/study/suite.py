@@ -18,6 +18,7 @@ from wisp_gym.cli import seed_list, seeds
 from wisp_gym.controllers.catalogue import ADDITIONS, ALIASES, BATCHING, CENTRALIZED, SPECULATION
 from wisp_gym.errors import InputError
 from wisp_gym.evaluation.capacities import Goal
+from wisp_gym.files import read_text
 from wisp_gym.scenario import Horizon, Scenario, ScenarioError, dumps, load, loads, with_, with_slo
 from wisp_gym.scenario.fields import Count, CountOrZero, Name, NonNegative, Part, Positive, Range, Ratio, build, nearest
 
@@ -147,7 +148,7 @@ def read_suite(name: str) -> Suite:
 def parse_suite(path: Path) -> Suite:
     """The suite in a file; scenario files are looked for in its folder."""
     try:
-        given = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        given = tomllib.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: no TOML: {error}") from None
     table = build(SuiteTable, {"description": "", "horizon": {}, "capacity": {}, **given})

@@ -16,7 +16,7 @@ from agents.training.run_folder import CHECKPOINTS
 from wisp_gym.controllers.policy import save_policy
 from wisp_gym.controllers.resolve import with_policy
 from wisp_gym.envs.sb3 import DecisionVecEnv
-from wisp_gym.files import write_text
+from wisp_gym.files import read_text, write_text
 from wisp_gym.process import StopRequest
 from wisp_gym.scenario import Scenario
 from wisp_gym.simulation import simulate
@@ -76,7 +76,7 @@ class Validate(BaseCallback):
         env = self.training_env
         assert isinstance(env, DecisionVecEnv)
         path = self.folder / CHECKPOINTS / f"checkpoint-{self.model.num_timesteps:010d}.pt"
-        best = (self.folder / "policy.json").read_text(encoding="utf-8")
+        best = read_text(self.folder / "policy.json")
         save_checkpoint(path, self.model, env, {"scores": self.scores, "policy": best})  # type: ignore[arg-type]
 
     def go_on(self, record: dict[str, Any]) -> None:

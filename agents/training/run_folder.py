@@ -15,7 +15,7 @@ from typing import Any
 from stable_baselines3.common.logger import CSVOutputFormat, Logger, TensorBoardOutputFormat
 
 from wisp_gym.errors import InputError, near
-from wisp_gym.files import write_json, write_text
+from wisp_gym.files import read_text, write_json, write_text
 from wisp_gym.scenario import Scenario, dumps
 
 PACKAGES = ("wisp-gym", "gymnasium", "stable-baselines3", "torch", "numpy", "numba", "scikit-learn")
@@ -135,7 +135,7 @@ def settings_of(run: Path) -> dict[str, Any]:
     """
     path = folder_of(run) / "config.json"
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(read_text(path))
     except OSError as error:
         raise InputError(f"{RUN}: '{path}' cannot be read: {error.strerror}; allowed is a run folder") from None
     except (ValueError, RecursionError) as error:

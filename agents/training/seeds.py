@@ -21,7 +21,7 @@ from agents.training.run import Output, compare, fit, make, open_folder, train
 from agents.training.settings import Settings
 from wisp_gym.cli import aligned, cell, progress
 from wisp_gym.evaluation.pool import Pool
-from wisp_gym.files import write_bytes
+from wisp_gym.files import read_text, write_bytes
 from wisp_gym.process import StopRequest
 from wisp_gym.scenario import Scenario, load
 
@@ -95,10 +95,10 @@ def reached(folder: Path) -> Reached:
     """What a run's policy reached in held-out worlds; without a comparison, its goodput in validation worlds."""
     comparison = folder / "comparison.json"
     if comparison.is_file():
-        rows = json.loads(comparison.read_text(encoding="utf-8"))
+        rows = json.loads(read_text(comparison))
         own = next(row for row in rows if row["controller"].startswith(str(folder / "policy.json")))
         return own["goodput_tokens_per_s"], own["goodput_difference_tokens_per_s"], own["slo_attainment"]
-    lines = (folder / "validation.csv").read_text(encoding="utf-8").splitlines()[1:]
+    lines = read_text(folder / "validation.csv").splitlines()[1:]
     return max(float(line.split(",")[1]) for line in lines), None, None
 
 

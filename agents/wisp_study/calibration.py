@@ -15,6 +15,7 @@ from agents.wisp_study.published import CAPACITY, SLO_TOKENS_PER_S, SYSTEMS
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.errors import InputError
 from wisp_gym.evaluation.pool import Threads
+from wisp_gym.files import read_text
 from wisp_gym.rules.controller import Controller
 from wisp_gym.scenario import Scenario, load, with_, with_slo
 from wisp_gym.simulation import simulate
@@ -52,7 +53,7 @@ def read(path: Path = FILE) -> Calibration:
         InputError: it cannot be read, or a value lies outside its range.
     """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        tables = tomllib.loads(read_text(path))
         calibration = {name: Parameter(**table) for name, table in tables.items()}
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{path}: no calibration: {error}") from None

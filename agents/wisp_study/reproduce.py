@@ -31,7 +31,7 @@ from wisp_gym.errors import one_of
 from wisp_gym.evaluation.capacity_search import capacity_interval, mean_attainment
 from wisp_gym.evaluation.pool import Threads
 from wisp_gym.evaluation.statistics import bootstrap_interval
-from wisp_gym.files import write_bytes, write_text
+from wisp_gym.files import read_text, write_bytes, write_text
 from wisp_gym.rules.controller import Controller
 from wisp_gym.scenario import Scenario, with_slo
 from wisp_gym.simulation import simulate
@@ -134,7 +134,7 @@ def estimator_rows(target: str, scenario: Scenario) -> list[Row]:
     """Scores of the four-term estimator that the scheduler uses, on held-out configurations of the modelled server."""
     known = ESTIMATOR if target == "qwen3-32b" else dict.fromkeys(ESTIMATOR)
     path = ESTIMATORS / f"{scenario.server.name}--{scenario.target.name}.json"
-    scores = json.loads(path.read_text(encoding="utf-8"))["scores"]["wisp"]
+    scores = json.loads(read_text(path))["scores"]["wisp"]
     return [row("estimator", target, name, known[name], scores[name]) for name in ESTIMATOR]
 
 

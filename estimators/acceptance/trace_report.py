@@ -20,7 +20,7 @@ from estimators.rejection.operating_point import published
 from traces.describe_speculation import LAGS, acceptance_by_position, autocorrelation, by_quarter
 from wisp_gym.cli import Parser, output_file, table
 from wisp_gym.errors import InputError
-from wisp_gym.files import write_json
+from wisp_gym.files import read_text, write_json
 from wisp_gym.traces.requests import TraceError
 from wisp_gym.traces.speculation import SpeculationTrace, read_speculation_trace
 
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for path in given.trace:
         beside_it = path.with_name(f"{path.stem}-predictor.json")
         try:
-            predictor = json.loads(beside_it.read_text(encoding="utf-8")) if beside_it.exists() else None
+            predictor = json.loads(read_text(beside_it)) if beside_it.exists() else None
             columns[path.stem] = figures(read_speculation_trace(path), predictor)
         except (TraceError, OSError, ValueError) as error:
             raise InputError(f"{path}: {error}") from None

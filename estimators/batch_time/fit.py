@@ -96,7 +96,7 @@ def read(path: str | Path) -> Profile:
     """
     try:
         rows = csv_rows(path)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, InputError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
         raise InputError(f"cannot read the profile {path}: {reason}") from None
     needed = (*COLUMNS, "seconds")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from estimators.batch_time.fit import Profile
 from estimators.batch_time.regression import COLUMNS
 from wisp_gym.errors import InputError
+from wisp_gym.files import read_text
 
 QUEUED_TTFT_MS = 1500.0  # vLLM runs either answer within a second or hold requests back for memory, 2.4 s and more
 VLLM_SETTING = ("gpu", "dataset", "target", "tp", "method", "draft", "k", "concurrency")
@@ -110,11 +111,10 @@ def read(folder: str | Path, name: str) -> list[Series]:
 def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """Return the rows of a CSV as text by column, each with its line number under "line"."""
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            rows = [{**row, "line": str(reader.line_num)} for row in reader]
-            header = reader.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reader = csv.DictReader(read_text(path).splitlines())
+        rows = [{**row, "line": str(reader.line_num)} for row in reader]
+        header = reader.fieldnames or []
+    except (OSError, InputError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or "not a text table"
         raise InputError(f"cannot read {path}: {reason} (--data names the folder that holds it)") from None
     missing = [column for column in columns if column not in header]

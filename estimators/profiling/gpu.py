@@ -22,7 +22,7 @@ from pathlib import Path
 
 from wisp_gym.cli import OUT_OF_TIME, OutOfTime, Parser, table
 from wisp_gym.errors import InputError
-from wisp_gym.files import write_json, write_text
+from wisp_gym.files import read_text, write_json, write_text
 from wisp_gym.process import call, leaves
 
 PROGRAM = "python -m estimators.profiling gpu"
@@ -139,7 +139,7 @@ def trace_steps(given: Namespace, pair: Path, device: list[str]) -> list[Step]:
 def done_steps(out: Path) -> list[str]:
     """Return the names of the steps that are done, in the order in which they ended."""
     path = out / "steps.json"
-    return json.loads(path.read_text(encoding="utf-8"))["done"] if path.exists() else []
+    return json.loads(read_text(path))["done"] if path.exists() else []
 
 
 def start(step: Step, given: Namespace, seconds_left: float) -> int:
@@ -209,7 +209,7 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
     if not 1 <= given.minutes <= 1e5:
         raise InputError(f"--minutes {given.minutes:g}: 1 to 100000 is needed")
     steps = given.out / "steps.json"
-    if steps.exists() and (other := json.loads(steps.read_text(encoding="utf-8"))["sizes"]) != given.sizes:
+    if steps.exists() and (other := json.loads(read_text(steps))["sizes"]) != given.sizes:
         raise InputError(f"--out {given.out}: holds results of --sizes {other}; choose another folder")
     return given
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from wisp_gym.files import read_text
+
 MAX_BYTES = 64 * 2**20
 
 
@@ -19,7 +21,7 @@ def read_document(path: Path, what: str, version: int, error: type[ValueError]) 
     try:
         if path.stat().st_size > MAX_BYTES:
             raise error(f"{path}: {path.stat().st_size} bytes, allowed are {MAX_BYTES}")
-        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)
+        document = json.loads(read_text(path), parse_constant=refuse_constant)
     except OSError as fault:
         raise error(f"{path}: {fault.strerror or fault}") from None
     except error:

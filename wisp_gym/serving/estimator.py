@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from wisp_gym.files import read_text
+
 DATA = Path(__file__).resolve().parents[1] / "data" / "verification_time"
 TERMS = ("launch_s", "new_token_s", "pair_s", "cached_token_s")
 MAX_BYTES = 2**20
@@ -63,7 +65,7 @@ class VerificationTimeEstimator:
         try:
             if not path.is_file() or path.stat().st_size > MAX_BYTES:
                 raise OSError
-            return cls(json.loads(path.read_text(encoding="utf-8")))
+            return cls(json.loads(read_text(path)))
         except OSError:
             shipped = ", ".join(sorted(file.stem for file in DATA.glob("*.json")))
             raise ValueError(f"{name}: no such file of at most {MAX_BYTES} bytes; shipped: {shipped}") from None

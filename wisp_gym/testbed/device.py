@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from wisp_gym.cli import Parser, between, whole
 from wisp_gym.errors import InputError
+from wisp_gym.files import read_text
 from wisp_gym.testbed.settings import SESSION_ID_BYTES
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help and wrong flags do without
@@ -79,8 +80,8 @@ def prompts(given: argparse.Namespace) -> Iterator[str]:
     if file is None:
         return
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeError) as error:
+        lines = read_text(file).splitlines()
+    except (OSError, InputError) as error:
         raise InputError(f"--prompts {file}: cannot be read ({error})") from None
     for place, line in enumerate(lines, 1):
         try:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import hmac
+import logging
+import os
+import ssl
+import stat
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +18,7 @@ import grpc
 
 from wisp_gym.errors import InputError
 
+log = logging.getLogger(__name__)
 MIN_TOKEN_CHARACTERS = 16
 ANYONE = "anyone"  # the client's name on a server without tokens
 
@@ -37,18 +44,20 @@ class AccessTokens:
         Raises:
             SecurityError: the file cannot be read, or a line is not of this form.
         """
-        found: list[tuple[str, str]] = []
-        for number, line in enumerate(_read(path).decode("utf-8", "replace").splitlines(), 1):
+        found: dict[str, str] = {}  # token → name
+        for number, line in enumerate(_words_of(path), 1):
             words = line.split()
             if not words or words[0].startswith("#"):
                 continue
-            if len(words) != 2 or len(words[1]) < MIN_TOKEN_CHARACTERS:
-                least = f"at least {MIN_TOKEN_CHARACTERS} characters of token"
-                raise SecurityError(f"{path}:{number}: allowed is 'NAME TOKEN' with {least}")
-            found.append((words[0], words[1]))
+            if len(words) != 2 or len(words[1]) < MIN_TOKEN_CHARACTERS or not words[1].isascii():
+                least = f"at least {MIN_TOKEN_CHARACTERS} ASCII characters of token"
+                raise SecurityError(f"--tokens {path}:{number}: allowed is 'NAME TOKEN' with {least}")
+            if words[1] in found:
+                raise SecurityError(f"--tokens {path}:{number}: the token is that of '{found[words[1]]}' already")
+            found[words[1]] = words[0]
         if not found:
-            raise SecurityError(f"{path}: no token; nobody could connect")
-        return cls(found)
+            raise SecurityError(f"--tokens {path}: no token; nobody could connect")
+        return cls((name, token) for token, name in found.items())
 
     def client(self, metadata: Iterable[tuple[str, str | bytes]]) -> str | None:
         """The client of a call's metadata (`authorization: Bearer TOKEN`), or None."""
@@ -62,15 +71,61 @@ class AccessTokens:
 
 
 def server_credentials(certificate: Path, key: Path, client_ca: Path | None) -> grpc.ServerCredentials:
-    """TLS of a server; with `client_ca`, devices must show a certificate that it signed."""
-    pair = [(_read(key), _read(certificate))]
-    ca = _read(client_ca) if client_ca else None
-    return grpc.ssl_server_credentials(pair, root_certificates=ca, require_client_auth=ca is not None)
+    """TLS of a server; with `client_ca`, devices must show a certificate that it signed.
+
+    Raises:
+        SecurityError: a file that cannot be used, or a key of another certificate.
+    """
+    check_pair(certificate, key)
+    ca = check_authority(client_ca, "--tls-client-ca") if client_ca else None
+    return grpc.ssl_server_credentials([(_secret(key), _read(certificate))], ca, require_client_auth=ca is not None)
 
 
 def channel_credentials(ca: Path | None, certificate: Path | None, key: Path | None) -> grpc.ChannelCredentials:
-    """TLS of a device; without `ca` the system's certificate authorities are trusted."""
-    return grpc.ssl_channel_credentials(*(_read(path) if path else None for path in (ca, key, certificate)))
+    """TLS of a device; without `ca` the system's certificate authorities are trusted.
+
+    Raises:
+        SecurityError: as `server_credentials`.
+    """
+    if certificate and key:
+        check_pair(certificate, key)
+    authority = check_authority(ca, "--tls-ca") if ca else None
+    return grpc.ssl_channel_credentials(
+        authority, _secret(key) if key else None, _read(certificate) if certificate else None
+    )
+
+
+def check_pair(certificate: Path, key: Path) -> None:
+    """Refuse files that are no certificate and its private key: gRPC would blame the address.
+
+    Raises:
+        SecurityError: names the file.
+    """
+    check_authority(certificate, "--tls-certificate")
+    with tempfile.TemporaryDirectory() as folder:  # as we read them, without a byte order mark; private, as it is made
+        both = Path(folder) / "both.pem"
+        both.write_bytes(_read(certificate) + b"\n" + _read(key))
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(both, password=lambda: "")
+        except ssl.SSLError as error:
+            words = f"--tls-key {key}: no private key in PEM without a password"
+            if error.reason == "KEY_VALUES_MISMATCH":
+                words = f"--tls-key {key}: not the key of --tls-certificate {certificate}"
+            raise SecurityError(words) from None
+
+
+def check_authority(path: Path, flag: str) -> bytes:
+    """A certificate in PEM.
+
+    Raises:
+        SecurityError: there is none in the file.
+    """
+    content = _read(path)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=content.decode("ascii"))
+    except (ssl.SSLError, ValueError):
+        raise SecurityError(f"{flag} {path}: no certificate in PEM") from None
+    return content
 
 
 def metadata_of(token: str | None) -> list[tuple[str, str]]:
@@ -80,15 +135,32 @@ def metadata_of(token: str | None) -> list[tuple[str, str]]:
 
 def read_token(path: Path) -> str:
     """A device's own token: the only word of a file."""
-    words = _read(path).decode("utf-8", "replace").split()
-    if len(words) != 1:
-        raise SecurityError(f"{path}: allowed is one token and nothing else")
+    words = " ".join(_words_of(path)).split()
+    if len(words) != 1 or not words[0].isascii():
+        raise SecurityError(f"--token {path}: allowed is one token, of ASCII characters, and nothing else")
     return words[0]
 
 
-def _read(path: Path) -> bytes:
+def _words_of(path: Path) -> list[str]:
+    """The lines of a file of secrets."""
     try:
-        return path.read_bytes()
+        return _secret(path).decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise SecurityError(f"{path}: byte {error.start} is no UTF-8 text") from None
+
+
+def _secret(path: Path) -> bytes:
+    """A file that should be its owner's alone; a note where everybody can read it."""
+    content = _read(path)
+    if os.name == "posix" and path.stat().st_mode & stat.S_IROTH:
+        log.warning("%s can be read by every user of this machine; chmod o-r keeps it secret", path)
+    return content
+
+
+def _read(path: Path) -> bytes:
+    """A file's bytes, without the byte order mark that editors on Windows put before them."""
+    try:
+        return path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise SecurityError(f"{path}: cannot be read ({error.strerror})") from None
 

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,6 +99,23 @@ def build(given: argparse.Namespace) -> Server:
     return Server(engine, digest, scheduler, ServerSettings(given.limits, tokens))
 
 
+def free(flag: str, address: Address) -> None:
+    """Refuse an address that is not ours, or taken.
+
+    Raises:
+        InputError: names the flag and the system's reason.
+    """
+    try:
+        host, port = address[0].strip("[]"), address[1]
+        for family, kind, _, _, found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            with socket.socket(family, kind) as tried:
+                tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do after a restart
+                tried.bind(found)
+    except OSError as error:
+        reason = f"cannot be bound ({error.strerror}); allowed is a free port of this machine, 0: any"
+        raise InputError(f"{flag} {address[0]}:{address[1]}: {reason}") from None
+
+
 def credentials(given: argparse.Namespace) -> Any:
     """TLS of the flags, or None; a public address without it must be asked for.
 
@@ -133,7 +151,7 @@ async def serve(
         loop.add_signal_handler(number, lambda: None if told.is_echo() else stopped.set())
     try:
         port = await server.start(*listen, tls)
-    except RuntimeError:
+    except RuntimeError:  # gRPC does not say why
         raise InputError(f"--listen {listen[0]}:{listen[1]}: cannot be bound") from None
     print(f"listening on {listen[0]}:{port}", flush=True)
     if metrics:
@@ -152,6 +170,9 @@ async def serve(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serve until told to stop."""
     given = parse(arguments)
+    for flag, where in (("--listen", given.listen), ("--metrics", given.metrics)):
+        if where:
+            free(flag, where)  # before a model is loaded
     tls = credentials(given)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     asyncio.run(serve(build(given), given.listen, tls, given.metrics, given.grace_s))

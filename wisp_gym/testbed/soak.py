@@ -23,7 +23,7 @@ from typing import Any
 
 from wisp_gym.cli import Parser, between, output_file, whole
 from wisp_gym.errors import InputError
-from wisp_gym.files import write_json
+from wisp_gym.files import read_text, write_json
 from wisp_gym.process import readable
 
 PROGRAM = "wisp-gym soak"
@@ -124,7 +124,7 @@ def cases(given: argparse.Namespace) -> list[Case]:
         folder = default_pair()
         given.target, given.draft = str(folder / "target"), given.draft or str(folder / "draft")
         tokenizer = load_tokenizer(given.target, "--target")
-        lines = (folder / "prompts.jsonl").read_text(encoding="utf-8").splitlines()[: given.prompts]
+        lines = read_text(folder / "prompts.jsonl").splitlines()[: given.prompts]
         prompts = [list(tokenizer(json.loads(line)["prompt"])["input_ids"]) for line in lines]
     else:
         size, rng = len(load_tokenizer(given.target, "--target")), np.random.default_rng(given.seed)

@@ -14,6 +14,7 @@ from wisp_gym.controllers.resolve import find_batching, published_threshold
 from wisp_gym.controllers.scorer_policy import load_scorer
 from wisp_gym.controllers.shipped import policy_path, shipped_names
 from wisp_gym.errors import InputError
+from wisp_gym.files import read_text
 from wisp_gym.rules.controller import Controller
 from wisp_gym.rules.speculation import POLICY_LENGTH
 from wisp_gym.scenario import Scenario, dumps, load
@@ -53,7 +54,7 @@ def origin_of_run(name: str, scenario: Scenario) -> Origin:
         return Origin(told.made_by, told.commit, scenario.name, scenario_sha256(scenario))
     folder = run_folder(name)
     try:
-        versions = json.loads((folder / "versions.json").read_text(encoding="utf-8"))
+        versions = json.loads(read_text(folder / "versions.json"))
     except (OSError, ValueError, RecursionError):
         versions = {}
     commit = versions.get("commit") if isinstance(versions, dict) else None
