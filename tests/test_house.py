@@ -53,7 +53,7 @@ MAX_PARAMETERS = 8  # of a constructor, without self
 # Who may import whom: a room imports from itself and from rooms in rows above its own. Deferred imports count.
 DIRECTION = (
     ("wisp_gym.errors",),
-    ("wisp_gym.files",),
+    ("wisp_gym.files", "wisp_gym.values"),
     ("wisp_gym.process",),
     ("wisp_gym.cli", "wisp_gym.jit_cache", "wisp_gym.jit_link", "wisp_gym.machine"),
     ("wisp_gym.jit",),
@@ -105,6 +105,7 @@ ROOMS = {
             "process.py",
             "py.typed",
             "simulation.py",
+            "values.py",
         ),
     },
     "agents": {"__init__.py", "pool.py", "batching", "bounds", "sim2real", "study", "training", "wisp_study"},

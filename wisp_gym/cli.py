@@ -21,13 +21,12 @@ from typing import Any, NoReturn
 from wisp_gym.errors import InputError, did_you_mean, one_line
 from wisp_gym.files import csv_text, write_json, write_text
 from wisp_gym.process import BROKEN_PIPE, Interrupt, OutputError, complain, on_signals, stop_code, stop_words
+from wisp_gym.values import MAX_SEED
 
 BAD_INPUT = 2  # the exit code of every wrong flag, name or file
 OUT_OF_TIME = 75  # something is left that the same command would do (EX_TEMPFAIL of sysexits.h)
 
-MAX_DEVICES = 100_000  # about 10 GB of state: more is a slip of the finger
 MAX_SEEDS = 10_000
-MAX_SEED = 2**63 - 1  # the engine's counter-based draws take 64 bits; numpy's and SB3's seeds are signed
 
 WHOLE = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 SEED_RANGE = re.compile(r"(\d{1,19})(?:-(\d{1,19}))?", re.ASCII)

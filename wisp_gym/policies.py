@@ -12,13 +12,16 @@ BatchScheduler(loaded.bundle(), estimator, limits)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from os import PathLike
 from typing import TYPE_CHECKING
+
+from wisp_gym.values import texts
 
 if TYPE_CHECKING:
     from wisp_gym.controllers.predict import SpeculationPredictor
     from wisp_gym.controllers.predict_batching import BatchingPredictor
     from wisp_gym.controllers.resolve import Controller
-    from wisp_gym.scenario import Scenario
+    from wisp_gym.scenario import AnyScenario
     from wisp_gym.serving import Bundle
 
 
@@ -28,7 +31,7 @@ class Loaded:
 
     name: str
 
-    def engine(self, scenario: Scenario | str) -> Controller:
+    def engine(self, scenario: AnyScenario) -> Controller:
         """For `wisp_gym.simulation.simulate`.
 
         Where the name has no batching rule, a rule is with first come first served; a batching policy alone is as it was
@@ -37,9 +40,9 @@ class Loaded:
         from wisp_gym.controllers.predict import named
         from wisp_gym.scenario import load as load_scenario
 
-        return named(self.name, load_scenario(scenario) if isinstance(scenario, str) else scenario)
+        return named(self.name, load_scenario(scenario))
 
-    def environment(self, scenario: Scenario | str) -> SpeculationPredictor | BatchingPredictor:
+    def environment(self, scenario: AnyScenario) -> SpeculationPredictor | BatchingPredictor:
         """For `wisp_gym/Speculation-v0`, or `Batching-v0` or `Joint-v0`, with the `predict` of stable-baselines3."""
         from wisp_gym.controllers.predict import SpeculationPredictor
         from wisp_gym.controllers.predict_batching import BatchingPredictor
@@ -72,6 +75,6 @@ class Loaded:
         return load_bundle(self.name, decision)
 
 
-def load(name: str) -> Loaded:
+def load(name: str | PathLike[str]) -> Loaded:
     """A controller by name: a shipped policy, a rule of docs/guide/controllers.md, or a saved policy (run folder or policy.json)."""
-    return Loaded(name)
+    return Loaded(texts("a controller's name, or a path").checked("controller", name))

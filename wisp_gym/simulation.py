@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 
-from wisp_gym.controllers.resolve import resolve
+from wisp_gym.controllers.resolve import AnyController, resolve
 from wisp_gym.engine.trace_load import load_trace, warn_of_changes
 from wisp_gym.engine.worlds import Worlds
 from wisp_gym.evaluation.metrics import Metrics, measure
-from wisp_gym.rules.controller import Controller
-from wisp_gym.scenario import Scenario, load
+from wisp_gym.scenario import AnyScenario, load
+from wisp_gym.values import DEVICES, SEEDS, optional
 
 
 def simulate(
-    scenario: Scenario | str,
-    controller: Controller | str = "wisp",
+    scenario: AnyScenario,
+    controller: AnyController = "wisp",
     seeds: Sequence[int] = (0,),
     n_devices: int | None = None,
     threads: int | None = None,
@@ -24,21 +24,22 @@ def simulate(
     Args:
         scenario: a scenario, a preset's name or a TOML file.
         controller: a controller or its name, see `wisp_gym.controllers.resolve.listing`.
-        seeds: one world each.
-        n_devices: population; default the scenario's.
+        seeds: one world each, at least one, each from 0 to 2^63 - 1.
+        n_devices: population, 1 to 100,000; default the scenario's.
         threads: threads to run on; default one for each core.
 
     Raises:
-        ScenarioError, ControllerError, PolicyError, TraceError: one line that names what is wrong.
+        InputError (ScenarioError, ControllerError, PolicyError, TraceError): one line that names what is wrong.
 
     Warns:
         UserWarning: requests of the scenario's trace are cut or skipped.
     """
-    scenario = load(scenario) if isinstance(scenario, str) else scenario
-    controller = resolve(controller, scenario) if isinstance(controller, str) else controller
+    scenario, each = load(scenario), SEEDS.checked("seeds", seeds)
+    n_devices = optional(DEVICES).checked("n_devices", n_devices)
+    controller = resolve(controller, scenario)
     warn_of_changes(scenario)
-    worlds = Worlds(len(seeds), n_devices or scenario.n_devices, trace=load_trace(scenario), threads=threads)
-    for index, seed in enumerate(seeds):
+    worlds = Worlds(len(each), n_devices or scenario.n_devices, trace=load_trace(scenario), threads=threads)
+    for index, seed in enumerate(each):
         worlds.fill(index, scenario, seed, controller, n_devices)
     worlds.run(early=True)
-    return [measure(worlds.arrays, index, scenario) for index in range(len(seeds))]
+    return [measure(worlds.arrays, index, scenario) for index in range(len(each))]

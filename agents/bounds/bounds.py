@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from agents.bounds.fluid import Bound, bounds_of, capacity
 from agents.bounds.identical import best_periodic, capacity_at_speed, is_identical
 from wisp_gym import cli
-from wisp_gym.cli import MAX_DEVICES, aligned, cell, interval_cell
+from wisp_gym.cli import aligned, cell, interval_cell
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.engine.feasibility import warnings
 from wisp_gym.evaluation.arguments import add_comparison
@@ -25,6 +25,7 @@ from wisp_gym.evaluation.statistics import bootstrap_interval, mean
 from wisp_gym.rules.controller import Controller
 from wisp_gym.rules.speculation import ORACLE, PERFECT
 from wisp_gym.scenario import Scenario
+from wisp_gym.values import MAX_DEVICES
 
 PROGRAM = "python -m agents.bounds"
 DEFAULT_SEEDS = 10

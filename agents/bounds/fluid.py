@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from agents.bounds.fluid_rows import TOLERANCE, Array, Programme
-from wisp_gym.cli import MAX_DEVICES
 from wisp_gym.scenario import Scenario
 from wisp_gym.scenario.fields import ScenarioError
+from wisp_gym.values import MAX_DEVICES
 
 BOUNDS = ("information", "perfect", "oracle", "centralized")  # what a controller may know
 KINDS = ("predictor", "confidence", "perfect", "oracle", "centralized")

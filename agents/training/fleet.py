@@ -79,7 +79,7 @@ class Squad:
 
     def restart(self, index: int) -> None:
         """A new episode."""
-        self.episodes.restart(index, self.rngs[index], None)
+        self.episodes.restart(index, self.rngs[index], {})
         self.fresh[index] = True
         self.tokens[index] = self.episodes.arrays.device[index]["slo_tokens_per_s"]
         self.seconds[index] = 1.0

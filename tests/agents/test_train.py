@@ -409,7 +409,7 @@ KWARGS = "argument --env-kwargs: "
         (["--env-kwargs", "devices:3", "devices:4"], KWARGS + "devices is given twice"),
         (["--env-kwargs", "devices:many"], KWARGS + "devices given 'many', allowed is a whole number"),
         (["--env-kwargs", "devices:True"], KWARGS + "devices given True"),
-        (["--env-kwargs", "devices:0"], KWARGS + "n_devices: given 0, allowed"),
+        (["--env-kwargs", "devices:0"], KWARGS + "devices given 0, allowed"),
         (["--env-kwargs", "horizon_s:1e999"], KWARGS + "horizon_s given inf"),
         (["--env-kwargs", "horizon_s:0.001"], KWARGS + "no decision falls before the horizon"),
         (
@@ -421,14 +421,14 @@ KWARGS = "argument --env-kwargs: "
         (["--algo", "ppo", "--env-kwargs", "reward_weights:{'tim':1}"], "unknown term 'tim'; did you mean 'time'?"),
         (
             ["--algo", "ppo", "--env-kwargs", "reward_weights:{'time':'1'}"],
-            KWARGS + "reward_weights given {'time': '1'}",
+            KWARGS + "reward_weights: time given '1'",
         ),
-        (["--env-kwargs", "randomise:{'jitter':{1,2}}"], KWARGS + "randomise given"),
+        (["--env-kwargs", "randomise:{'jitter':{1,2}}"], KWARGS + "randomise: jitter given"),
         (
             ["--env-kwargs", "others:mine.json"],
             "others is not for --algo fleet, whose devices all learn; allowed: scenario",
         ),
-        (["--env-kwargs", "slo:-2"], "given -2, allowed: a finite number > 0"),
+        (["--env-kwargs", "slo:-2"], "slo given -2, allowed is a positive, finite number"),
         (["--env-kwargs", "scenario:h100-qwen3-32"], "h100-qwen3-32b"),
         (["--env-kwargs", "scenario:__import__('os')._exit(7)"], "is neither a preset nor a TOML file"),
         (["--env-kwargs", "devices:__import__('os')._exit(7)"], "allowed is a whole number"),

@@ -255,7 +255,7 @@ def test_wrong_values_are_refused_in_one_line(short: str) -> None:
         ({"controllers": ["wisp", "wisp"]}, "'wisp' is given twice"),
         ({"controllers": "wsip"}, "did you mean 'wisp'"),
         ({"controllers": ["wisp", "sled"], "reference": "sed"}, "did you mean 'sled'"),
-        ({"controllers": "wisp", "devices": 0}, "n_devices"),
+        ({"controllers": "wisp", "devices": 0}, "devices: given 0"),
     ):
         with pytest.raises(InputError, match=message):
             evaluate(**{"scenario": short} | given)  # type: ignore[arg-type]

@@ -88,7 +88,7 @@ def test_a_fault_is_counted_and_wisps_rule_decides() -> None:
         (lambda c: c.begin_request(0.1, 10, 20), "missing"),  # no reply yet
     ):
         controller = controller_of()
-        controller.bundle, controller.run = bundle, bundle.session.run
+        controller.bundle = bundle
         assert not controller.wants_more(0.1)
         assert not controller.fallbacks
         spoil(controller)
@@ -119,10 +119,11 @@ def test_an_old_server_state_is_late() -> None:
 def test_a_policy_that_fails_is_replaced() -> None:
     controller = controller_of("fixed:0")
 
-    def fails(*_: Any) -> None:
-        raise RuntimeError("no memory")
+    class Session:
+        def run(self, *_: Any) -> None:
+            raise RuntimeError("no memory")
 
-    controller.run = fails
+    controller.bundle = replace(controller.bundle, session=Session())
     assert controller.wants_more(0.1)
     assert controller.fallbacks == {"failed": 1}
 

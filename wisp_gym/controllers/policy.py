@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from wisp_gym.files import write_text
 from wisp_gym.rules import speculation
 from wisp_gym.rules.mlp import pack
 from wisp_gym.rules.weights_json import layers_as_json, parse_layers, read_document
+from wisp_gym.values import texts
 
 WHAT = "policy"
+POLICY = texts("a policy.json, its run folder, or a shipped policy's name")
 VERSION = 1
 KINDS = {"token": speculation.POLICY, "length": speculation.POLICY_LENGTH}
 
@@ -91,13 +94,13 @@ def refuse_others(path: Path, what: str, rows: Any, allowed: Sequence[str]) -> N
         raise PolicyError(f"{path}: {what}: {next((f'{a!r} where {b!r} stands' for a, b in pairs if a != b), count)}")
 
 
-def read_policy(name: str | Path) -> tuple[Path, dict[str, Any]]:
+def read_policy(name: str | PathLike[str]) -> tuple[Path, dict[str, Any]]:
     """File and document of a saved policy by its file, its run folder or, if it is shipped, its name.
 
     Raises:
         PolicyError: missing or damaged file, or another version; one line.
     """
-    path = policy_path(name)
+    path = policy_path(POLICY.checked("policy", name))
     if path.suffix != ".json":
         given = f"given a '{path.suffix}' file" if path.suffix else "no such folder"
         shipped = ", ".join(shipped_names())
@@ -113,7 +116,7 @@ def saved_decision(name: str | Path) -> str:
         return ""
 
 
-def load_policy(name: str | Path) -> Policy:
+def load_policy(name: str | PathLike[str]) -> Policy:
     """Read a policy from its JSON file, from a run folder that holds `policy.json`, or a shipped one by its name.
 
     Raises:

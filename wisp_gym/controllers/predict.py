@@ -7,15 +7,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wisp_gym.contract import device
+from wisp_gym.controllers import seen
 from wisp_gym.controllers.catalogue import ALIASES, CENTRALIZED, SPECULATION
 from wisp_gym.controllers.names import ControllerError, parse
-from wisp_gym.controllers.resolve import resolve
+from wisp_gym.controllers.resolve import NAME, AnyController, resolve
 from wisp_gym.engine.state import PARAMETERS
+from wisp_gym.errors import InputError
 from wisp_gym.rules.bandits import MEMORY
 from wisp_gym.rules.controller import Controller
 from wisp_gym.rules.observed import decide_drafting
 from wisp_gym.rules.speculation import ORACLE, PERFECT
-from wisp_gym.scenario import Scenario, load
+from wisp_gym.scenario import AnyScenario, Scenario, load
 
 FATES = {PERFECT: "last_fate", ORACLE: "next_fate"}  # what a bound must be told
 
@@ -35,9 +37,9 @@ class SpeculationPredictor:
             that learn from replies, which `predict` is never shown.
     """
 
-    def __init__(self, controller: Controller | str, scenario: Scenario | str) -> None:
-        scenario = load(scenario) if isinstance(scenario, str) else scenario
-        self.controller = named(controller, scenario) if isinstance(controller, str) else controller
+    def __init__(self, controller: AnyController, scenario: AnyScenario) -> None:
+        scenario = load(scenario)
+        self.controller = named(controller, scenario)
         if self.controller.centralized:
             reason = f"centralized serving drafts nothing; allowed: {', '.join(SPECULATION)}, FILE"
             raise ControllerError(f"controller '{self.controller.name}': {reason}")
@@ -70,13 +72,10 @@ class SpeculationPredictor:
             int64 actions, () for one observation and (n,) for n of them (0 send, 1 continue, or a length), and `state`.
 
         Raises:
-            ValueError: observations of another shape, or fates that are missing or of another shape.
+            InputError: observations of another shape, or fates that are missing or of another shape.
         """
-        rows = np.asarray(observation, dtype=np.float32)
-        if rows.ndim not in (1, 2) or rows.shape[-1] != device.SIZE:
-            size = device.SIZE
-            raise ValueError(f"observation: given shape {rows.shape}, allowed are ({size},) and (n, {size})")
-        many = np.ascontiguousarray(np.atleast_2d(rows))
+        rows = seen.checked(observation, device.SIZE.__eq__, f"({device.SIZE},) and (n, {device.SIZE})")
+        many = np.atleast_2d(rows)
         fates = self.fates(info, len(many))
         actions, chances = np.empty(len(many), dtype=np.int64), self.rng.random(len(many))
         memory = np.zeros(MEMORY)  # no rule that uses it gets here
@@ -91,20 +90,22 @@ class SpeculationPredictor:
             return np.zeros(n, dtype=np.int64)
         if info is None or key not in info:
             needed = f"predict needs info['{key}'], 0 or 1 each"
-            raise ValueError(f"controller '{self.controller.name}' is a bound that knows fates: {needed}")
-        fates = np.asarray(info[key], dtype=np.int64)
-        if fates.shape not in ((), (n,)) or not np.isin(fates, (0, 1)).all():
+            raise InputError(f"controller '{self.controller.name}' is a bound that knows fates: {needed}")
+        fates = np.asarray(info[key])
+        if fates.dtype.kind not in "biu" or fates.shape not in ((), (n,)) or not np.isin(fates, (0, 1)).all():
             given = f"{np.array2string(fates, threshold=4)} of shape {fates.shape}"
-            raise ValueError(f"info['{key}']: given {given}, allowed are 0 and 1 of shape () or ({n},)")
-        return np.ascontiguousarray(np.broadcast_to(fates, (n,)))
+            raise InputError(f"info['{key}']: given {given}, allowed are 0 and 1 of shape () or ({n},)")
+        return np.array(np.broadcast_to(fates, (n,)), np.int64)
 
 
-def named(name: str, scenario: Scenario) -> Controller:
+def named(given: AnyController, scenario: Scenario) -> Controller:
     """The controller of a name whose batching rule may be missing; it is first come, first served then.
 
     Raises:
         ControllerError, PolicyError: as `resolve`.
     """
-    first, *more = parse(name)
+    if isinstance(given, Controller):
+        return given
+    first, *more = parse(name := NAME.checked("controller", given))
     whole = more or first.is_policy or name in ALIASES or first.name in CENTRALIZED
     return resolve(name if whole else f"{name}+fcfs", scenario)

@@ -4,15 +4,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wisp_gym.contract import ladders, request, server
+from wisp_gym.controllers import seen
 from wisp_gym.controllers.catalogue import BATCHING
 from wisp_gym.controllers.names import ControllerError, parse
-from wisp_gym.controllers.resolve import find_batching, resolve
+from wisp_gym.controllers.resolve import NAME, AnyController, find_batching, resolve
 from wisp_gym.engine.state import PARAMETERS
 from wisp_gym.rules import batching as rules
 from wisp_gym.rules.controller import Controller
 from wisp_gym.rules.observed import decide_batching, score_batching
 from wisp_gym.rules.scorer import shape_of
-from wisp_gym.scenario import Scenario, load
+from wisp_gym.scenario import AnyScenario, Scenario, load
 
 # What some rules need that the environment's observation does not hold.
 HIDDEN = {rules.PACED: "the context of every sequence", rules.PIPELINED: "the group of every device"}
@@ -36,8 +37,8 @@ class BatchingPredictor:
         ControllerError, PolicyError, ScenarioError: one line.
     """
 
-    def __init__(self, controller: Controller | str, scenario: Scenario | str, prices: bool = False) -> None:
-        scenario = load(scenario) if isinstance(scenario, str) else scenario
+    def __init__(self, controller: AnyController, scenario: AnyScenario, prices: bool = False) -> None:
+        scenario = load(scenario)
         self.kind, parameters, self.scorer = rule_of(controller, scenario)
         self.launches = len(ladders.PRICES) if prices else 1
         if len(self.scorer) and shape_of(self.scorer).launches not in (1, self.launches):
@@ -63,14 +64,13 @@ class BatchingPredictor:
             int64 actions, () for one observation and (n,) for n of them, and `state`.
 
         Raises:
-            ValueError: observations of another shape.
+            InputError: observations of another shape.
         """
-        rows = np.asarray(observation, dtype=np.float32)
         size, each = server.SIZE, request.SIZE
-        if rows.ndim not in (1, 2) or rows.shape[-1] <= size or (rows.shape[-1] - size) % each:
-            raise ValueError(f"observation: given shape {rows.shape}, allowed are ({size} + {each}·Q,) and (n, …)")
+        fits = f"({size} + {each}·Q,) and (n, {size} + {each}·Q)"
+        rows = seen.checked(observation, lambda width: width > size and (width - size) % each == 0, fits)
         actions = np.empty(int(np.prod(rows.shape[:-1], dtype=np.int64)), dtype=np.int64)
-        table = np.ascontiguousarray(np.atleast_2d(rows))
+        table = np.atleast_2d(rows)
         if self.kind == rules.LEARNED:
             score_batching(self.scorer, self.launches, table, actions)
         else:
@@ -78,13 +78,13 @@ class BatchingPredictor:
         return actions.reshape(rows.shape[:-1]), state
 
 
-def rule_of(controller: Controller | str, scenario: Scenario) -> tuple[int, tuple[float, ...], np.ndarray]:
+def rule_of(controller: AnyController, scenario: Scenario) -> tuple[int, tuple[float, ...], np.ndarray]:
     """Kind, parameters and scorer of the batching half of a controller."""
-    name = controller if isinstance(controller, str) else controller.name
-    if isinstance(controller, str) and is_batching(controller):
-        kind, parameters, scorer = find_batching(controller, scenario)
+    name = controller.name if isinstance(controller, Controller) else NAME.checked("controller", controller)
+    if not isinstance(controller, Controller) and is_batching(name):
+        kind, parameters, scorer = find_batching(name, scenario)
     else:
-        whole = resolve(controller, scenario) if isinstance(controller, str) else controller
+        whole = resolve(controller, scenario)
         kind, parameters, scorer = whole.batching, whole.batching_parameters, whole.scorer
     if kind in HIDDEN:
         allowed = ", ".join(text for text, rule in BATCHING.items() if rule.kind not in HIDDEN)

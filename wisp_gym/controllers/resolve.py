@@ -7,6 +7,7 @@ Examples: `wisp+wisp`, `fixed:4+fcfs`, `aligned(thr=0.2, A=0.6)+static:4,0.1`, `
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from os import PathLike
 from statistics import NormalDist
 
 import numpy as np
@@ -24,16 +25,19 @@ from wisp_gym.rules import speculation as speculation_rules
 from wisp_gym.rules.controller import NO_POLICY, Controller
 from wisp_gym.rules.rejection_predictor import load_predictor
 from wisp_gym.scenario import Scenario
+from wisp_gym.values import texts
 
+AnyController = Controller | str | PathLike[str]  # itself, or by its name
+NAME = texts("a controller's name such as wisp+fcfs")
 # WISP's published operating point: share of accepted tokens that its MLP lets pass (arXiv 2601.11652).
 WISP_RECALL = 0.801
 
 
-def resolve(name: str, scenario: Scenario, load: Callable[[str], Policy] = load_policy) -> Controller:
-    """Controller of a name.
+def resolve(given: AnyController, scenario: Scenario, load: Callable[[str], Policy] = load_policy) -> Controller:
+    """Controller of a name; a controller is returned as it is.
 
     Args:
-        name: `speculation+batching[+trim][+chunk][+admit]`, a whole system, a server alone, or a saved policy (by default with
+        given: `speculation+batching[+trim][+chunk][+admit]`, a whole system, a server alone, or a saved policy (by default with
             wisp, one of the server beside `speculation-v1`). In place of a batching rule, a saved policy of the server.
         scenario: gives the default of WISP's threshold, and devices to plan for.
         load: reads the policy of devices.
@@ -41,7 +45,11 @@ def resolve(name: str, scenario: Scenario, load: Callable[[str], Policy] = load_
     Raises:
         ControllerError: unknown name or impossible setting, with the nearest valid choice.
         PolicyError: a saved policy that cannot be used.
+        InputError: neither a name, nor a path, nor a controller.
     """
+    if isinstance(given, Controller):
+        return given
+    name = NAME.checked("controller", given)
     first, *rest = parts_of(name)
     if first.name in CENTRALIZED:
         found = Controller(name, speculation_rules.FIXED, (0.0,), first.rule.kind, first.values, centralized=True)

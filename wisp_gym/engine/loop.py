@@ -266,7 +266,7 @@ def act_speculation(w, action):
 def pick(w, place):
     """Put the request that waits in a visible place into the batch, if it fits."""
     c, s = w.config[0], w.server[0]
-    if place < min(s.n_queue, c.visible_requests) and fits(c, s, w.device[w.queue[place]]):
+    if 0 <= place < min(s.n_queue, c.visible_requests) and fits(c, s, w.device[w.queue[place]]):
         due_s = binding_deadline_s(FCFS, s.now_s, w.features[place], 0.0)
         add(c, s, w.device, w.queue[place], w.batch, due_s)
     else:

@@ -217,6 +217,10 @@ class World(NamedTuple):
     scorer: np.ndarray = NO_POLICY  # (weights,) float32 of the learned batching policy
     source: Source = NO_SOURCE
 
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        """How copies and other processes get it, see `arrived`."""
+        return arrived, tuple(self)
+
     def own(self) -> dict[str, np.ndarray]:
         """Arrays that each world has for itself, by name."""
         names = self._fields[: self._fields.index("trace")]
@@ -236,3 +240,24 @@ class World(NamedTuple):
         """Copy the state of a template's first world to world `index`; what is written down stays."""
         for name in self._fields[: self._fields.index("log")]:
             getattr(self, name)[index] = getattr(template, name)[0]
+
+
+STRUCTURES = (CONFIG, DEVICE, SERVER, TOTALS, SLO_TOTALS, TRACE_ROW, TRACE_TOKEN, DECISION, OUTCOME, LOG_ROW)
+
+
+def arrived(*parts: Any) -> World:
+    """The arrays of a world that comes from a copy or from another process, with this module's structures.
+
+    Theirs are equal, but numba knows only these by sight: with others every call would compare all fields.
+    """
+    *arrays, source = parts
+    return World._make([*map(as_known, arrays), Source(*map(as_known, source))])
+
+
+def as_known(array: np.ndarray) -> np.ndarray:
+    """The same memory under this module's structure, where it has one."""
+    known = next((dtype for dtype in STRUCTURES if dtype == array.dtype), None)
+    if known is None:
+        return array
+    plain = array.view(known, np.ndarray)
+    return plain if COMPILES else plain.view(np.recarray)

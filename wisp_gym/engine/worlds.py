@@ -10,9 +10,11 @@ from wisp_gym.engine.build import empty_arrays, fill_world
 from wisp_gym.engine.loop import run_worlds
 from wisp_gym.engine.state import NO_TRACE
 from wisp_gym.engine.trace_files import load_source
+from wisp_gym.errors import InputError
 from wisp_gym.jit import COMPILES
 from wisp_gym.rules.controller import Controller, Plan
 from wisp_gym.scenario import Scenario
+from wisp_gym.values import DEVICES, THREADS, WORLDS, whole
 
 
 @cache
@@ -42,13 +44,16 @@ class Worlds:
         n_worlds: number of worlds. n_devices: room for devices in each. log_rows: room for events in each log.
         trace: rows of a request trace shared by all worlds.
         threads: threads to run on; default one for each core.
+
+    Raises:
+        InputError: numbers that cannot be.
     """
 
     def __init__(
         self, n_worlds: int, n_devices: int, log_rows: int = 0, trace: np.ndarray = NO_TRACE, threads: int | None = None
     ):
-        self.arrays = empty_arrays(n_worlds, n_devices, log_rows, trace)
-        self.n_worlds = n_worlds
+        self.n_worlds, threads = WORLDS.checked("number of worlds", n_worlds), THREADS.checked("threads", threads)
+        self.arrays = empty_arrays(n_worlds, DEVICES.checked("devices", n_devices), log_rows, trace)
         self.files: tuple[str, str] | None = None  # speculation trace and predictor, "" for none
         self.threads = min(threads or os.cpu_count() or 1, n_worlds) if COMPILES else 1
         self.edges = [round(n_worlds * k / self.threads) for k in range(self.threads + 1)]
@@ -59,9 +64,16 @@ class Worlds:
     def fill(
         self, index: int, scenario: Scenario, seed: int, controller: Controller, n_devices: int | None = None
     ) -> None:
-        """Set world `index` to the beginning of a scenario under a controller."""
+        """Set world `index` to the beginning of a scenario under a controller.
+
+        Raises:
+            InputError: no such world, or more devices than there is room for; and as `read_files`.
+        """
+        place = whole(0, len(self) - 1).checked("world", index)
+        room = whole(1, self.arrays.device.shape[1])
+        n_devices = room.checked("devices", scenario.n_devices if n_devices is None else n_devices)
         self.read_files(scenario)
-        fill_world(self.arrays, index, scenario, seed, n_devices or scenario.n_devices)
+        fill_world(self.arrays, place, scenario, seed, n_devices)
         self.control(index, controller)
 
     def read_files(self, scenario: Scenario) -> None:
@@ -69,11 +81,11 @@ class Worlds:
 
         Raises:
             TraceError, PredictorError, ScenarioError: a file that cannot be used, or does not fit the scenario.
-            ValueError: another world was given other files; its rows would be read from the wrong trace.
+            InputError: another world was given other files; its rows would be read from the wrong trace.
         """
         files = (scenario.draft.trace, scenario.draft.predictor)
         if self.files not in (None, files):
-            raise ValueError(
+            raise InputError(
                 f"worlds: given a trace and predictor {files}, allowed: {self.files}, as another world has"
             )
         self.files = files
@@ -112,7 +124,16 @@ class Worlds:
         self.spread(run_worlds)
 
     def spread(self, function, *arguments) -> None:  # type: ignore[no-untyped-def]
-        """Call a compiled function over ranges of worlds on all threads."""
+        """Call a compiled function over ranges of worlds on all threads; arguments: arrays with a row for each world.
+
+        Raises:
+            InputError: an array of another length; compiled code reads and writes without looking.
+        """
+        for array in arguments:
+            if len(array) != self.n_worlds:
+                raise InputError(
+                    f"arrays: given one of {len(array)} rows, allowed are {self.n_worlds}, one for each world"
+                )
         if self.threads == 1:
             function(self.arrays, *arguments, 0, len(self))
             return

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
@@ -11,18 +11,19 @@ from wisp_gym.contract.entry import markdown
 from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES
 from wisp_gym.engine import gather
 from wisp_gym.envs.episodes import Episodes, EpisodeSettings
-from wisp_gym.envs.rewards import BATCHING_WEIGHTS, checked_weights
+from wisp_gym.envs.rewards import BATCHING_WEIGHTS, weights_of
 from wisp_gym.envs.shells import DecisionEnv, DecisionVectorEnv, Task
+from wisp_gym.values import FLAG, number, whole
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchingSettings(EpisodeSettings):
     """Arguments of `BatchingEnv`, which says what they mean."""
 
-    visible: int = 32
-    average_reward: float = 0.0
-    reward_weights: Mapping[str, float] | None = None
-    responses_join: bool = True
+    visible: Annotated[int, whole(1, 1024)] = 32
+    average_reward: Annotated[float, number(lambda value: value >= 0.0, "a rate of at least 0 tokens/s")] = 0.0
+    reward_weights: Annotated[Mapping[str, float] | None, weights_of(BATCHING_WEIGHTS)] = None
+    responses_join: Annotated[bool, FLAG] = True
 
 
 class BatchingTask(Task):
@@ -38,10 +39,6 @@ class BatchingTask(Task):
 
     def __init__(self, n: int, settings: BatchingSettings, log_rows: int = 0, threads: int | None = None):
         visible, average_reward = settings.visible, settings.average_reward
-        if not 1 <= visible <= 1024:
-            raise ValueError(f"visible: given {visible}, allowed is 1 to 1024")
-        if not np.isfinite(average_reward) or average_reward < 0:
-            raise ValueError(f"average_reward: given {average_reward!r}, allowed is a rate of at least 0 tokens/s")
         episodes = Episodes(n, settings, log_rows, threads)
         config = episodes.template.arrays.config[0, 0]
         config["external_batching"], config["visible_requests"], config["sets_prices"] = 1, visible, self.prices
@@ -50,7 +47,7 @@ class BatchingTask(Task):
         self.counted = np.zeros((n, 2))
         low, high = server.LOW + visible * request.LOW, server.HIGH + visible * request.HIGH
         actions = visible + self.launches + 1 + len(CHUNK_TOKENS)
-        super().__init__(n, episodes, low, high, actions, checked_weights(settings.reward_weights, BATCHING_WEIGHTS))
+        super().__init__(episodes, low, high, actions, BATCHING_WEIGHTS | dict(settings.reward_weights or {}))
 
     def place(self, index: int, drawn: Mapping[str, float]) -> None:
         """Nothing has been delivered yet in this episode."""

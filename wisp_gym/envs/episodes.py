@@ -1,27 +1,29 @@
 """Episodes: worlds that begin again from templates, with what may differ from one to the next drawn at random."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from os import PathLike
+from typing import Annotated, Any, Self
 
 import numpy as np
 
 from wisp_gym.controllers.policy import Policy
-from wisp_gym.controllers.resolve import resolve
+from wisp_gym.controllers.resolve import NAME, resolve
 from wisp_gym.engine.build import mean_acceptance
 from wisp_gym.engine.state import World
 from wisp_gym.engine.trace_load import load_trace, warn_of_changes
 from wisp_gym.engine.worlds import Worlds
-from wisp_gym.errors import did_you_mean
+from wisp_gym.errors import InputError, did_you_mean
 from wisp_gym.rules.controller import Controller
-from wisp_gym.scenario import DEFAULT_SCENARIO, Scenario, load, with_slo
+from wisp_gym.scenario import ANY_SCENARIO, DEFAULT_SCENARIO, AnyScenario, load, with_slo
+from wisp_gym.values import DEVICES, MAX_DEVICES, ArgumentError, Checked, Kind, number, optional, positive, shown, table
 
 # What an episode may draw: the number of devices; factors on verification times (a faster or slower GPU), on the jitter of
 # every link, on the evidence's separation d' (a better or worse predictor), on drafting speeds, on the speeds of the service classes and
 # on the prefill chunk; what is added to the log odds of acceptance (an easier or harder pair); the server's price of a draft token; a factor
 # on the lengths of prompts.
 RANDOMISABLE = {
-    "devices": (1.0, 1e6),
+    "devices": (1.0, float(MAX_DEVICES)),
     "verification_time": (0.01, 100.0),
     "jitter": (0.0, 10.0),
     "separation": (0.0, 10.0),
@@ -36,42 +38,41 @@ NEUTRAL = {name: 0.0 if name in ("acceptance_logit", "price") else 1.0 for name 
 VERIFICATION_FIELDS = (
     "host_s", "launch_s", "weights_s", "token_s", "cached_token_s", "pair_s", "est_launch_s", "est_new_token_s", "est_pair_s", "est_cached_token_s",
 )  # fmt: skip
-OPTIONS = ("device", *RANDOMISABLE)
 
 
-def checked_ranges(randomise: Mapping[str, Any] | None) -> dict[str, tuple[float, float]]:
-    """Ranges of `randomise`, each (low, high) within what is possible."""
-    ranges = {}
-    for name, value in (randomise or {}).items():
-        if name not in RANDOMISABLE:
-            raise ValueError(f"randomise: unknown '{name}'; {did_you_mean(name, list(RANDOMISABLE))}")
-        try:
-            low, high = (float(x) for x in value)
-            possible = RANDOMISABLE[name][0] <= low <= high <= RANDOMISABLE[name][1]
-        except (TypeError, ValueError):
-            possible = False
-        if not possible:
-            allowed = f"an increasing pair within {list(RANDOMISABLE[name])}"
-            raise ValueError(f"randomise: {name} given {value!r}, allowed is {allowed}")
-        ranges[name] = (low, high)
-    return ranges
+def within(low: float, high: float) -> Kind:
+    """Numbers from `low` to `high`."""
+    return number(lambda value: low <= value <= high, f"{low:g} to {high:g}")
 
 
-def checked_options(options: Mapping[str, Any], devices: int) -> dict[str, float]:
-    """What `reset(options=...)` fixes, each a possible number; `devices` is the room for them."""
-    allowed = RANDOMISABLE | {"devices": (1, devices), "device": (0, devices - 1)}
-    for name, value in options.items():
-        if name not in OPTIONS:
-            raise ValueError(f"options: unknown '{name}'; {did_you_mean(str(name), list(OPTIONS))}")
-        low, high = allowed[name]
-        number = isinstance(value, (int, float, np.integer, np.floating)) and low <= value <= high
-        if not number or (name in ("devices", "device") and value != int(value)):
-            raise ValueError(f"options: {name} given {value!r}, allowed is {low:g} to {high:g}")
-    return {name: float(value) for name, value in options.items()}
+def whole_within(low: float, high: float) -> Kind:
+    """Whole numbers from `low` to `high`, as integers or as floats."""
+    return number(lambda value: low <= value <= high and value == int(value), f"{low:g} to {high:g}")
+
+
+def range_within(low: float, high: float) -> Kind:
+    """Pairs of numbers that increase, from `low` to `high`."""
+    end = within(low, high)
+
+    def take(given: Any) -> tuple[float, float]:
+        if not isinstance(given, (Sequence, np.ndarray)):
+            raise TypeError
+        first, last = (end.take(value) for value in given)
+        if first > last:
+            raise ValueError
+        return first, last
+
+    return Kind(f"an increasing pair within {[low, high]}", take)
+
+
+RANGES = table(
+    {name: range_within(*limits) for name, limits in RANDOMISABLE.items()},
+    "ranges by name such as {'jitter': [0.5, 2]}",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class EpisodeSettings:
+class EpisodeSettings(Checked):
     """What fixes the worlds of an environment, and how its episodes differ.
 
     Attributes:
@@ -82,24 +83,25 @@ class EpisodeSettings:
         slo: speed in tokens/s of a single service class instead of the scenario's mix.
     """
 
-    scenario: Scenario | str = DEFAULT_SCENARIO
-    devices: int | None = None
-    controller: str = "wisp+wisp"
-    horizon_s: float = 60.0
-    randomise: Mapping[str, Any] | None = None
-    slo: float | None = None
+    scenario: Annotated[AnyScenario, ANY_SCENARIO] = DEFAULT_SCENARIO
+    devices: Annotated[int | None, optional(DEVICES)] = None
+    controller: Annotated[str | PathLike[str], NAME] = "wisp+wisp"
+    horizon_s: Annotated[float, positive("seconds")] = 60.0
+    randomise: Annotated[Mapping[str, Any] | None, RANGES] = None
+    slo: Annotated[float | None, optional(positive("tokens/s"))] = None
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> Self:
         """The settings of an environment's arguments.
 
         Raises:
-            TypeError: an unknown argument; one line with the nearest valid one.
+            ArgumentError: an unknown argument; one line with the nearest valid one.
+            InputError: a value of another kind than its field's.
         """
         names = [field.name for field in fields(cls)]
         for name in arguments:
             if name not in names:
-                raise TypeError(f"argument: unknown '{name}'; {did_you_mean(name, names)}")
+                raise ArgumentError(f"argument: unknown '{name}'; {did_you_mean(name, names)}")
         return cls(**arguments)
 
 
@@ -112,21 +114,17 @@ class Episodes:
     """
 
     def __init__(self, n: int, settings: EpisodeSettings, log_rows: int = 0, threads: int | None = None):
-        scenario, devices, horizon_s = settings.scenario, settings.devices, settings.horizon_s
-        scenario = load(scenario) if isinstance(scenario, str) else scenario
+        scenario = load(settings.scenario)
         self.scenario = scenario if settings.slo is None else with_slo(scenario, settings.slo)
-        self.ranges = checked_ranges(settings.randomise)
-        self.devices = self.scenario.n_devices if devices is None else devices
-        if not 0.0 < horizon_s < np.inf or self.devices < 1 or self.devices != int(self.devices):
-            allowed = "a whole number of devices, at least one, and a positive, finite horizon"
-            raise ValueError(f"given devices={devices}, horizon_s={horizon_s}; allowed are {allowed}")
+        self.ranges: dict[str, tuple[float, float]] = dict(settings.randomise or {})
+        self.devices = self.scenario.n_devices if settings.devices is None else settings.devices
         self.room = max(self.devices, int(self.ranges.get("devices", (0, 0))[1]))
         trace = load_trace(self.scenario)
         warn_of_changes(self.scenario)
         self.worlds = Worlds(n, self.room, log_rows, trace, threads)
         self.worlds.read_files(self.scenario)
         self.controller = resolve(settings.controller, self.scenario)
-        self.template = self.make_template(trace, horizon_s)
+        self.template = self.make_template(trace, settings.horizon_s)
         self.set_controller(self.controller)  # learned weights are the worlds' own, which a restart does not copy
 
     @property
@@ -150,16 +148,38 @@ class Episodes:
             self.worlds.control(index, controller)
 
     def set_policy(self, policy: Policy) -> None:
-        """Let a learned policy drive the other devices; the batching rule stays."""
+        """Let a learned policy drive the other devices; the batching rule stays.
+
+        Raises:
+            InputError: no `Policy`, such as a batching policy or a name.
+        """
+        if not isinstance(policy, Policy):
+            raise InputError(f"policy: given {shown(policy)}, allowed is a Policy of devices, as load_policy reads it")
         learned = replace(
             self.controller, speculation=policy.kind, speculation_parameters=(), policy=policy.weights,
             uses_predictor=True, sees_statistics=True, sees_observation=True,
         )  # fmt: skip
         self.set_controller(learned)
 
-    def restart(self, index: int, rng: np.random.Generator, options: Mapping[str, Any] | None) -> dict[str, float]:
-        """Begin a new episode in world `index`; returns what was drawn."""
-        drawn = self.draw(rng, options or {})
+    def fixed(self, options: Mapping[str, Any]) -> dict[str, float]:
+        """What options of `reset` fix for an episode, each a possible number.
+
+        Raises:
+            InputError: an unknown option, or a value that is not possible in every episode that the ranges may draw.
+        """
+        if not options:
+            return {}
+        numbers = {name: within(*limits) for name, limits in RANDOMISABLE.items()}
+        whole = {"devices": whole_within(1, self.room), "device": whole_within(0, self.room - 1)}
+        fixed = table(numbers | whole, "numbers by name such as {'devices': 8}").checked("options", options)
+        fewest = fixed.get("devices", round(self.ranges.get("devices", (self.devices, 0.0))[0]))
+        if "device" in fixed:
+            whole_within(0, fewest - 1).checked("options: device", options["device"])
+        return fixed
+
+    def restart(self, index: int, rng: np.random.Generator, fixed: Mapping[str, float]) -> dict[str, float]:
+        """Begin a new episode in world `index`, with what `fixed` gave; returns what was drawn."""
+        drawn = self.draw(rng, fixed)
         self.arrays.begin_again(index, self.template.arrays)
         c = self.arrays.config[index, 0]
         c["seed"] = rng.integers(2**63)
@@ -197,15 +217,13 @@ class Episodes:
         c["accept_prior"], c["base_logit"] = share, np.log(share / (1.0 - share))
         d["accepted_sum"] = share * d["examined_sum"]
 
-    def draw(self, rng: np.random.Generator, options: Mapping[str, Any]) -> dict[str, float]:
-        """Draw what the ranges say, unless the options fix it."""
+    def draw(self, rng: np.random.Generator, fixed: Mapping[str, float]) -> dict[str, float]:
+        """Draw what the ranges say, unless it is fixed."""
         drawn: dict[str, float] = NEUTRAL | {"devices": self.devices}
         for name, (low, high) in self.ranges.items():
             drawn[name] = float(np.exp(rng.uniform(np.log(low), np.log(high)))) if low > 0 else rng.uniform(low, high)
-        drawn |= checked_options(options, self.room)
+        drawn |= fixed
         drawn["devices"] = min(int(round(drawn["devices"])), self.room)
         if "device" not in drawn:
             drawn["device"] = int(rng.integers(int(drawn["devices"])))
-        if not 0 <= drawn["device"] < drawn["devices"]:
-            raise ValueError(f"options: device given {drawn['device']:g}, allowed is 0 to {drawn['devices'] - 1}")
         return drawn

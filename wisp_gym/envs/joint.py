@@ -1,9 +1,12 @@
 """`wisp_gym/Joint-v0`: the server composes its batches and sets the price of a draft token that its replies carry."""
 
 from dataclasses import dataclass
+from os import PathLike
+from typing import Annotated
 
 from wisp_gym.contract import request, server
 from wisp_gym.contract.entry import markdown
+from wisp_gym.controllers.resolve import NAME
 from wisp_gym.envs.batching import BatchingSettings, BatchingTask
 from wisp_gym.envs.shells import DecisionEnv, DecisionVectorEnv
 
@@ -12,7 +15,9 @@ from wisp_gym.envs.shells import DecisionEnv, DecisionVectorEnv
 class JointSettings(BatchingSettings):
     """Arguments of `JointEnv`, which says what they mean."""
 
-    controller: str = "aligned:0+fcfs"  # the price in the reply takes the place of the rule's own constant
+    controller: Annotated[str | PathLike[str], NAME] = (
+        "aligned:0+fcfs"  # the price in the reply takes the place of the rule's own constant
+    )
 
 
 class JointTask(BatchingTask):

@@ -41,7 +41,7 @@ class MaskInObservation(gym.Wrapper[Masked, np.int64, np.ndarray, np.int64], gym
 
 
 class MaskInVectorObservation(gym.vector.VectorWrapper):
-    """The same of a vector environment, `infos["final_obs"]` included.
+    """The same of a vector environment in any autoreset mode, `infos["final_obs"]` included.
 
     Args:
         envs: any vector environment of this package. name: key of the observation.
@@ -61,7 +61,7 @@ class MaskInVectorObservation(gym.vector.VectorWrapper):
     def step(self, actions: np.ndarray) -> tuple[Masked, Any, Any, Any, dict[str, Any]]:
         """Carry out one decision in every world."""
         seen, rewards, terminated, truncated, infos = self.env.step(actions)
-        for index in np.flatnonzero(truncated):
+        for index in np.flatnonzero(infos.get("_final_obs", False)):  # with SAME_STEP alone
             last, mask = infos["final_obs"][index], infos["final_info"][MASK][index]
             infos["final_obs"][index] = {self.name: last, MASK: mask}
         return {self.name: seen, MASK: infos[MASK]}, rewards, terminated, truncated, infos

@@ -1,10 +1,10 @@
 """Rewards: named terms, weighted in one line."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from wisp_gym.errors import did_you_mean
+from wisp_gym.values import Kind, number, table
 
 SPECULATION_WEIGHTS = {
     "committed_tokens": 1.0,
@@ -14,22 +14,18 @@ SPECULATION_WEIGHTS = {
     "wasted_tokens": 0.0,
 }
 BATCHING_WEIGHTS = {"on_time_tokens": 1.0, "late_tokens": 0.0, "time": 1.0, "starvation": 1.0}
+WEIGHT = number(lambda value: True, "a finite number")
 
 
-def checked_weights(weights: Mapping[str, float] | None, defaults: Mapping[str, float]) -> dict[str, float]:
-    """The default weights with those given in their place."""
-    for name, value in (weights or {}).items():
-        if name not in defaults:
-            raise ValueError(f"reward_weights: unknown term '{name}'; {did_you_mean(name, list(defaults))}")
-        if not np.isfinite(value):
-            raise ValueError(f"reward_weights: {name} given {value}, allowed is a finite number")
-    return {**defaults, **(weights or {})}
+def weights_of(terms: Iterable[str]) -> Kind:
+    """Weights of some of these terms."""
+    return table(dict.fromkeys(terms, WEIGHT), "numbers by name such as {'time': 0.5}")
 
 
 def weighted(terms: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> np.ndarray:
     """Reward: the sum of weight × term (terms of weight 0 are left out)."""
-    total = np.zeros(())
+    total = np.zeros(next(iter(terms.values())).shape)
     for name, term in terms.items():
         if weights[name]:
-            total = total + weights[name] * term
-    return np.broadcast_to(total, next(iter(terms.values())).shape)
+            total += weights[name] * term
+    return total

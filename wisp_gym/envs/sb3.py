@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.vec_env import VecEnv
 
 from wisp_gym.envs.shells import DecisionVectorEnv
+from wisp_gym.errors import InputError
 
 
 class DecisionVecEnv(VecEnv):
@@ -17,6 +19,10 @@ class DecisionVecEnv(VecEnv):
     """
 
     def __init__(self, envs: DecisionVectorEnv, seed: int):
+        if (mode := envs.metadata["autoreset_mode"]) is not AutoresetMode.SAME_STEP:
+            raise InputError(
+                f"autoreset_mode: given {mode.value!r}, allowed is 'SameStep', as stable-baselines3 has it"
+            )
         self.envs, self.first_seed = envs, seed  # before the base class, which asks for the render mode
         super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
         self.actions = np.zeros(envs.num_envs, np.int64)

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os import PathLike
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -11,18 +13,30 @@ from wisp_gym.controllers.policy import load_policy
 from wisp_gym.engine import gather
 from wisp_gym.engine.session import EXTERNAL_LENGTH, EXTERNAL_TOKEN
 from wisp_gym.envs.episodes import Episodes, EpisodeSettings
-from wisp_gym.envs.rewards import SPECULATION_WEIGHTS, checked_weights
+from wisp_gym.envs.rewards import SPECULATION_WEIGHTS, weights_of
 from wisp_gym.envs.shells import DecisionEnv, DecisionVectorEnv, Task
+from wisp_gym.errors import InputError
+from wisp_gym.values import FLAG, Kind, number, optional, texts
+
+RATE = number(lambda value: value >= 0.0, "a rate of at least 0 tokens/s")
+
+
+def take_average(given: Any) -> float | str:
+    """'own', the device's own running rate, or a fixed one in tokens/s."""
+    return given if isinstance(given, str) and given == "own" else RATE.take(given)
+
+
+AVERAGE = Kind(f"'own' or {RATE.words}", take_average)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpeculationSettings(EpisodeSettings):
     """Arguments of `SpeculationEnv`, which says what they mean."""
 
-    others: str | None = None
-    average_reward: float | str = "own"
-    reward_weights: Mapping[str, float] | None = None
-    reveal_fates: bool = False
+    others: Annotated[str | PathLike[str] | None, optional(texts("a policy file"))] = None
+    average_reward: Annotated[float | str, AVERAGE] = "own"
+    reward_weights: Annotated[Mapping[str, float] | None, weights_of(SPECULATION_WEIGHTS)] = None
+    reveal_fates: Annotated[bool, FLAG] = False
 
 
 class SpeculationTask(Task):
@@ -37,15 +51,16 @@ class SpeculationTask(Task):
         episodes = Episodes(n, settings, log_rows, threads)
         if episodes.controller.centralized:
             reason = "but centralized serving drafts nothing: no decision"
-            raise ValueError(f"controller: given {settings.controller!r}, {reason}")
+            raise InputError(f"controller: given {settings.controller!r}, {reason}")
         if settings.others is not None:
             episodes.set_policy(load_policy(settings.others))
         episodes.template.arrays.config[0, 0]["external_speculation"] = self.external
         self.cap = episodes.scenario.max_draft_tokens
-        self.average = checked_average(settings.average_reward)
+        self.average = None if isinstance(settings.average_reward, str) else settings.average_reward
         actions = 2 if self.external == EXTERNAL_TOKEN else self.cap + 1
-        weights = checked_weights(settings.reward_weights, SPECULATION_WEIGHTS)
-        super().__init__(n, episodes, device.LOW, device.HIGH, actions, weights)
+        super().__init__(
+            episodes, device.LOW, device.HIGH, actions, SPECULATION_WEIGHTS | dict(settings.reward_weights or {})
+        )
 
     def place(self, index: int, drawn: Mapping[str, float]) -> None:
         """The device that decides in this episode."""
@@ -81,15 +96,6 @@ class SpeculationLengthTask(SpeculationTask):
     """One device of each world decides once a round."""
 
     external = EXTERNAL_LENGTH
-
-
-def checked_average(value: float | str) -> float | None:
-    """None for the device's own running rate, else a fixed rate in tokens/s."""
-    if value == "own":
-        return None
-    if isinstance(value, str) or not np.isfinite(value) or value < 0:
-        raise ValueError(f"average_reward: given {value!r}, allowed is 'own' or a rate of at least 0 tokens/s")
-    return float(value)
 
 
 class SpeculationEnv(DecisionEnv):

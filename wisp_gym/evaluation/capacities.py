@@ -11,29 +11,31 @@ import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wisp_gym import cli
-from wisp_gym.cli import MAX_DEVICES, Bar, Parser, cell, refuse_same_files, share, share_or_zero, whole
+from wisp_gym.cli import Bar, Parser, cell, refuse_same_files, share, share_or_zero, whole
 from wisp_gym.engine.feasibility import warnings
 from wisp_gym.errors import InputError
 from wisp_gym.evaluation.arguments import EPILOG, add_comparison
 from wisp_gym.evaluation.capacity_search import capacity_interval, margins, mean_attainment, search
 from wisp_gym.evaluation.comparison_tables import slo_words
-from wisp_gym.evaluation.outcomes import Controllers, Row, chosen_controllers, chosen_scenario, run_all
+from wisp_gym.evaluation.outcomes import Controllers, Row, chosen_controllers, chosen_scenario, chosen_seeds, run_all
 from wisp_gym.evaluation.pool import Pool
 from wisp_gym.evaluation.statistics import mean
 from wisp_gym.rules.controller import Controller
-from wisp_gym.scenario import DEFAULT_SCENARIO, Scenario
+from wisp_gym.scenario import DEFAULT_SCENARIO, AnyScenario, Scenario
+from wisp_gym.values import DEVICES, MAX_DEVICES, Checked, number, optional
 
 PROGRAM = "wisp-gym capacity"
 DEFAULT_SEEDS = 10
 
 
 @dataclass(frozen=True)
-class Goal:
+class Goal(Checked):
     """What a population must reach to count.
 
     Attributes:
@@ -42,9 +44,9 @@ class Goal:
         max_devices: where the search ends.
     """
 
-    attainment: float = 0.9
-    starved: float | None = None
-    max_devices: int = 1024
+    attainment: Annotated[float, number(lambda value: 0.0 < value <= 1.0, "a share above 0 and up to 1")] = 0.9
+    starved: Annotated[float | None, optional(number(lambda value: 0.0 <= value <= 1.0, "a share from 0 to 1"))] = None
+    max_devices: Annotated[int, DEVICES] = 1024
 
 
 @dataclass
@@ -96,7 +98,7 @@ class Capacities:
 
 def capacity(
     controllers: Controllers,
-    scenario: Scenario | str = DEFAULT_SCENARIO,
+    scenario: AnyScenario = DEFAULT_SCENARIO,
     slo: float | None = None,
     seeds: Iterable[int] = range(DEFAULT_SEEDS),
     attainment: float = Goal.attainment,
@@ -113,7 +115,7 @@ def capacity(
     Raises:
         InputError: one line that names what is wrong.
     """
-    world, each = chosen_scenario(scenario, None, slo), tuple(seeds)
+    world, each = chosen_scenario(scenario, None, slo), chosen_seeds(seeds)
     if world.workload.arrivals == "trace":
         reason = "given 'trace', whose load does not grow with the devices; allowed: closed, open"
         raise InputError(f"{world.name}: workload.arrivals: {reason}")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from wisp_gym import cli
-from wisp_gym.cli import MAX_DEVICES, Bar, Parser, output_file, refuse_same_files, whole
+from wisp_gym.cli import Bar, Parser, output_file, refuse_same_files, whole
 from wisp_gym.controllers.catalogue import ALIASES
 from wisp_gym.engine.feasibility import warnings
 from wisp_gym.engine.trace_load import TraceUse, trace_use
@@ -26,13 +26,15 @@ from wisp_gym.evaluation.outcomes import (
     Row,
     chosen_controllers,
     chosen_scenario,
+    chosen_seeds,
     goodput,
     run_all,
 )
 from wisp_gym.evaluation.pool import Pool
 from wisp_gym.evaluation.statistics import bootstrap_interval, mean
 from wisp_gym.files import write_bytes
-from wisp_gym.scenario import DEFAULT_SCENARIO, Scenario
+from wisp_gym.scenario import DEFAULT_SCENARIO, AnyScenario, Scenario
+from wisp_gym.values import MAX_DEVICES
 
 PROGRAM = "wisp-gym evaluate"
 DEFAULT_SEEDS = 20
@@ -101,7 +103,7 @@ class Comparison:
 
 def evaluate(
     controllers: Controllers,
-    scenario: Scenario | str = DEFAULT_SCENARIO,
+    scenario: AnyScenario = DEFAULT_SCENARIO,
     devices: int | None = None,
     slo: float | None = None,
     seeds: Iterable[int] = range(DEFAULT_SEEDS),
@@ -128,7 +130,7 @@ def evaluate(
     chosen = chosen_controllers(controllers, world)
     wisp = (name for name in chosen if ALIASES.get(name, name) == ALIASES["wisp"])
     against = next(wisp, next(iter(chosen))) if reference is None else one_of("reference", reference, chosen)
-    found = run_all(world, list(chosen.values()), each := tuple(seeds), pool, bar)
+    found = run_all(world, list(chosen.values()), each := chosen_seeds(seeds), pool, bar)
     return Comparison(world, slo, each, dict(zip(chosen, found, strict=True)), against, trace_use(world))
 
 

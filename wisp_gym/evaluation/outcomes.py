@@ -3,22 +3,24 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 import numpy as np
 
 from wisp_gym.cli import Bar
-from wisp_gym.controllers.resolve import resolve
+from wisp_gym.controllers.resolve import AnyController, resolve
 from wisp_gym.engine.trace_load import load_trace
 from wisp_gym.engine.worlds import NO_TRACE, Worlds
 from wisp_gym.errors import InputError
 from wisp_gym.evaluation.metrics import measure, per_class
 from wisp_gym.evaluation.pool import Pool, Threads
 from wisp_gym.rules.controller import Controller
-from wisp_gym.scenario import Scenario, load, with_, with_slo
+from wisp_gym.scenario import AnyScenario, Scenario, load, with_, with_slo
+from wisp_gym.values import DEVICES, SEEDS, Kind, only, shown
 
 Row = dict[str, Any]
-Controllers = str | Controller | Iterable[str | Controller]  # one or several, by name or themselves
+Controllers = AnyController | Iterable[AnyController]  # one or several, by name or themselves
 
 
 @dataclass(frozen=True)
@@ -29,26 +31,36 @@ class Outcome:
     classes: list[Row]
 
 
-def chosen_scenario(scenario: Scenario | str, devices: int | None = None, slo: float | None = None) -> Scenario:
+def chosen_scenario(scenario: AnyScenario, devices: int | None = None, slo: float | None = None) -> Scenario:
     """A scenario, or the one of this name or file, with another population and one SLO class (tokens/s) if asked for."""
-    scenario = load(scenario) if isinstance(scenario, str) else scenario
-    scenario = scenario if slo is None else with_slo(scenario, slo)
-    return scenario if devices is None else with_(scenario, n_devices=devices)
+    scenario = load(scenario) if slo is None else with_slo(load(scenario), slo)
+    return scenario if devices is None else with_(scenario, n_devices=DEVICES.checked("devices", devices))
 
 
 def chosen_controllers(controllers: Controllers, scenario: Scenario) -> dict[str, Controller]:
     """Name → controller, in the order given.
 
     Raises:
-        InputError: a controller that is given twice, or a name that means none.
+        InputError: none at all, a controller that is given twice, or a name that means none.
     """
     found: dict[str, Controller] = {}
-    for one in [controllers] if isinstance(controllers, str | Controller) else controllers:
-        name = one if isinstance(one, str) else one.name
-        if name in found:
-            raise InputError(f"controllers: '{name}' is given twice, allowed is every controller once")
-        found[name] = resolve(one, scenario) if isinstance(one, str) else one
+    for one in CONTROLLERS.checked("controllers", controllers):
+        controller = resolve(one, scenario)
+        if controller.name in found:
+            raise InputError(f"controllers: '{controller.name}' is given twice, allowed is every controller once")
+        found[controller.name] = controller
     return found
+
+
+def take_several(given: Any) -> list[Any]:
+    """Controllers, one by one."""
+    if isinstance(given, (str, PathLike, Controller)):
+        return [given]
+    each = list(only(not isinstance(given, bytes), given))
+    return list(only(len(each) > 0, each))
+
+
+CONTROLLERS = Kind("a controller or at least one, by name or themselves", take_several)
 
 
 def run_world(scenario: Scenario, controller: Controller, seed: int, trace: np.ndarray = NO_TRACE) -> Outcome:
@@ -76,6 +88,18 @@ def run_all(
         outcomes.append(outcome)
         counted.update()
     return [outcomes[first : first + len(seeds)] for first in range(0, len(jobs), len(seeds))]
+
+
+def chosen_seeds(seeds: Iterable[int]) -> tuple[int, ...]:
+    """Seeds of a comparison: at least one, each once.
+
+    Raises:
+        InputError: others.
+    """
+    each: tuple[int, ...] = SEEDS.checked("seeds", seeds)
+    if len(set(each)) < len(each):
+        raise InputError(f"seeds: given {shown(each)}, allowed is every seed once")
+    return each
 
 
 def goodput(outcomes: Sequence[Outcome]) -> list[float]:

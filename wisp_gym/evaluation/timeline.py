@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from wisp_gym.cli import MAX_DEVICES, MAX_SEED, Parser, between, output_file, progress, refuse_same_files, whole
+from wisp_gym.cli import MAX_SEED, Parser, between, output_file, progress, refuse_same_files, whole
 from wisp_gym.engine.feasibility import warnings
 from wisp_gym.engine.trace_load import load_trace
 from wisp_gym.engine.worlds import Worlds
@@ -24,6 +24,7 @@ from wisp_gym.evaluation.outcomes import chosen_controllers, chosen_scenario, ru
 from wisp_gym.files import write_bytes, write_text
 from wisp_gym.rules.controller import Controller
 from wisp_gym.scenario import Scenario, with_
+from wisp_gym.values import MAX_DEVICES
 from wisp_gym.view.plot import png
 from wisp_gym.view.spans import Stretch, chrome_trace, rows_of, window
 from wisp_gym.view.text import ansi

@@ -24,11 +24,23 @@ from wisp_gym.scenario.parts import (
     VerificationTime,
     Workload,
 )
-from wisp_gym.scenario.toml import dumps, load, loads, presets, save
+from wisp_gym.scenario.toml import ANY_SCENARIO, AnyScenario, dumps, load, loads, presets, save
 
 DEFAULT_SCENARIO = "wisp-a100-qwen3-32b"  # the preset that every command and environment begins with
 
-__all__ = ["DEFAULT_SCENARIO", "ScenarioError", "dumps", "load", "loads", "presets", "save", "with_", "with_slo"]
+__all__ = [
+    "ANY_SCENARIO",
+    "DEFAULT_SCENARIO",
+    "AnyScenario",
+    "ScenarioError",
+    "dumps",
+    "load",
+    "loads",
+    "presets",
+    "save",
+    "with_",
+    "with_slo",
+]
 __all__ += ["DeviceClass", "Draft", "Estimator", "Horizon", "SLOClass", "Scenario", "Server", "Target", "Workload"]
 __all__ += [
     "Acceptance",

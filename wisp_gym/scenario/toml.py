@@ -29,11 +29,15 @@ from wisp_gym.scenario.fields import (
 )
 from wisp_gym.scenario.parts import Acceptance, DeviceClass, Draft, Link, Scenario, Server, Target
 from wisp_gym.scenario.replayed import replayed
+from wisp_gym.values import Kind, texts
 
 _HERE = Path(__file__).parents[1]
 _PRESETS = _HERE / "scenarios"
 _ESTIMATORS = _HERE / "data" / "verification_time"
 Table = dict[str, Any]
+AnyScenario = Scenario | str | os.PathLike[str]  # itself, a preset's name, or a TOML file
+NAME = texts("a scenario, a preset's name or a TOML file")
+ANY_SCENARIO = Kind(NAME.words, lambda given: given if isinstance(given, Scenario) else NAME.take(given))
 
 # Where no fitted estimator is shipped: a straight line through the soft roofline. The shares are the median ratios of
 # linear to soft coefficients over the 24 bf16 pairs of fits to operator tables (NVIDIA aiconfigurator, Apache-2.0).
@@ -46,15 +50,18 @@ def presets() -> list[str]:
     return sorted(path.stem for path in _PRESETS.glob("*.toml"))
 
 
-def load(name_or_path: str | os.PathLike[str]) -> Scenario:
-    """The preset of this name, or the scenario in this TOML file.
+def load(given: AnyScenario) -> Scenario:
+    """The preset of this name, or the scenario in this TOML file; a scenario is returned as it is.
 
     Raises:
         ScenarioError: no such preset or file, or something wrong inside; the message is one line.
+        InputError: neither a name, nor a path, nor a scenario.
     """
-    name = os.fspath(name_or_path)
+    name = ANY_SCENARIO.checked("scenario", given)
+    if isinstance(name, Scenario):
+        return name
     path = _PRESETS / f"{name}.toml" if name in presets() else Path(name)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ScenarioError(f"'{name}' is neither a preset nor a TOML file; {nearest(name, presets())}")
     try:
         return _draft_files_beside(_resolve(_read(path), path.parent), path)

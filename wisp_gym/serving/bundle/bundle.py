@@ -43,14 +43,23 @@ class Bundle:
     """A policy ready to decide.
 
     Attributes:
-        schema: what it says of itself. sha256: of the file. session: onnxruntime's, on one thread.
+        schema: what it says of itself. sha256: of the file. data: the file. session: onnxruntime's, on one thread.
         scorer: its tensors where it picks request by request.
     """
 
     schema: Schema
     sha256: str
+    data: bytes = field(repr=False)
     session: Any = field(repr=False)
     scorer: Scorer | None = field(default=None, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy, or another process, is handed: all but the session, which cannot travel."""
+        return {**self.__dict__, "session": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """The same bundle, with a session of its own."""
+        self.__dict__.update(state, session=open_session(state["data"]))
 
     def decide(self, inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """The graph's outputs for its inputs, (n, 30) float32 `observation` for speculation."""
@@ -91,7 +100,7 @@ def from_bytes(data: bytes) -> Bundle:
         check_signature(model["graph"], described)
     except WireError as error:
         raise BundleError(str(error)) from None
-    bundle = Bundle(described, data[-SEAL_CHARACTERS:].decode(), open_session(data))
+    bundle = Bundle(described, data[-SEAL_CHARACTERS:].decode(), data, open_session(data))
     try_out(bundle)
     return with_scorer(bundle, model["graph"]) if described.decision in schema.SCORERS else bundle
 

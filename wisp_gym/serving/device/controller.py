@@ -50,7 +50,7 @@ class SpeculationController:
             raise BundleError(f"a device needs a policy of '{TOKEN}' or '{LENGTH}', given one of '{decision}'")
         facts.check_profile(profile)
         self.bundle, self.profile, self.late_s = bundle, profile, late_s
-        self.run, self.by_length = bundle.session.run, decision == LENGTH
+        self.by_length = decision == LENGTH
         self.max_draft_tokens = bundle.schema.max_draft_tokens
         self.threshold = bundle.schema.fallback["threshold"]
         self.decisions, self.fallbacks = 0, Counter[str]()
@@ -220,7 +220,7 @@ class SpeculationController:
         self.array[0] = self.row
         np.maximum(self.array, LOW, out=self.array)
         np.minimum(self.array, HIGH, out=self.array)
-        return int(self.run(None, self.feed)[0][0])
+        return int(self.bundle.session.run(None, self.feed)[0][0])
 
     # --- the observation, in units of the contract and not yet within its ends ------------------------------------------
 
