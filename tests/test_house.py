@@ -55,7 +55,7 @@ DIRECTION = (
     ("wisp_gym.errors",),
     ("wisp_gym.files", "wisp_gym.values"),
     ("wisp_gym.process",),
-    ("wisp_gym.cli", "wisp_gym.jit_cache", "wisp_gym.jit_link", "wisp_gym.machine"),
+    ("wisp_gym.cli", "wisp_gym.given", "wisp_gym.jit_cache", "wisp_gym.jit_link", "wisp_gym.machine"),
     ("wisp_gym.jit",),
     ("wisp_gym.contract",),
     ("wisp_gym.traces",),
@@ -97,6 +97,7 @@ ROOMS = {
             "cli.py",
             "errors.py",
             "files.py",
+            "given.py",
             "jit.py",
             "jit_cache.py",
             "jit_link.py",
@@ -113,7 +114,7 @@ ROOMS = {
     "docs": {"README.md", "guide", "images", "model", "results", "serving"},
     "tests": {
         *("test_house.py", "test_docs.py", "agents", "controllers", "engine", "envs", "estimators", "evaluation"),
-        *("serving", "support", "testbed"),
+        *("fuzz", "serving", "soak.py", "support", "testbed", "twins.py"),
     },
 }
 UNSHIPPED_CACHES = shutil.ignore_patterns("__pycache__", "*.egg-info", ".*_cache")

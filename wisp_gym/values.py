@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any, get_args, get_type_hints
 
-from wisp_gym.errors import InputError, did_you_mean, one_line
+from wisp_gym.errors import InputError, did_you_mean, shown
 
 MAX_DEVICES = 100_000  # about 10 GB of state: more is a slip of the finger
 MAX_SEED = 2**63 - 1  # the engine's counter-based draws take 64 bits; numpy's and SB3's seeds are signed
@@ -74,15 +74,6 @@ class Table(Kind):
 def table(kinds: Mapping[str, Kind], words: str) -> Table:
     """Tables with some of these names; `words` says what of, with an example."""
     return Table(words, lambda given: dict(only(given is None or isinstance(given, Mapping), given or {})), kinds)
-
-
-def shown(value: Any) -> str:
-    """What was given, on one line and not too long."""
-    try:
-        text = one_line(repr(value))
-    except ValueError:  # a whole number of more digits than Python writes
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def only(inside: bool, value: Any) -> Any:

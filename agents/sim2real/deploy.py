@@ -14,12 +14,12 @@ from agents.sim2real.profile import Measured, RandomLength, build_scenario, meas
 from agents.sim2real.server import FCFS, Served
 from agents.sim2real.settings import KV_TOKENS, MAX_BATCH_REQUESTS, PREFILL_CHUNK_TOKENS, START_WINDOW_S, Settings
 from traces import record
-from wisp_gym.controllers.catalogue import ALIASES
 from wisp_gym.controllers.names import is_policy, parse
 from wisp_gym.engine.build import accepted_share, smallest_batch_s
 from wisp_gym.errors import InputError
 from wisp_gym.files import write_bytes, write_text
 from wisp_gym.policies import load as load_controller
+from wisp_gym.rules.catalogue import ALIASES
 from wisp_gym.scenario import Scenario, Target
 from wisp_gym.serving import DeviceProfile, SpeculationController
 from wisp_gym.serving.bundle.bundle import from_bytes

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from wisp_gym.cli import seed_list, seeds
-from wisp_gym.controllers.catalogue import ADDITIONS, ALIASES, BATCHING, CENTRALIZED, SPECULATION
 from wisp_gym.errors import InputError
 from wisp_gym.evaluation.capacities import Goal
 from wisp_gym.files import read_text
+from wisp_gym.rules.catalogue import ADDITIONS, ALIASES, BATCHING, CENTRALIZED, SPECULATION
 from wisp_gym.scenario import Horizon, Scenario, ScenarioError, dumps, load, loads, with_, with_slo
 from wisp_gym.scenario.fields import Count, CountOrZero, Name, NonNegative, Part, Positive, Range, Ratio, build, nearest
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from scipy.stats import qmc
 
 from agents.study.suite import Cell
-from wisp_gym.controllers.catalogue import Setting
 from wisp_gym.controllers.lookup import Part, parts_of
+from wisp_gym.rules.catalogue import Setting
 
 POPULATION = 6  # settings drawn from one normal distribution
 ELITES = 4  # best settings that it is fitted to

@@ -21,7 +21,6 @@ from agents.training.learners import make_env, make_model
 from agents.training.networks import engine_policy
 from agents.training.settings import ALGORITHMS, new_settings
 from wisp_gym.cli import Bar, aligned, progress, whole
-from wisp_gym.controllers.catalogue import SPECULATION
 from wisp_gym.controllers.policy import save_policy
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.engine.worlds import Worlds
@@ -30,6 +29,7 @@ from wisp_gym.evaluation.outcomes import goodput, run_all
 from wisp_gym.evaluation.statistics import bootstrap_interval
 from wisp_gym.files import write_json, write_text
 from wisp_gym.process import leaves
+from wisp_gym.rules.catalogue import SPECULATION
 from wisp_gym.scenario import Scenario, load, with_
 
 PROGRAM = "python -m agents.training ablation"

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.controllers.test_stopping import CAP, INF, rows_at_random, seen
-from wisp_gym.controllers.catalogue import SPECULATION
 from wisp_gym.engine.state import PARAMETERS
 from wisp_gym.rules import speculation as s
 from wisp_gym.rules.adaptation import AVERAGE, OFFSET, ladder_index
 from wisp_gym.rules.bandits import MEMORY
+from wisp_gym.rules.catalogue import SPECULATION
 from wisp_gym.rules.controller import NO_POLICY
 from wisp_gym.rules.lengths import best_length, expected_tokens, ratio_optimal
 

@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.bundles import random_policy
-from wisp_gym.controllers.catalogue import ADDITIONS, ALIASES, BATCHING, CENTRALIZED, SPECULATION, Rule, Setting
 from wisp_gym.controllers.describe import listing, spelled
 from wisp_gym.controllers.lookup import signature
 from wisp_gym.controllers.names import ControllerError, Piece, is_policy, one_piece, outside, parse
@@ -28,6 +27,7 @@ from wisp_gym.engine.build import mean_acceptance, separation
 from wisp_gym.rules import batching as b
 from wisp_gym.rules import speculation as s
 from wisp_gym.rules import trimming
+from wisp_gym.rules.catalogue import ADDITIONS, ALIASES, BATCHING, CENTRALIZED, SPECULATION, Rule, Setting
 from wisp_gym.rules.controller import Controller
 from wisp_gym.scenario import Scenario, load
 

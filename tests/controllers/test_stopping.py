@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from tests.support.small_worlds import CONSTANT_ACCEPTANCE, horizon, log_of, plain, run
 from wisp_gym.contract import device as o
-from wisp_gym.controllers.catalogue import SPECULATION
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.engine.build import mean_acceptance
 from wisp_gym.engine.state import PARAMETERS
 from wisp_gym.rules import speculation as s
 from wisp_gym.rules.bandits import MEMORY
+from wisp_gym.rules.catalogue import SPECULATION
 from wisp_gym.rules.controller import NO_POLICY
 from wisp_gym.scenario import with_
 from wisp_gym.simulation import simulate

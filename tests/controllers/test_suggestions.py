@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests.support.small_worlds import horizon, log_of, plain, run
-from wisp_gym.controllers.catalogue import SPECULATION
 from wisp_gym.rules import suggestions as g
+from wisp_gym.rules.catalogue import SPECULATION
 
 SUGGESTING = [name for name, rule in SPECULATION.items() if rule.suggests]
 CAP = 12

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from scipy.optimize import brentq
 
+from tests.support.invariants import LOG_ROWS, OF_A_RUN, Invariant, assert_kept, digest, ran
 from tests.support.small_worlds import (
     BASE,
     CONSTANT_ACCEPTANCE,
@@ -26,25 +26,19 @@ from tests.support.small_worlds import (
     run,
     small_worlds,
 )
+from tests.support.wild_worlds import wild_worlds
 from wisp_gym.controllers.resolve import resolve
-from wisp_gym.engine import state
 from wisp_gym.engine.build import separation
 from wisp_gym.engine.loop import DONE, act_speculation, advance, open_world
-from wisp_gym.engine.state import TRACE_ROW, World
+from wisp_gym.engine.state import TRACE_ROW
 from wisp_gym.engine.verification import batch_time_s
 from wisp_gym.engine.worlds import NO_TRACE, Worlds
 from wisp_gym.evaluation.metrics import measure
 from wisp_gym.scenario import Scenario, load, with_
 
 ROOT = Path(__file__).resolve().parents[2]
-LOG_ROWS = 40_000
 many_worlds = settings(derandomize=True, deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 Log = list[tuple[float, str, int, float]]
-
-
-def run_small(world: SmallWorld) -> World:
-    """Arrays of a small world, run to its end with its log."""
-    return run(world.scenario, world.controller, [world.seed], LOG_ROWS, world.trace)
 
 
 def of_kind(log: Log, kind: str, device: int | None = None) -> np.ndarray:
@@ -58,85 +52,43 @@ def of_kind(log: Log, kind: str, device: int | None = None) -> np.ndarray:
 
 @many_worlds
 @given(small_worlds())
-def test_i1_drafted_tokens_are_accepted_rejected_trimmed_or_unverified(world: SmallWorld) -> None:
-    arrays = run_small(world)
-    t, device = arrays.totals[0, 0], arrays.device[0]
-    assert t["drafted"] == t["accepted"] + t["rejected"] + t["trimmed"] + t["unverified"]
-    on_the_way = np.isin(device["phase"], (state.UPLINK, state.QUEUED, state.VERIFYING))
-    assert t["unverified"] == device["drafted"][on_the_way].sum()
-    assert min(t["accepted"], t["rejected"], t["trimmed"], t["unverified"]) >= 0
+def test_small_worlds_keep_the_invariants(world: SmallWorld) -> None:
+    assert_kept(world)
 
 
-@many_worlds
-@given(small_worlds())
-def test_i2_requests_are_done_or_in_progress(world: SmallWorld) -> None:
-    arrays = run_small(world)
-    t, log = arrays.totals[0, 0], log_of(arrays)
-    in_progress = (arrays.device[0]["phase"] != state.THINKING).sum()
-    assert t["requests_in"] == t["requests_done"] + in_progress
-    assert len(of_kind(log, "request")) == t["requests_in"]
-    assert len(of_kind(log, "done")) == t["requests_done"]
+@settings(many_worlds, max_examples=40)
+@given(wild_worlds())
+def test_worlds_at_the_ends_of_what_is_allowed_keep_the_invariants(world: SmallWorld) -> None:
+    """`python -m tests.soak` runs thousands."""
+    assert_kept(world)
 
 
-@many_worlds
-@given(small_worlds())
-def test_i3_the_clock_never_goes_back(world: SmallWorld) -> None:
-    log = log_of(run_small(world))
-    server = [t for t, kind, _, _ in log if kind in ("arrive", "launch", "end", "verify")]
-    assert (np.diff(server) >= 0).all()
-    for device in range(world.scenario.n_devices):
-        at_device = [t for t, kind, d, _ in log if d == device and kind in ("request", "send", "deliver", "done")]
-        assert (np.diff(at_device) >= 0).all()
-
-
-@many_worlds
-@given(small_worlds())
-def test_i4_nothing_is_delivered_before_it_was_sent(world: SmallWorld) -> None:
-    log = log_of(run_small(world))
-    launched = of_kind(log, "launch")[:, 0]
-    for device in range(world.scenario.n_devices):
-        kinds = ("send", "arrive", "verify", "deliver")
-        send, arrive, end, deliver = (of_kind(log, kind, device)[:, 0] for kind in kinds)
-        assert len(send) - 1 <= len(arrive) <= len(send)
-        assert (send[: len(arrive)] < arrive).all()
-        assert len(deliver) == len(end)
-        assert (end < deliver).all()
-        if len(end) == 0:
-            continue
-        launch = launched[np.searchsorted(launched, end, side="left") - 1]
-        assert (launch < end).all()
-        if not world.controller.startswith("centralized"):
-            assert (arrive[: len(end)] <= launch).all()
-            assert (deliver[: len(send) - 1] <= send[1:])[: len(deliver)].all()
-
-
-@many_worlds
-@given(small_worlds())
-def test_i5_one_batch_at_a_time(world: SmallWorld) -> None:
-    kinds = [(kind, size) for _, kind, _, size in log_of(run_small(world)) if kind in ("launch", "end")]
-    assert [kind for kind, _ in kinds] == ["launch", "end"] * (len(kinds) // 2) + ["launch"] * (len(kinds) % 2)
-    sizes = [size for _, size in kinds]
-    assert sizes[0 : len(sizes) - len(sizes) % 2 : 2] == sizes[1::2]
-    assert all(1 <= size <= world.scenario.server.max_batch_requests for size in sizes)
-
-
-@many_worlds
-@given(small_worlds())
-def test_i6_keys_and_values_never_exceed_memory(world: SmallWorld) -> None:
-    arrays = run_small(world)
-    server, device = arrays.server[0, 0], arrays.device[0]
-    assert arrays.totals["kv_peak_tokens"][0, 0] <= world.scenario.kv_tokens
-    running = device["take_tokens"][device["in_batch"] == 1].sum()
-    assert server["kv_tokens"] == device["cached_tokens"].sum() + running
-    assert (device["cached_tokens"] >= 0).all()
-
-
-def digest(arrays: World) -> str:
-    """Hash of everything that a run leaves behind."""
-    content = hashlib.sha256()
-    for array in (arrays.server, arrays.totals, arrays.slo_totals, arrays.histogram, arrays.device, arrays.log):
-        content.update(array.tobytes())
-    return content.hexdigest()
+@pytest.mark.parametrize("invariant", OF_A_RUN, ids=lambda invariant: invariant.__name__)
+def test_an_invariant_sees_when_it_is_broken(invariant: Invariant) -> None:
+    """Each is asked of a run with one number changed."""
+    scenario = plain(n_devices=3, horizon=horizon(0.0, 5.0), **{"workload.start_window_s": 0.0})
+    world = SmallWorld(scenario, "fixed:4+fcfs", 3, NO_TRACE)
+    found = ran(world)
+    arrays, log = found.arrays, found.log
+    invariant(found)
+    name = invariant.__name__[:2]
+    if name == "i1":
+        arrays.totals["accepted"] += 1
+    elif name == "i2":
+        arrays.totals["requests_in"] += 1
+    elif name in ("i3", "i4"):
+        log["time_s"][found.kinds == ("verify" if name == "i3" else "send")] += 1e3
+        log["time_s"][np.flatnonzero(found.kinds == "end")[0]] += 1e3
+    elif name == "i5":
+        log["value"][np.flatnonzero(found.kinds == "end")[0]] += 1
+    elif name == "i6":
+        arrays.server["kv_tokens"] += 1
+    elif name in ("i7", "i8"):
+        arrays.log["value"][0, 0] += 1
+    else:
+        arrays.device["price"][0, 0] = np.nan
+    with pytest.raises(AssertionError):
+        invariant(found)
 
 
 def digest_of_default(controller: str) -> str:

@@ -51,7 +51,7 @@ def changed_links(**fields: float) -> dict[str, float]:
     return {f"devices.{i}.link.{key}": value for i in range(len(SCENARIO.devices)) for key, value in fields.items()}
 
 
-BAD_LINKS = with_(SCENARIO, **changed_links(loss=0.4, outages_per_s=0.2, outage_s=1.0, jitter=1.0, wake_s=0.3))
+BAD_LINKS = with_(SCENARIO, **changed_links(loss=0.4, outages_per_s=0.1, outage_s=1.0, jitter=1.0, wake_s=0.3))
 CHUNKED = with_(SCENARIO, **{"server.prefill_chunk_tokens": 64, "server.noise": 0.5, "server.max_batch_requests": 4})
 OPEN = with_(SCENARIO, **{"workload.arrivals": "open", "workload.requests_per_s": 0.5})
 # name: (arguments, options of reset); each at the edge of what the observation must bear.

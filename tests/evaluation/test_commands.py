@@ -16,13 +16,13 @@ import pytest
 
 import wisp_gym.evaluation
 from wisp_gym.cli import aligned, run, seed_list, seeds
-from wisp_gym.controllers.catalogue import ALIASES, BATCHING, SPECULATION
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.errors import InputError
 from wisp_gym.evaluation import capacities, capacity_search, comparison, evaluate
 from wisp_gym.evaluation.arguments import controller_names
 from wisp_gym.evaluation.metrics import Metrics
 from wisp_gym.evaluation.statistics import bootstrap_interval, mean
+from wisp_gym.rules.catalogue import ALIASES, BATCHING, SPECULATION
 from wisp_gym.scenario import load, with_slo
 from wisp_gym.simulation import simulate
 

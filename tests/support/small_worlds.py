@@ -178,6 +178,13 @@ def speculation_traces(draw: st.DrawFn, draft_tokens: int) -> SpeculationTrace:
 
 
 @st.composite
+def traces(draw: st.DrawFn) -> np.ndarray:
+    """Rows of a request trace in order of arrival."""
+    rows = draw(st.lists(st.tuples(st.floats(0.0, 14.0), st.integers(1, 500), st.integers(1, 100)), max_size=12))
+    return np.array(sorted(rows), TRACE_ROW)
+
+
+@st.composite
 def small_worlds(draw: st.DrawFn) -> SmallWorld:
     """A scenario with a controller, a seed and a trace (used where arrivals come from one)."""
     scenario = draw(scenarios())
@@ -186,6 +193,4 @@ def small_worlds(draw: st.DrawFn) -> SmallWorld:
         st.sampled_from(CHUNKS)
     )
     controller += draw(st.sampled_from(ADMISSIONS))
-    rows = draw(st.lists(st.tuples(st.floats(0.0, 14.0), st.integers(1, 500), st.integers(1, 100)), max_size=12))
-    trace = np.array(sorted(rows), TRACE_ROW)
-    return SmallWorld(scenario, controller, draw(st.integers(0, 2**40)), trace)
+    return SmallWorld(scenario, controller, draw(st.integers(0, 2**40)), draw(traces()))

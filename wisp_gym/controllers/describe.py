@@ -1,9 +1,10 @@
 """Controllers described: a name with all its settings written out, and the listing of all rules."""
 
-from wisp_gym.controllers.catalogue import ADDITIONS, ALIASES, BATCHING, CENTRALIZED, SPECULATION
 from wisp_gym.controllers.lookup import parts_of, signature
 from wisp_gym.controllers.resolve import filled
 from wisp_gym.controllers.shipped import shipped_names
+from wisp_gym.errors import of_kind
+from wisp_gym.rules.catalogue import ADDITIONS, ALIASES, BATCHING, CENTRALIZED, SPECULATION
 from wisp_gym.scenario import Scenario
 
 WIDTH = 24  # of the column of names; what is longer has its meaning in the next line
@@ -20,6 +21,7 @@ def spelled(name: str, scenario: Scenario | None = None) -> str:
     Raises:
         ControllerError: as `resolve`.
     """
+    of_kind("scenario", scenario, (Scenario, type(None)))
     parts = parts_of(name)
     return "+".join(
         part.name

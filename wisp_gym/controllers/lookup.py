@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from wisp_gym.controllers.catalogue import ADDITIONS, ALIASES, BATCHING, CENTRALIZED, SPECULATION, Rule, Setting
 from wisp_gym.controllers.names import ControllerError, Piece, fault, one_piece, parse
 from wisp_gym.controllers.policy import saved_decision
 from wisp_gym.controllers.scorer_policy import DECISIONS
 from wisp_gym.controllers.shipped import shipped_names
-from wisp_gym.errors import did_you_mean, one_line
+from wisp_gym.errors import did_you_mean, of_kind, one_line
 from wisp_gym.rules import speculation as speculation_rules
+from wisp_gym.rules.catalogue import ADDITIONS, ALIASES, BATCHING, CENTRALIZED, SPECULATION, Rule, Setting
 
 SAVED = Rule(
     speculation_rules.POLICY, "a saved policy", uses_predictor=True, sees_statistics=True, sees_observation=True
@@ -45,6 +45,7 @@ def parts_of(name: str) -> list[Part]:
     Raises:
         ControllerError: unknown name, missing rule or impossible setting, with the nearest valid choice.
     """
+    of_kind("controller", name, str, ControllerError)
     first, *rest = parse(ALIASES.get(name, name))
     if first.is_policy and not rest:
         served = saved_decision(first.name) in DECISIONS

@@ -13,9 +13,9 @@ import os
 import re
 from dataclasses import dataclass
 
-from wisp_gym.controllers.catalogue import ADDITIONS, ALIASES, BATCHING, CENTRALIZED, SPECULATION
 from wisp_gym.controllers.shipped import shipped_names
-from wisp_gym.errors import InputError, one_line
+from wisp_gym.errors import InputError, of_kind, one_line, shown
+from wisp_gym.rules.catalogue import ADDITIONS, ALIASES, BATCHING, CENTRALIZED, SPECULATION
 
 FILE_ENDINGS = (".json", ".onnx", ".zip")
 RULE = re.compile(r"(?P<name>[^:+()]*)(:(?P<short>[^+]*)|\((?P<long>[^()]*)\))?(?=\+|\Z)")
@@ -53,6 +53,9 @@ def parse(text: str) -> list[Piece]:
     Raises:
         ControllerError: the text follows no rule of the grammar.
     """
+    of_kind("controller", text, str, ControllerError)
+    if "\0" in text:
+        raise ControllerError(f"controller: given {shown(text)}, allowed are characters that a file's name may have")
     pieces: list[Piece] = []
     start = 0
     while start <= len(text):

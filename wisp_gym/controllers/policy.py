@@ -55,7 +55,7 @@ def make_policy(
     layers: list[tuple[np.ndarray, np.ndarray]], decision: str = "token", activation: str = "tanh", **about: Any
 ) -> Policy:
     """Policy of weights; raises PolicyError when they do not fit the documented observation."""
-    if decision not in KINDS:
+    if not isinstance(decision, str) or decision not in KINDS:
         raise PolicyError(f"decision: given {decision!r}, allowed are {', '.join(KINDS)}")
     try:
         weights = pack(layers, activation)

@@ -8,12 +8,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from wisp_gym.contract import device
 from wisp_gym.controllers import seen
-from wisp_gym.controllers.catalogue import ALIASES, CENTRALIZED, SPECULATION
 from wisp_gym.controllers.names import ControllerError, parse
 from wisp_gym.controllers.resolve import NAME, AnyController, resolve
 from wisp_gym.engine.state import PARAMETERS
 from wisp_gym.errors import InputError
 from wisp_gym.rules.bandits import MEMORY
+from wisp_gym.rules.catalogue import ALIASES, CENTRALIZED, SPECULATION
 from wisp_gym.rules.controller import Controller
 from wisp_gym.rules.observed import decide_drafting
 from wisp_gym.rules.speculation import ORACLE, PERFECT
@@ -88,7 +88,7 @@ class SpeculationPredictor:
         key = FATES.get(self.controller.speculation)
         if key is None:
             return np.zeros(n, dtype=np.int64)
-        if info is None or key not in info:
+        if not isinstance(info, Mapping) or key not in info:
             needed = f"predict needs info['{key}'], 0 or 1 each"
             raise InputError(f"controller '{self.controller.name}' is a bound that knows fates: {needed}")
         fates = np.asarray(info[key])

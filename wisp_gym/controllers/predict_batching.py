@@ -5,11 +5,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from wisp_gym.contract import ladders, request, server
 from wisp_gym.controllers import seen
-from wisp_gym.controllers.catalogue import BATCHING
 from wisp_gym.controllers.names import ControllerError, parse
 from wisp_gym.controllers.resolve import NAME, AnyController, find_batching, resolve
 from wisp_gym.engine.state import PARAMETERS
 from wisp_gym.rules import batching as rules
+from wisp_gym.rules.catalogue import BATCHING
 from wisp_gym.rules.controller import Controller
 from wisp_gym.rules.observed import decide_batching, score_batching
 from wisp_gym.rules.scorer import shape_of

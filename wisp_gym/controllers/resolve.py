@@ -12,7 +12,6 @@ from statistics import NormalDist
 
 import numpy as np
 
-from wisp_gym.controllers.catalogue import ADMISSION, BATCHING, CENTRALIZED, CHUNK, TRIMMING
 from wisp_gym.controllers.lookup import SAVED, Part, find, parts_of
 from wisp_gym.controllers.names import fault, one_piece
 from wisp_gym.controllers.plan import make_plan
@@ -20,8 +19,10 @@ from wisp_gym.controllers.policy import Policy, load_policy
 from wisp_gym.controllers.scorer_policy import load_scorer
 from wisp_gym.engine.build import mean_acceptance, separation
 from wisp_gym.engine.trace_files import load_draft_trace, passed_confidence
+from wisp_gym.errors import of_kind
 from wisp_gym.rules import batching as batching_rules
 from wisp_gym.rules import speculation as speculation_rules
+from wisp_gym.rules.catalogue import ADMISSION, BATCHING, CENTRALIZED, CHUNK, TRIMMING
 from wisp_gym.rules.controller import NO_POLICY, Controller
 from wisp_gym.rules.rejection_predictor import load_predictor
 from wisp_gym.scenario import Scenario
@@ -67,6 +68,8 @@ def with_policy(name: str, policy: Policy, batching: str, scenario: Scenario) ->
     Raises:
         ControllerError, PolicyError: as `resolve`.
     """
+    of_kind("policy", policy, Policy)
+    of_kind("scenario", scenario, Scenario)
     return paired(name, Part(name, SAVED), policy, find(one_piece(batching), BATCHING, "batching"), scenario)
 
 

@@ -11,6 +11,7 @@ from wisp_gym.contract import request, server
 from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES
 from wisp_gym.controllers.policy import VERSION, WHAT, PolicyError, read_policy, refuse_others
 from wisp_gym.files import write_text
+from wisp_gym.rules.mlp import layers_of
 from wisp_gym.rules.scorer import PARTS, Shape, pack
 from wisp_gym.rules.weights_json import layers_as_json, parse_layers
 
@@ -36,13 +37,17 @@ class ScorerPolicy:
 
 def shape_for(decision: str, hidden: int, embedding: int, context: int) -> Shape:
     """Shape of a scorer of the documented observation."""
-    if decision not in DECISIONS:
+    if not isinstance(decision, str) or decision not in DECISIONS:
         raise PolicyError(f"decision: given {decision!r}, allowed are {', '.join(DECISIONS)}")
     return Shape(request.SIZE, server.SIZE, hidden, embedding, context, DECISIONS[decision], len(CHUNK_TOKENS))
 
 
 def make_scorer(layers: list[tuple[np.ndarray, np.ndarray]], decision: str = "batching", **about: Any) -> ScorerPolicy:
     """Policy of weights; raises PolicyError when they do not fit the documented observation and actions."""
+    try:
+        layers = layers_of(layers)
+    except ValueError as error:
+        raise PolicyError(str(error)) from None
     if len(layers) != len(PARTS) or any(w.ndim != 2 or b.ndim != 1 for w, b in layers):
         allowed = f"those of {', '.join(PARTS)}: a matrix and a bias each"
         raise PolicyError(f"layers: given {len(layers)}, allowed are {allowed}")
@@ -82,7 +87,7 @@ def load_scorer(name: str | Path) -> ScorerPolicy:
     """
     path, document = read_policy(name)
     decision = document.get("decision")
-    if decision not in DECISIONS:
+    if not isinstance(decision, str) or decision not in DECISIONS:
         allowed = f"allowed in place of a batching rule are {', '.join(DECISIONS)}"
         raise PolicyError(f"{path}: decision given {decision!r}, {allowed}")
     check_schema(path, document, decision)

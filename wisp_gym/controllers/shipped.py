@@ -1,8 +1,9 @@
 """The trained policies that come with the package: JSON weights, an ONNX bundle and a model card each, by name."""
 
-import os
 from functools import cache
 from pathlib import Path
+
+from wisp_gym.errors import path_of
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "policies"
 
@@ -15,6 +16,7 @@ def shipped_names() -> tuple[str, ...]:
 
 def policy_path(name: str | Path) -> Path:
     """The JSON file that is meant: a shipped policy's, that of a run folder, or the file itself."""
-    if str(name) in shipped_names():
+    path = path_of("policy", name)
+    if str(path) in shipped_names():
         return FOLDER / f"{name}.json"
-    return Path(name, "policy.json") if os.path.isdir(name) else Path(name)
+    return path / "policy.json" if path.is_dir() else path

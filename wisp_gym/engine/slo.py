@@ -29,5 +29,7 @@ def token_deadline_s(d, index):
 def on_time_tokens(d, first, count, delivered_s):
     """How many of the tokens first … first + count − 1, delivered together, are on time."""
     behind = (delivered_s - schedule_start_s(d)) * d.slo_tokens_per_s
+    if behind > first + count:  # all are late, however far beyond any whole number
+        return 0
     earliest = int(math.ceil(behind - 1e-9)) if behind > 0.0 else 0
     return max(0, first + count - max(first, earliest))

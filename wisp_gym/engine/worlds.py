@@ -8,13 +8,16 @@ import numpy as np
 
 from wisp_gym.engine.build import empty_arrays, fill_world
 from wisp_gym.engine.loop import run_worlds
-from wisp_gym.engine.state import NO_TRACE
+from wisp_gym.engine.state import NO_TRACE, TRACE_ROW
 from wisp_gym.engine.trace_files import load_source
-from wisp_gym.errors import InputError
+from wisp_gym.errors import InputError, of_kind, shown
 from wisp_gym.jit import COMPILES
 from wisp_gym.rules.controller import Controller, Plan
 from wisp_gym.scenario import Scenario
 from wisp_gym.values import DEVICES, THREADS, WORLDS, whole
+
+MAX_LOG_ROWS = 10**9
+SEED_BITS = whole(-(2**63), 2**64 - 1)  # 64 bits, as numpy's signed or unsigned integers hold them
 
 
 @cache
@@ -25,6 +28,19 @@ def thread_pool(threads: int) -> ThreadPoolExecutor:
 
 if hasattr(os, "register_at_fork"):  # a forked child has the pool but none of its threads: it makes its own
     os.register_at_fork(after_in_child=thread_pool.cache_clear)
+
+
+def checked_trace(rows: np.ndarray) -> np.ndarray:
+    """Rows of a request trace as compiled code takes them: arrivals in seconds, whatever the lengths, which are clipped.
+
+    Raises:
+        InputError: other rows.
+    """
+    if not isinstance(rows, np.ndarray) or rows.dtype != TRACE_ROW or rows.ndim != 1:
+        raise InputError(f"trace: given {shown(rows)}, allowed is an array of TRACE_ROW of shape (n,)")
+    if not (np.isfinite(rows["arrival_s"]).all() and (rows["arrival_s"] >= 0).all()):
+        raise InputError("trace: given arrivals that are negative or no numbers, allowed are seconds from 0 on")
+    return np.require(rows, requirements=["C", "W", "A"])
 
 
 def follow_plan(devices: np.ndarray, plan: Plan) -> None:
@@ -46,14 +62,15 @@ class Worlds:
         threads: threads to run on; default one for each core.
 
     Raises:
-        InputError: numbers that cannot be.
+        InputError: numbers or rows that cannot be.
     """
 
     def __init__(
         self, n_worlds: int, n_devices: int, log_rows: int = 0, trace: np.ndarray = NO_TRACE, threads: int | None = None
     ):
         self.n_worlds, threads = WORLDS.checked("number of worlds", n_worlds), THREADS.checked("threads", threads)
-        self.arrays = empty_arrays(n_worlds, DEVICES.checked("devices", n_devices), log_rows, trace)
+        rows = whole(0, MAX_LOG_ROWS).checked("log_rows", log_rows)
+        self.arrays = empty_arrays(n_worlds, DEVICES.checked("devices", n_devices), rows, checked_trace(trace))
         self.files: tuple[str, str] | None = None  # speculation trace and predictor, "" for none
         self.threads = min(threads or os.cpu_count() or 1, n_worlds) if COMPILES else 1
         self.edges = [round(n_worlds * k / self.threads) for k in range(self.threads + 1)]
@@ -69,6 +86,9 @@ class Worlds:
         Raises:
             InputError: no such world, or more devices than there is room for; and as `read_files`.
         """
+        of_kind("scenario", scenario, Scenario)
+        of_kind("controller", controller, Controller)
+        SEED_BITS.checked("seed", seed)
         place = whole(0, len(self) - 1).checked("world", index)
         room = whole(1, self.arrays.device.shape[1])
         n_devices = room.checked("devices", scenario.n_devices if n_devices is None else n_devices)
@@ -83,7 +103,7 @@ class Worlds:
             TraceError, PredictorError, ScenarioError: a file that cannot be used, or does not fit the scenario.
             InputError: another world was given other files; its rows would be read from the wrong trace.
         """
-        files = (scenario.draft.trace, scenario.draft.predictor)
+        files = (of_kind("scenario", scenario, Scenario).draft.trace, scenario.draft.predictor)
         if self.files not in (None, files):
             raise InputError(
                 f"worlds: given a trace and predictor {files}, allowed: {self.files}, as another world has"

@@ -42,6 +42,9 @@ class Goal(Checked):
         attainment: least share of requests within their SLO, above 0 and up to 1.
         starved: largest share of devices that get less than 1 token/s; None for any.
         max_devices: where the search ends.
+
+    Raises:
+        InputError: a goal that cannot be.
     """
 
     attainment: Annotated[float, number(lambda value: 0.0 < value <= 1.0, "a share above 0 and up to 1")] = 0.9

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from wisp_gym import cli
 from wisp_gym.cli import Bar, Parser, output_file, refuse_same_files, whole
-from wisp_gym.controllers.catalogue import ALIASES
 from wisp_gym.engine.feasibility import warnings
 from wisp_gym.engine.trace_load import TraceUse, trace_use
 from wisp_gym.errors import one_of, require
@@ -33,6 +32,7 @@ from wisp_gym.evaluation.outcomes import (
 from wisp_gym.evaluation.pool import Pool
 from wisp_gym.evaluation.statistics import bootstrap_interval, mean
 from wisp_gym.files import write_bytes
+from wisp_gym.rules.catalogue import ALIASES
 from wisp_gym.scenario import DEFAULT_SCENARIO, AnyScenario, Scenario
 from wisp_gym.values import MAX_DEVICES
 

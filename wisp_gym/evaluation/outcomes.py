@@ -80,7 +80,14 @@ def run_all(
     pool: Pool | None = None,
     bar: Bar | None = None,
 ) -> list[list[Outcome]]:
-    """Outcomes of every controller (outer) in every world (inner), run on all cores or in a pool; `bar` counts worlds."""
+    """Outcomes of every controller (outer) in every world (inner), run on all cores or in a pool; `bar` counts worlds.
+
+    Raises:
+        InputError: what is no pool or bar.
+    """
+    for name, value, method in (("pool", pool, "map"), ("bar", bar, "update")):
+        if value is not None and not callable(getattr(value, method, None)):
+            raise InputError(f"{name}: given {shown(value)}, allowed is what has the method `{method}`")
     trace, counted = load_trace(scenario), bar or Bar()
     jobs = [(scenario, controller, seed, trace) for controller in controllers for seed in seeds]
     outcomes = []

@@ -1,12 +1,41 @@
-"""A controller as the engine takes it: which rules decide, with their numbers. Names are resolved in `wisp_gym.controllers`."""
+"""A controller as the engine takes it: which rules decide, with their numbers. Names are resolved in `wisp_gym.controllers`.
 
+The engine's compiled rules index by these numbers, so whoever makes a controller, by name or by hand, is checked here.
+"""
+
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from wisp_gym.rules import trimming
+from wisp_gym import given
+from wisp_gym.contract import device, ladders, request, server
+from wisp_gym.errors import InputError, shown
+from wisp_gym.rules import batching, mlp, scorer, speculation, trimming
+from wisp_gym.rules.catalogue import BATCHING, BUDGET, CENTRALIZED, CHUNK, SPECULATION, Setting
 
 NO_POLICY = np.zeros(0, dtype=np.float32)  # (0,) weights, where nothing is learned
+MOST_TOKENS = 32  # of a round
+MOST_GROUPS = 4096  # of a plan
+
+# Kind of a rule → its numbers, in the order in which the engine reads them.
+Settings = Mapping[int, tuple[Setting, ...]]
+SPECULATION_SETTINGS: Settings = {
+    speculation.POLICY: (),
+    speculation.POLICY_LENGTH: (),
+    **{rule.kind: rule.settings for rule in SPECULATION.values()},
+}
+OF_THE_PLAN = (Setting("cycle_s", 0.0, 0.0, math.inf), Setting("n_groups", 1, 1, MOST_GROUPS, whole=True))
+BATCHING_SETTINGS: Settings = {
+    batching.LEARNED: (),
+    **{rule.kind: rule.settings for rule in (BATCHING | CENTRALIZED).values()},
+    batching.PIPELINED: (*BATCHING["pipelined"].settings, *OF_THE_PLAN),
+}
+SCORER = scorer.Shape(request.SIZE, server.SIZE, 1, 1, 1, 1, len(ladders.CHUNK_TOKENS))
+LAUNCHES = (1, len(ladders.PRICES))
+ACTIONS = {speculation.POLICY: (2, 2), speculation.POLICY_LENGTH: (2, MOST_TOKENS + 1)}
 
 
 @dataclass(frozen=True)
@@ -16,6 +45,9 @@ class Plan:
     Attributes:
         groups: (n,) group of each device, 0 to n_groups − 1. lengths: (n,) tokens that each drafts.
         n_groups: batches in a cycle. cycle_s: predicted time of a cycle. tokens_per_s: predicted rate.
+
+    Raises:
+        InputError: groups or lengths that cannot be.
     """
 
     groups: tuple[int, ...]
@@ -23,6 +55,12 @@ class Plan:
     n_groups: int
     cycle_s: float
     tokens_per_s: float
+
+    def __post_init__(self) -> None:
+        given.whole("plan: n_groups", self.n_groups, 1, MOST_GROUPS)
+        given.real("plan: cycle_s", self.cycle_s, 0.0, math.inf)
+        given.table("plan: groups", self.groups, np.int64, (None,), low=0, high=self.n_groups - 1)
+        given.table("plan: lengths", self.lengths, np.int64, (len(self.groups),), low=0, high=MOST_TOKENS)
 
 
 @dataclass(frozen=True)
@@ -40,6 +78,9 @@ class Controller:
             wait, where that is more.
         admit_share: share of KV memory that may be spoken for when a prompt begins; 0 sets no limit.
         policy, scorer: float32 weights of `rules.mlp` and `rules.scorer`, empty where nothing is learned.
+
+    Raises:
+        InputError: an id, a number or weights that no rule can work with.
     """
 
     name: str
@@ -61,3 +102,48 @@ class Controller:
     admit_share: float = 0.0
     policy: np.ndarray = field(default_factory=lambda: NO_POLICY, compare=False)
     scorer: np.ndarray = field(default_factory=lambda: NO_POLICY, compare=False)
+
+    def __post_init__(self) -> None:
+        given.text("controller: name", self.name, "a string")
+        place = f"controller '{self.name}'"
+        check_rule(f"{place}: speculation", self.speculation, self.speculation_parameters, SPECULATION_SETTINGS)
+        check_rule(f"{place}: batching", self.batching, self.batching_parameters, BATCHING_SETTINGS)
+        given.whole(f"{place}: trim", self.trim, trimming.NONE, trimming.ADASERVE)
+        given.whole(f"{place}: trim_tokens", self.trim_tokens, 0, int(BUDGET.high))
+        if self.chunk_tokens is not None:
+            given.whole(f"{place}: chunk_tokens", self.chunk_tokens, 0, int(CHUNK["chunk"].settings[0].high))
+        given.real(f"{place}: chunk_share", self.chunk_share, 0.0, 1.0)
+        given.real(f"{place}: admit_share", self.admit_share, 0.0, 1.0)
+        self.check_plan(place)
+        self.check_weights(place)
+
+    def check_plan(self, place: str) -> None:
+        """Rules that follow a plan need one."""
+        follows = self.speculation == speculation.SUGGESTED_LENGTH or self.batching == batching.PIPELINED
+        if not isinstance(self.plan, Plan | None) or (follows and self.plan is None):
+            raise InputError(f"{place}: plan given {shown(self.plan)}, allowed is a Plan")
+
+    def check_weights(self, place: str) -> None:
+        """Weights are there where they are needed, and of the sizes that compiled code reads from them."""
+        outputs = ACTIONS.get(self.speculation)
+        if outputs or len(self.policy):
+            checked = mlp.check(f"{place}: policy", self.policy, device.SIZE, outputs or (2, MOST_TOKENS + 1))
+            object.__setattr__(self, "policy", checked)
+        if self.batching == batching.LEARNED or len(self.scorer):
+            checked = scorer.check(f"{place}: scorer", self.scorer, SCORER, LAUNCHES)
+            object.__setattr__(self, "scorer", checked)
+
+
+def check_rule(place: str, kind: Any, parameters: Any, rules: Settings) -> None:
+    """Refuse a rule that there is none, or numbers that are not its own."""
+    given.whole(place, kind, min(rules), max(rules))
+    settings = rules.get(kind)
+    if settings is None:
+        raise InputError(f"{place}: given {kind}, allowed are {', '.join(map(str, sorted(rules)))}")
+    if not isinstance(parameters, tuple) or len(parameters) != len(settings):
+        names = ", ".join(setting.name for setting in settings) or "none"
+        raise InputError(
+            f"{place}: given parameters {shown(parameters)}, allowed is a tuple of {len(settings)}: {names}"
+        )
+    for setting, value in zip(settings, parameters, strict=True):
+        given.real(f"{place}: {setting.name}", value, setting.low, setting.high)

@@ -9,14 +9,35 @@ Legend: `policy` the vector; `values`, `out`, `observation` (n,) float32 of one 
 float32.
 """
 
+from itertools import pairwise
+from typing import Any
+
 import numpy as np
 
+from wisp_gym.errors import InputError, shown
+from wisp_gym.given import table
 from wisp_gym.jit import jit_allocating, jit_inline
 
 TANH, RELU = 0, 1
 N_IN, N_OUT, ACTIVATION, N_HIDDEN, HEADER = range(5)  # places in the vector; from HEADER on the widths
 MAX_WIDTH = 1024
 MAX_LAYERS = 8
+
+
+def layers_of(layers: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+    """`layers`, which must be pairs of arrays of numbers.
+
+    Raises:
+        InputError: they are not.
+    """
+    pairs = list(layers) if isinstance(layers, list | tuple) else []
+    for index, pair in enumerate(pairs):
+        arrays = pair if isinstance(pair, tuple | list) else ()
+        if len(arrays) != 2 or not all(isinstance(a, np.ndarray) and a.dtype.kind in "iuf" for a in arrays):
+            raise InputError(f"layer {index}: given {shown(pair)}, allowed are weights and a bias, arrays of numbers")
+    if not pairs:
+        raise InputError(f"layers: given {shown(layers)}, allowed is a list of (weights, bias)")
+    return pairs
 
 
 def pack(layers: list[tuple[np.ndarray, np.ndarray]], activation: str = "tanh") -> np.ndarray:
@@ -30,6 +51,7 @@ def pack(layers: list[tuple[np.ndarray, np.ndarray]], activation: str = "tanh") 
         ValueError: shapes that do not chain, widths above 1,024 or more than 8 hidden layers, weights that are not
             finite, an unknown activation.
     """
+    layers = layers_of(layers)
     if activation not in ("tanh", "relu"):
         raise ValueError(f"activation: given {activation!r}, allowed are 'tanh' and 'relu'")
     if not 1 <= len(layers) <= MAX_LAYERS + 1:
@@ -47,6 +69,36 @@ def pack(layers: list[tuple[np.ndarray, np.ndarray]], activation: str = "tanh") 
     for w, b in layers:
         flat += [np.asarray(w, dtype=np.float32).T.ravel(), np.asarray(b, dtype=np.float32)]
     return np.concatenate(flat)
+
+
+def check(place: str, weights: Any, n_in: int, n_out: tuple[int, int]) -> np.ndarray:
+    """A packed network as compiled code takes it, which reads sizes and places from the vector itself.
+
+    Args:
+        place: what messages call it. weights: a vector of `pack`.
+        n_in: inputs that it must have. n_out: fewest and most outputs that it may have.
+
+    Raises:
+        InputError: no such vector.
+    """
+    vector = table(place, weights, np.float32, (None,))
+    header = vector[:HEADER]
+    if len(header) < HEADER or not 0 <= header[N_HIDDEN] <= MAX_LAYERS or header[ACTIVATION] not in (TANH, RELU):
+        raise InputError(
+            f"{place}: given {len(vector)} numbers that begin with no network, allowed is what `pack` makes"
+        )
+    hidden = int(header[N_HIDDEN])
+    widths = [header[N_IN], *vector[HEADER : HEADER + hidden], header[N_OUT]]
+    if len(widths) < hidden + 2 or not all(1 <= n <= MAX_WIDTH and n == int(n) for n in widths):
+        raise InputError(f"{place}: given widths {widths}, allowed are whole numbers from 1 to {MAX_WIDTH}")
+    sizes = [int(n) for n in widths]
+    length = HEADER + hidden + sum((a + 1) * b for a, b in pairwise(sizes))
+    if len(vector) != length:
+        raise InputError(f"{place}: given {len(vector)} numbers for a network of widths {sizes}, allowed are {length}")
+    if sizes[0] != n_in or not n_out[0] <= sizes[-1] <= n_out[1]:
+        allowed = f"{n_in} and {' to '.join(map(str, dict.fromkeys(n_out)))}"
+        raise InputError(f"{place}: given {sizes[0]} inputs and {sizes[-1]} outputs, allowed are {allowed}")
+    return vector
 
 
 @jit_allocating

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from wisp_gym.errors import InputError
+from wisp_gym.errors import InputError, of_kind, path_of
 from wisp_gym.files import write_bytes
 from wisp_gym.rules.mlp import pack
 from wisp_gym.rules.weights_json import layers_as_json, parse_layers, read_document
@@ -85,12 +85,13 @@ def save_predictor(predictor: Predictor, path: str | Path) -> None:
     Raises:
         PredictorError: the place cannot be written, or `about` holds what JSON cannot.
     """
+    of_kind("predictor", predictor, Predictor, PredictorError)
     document = {
         "format": f"wisp-gym {WHAT}", "version": VERSION, "inputs": list(INPUTS), "activation": predictor.activation,
         "threshold": predictor.threshold, "layers": layers_as_json(predictor.layers), "about": predictor.about,
     }  # fmt: skip
     try:
-        write_bytes(Path(path), (json.dumps(document, allow_nan=False) + "\n").encode())
+        write_bytes(path_of("predictor", path, PredictorError), (json.dumps(document, allow_nan=False) + "\n").encode())
     except OSError as error:
         raise PredictorError(f"{path}: cannot be written ({error.strerror})") from None
     except (TypeError, ValueError) as error:
@@ -123,7 +124,7 @@ def shipped() -> dict[str, Path]:
 
 def find(name: str | Path) -> Path:
     """The shipped predictor of this bare name, or else the file of this path; `./NAME` is always a file."""
-    path, known = Path(name), shipped()
+    path, known = path_of("predictor", name, PredictorError), shipped()
     if str(name) in known:
         return known[str(name)]
     if path.name == str(name) and not path.is_file():

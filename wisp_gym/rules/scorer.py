@@ -20,11 +20,13 @@ first `n` requests count; `query` (H + 1,), `heads` (launches + 1 + chunks,) and
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from wisp_gym.contract.request import MOVING
+from wisp_gym.errors import InputError
+from wisp_gym.given import table
 from wisp_gym.jit import jit, jit_allocating
 from wisp_gym.rules.mlp import TANH, activate, layer
 
@@ -68,6 +70,34 @@ def pack(shape: Shape, layers: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarra
             raise ValueError(f"{part}: weights must be finite numbers")
         flat += [np.asarray(w, np.float32).T.ravel(), np.asarray(b, np.float32)]
     return np.concatenate(flat)
+
+
+def check(place: str, weights: Any, allowed: Shape, launches: tuple[int, ...]) -> np.ndarray:
+    """A packed scorer as compiled code takes it, which reads sizes and places from the vector itself.
+
+    Args:
+        place: what messages call it. weights: a vector of `pack`.
+        allowed: its entries and chunks must be these; widths and launches are its own. launches: what these may be.
+
+    Raises:
+        InputError: no such vector.
+    """
+    vector = table(place, weights, np.float32, (None,))
+    sizes = vector[:HEADER].tolist()
+    if len(sizes) < HEADER or not all(1 <= size <= MAX_WIDTH and size == int(size) for size in sizes):
+        raise InputError(f"{place}: given {len(vector)} numbers that begin with no shape, allowed is what `pack` makes")
+    shape = Shape(*map(int, sizes))
+    length = HEADER + sum(n_out * (n_in + 1) for n_out, n_in in shape.layers())
+    if len(vector) != length:
+        raise InputError(f"{place}: given {len(vector)} numbers for {shape}, allowed are {length}")
+    if (
+        shape.launches not in launches
+        or shape._replace(requests=allowed.requests, globals=allowed.globals, chunks=allowed.chunks) != shape
+    ):
+        raise InputError(
+            f"{place}: given {shape}, allowed are the entries and chunks of {allowed}, launches of {launches}"
+        )
+    return vector
 
 
 @jit

@@ -3,6 +3,7 @@
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
+from wisp_gym.errors import of_kind
 from wisp_gym.scenario.fields import ScenarioError, build, nearest
 from wisp_gym.scenario.parts import Scenario
 
@@ -17,7 +18,7 @@ def with_(scenario: Scenario, **changes: Any) -> Scenario:
     Raises:
         ScenarioError: unknown path or impossible value.
     """
-    tables = _plain(scenario)
+    tables = _plain(of_kind("scenario", scenario, Scenario, ScenarioError))
     for path, value in changes.items():
         _set(tables, path, _plain(value))
     return build(Scenario, tables)
@@ -25,6 +26,7 @@ def with_(scenario: Scenario, **changes: Any) -> Scenario:
 
 def with_slo(scenario: Scenario, speed_tokens_per_s: float) -> Scenario:
     """A copy with one SLO class of this speed; grace, first-token target and clock are those of the first class."""
+    of_kind("scenario", scenario, Scenario, ScenarioError)
     slo = {**asdict(scenario.slo[0]), "speed_tokens_per_s": speed_tokens_per_s, "share": 1.0, "name": "only"}
     single = with_(scenario, slo=[slo])
     return with_(single, **{"slo.0.name": f"speed-{single.slo[0].speed_tokens_per_s:g}"})

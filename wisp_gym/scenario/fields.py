@@ -9,7 +9,7 @@ from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from wisp_gym.errors import InputError, did_you_mean
+from wisp_gym.errors import InputError, did_you_mean, shown
 
 PartT = TypeVar("PartT", bound="Part")
 
@@ -53,14 +53,26 @@ class NonEmpty:
     """A string that must not be empty."""
 
 
-# The ranges that fields are declared with: the type of a field is its documentation and its check.
-Finite = Annotated[float, Range()]
+# The ranges that fields are declared with: the type of a field is its documentation and its check. Each end is far beyond
+# what is meant and still such that the engine's arithmetic stays finite: times of 30 years resolve 0.1 µs in a float64.
+HUGE, TINY = 1e9, 1e-9
 Positive = Annotated[float, Range(0.0, open_low=True)]
 NonNegative = Annotated[float, Range(0.0)]
+Seconds = Annotated[float, Range(0.0, HUGE)]
+PositiveSeconds = Annotated[float, Range(TINY, HUGE)]
+PerSecond = Annotated[float, Range(TINY, HUGE)]  # tokens or requests; its inverse is a time
+Bandwidth = Annotated[float, Range(TINY)]  # bytes a second; without end, for messages that take no time
+Amount = Annotated[float, Range(0.0, HUGE)]  # watts, joules, dollars
+Weight = Annotated[float, Range(TINY, HUGE)]  # in a mix
+LogStd = Annotated[
+    float, Range(0.0, 10.0)
+]  # of a log-normal, or in logits: 10 spreads over a factor of 22,000 either way
+Logit = Annotated[float, Range(-20.0, 20.0)]  # odds from 2e-9 on, which a float64 tells from never and always
 BelowOne = Annotated[float, Range(0.0, 1.0, open_high=True)]
 Ratio = Annotated[float, Range(0.0, 1.0, open_low=True)]
 Count = Annotated[int, Range(1, 2**53)]  # whole numbers up to 2^53 are exact as floats
 CountOrZero = Annotated[int, Range(0, 2**53)]
+Tokens = Annotated[int, Range(1, 10**9)]  # of one prompt or answer
 Name = Annotated[str, NonEmpty()]
 
 
@@ -148,12 +160,6 @@ def dotted(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
 
 
-def shown(value: Any) -> str:
-    """What was given, on one line and not too long."""
-    text = repr(value)  # a table's or a string's line breaks come out escaped
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
 def _built(hint: Any, value: Any, path: str) -> Any:
     part = part_of(hint)
     if part is None:
@@ -200,7 +206,7 @@ def _text(value: Any, key: str, empty: bool) -> str:
 def _choice(value: Any, allowed: tuple[str, ...], key: str) -> str:
     if not isinstance(value, str) or value not in allowed:
         words = [word or '""' for word in allowed]
-        raise ScenarioError(f"given {shown(value)}; {nearest(str(value), words)}", key)
+        raise ScenarioError(f"given {shown(value)}; {nearest(value if isinstance(value, str) else '', words)}", key)
     return value
 
 

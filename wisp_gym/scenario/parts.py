@@ -4,34 +4,52 @@ All values are plain numbers and strings in SI units. An impossible value raises
 names the key and what is allowed. `wisp_gym.scenario` is the module to import them from.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
 from wisp_gym.scenario.fields import (
+    Amount,
+    Bandwidth,
     BelowOne,
     Count,
     CountOrZero,
-    Finite,
+    Logit,
+    LogStd,
     Name,
-    NonNegative,
     Part,
+    PerSecond,
     Positive,
+    PositiveSeconds,
     Range,
     Ratio,
     ScenarioError,
+    Seconds,
+    Tokens,
+    Weight,
 )
+from wisp_gym.values import MAX_DEVICES
 
 
 @dataclass(frozen=True)
 class VerificationTime(Part):
     """True time of a batch, without the host's part: the soft roofline of `wisp_gym.engine.verification`."""
 
-    launch_s: NonNegative  # per batch
-    weights_s: Positive  # reading the weights once
+    launch_s: Seconds  # per batch
+    weights_s: PositiveSeconds  # reading the weights once
     token_s: Positive  # arithmetic per new token
-    sharpness: Annotated[float, Range(0.2)]  # 1 = sum of both, infinity = their maximum; below 1: concave
-    cached_token_s: NonNegative  # reading one cached token's keys and values
-    pair_s: NonNegative  # attention arithmetic per new token × length
+    sharpness: Annotated[float, Range(0.2, 100.0)]  # 1 = sum of both, large = their maximum; below 1: concave
+    cached_token_s: Seconds  # reading one cached token's keys and values
+    pair_s: Seconds  # attention arithmetic per new token × length
+
+    def check(self) -> None:
+        """Powers of the roofline stay numbers: `weights_s ** sharpness` must neither vanish nor overflow."""
+        digits = abs(math.log10(self.weights_s))
+        if self.sharpness * digits > 300:
+            most = math.floor(300 / digits)
+            raise ScenarioError(
+                f"given {self.sharpness:g}, allowed with weights_s {self.weights_s:g}: <= {most}", "sharpness"
+            )
 
 
 @dataclass(frozen=True)
@@ -41,10 +59,10 @@ class Estimator(Part):
     n, c: new and cached tokens of a request, L = n + c. The four terms are those WISP published.
     """
 
-    launch_s: NonNegative
-    new_token_s: NonNegative
-    pair_s: NonNegative
-    cached_token_s: NonNegative
+    launch_s: Seconds
+    new_token_s: Seconds
+    pair_s: Seconds
+    cached_token_s: Seconds
 
 
 @dataclass(frozen=True)
@@ -79,11 +97,11 @@ class Server(Part):
     memory_bytes: Count  # all GPUs together
     memory_utilisation: Ratio  # share of the memory that the serving engine may use
     activation_bytes: CountOrZero  # reserved for activations
-    host_s: NonNegative  # per batch
-    noise: NonNegative  # log-normal std of a batch's time
-    busy_w: NonNegative
-    idle_w: NonNegative
-    dollars_per_hour: NonNegative
+    host_s: Seconds  # per batch
+    noise: LogStd  # log-normal std of a batch's time
+    busy_w: Amount
+    idle_w: Amount
+    dollars_per_hour: Amount
     max_batch_requests: Count
     prefill_chunk_tokens: CountOrZero  # uncached prompt tokens per batch at most; 0 = prompts are prefilled whole
 
@@ -97,11 +115,11 @@ class Acceptance(Part):
     `after_rejection_logit` less.
     """
 
-    logit_mean: Finite
-    request_std: NonNegative
-    drift_std: NonNegative
+    logit_mean: Logit
+    request_std: LogStd
+    drift_std: LogStd
     drift_tokens: Positive
-    after_rejection_logit: NonNegative
+    after_rejection_logit: Annotated[float, Range(0.0, 20.0)]
 
 
 @dataclass(frozen=True)
@@ -109,7 +127,7 @@ class Statistics(Part):
     """What the draft model's own output tells about acceptance."""
 
     auc: Annotated[float, Range(0.5, 1.0, open_high=True)]  # area under the ROC curve, accepted against rejected tokens
-    overconfidence: NonNegative  # logits added to the confidence
+    overconfidence: Annotated[float, Range(0.0, 20.0)]  # logits added to the confidence
 
 
 @dataclass(frozen=True)
@@ -133,17 +151,17 @@ class Link(Part):
     """A network path of a device: each message's delay, loss, outages, bandwidth and waking from idle."""
 
     name: Name
-    one_way_s: NonNegative  # median
-    jitter: NonNegative  # log-normal std of a one-way delay: ln(p95/p50)/1.645
+    one_way_s: Seconds  # median
+    jitter: LogStd  # log-normal std of a one-way delay: ln(p95/p50)/1.645
     autocorrelation: BelowOne  # of the log delay, from message to message
     loss: BelowOne  # probability per message
-    timeout_s: NonNegative  # retransmission after a loss
-    outages_per_s: NonNegative
-    outage_s: NonNegative  # mean length
-    uplink_bytes_per_s: Positive
-    downlink_bytes_per_s: Positive
-    idle_after_s: NonNegative  # silence after which the radio sleeps
-    wake_s: NonNegative  # added to the message that wakes it; 0 = never sleeps
+    timeout_s: Seconds  # retransmission after a loss
+    outages_per_s: Annotated[float, Range(0.0, 0.1)]  # at most one begins in each 10 s
+    outage_s: Seconds  # mean length
+    uplink_bytes_per_s: Bandwidth
+    downlink_bytes_per_s: Bandwidth
+    idle_after_s: Seconds  # silence after which the radio sleeps
+    wake_s: Seconds  # added to the message that wakes it; 0 = never sleeps
 
 
 @dataclass(frozen=True)
@@ -151,15 +169,15 @@ class DeviceClass(Part):
     """A kind of edge device: drafting speed, overheads, power, throttling and link."""
 
     name: Name
-    share: Positive  # weight in the mix; weights need not sum to 1
-    draft_tokens_per_s: Positive  # before throttling
-    round_overhead_s: NonNegative
-    predictor_s: NonNegative  # rejection predictor, per drafted token
-    draft_w: NonNegative
-    idle_w: NonNegative
-    radio_j: NonNegative  # per message
-    throttle_ratio: Ratio  # sustained over start speed; 1 = none
-    throttle_s: Positive  # time constant
+    share: Weight  # weight in the mix; weights need not sum to 1
+    draft_tokens_per_s: PerSecond  # before throttling
+    round_overhead_s: Seconds
+    predictor_s: Seconds  # rejection predictor, per drafted token
+    draft_w: Amount
+    idle_w: Amount
+    radio_j: Amount  # per message
+    throttle_ratio: Annotated[float, Range(1e-3, 1.0)]  # sustained over start speed; 1 = none
+    throttle_s: PositiveSeconds  # time constant
     link: Link
 
 
@@ -168,10 +186,10 @@ class SLOClass(Part):
     """A token speed promised to a user: token n is due `clock + n / speed_tokens_per_s + grace_s`."""
 
     name: Name
-    share: Positive
-    speed_tokens_per_s: Positive
-    grace_s: NonNegative
-    ttft_s: Positive  # target for the first token, used to schedule prompts
+    share: Weight
+    speed_tokens_per_s: PerSecond
+    grace_s: Seconds
+    ttft_s: PositiveSeconds  # target for the first token, used to schedule prompts
     clock: Literal["first_token", "arrival"]
 
 
@@ -180,9 +198,9 @@ class Lengths(Part):
     """A log-normal number of tokens, clipped to [min_tokens, max_tokens]."""
 
     median_tokens: Positive
-    log_std: NonNegative
-    min_tokens: Count
-    max_tokens: Count
+    log_std: LogStd
+    min_tokens: Tokens
+    max_tokens: Tokens
 
     def check(self) -> None:
         if self.min_tokens > self.max_tokens:
@@ -213,14 +231,14 @@ class Workload(Part):
     """When requests come and how long they are. With trace arrivals both come from the trace, lengths within the ranges."""
 
     arrivals: Literal["closed", "open", "trace"]
-    think_s: NonNegative  # closed: mean think time between a response and the next request
-    requests_per_s: NonNegative  # open: Poisson rate per device
-    start_window_s: NonNegative  # closed: first requests are spread uniformly over it
+    think_s: Seconds  # closed: mean think time between a response and the next request
+    requests_per_s: Amount  # open: Poisson rate per device
+    start_window_s: Seconds  # closed: first requests are spread uniformly over it
     prompt: Lengths
     output: Lengths
     trace: str  # path of the trace, "" if none
     trace_format: TraceFormat
-    trace_start_s: NonNegative = 0.0  # the trace is replayed from here on: seconds after its first request
+    trace_start_s: Seconds = 0.0  # the trace is replayed from here on: seconds after its first request
     trace_rows: CountOrZero = 0  # so many requests of it at most, 0 = all
     trace_columns: TraceColumns = TraceColumns()
 
@@ -238,12 +256,13 @@ class Workload(Part):
 class Horizon(Part):
     """Requests that arrive in [warmup_s, warmup_s + measure_s) are counted; the world runs on for drain_s."""
 
-    warmup_s: NonNegative
-    measure_s: Positive
-    drain_s: NonNegative
+    warmup_s: Seconds
+    measure_s: PositiveSeconds
+    drain_s: Seconds
 
 
 MAX_SLO_CLASSES = 8  # the engine keeps totals for so many
+MAX_EVENTS = 1e9  # batches, or requests: about an hour of computing
 
 
 @dataclass(frozen=True)
@@ -261,7 +280,7 @@ class Scenario(Part):
     slo: tuple[SLOClass, ...]
     workload: Workload
     horizon: Horizon
-    n_devices: Count  # default population
+    n_devices: Annotated[int, Range(1, MAX_DEVICES)]  # default population
     max_draft_tokens: Annotated[int, Range(1, 32)]  # cap per round
 
     @property
@@ -289,9 +308,30 @@ class Scenario(Part):
             raise ScenarioError(
                 f"longest prompt + output + max_draft_tokens is {longest} tokens, allowed: <= {self.kv_tokens}, all "
                 f"that KV memory of {self.server.name} holds", "workload.prompt.max_tokens")  # fmt: skip
+        _refuse_endless(self)
 
 
 def _refuse_doubles(key: str, names: list[str]) -> None:
     for i, name in enumerate(names):
         if name in names[:i]:
             raise ScenarioError(f"given '{name}' twice, allowed: a name of its own", f"{key}[{i}].name")
+
+
+def _refuse_endless(scenario: Scenario) -> None:
+    """Refuse what would not end: batches too short, or requests too many, for the horizon; a batch that lasts for ever."""
+    horizon, time, workload = scenario.horizon, scenario.verification, scenario.workload
+    window_s = horizon.warmup_s + horizon.measure_s
+    shortest_s = scenario.server.host_s + time.launch_s + time.weights_s
+    if (window_s + horizon.drain_s) / shortest_s > MAX_EVENTS:
+        raise ScenarioError(
+            f"warmup_s + measure_s + drain_s is {window_s + horizon.drain_s:g} s, allowed: <= "
+            f"{MAX_EVENTS * shortest_s:g} s, {MAX_EVENTS:g} batches of the shortest kind", "horizon")  # fmt: skip
+    if workload.arrivals == "open" and workload.requests_per_s * window_s * scenario.n_devices > MAX_EVENTS:
+        most = MAX_EVENTS / window_s / scenario.n_devices
+        raise ScenarioError(
+            f"given {workload.requests_per_s:g}, allowed: <= {most:g}, {MAX_EVENTS:g} requests of all devices in the "
+            "horizon", "workload.requests_per_s")  # fmt: skip
+    if time.sharpness * math.log10(max(time.token_s * scenario.kv_tokens, 1e-300)) > 300:
+        raise ScenarioError(
+            f"given {time.token_s:g}, allowed with sharpness {time.sharpness:g} and {scenario.kv_tokens} tokens: <= "
+            f"{10 ** (300 / time.sharpness) / scenario.kv_tokens:g}", "verification.token_s")  # fmt: skip

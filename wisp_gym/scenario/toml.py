@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from wisp_gym.errors import of_kind, path_of, shown
 from wisp_gym.files import write_text
 from wisp_gym.scenario.fields import (
     Part,
@@ -25,7 +26,6 @@ from wisp_gym.scenario.fields import (
     field_types,
     nearest,
     refuse_unknown,
-    shown,
 )
 from wisp_gym.scenario.parts import Acceptance, DeviceClass, Draft, Link, Scenario, Server, Target
 from wisp_gym.scenario.replayed import replayed
@@ -71,17 +71,20 @@ def load(given: AnyScenario) -> Scenario:
 
 def loads(text: str) -> Scenario:
     """The scenario that a TOML text describes; files are taken from the working directory. Raises ScenarioError."""
+    if not isinstance(text, str):
+        raise ScenarioError(f"given {shown(text)}, allowed: TOML text", file="<text>")
     return _resolve(_parse(text, "<text>"))
 
 
 def dumps(scenario: Scenario) -> str:
     """Complete TOML that refers to nothing: `loads(dumps(scenario)) == scenario`, bit for bit."""
+    of_kind("scenario", scenario, Scenario, ScenarioError)
     return "\n".join(_lines(_written(scenario), "")).strip() + "\n"
 
 
 def save(scenario: Scenario, path: str | os.PathLike[str]) -> None:
     """Write `dumps(scenario)` to a file; the file is there whole or not at all."""
-    write_text(os.fspath(path), dumps(scenario))
+    write_text(path_of("path", path, ScenarioError), dumps(scenario))
 
 
 def _read(path: Path) -> Table:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from wisp_gym.errors import InputError, path_of, shown
 from wisp_gym.files import read_text
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "verification_time"
@@ -59,7 +60,7 @@ class VerificationTimeEstimator:
         Raises:
             ValueError: no such file, or no coefficients in it; one line.
         """
-        path = Path(name)
+        path = path_of("estimator", name)
         if path.suffix != ".json":
             path = DATA / f"{name}.json"
         try:
@@ -82,7 +83,11 @@ class VerificationTimeEstimator:
     def predict(self, new_tokens: float, pairs: float, cached_tokens: float) -> float:
         """Seconds of a batch; sums over its requests as in `verification.batch_time_s`. Never below 0."""
         launch, new, pair, cached = self.coefficients
-        return float(launch + new * new_tokens + pair * pairs + cached * cached_tokens)
+        try:
+            return float(launch + new * new_tokens + pair * pairs + cached * cached_tokens)
+        except (TypeError, ValueError):
+            given = shown((new_tokens, pairs, cached_tokens))
+            raise InputError(f"new_tokens, pairs, cached_tokens: given {given}, allowed are three numbers") from None
 
     def observe(self, new_tokens: float, pairs: float, cached_tokens: float, seconds: float) -> bool:
         """Learn from a batch that has run; returns whether it raises the drift alarm."""

@@ -28,8 +28,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from wisp_gym.errors import did_you_mean
+from wisp_gym.errors import did_you_mean, of_kind, path_of, shown
 from wisp_gym.files import write_text
+from wisp_gym.given import real, whole
 from wisp_gym.traces.request_formats import UNITS, Format, TraceError, format_of
 from wisp_gym.traces.request_rows import fail, quote, rows_of
 
@@ -68,6 +69,11 @@ class RequestTrace:
     skipped: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("arrival_s", "prompt_tokens", "output_tokens"):
+            try:
+                np.asarray(getattr(self, name), np.float64)
+            except (TypeError, ValueError):
+                raise TraceError(f"{name}: given {shown(getattr(self, name))}, allowed are numbers (n,)") from None
         lengths = {np.shape(self.arrival_s), np.shape(self.prompt_tokens), np.shape(self.output_tokens)}
         if len(lengths) != 1 or len(next(iter(lengths))) != 1 or not len(self.arrival_s):
             raise TraceError(f"arrays of shapes {sorted(lengths)}; allowed: three of one shape (n,), n at least 1")
@@ -119,7 +125,12 @@ def read_trace(
             before it is bad too: recorders write in order, so it tells of a damaged or merged file. (A JSON document is
             put in order: benchmarks list requests as they end.)
     """
-    path, known = Path(path), format_of(format, columns or {})
+    path = path_of("trace", path, TraceError)
+    real("start_s", start_s, 0.0, MAX_SPAN_S)
+    whole("rows", rows, 0, MAX_ROWS)
+    whole("max_rows", max_rows, 1, MAX_ROWS)
+    named = of_kind("columns", columns or {}, Mapping, TraceError)
+    known = format_of(of_kind("format", format, str, TraceError), named)
     found = _Window(path, known, start_s, rows, max_rows)
     for request in _requests(path, known):
         if not found.take(request):
@@ -233,9 +244,10 @@ def write_trace(trace: RequestTrace, path: str | Path, format: str) -> None:
     Raises:
         TraceError: an unknown format or a place that cannot be written.
     """
-    if format not in WRITERS:
+    path = path_of("trace", path, TraceError)
+    if of_kind("format", format, str, TraceError) not in WRITERS:
         raise TraceError(f"a trace is not written in format {format!r}; {did_you_mean(format, WRITERS)}")
-    lines = WRITERS[format](trace)
+    lines = WRITERS[format](of_kind("trace", trace, RequestTrace, TraceError))
     try:
         write_text(path, "".join(f"{line}\n" for line in lines))
     except OSError as error:
@@ -249,7 +261,7 @@ def sample_path(name: str) -> Path:
         TraceError: no sample has this name.
     """
     known = shipped(".csv", ".jsonl")
-    if name not in known:
+    if of_kind("trace", name, str, TraceError) not in known:
         raise TraceError(f"no sample trace {name!r}; {did_you_mean(name, known)}")
     return known[name]
 

@@ -19,7 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from wisp_gym.errors import of_kind, path_of, shown
 from wisp_gym.files import write_bytes
+from wisp_gym.given import table, whole
 from wisp_gym.traces.npz import NpzError, pack, read_arrays
 from wisp_gym.traces.requests import TraceError, shipped
 
@@ -113,7 +115,7 @@ def read_speculation_trace(path: str | Path, max_bytes: int = MAX_BYTES) -> Spec
     Raises:
         TraceError: one line with the file and the place of the fault.
     """
-    path = Path(path)
+    path = path_of("trace", path, TraceError)
     try:
         arrays = read_arrays(path, DTYPES, OPTIONAL, max_bytes)
         return SpeculationTrace(header=_header(arrays.pop("header")), **arrays)
@@ -127,7 +129,8 @@ def write_speculation_trace(trace: SpeculationTrace, path: str | Path) -> None:
     Raises:
         TraceError: the place cannot be written, or the header is longer than `MAX_HEADER_BYTES`.
     """
-    path = Path(path)
+    path = path_of("trace", path, TraceError)
+    of_kind("trace", trace, SpeculationTrace, TraceError)
     about = {**trace.header, "format": FORMAT, "version": VERSION, "draft_tokens": trace.draft_tokens,
              "statistics": list(STATISTICS)}  # fmt: skip
     text = json.dumps(about, sort_keys=True, allow_nan=False).encode()
@@ -145,6 +148,10 @@ def concatenate(traces: Sequence[SpeculationTrace]) -> SpeculationTrace:
     Raises:
         TraceError: no trace, or traces that differ in K or temperature.
     """
+    traces = [
+        of_kind("traces", trace, SpeculationTrace, TraceError)
+        for trace in of_kind("traces", traces, (list, tuple), TraceError)
+    ]
     kinds = {(trace.draft_tokens, trace.temperature) for trace in traces}
     if len(kinds) != 1:
         given = f"traces of (draft tokens, temperature) {sorted(kinds)}"
@@ -162,7 +169,7 @@ def sample_path(name: str) -> Path:
         TraceError: none has this name.
     """
     known = samples()
-    if name not in known:
+    if of_kind("trace", name, str, TraceError) not in known:
         raise TraceError(f"no speculation trace {name!r}; allowed: {', '.join(known) or 'none is installed'}")
     return known[name]
 
@@ -173,7 +180,7 @@ def find(name: str) -> Path:
     Raises:
         TraceError: a bare name that is neither.
     """
-    path = Path(name)
+    path = path_of("trace", name, TraceError)
     is_path = path.name != name or (name not in samples() and path.is_file())
     return path if is_path else sample_path(name)
 
@@ -191,7 +198,10 @@ def replay(trace: SpeculationTrace, request: int, lengths: Sequence[int]) -> Ite
     Raises:
         TraceError: no lengths, or one that is not 0 … K.
     """
-    if not lengths or not all(0 <= length <= trace.draft_tokens for length in lengths):
+    of_kind("trace", trace, SpeculationTrace, TraceError)
+    whole("request", request, 0, len(trace) - 1)
+    table("lengths", lengths, np.int64, (None,))
+    if not len(lengths) or not all(0 <= length <= trace.draft_tokens for length in lengths):
         raise TraceError(f"lengths {list(lengths)}; allowed: at least one, each 0 to {trace.draft_tokens}")
     runs = trace.accepted_run[trace.positions(request)].tolist()
     position = turn = 0
@@ -204,7 +214,11 @@ def replay(trace: SpeculationTrace, request: int, lengths: Sequence[int]) -> Ite
 
 def _as_type(name: str, array: Any) -> np.ndarray:
     """The array in the format's type, where nothing is lost but the precision of floats."""
-    given, wanted = np.asarray(array), np.dtype(DTYPES[name])
+    wanted = np.dtype(DTYPES[name])
+    try:
+        given = np.asarray(array)
+    except (TypeError, ValueError):  # rows of different lengths
+        raise TraceError(f"{name}: given {shown(array)}; allowed: an array of {wanted}") from None
     if given.dtype == wanted:
         return np.ascontiguousarray(given)
     if given.dtype.kind not in ("iu" if wanted.kind in "iu" else "iuf"):

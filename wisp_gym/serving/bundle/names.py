@@ -11,7 +11,7 @@ A name is one of
 from functools import cache
 from pathlib import Path
 
-from wisp_gym.errors import did_you_mean
+from wisp_gym.errors import did_you_mean, of_kind, path_of
 from wisp_gym.serving.bundle.schema import BundleError
 
 DATA = Path(__file__).resolve().parents[2] / "data"
@@ -35,7 +35,9 @@ def find(name: str | Path, decision: str = "") -> Path:
     Raises:
         BundleError: a name that is none, or a rule of both where the decision is left open; one line with the nearest names.
     """
-    given, path = str(name), Path(name)
+    path = path_of("bundle", name, BundleError)
+    of_kind("decision", decision, str, BundleError)
+    given = str(name)
     found = [shipped()[key] for key in candidates(given, decision) if key in shipped()]
     if len(found) > 1:
         names = " and ".join(path.stem for path in found)

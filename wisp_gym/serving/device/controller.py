@@ -21,6 +21,7 @@ import numpy as np
 
 from wisp_gym.contract import device as e
 from wisp_gym.contract.averages import FRESH, KEEP, PRIOR_TOKENS
+from wisp_gym.errors import InputError, of_kind, shown
 from wisp_gym.serving.bundle.bundle import Bundle
 from wisp_gym.serving.bundle.schema import LENGTH, TOKEN, BundleError
 from wisp_gym.serving.device import facts
@@ -46,9 +47,11 @@ class SpeculationController:
     """
 
     def __init__(self, bundle: Bundle, profile: DeviceProfile, late_s: float = LATE_S):
-        if (decision := bundle.schema.decision) not in (TOKEN, LENGTH):
+        if (decision := of_kind("bundle", bundle, Bundle, BundleError).schema.decision) not in (TOKEN, LENGTH):
             raise BundleError(f"a device needs a policy of '{TOKEN}' or '{LENGTH}', given one of '{decision}'")
-        facts.check_profile(profile)
+        facts.check_profile(of_kind("profile", profile, DeviceProfile))
+        if not is_within(late_s, 0.0, MOST_S):
+            raise InputError(f"late_s: given {shown(late_s)}, allowed is a number of seconds from 0 to {MOST_S:g}")
         self.bundle, self.profile, self.late_s = bundle, profile, late_s
         self.by_length = decision == LENGTH
         self.max_draft_tokens = bundle.schema.max_draft_tokens
@@ -120,7 +123,7 @@ class SpeculationController:
                 if self.committed == 0 and is_within(now_s, -1e12, 1e12):
                     self.first_token_s = now_s
                 self.committed += reply.committed_tokens
-        except (TypeError, AttributeError):
+        except (TypeError, AttributeError, ValueError):
             self.reply_fault = MISSING
 
     def learn(self, reply: Reply, now_s: float, uplink_s: float, downlink_s: float) -> None:
@@ -178,7 +181,7 @@ class SpeculationController:
                 self.statistics = statistics
             else:
                 self.round_fault = OUT_OF_RANGE
-        except (TypeError, AttributeError):
+        except (TypeError, AttributeError, ValueError):  # facts that are missing, or arrays of them
             self.round_fault = MISSING
 
     # --- the decision ---------------------------------------------------------------------------------------------------

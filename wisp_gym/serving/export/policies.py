@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from wisp_gym.contract.tables import TABLES
-from wisp_gym.controllers.catalogue import BATCHING, SPECULATION
 from wisp_gym.controllers.names import ControllerError
 from wisp_gym.controllers.policy import Policy
 from wisp_gym.controllers.predict import named
@@ -15,6 +14,7 @@ from wisp_gym.controllers.scorer_policy import load_scorer
 from wisp_gym.controllers.shipped import policy_path, shipped_names
 from wisp_gym.errors import InputError
 from wisp_gym.files import read_text
+from wisp_gym.rules.catalogue import BATCHING, SPECULATION
 from wisp_gym.rules.controller import Controller
 from wisp_gym.rules.speculation import POLICY_LENGTH
 from wisp_gym.scenario import Scenario, dumps, load

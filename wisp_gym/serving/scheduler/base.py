@@ -7,6 +7,7 @@ from typing import Any
 
 from wisp_gym.contract.averages import FRESH, KEEP
 from wisp_gym.contract.ladders import WAIT_SHARE
+from wisp_gym.errors import of_kind
 from wisp_gym.serving.estimator import VerificationTimeEstimator
 from wisp_gym.serving.scheduler.features import Request
 
@@ -106,7 +107,8 @@ class Scheduler:
     """
 
     def __init__(self, estimator: VerificationTimeEstimator, limits: ServerLimits):
-        limits.check()
+        of_kind("limits", limits, ServerLimits).check()
+        of_kind("estimator", estimator, VerificationTimeEstimator)
         self.estimator, self.limits = estimator, limits
         self.decisions, self.fallbacks = 0, Counter[str]()
         self.mean_batch_s = estimator.predict(1.0, 1.0, 0.0)

@@ -1,7 +1,10 @@
 """First come first served, without a bundle: what a server runs by default, and what takes over from a scheduler that fails."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 
+from wisp_gym.errors import InputError, of_kind
+from wisp_gym.given import real
 from wisp_gym.serving.scheduler.base import Batch, Room, Scheduler, sums
 from wisp_gym.serving.scheduler.features import Request
 
@@ -10,8 +13,24 @@ class FirstComeFirstServed(Scheduler):
     """Takes what waits in order of arrival and passes over what does not fit."""
 
     def compose(self, queue: Sequence[Request], now_s: float, kv_used_tokens: int = 0) -> Batch:
-        """All that fit, in order; contexts share the chunk (docs/model/model.md, §5)."""
+        """All that fit, in order; contexts share the chunk (docs/model/model.md, §5).
+
+        Raises:
+            InputError: what is no request, no clock or no number of tokens.
+        """
+        queue = [of_kind("queue", request, Request) for request in of_kind("queue", queue, Iterable)]
+        real("now_s", now_s, -math.inf, math.inf)
+        real("kv_used_tokens", kv_used_tokens, 0, math.inf)
         self.decisions += 1
+        try:
+            return self.filled(queue, now_s, kv_used_tokens)
+        except TypeError as error:
+            raise InputError(
+                f"queue: given a request whose facts are no numbers ({error}), allowed are tokens"
+            ) from None
+
+    def filled(self, queue: Sequence[Request], now_s: float, kv_used_tokens: int) -> Batch:
+        """The batch of what fits."""
         members: list[int] = []
         taken: list[int] = []
         left = self.limits.prefill_tokens or sum(request.new_tokens for request in queue)

@@ -17,6 +17,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from wisp_gym.errors import of_kind
 from wisp_gym.serving import wisp
 from wisp_gym.serving.bundle.bundle import Bundle
 from wisp_gym.serving.bundle.schema import ORDER, SCORERS, BundleError
@@ -41,7 +42,7 @@ class BatchScheduler(Scheduler):
     """
 
     def __init__(self, bundle: Bundle, estimator: VerificationTimeEstimator, limits: ServerLimits):
-        if bundle.schema.decision not in (ORDER, *SCORERS):
+        if of_kind("bundle", bundle, Bundle, BundleError).schema.decision not in (ORDER, *SCORERS):
             allowed = ", ".join((ORDER, *SCORERS))
             raise BundleError(f"a server needs a policy of {allowed}, given one of '{bundle.schema.decision}'")
         super().__init__(estimator, limits)

@@ -1,4 +1,4 @@
-"""The rules that controllers are made of, by name, each with its settings: published values and ranges to search."""
+"""The rules that controllers are made of, by name, each with its settings: published values, what is allowed, ranges to search."""
 
 import math
 from dataclasses import dataclass
