@@ -5,8 +5,7 @@ transposed, in row-major (in, out) order: a layer then adds column after column 
 vectorise without changing the order of any sum. Activation 0 is tanh, 1 is ReLU.
 
 Legend: `policy` the vector; `values`, `out`, `observation` (n,) float32 of one layer; `n_in`, `n_out` widths and
-`offset` place of a layer's weights; `w` (8·n,) float32, eight columns of `n` weights, `v` (8,) their values; `x`
-float32.
+`offset` place of a layer's weights; `x` float32.
 """
 
 from itertools import pairwise
@@ -16,11 +15,11 @@ import numpy as np
 
 from wisp_gym.errors import InputError, shown
 from wisp_gym.given import table
-from wisp_gym.jit import jit_allocating, jit_inline
+from wisp_gym.jit import jit, jit_inline
+from wisp_gym.rules.dense import MAX_WIDTH, dense, working_memory
 
 TANH, RELU = 0, 1
 N_IN, N_OUT, ACTIVATION, N_HIDDEN, HEADER = range(5)  # places in the vector; from HEADER on the widths
-MAX_WIDTH = 1024
 MAX_LAYERS = 8
 
 
@@ -101,35 +100,11 @@ def check(place: str, weights: Any, n_in: int, n_out: tuple[int, int]) -> np.nda
     return vector
 
 
-@jit_allocating
+@jit
 def layer(policy, offset, n_in, n_out, values, out):
-    """out = W·values + b; returns the offset behind the layer's weights.
-
-    Each output is summed in the order of the columns; eight of them at a time, so that it is read and written less often.
-    """
-    weights = policy[offset : offset + n_in * n_out]
-    bias = policy[offset + n_in * n_out : offset + n_in * n_out + n_out]
-    for row in range(n_out):
-        out[row] = bias[row]
-    column = 0
-    while column + 8 <= n_in:
-        add_columns(weights[column * n_out : (column + 8) * n_out], n_out, values[column : column + 8], out)
-        column += 8
-    while column < n_in:
-        value, start = values[column], column * n_out
-        for row in range(n_out):
-            out[row] += weights[start + row] * value
-        column += 1
+    """out = W·values + b; returns the offset behind the layer's weights."""
+    dense(policy, offset, n_in, n_out, values, out)
     return offset + n_in * n_out + n_out
-
-
-@jit_allocating
-def add_columns(w, n, v, out):
-    """Add eight columns, times their values, to (n,) `out`."""
-    v0, v1, v2, v3, v4, v5, v6, v7 = v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7]
-    for row in range(n):
-        total = out[row] + w[row] * v0 + w[n + row] * v1 + w[2 * n + row] * v2 + w[3 * n + row] * v3
-        out[row] = total + w[4 * n + row] * v4 + w[5 * n + row] * v5 + w[6 * n + row] * v6 + w[7 * n + row] * v7
 
 
 @jit_inline
@@ -154,7 +129,7 @@ def tanh(x):
     return x * p / q
 
 
-@jit_allocating
+@jit
 def activate(activation, values):
     """Apply an `activation`, TANH or RELU, to values in place."""
     if activation == TANH:
@@ -165,28 +140,27 @@ def activate(activation, values):
             values[k] = max(values[k], np.float32(0.0))
 
 
-@jit_allocating
+@jit
 def logits(policy, observation, out):
     """Write the policy's outputs for an observation into `out`; returns their number."""
     n_out, activation, hidden = int(policy[N_OUT]), int(policy[ACTIVATION]), int(policy[N_HIDDEN])
     width = int(policy[N_IN])
-    values = observation
+    values, following, spare = observation, working_memory(), working_memory()
     offset = HEADER + hidden
     for index in range(hidden):
         n = int(policy[HEADER + index])
-        following = np.empty(n, dtype=np.float32)
         offset = layer(policy, offset, width, n, values, following)
-        activate(activation, following)
-        values = following
+        activate(activation, following[:n])
+        values, following, spare = following, spare, following
         width = n
     layer(policy, offset, width, n_out, values, out)
     return n_out
 
 
-@jit_allocating
+@jit
 def argmax_action(policy, observation):
     """Index of the largest output (the first among equals)."""
-    out = np.empty(int(policy[N_OUT]), dtype=np.float32)
+    out = working_memory()
     n = logits(policy, observation, out)
     best = 0
     for k in range(1, n):
