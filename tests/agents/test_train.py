@@ -418,7 +418,10 @@ KWARGS = "argument --env-kwargs: "
         ),
         (["--algo", "ppo", "--env-kwargs", "controller:centralized"], KWARGS + "controller: given 'centralized'"),
         (["--algo", "ppo", "--env-kwargs", "others:nowhere.json"], "nowhere.json: No such file"),
-        (["--algo", "ppo", "--env-kwargs", "reward_weights:{'tim':1}"], "reward_weights: unknown 'tim'; did you mean 'time'?"),
+        (
+            ["--algo", "ppo", "--env-kwargs", "reward_weights:{'tim':1}"],
+            "reward_weights: unknown 'tim'; did you mean 'time'?",
+        ),
         (
             ["--algo", "ppo", "--env-kwargs", "reward_weights:{'time':'1'}"],
             KWARGS + "reward_weights: time given '1'",
