@@ -92,11 +92,15 @@ class Worlds:
         self.file = file
         self.known: dict[Key, list[Any]] = {}
         whole = 0
-        for line in file:
+        for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
                 break
-            key, *values = json.loads(line)
-            self.known[tuple(key)] = values
+            try:
+                key, *values = json.loads(line)
+                self.known[tuple(key)] = values
+            except (ValueError, TypeError, RecursionError):  # no kill does that
+                words = "is damaged; allowed is to remove it and all below, which are run again"
+                raise InputError(f"'{file.name}': line {number} {words}") from None
             whole += len(line)
         file.truncate(whole)
         file.seek(whole)

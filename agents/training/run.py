@@ -65,6 +65,7 @@ def train(settings: Settings, output: Output, pool: Pool, device: str = "cpu", r
         InputError: settings, a folder, a device or a checkpoint that cannot be used. Nothing is left then.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, with a note that says how to go on; the folder holds what was reached.
     """
+    run_folder.check_parent(output.log_folder)
     scenario = load(settings.env_kwargs["scenario"])
     held_out = held_out_scenario(settings, scenario)
     model, record = make(settings, device, resume)

@@ -1,12 +1,12 @@
 """A run's folder: configuration, command, versions, seeds, checkpoints, metrics, results. Never written over."""
 
 import contextlib
-import itertools
 import json
 import platform
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,6 +23,24 @@ CHECKPOINTS = "checkpoints"
 RUN = "argument --trained-agent"
 
 
+def check_parent(parent: Path) -> None:
+    """Refuse a parent in which no folder can be made, before anything is computed; nothing is left of the trial.
+
+    Raises:
+        InputError: the parent cannot be written.
+    """
+    there = next(path for path in (parent.absolute(), *parent.absolute().parents) if path.exists())
+    try:
+        tempfile.TemporaryDirectory(dir=there).cleanup()
+    except OSError as error:
+        raise unwritable(parent, error) from None
+
+
+def unwritable(parent: Path, error: OSError) -> InputError:
+    """What is said of it."""
+    return InputError(f"argument --log-folder: cannot write '{parent}': {error.strerror}; allowed is a writable folder")
+
+
 def new_folder(parent: Path, name: str) -> Path:
     """Make `parent/name_1`, or the next number that is free.
 
@@ -32,16 +50,16 @@ def new_folder(parent: Path, name: str) -> Path:
     try:
         parent.mkdir(parents=True, exist_ok=True)
         numbers = [path.name.rpartition("_")[2] for path in parent.glob(f"{name}_*")]
-        first = 1 + max((int(number) for number in numbers if number.isdecimal()), default=0)
-        for n in itertools.count(first):
+        n = max((int(number) for number in numbers if number.isdecimal()), default=0)
+        while True:
+            n += 1
             with contextlib.suppress(FileExistsError):  # of another run that starts at the same time
                 folder = parent / f"{name}_{n}"
                 folder.mkdir()
                 (folder / CHECKPOINTS).mkdir()
                 return folder
     except OSError as error:
-        reason = error.strerror
-    raise InputError(f"argument --log-folder: cannot write '{parent}': {reason}; allowed is a writable folder")
+        raise unwritable(parent, error) from None
 
 
 def installed(package: str) -> str | None:

@@ -49,6 +49,7 @@ def train_seeds(settings: Settings, n: int, output: Output, pool: Pool, device: 
 
 def trained_away(each: Sequence[Settings], output: Output, pool: Pool, device: str) -> Iterator[Path]:
     """The runs' folders: trained in tasks, written and compared with the rivals here."""
+    run_folder.check_parent(output.log_folder)
     scenario = load(each[0].env_kwargs["scenario"])
     held_out = held_out_scenario(each[0], scenario)
     jobs = [(settings, scenario, device) for settings in each]

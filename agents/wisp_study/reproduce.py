@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 import wisp_gym
 from agents.study.page import Page, Picture, Table, as_markdown
-from agents.training.run_folder import describe_run, new_folder
+from agents.training.run_folder import check_parent, describe_run, new_folder
 from agents.wisp_study import calibration, published
 from agents.wisp_study.calibration import GOODPUT_SLO, SLED_LENGTH, TARGETS, Calibration, controllers, study_scenario
 from agents.wisp_study.reproduce_plot import draw
@@ -242,6 +242,7 @@ def write_report(folder: Path, target: str, fitted: Calibration, rows: list[Row]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the study, print it, write the report."""
     given = parse(arguments)
+    check_parent(given.log_folder)
     fitted = calibration.read()
     numbers, seeds = calibration.values(fitted), range(given.seeds)
     rows = study(given.target, numbers, seeds)

@@ -19,6 +19,7 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from wisp_gym.cli import OUT_OF_TIME, OutOfTime, Parser, table
 from wisp_gym.errors import InputError
@@ -138,8 +139,23 @@ def trace_steps(given: Namespace, pair: Path, device: list[str]) -> list[Step]:
 
 def done_steps(out: Path) -> list[str]:
     """Return the names of the steps that are done, in the order in which they ended."""
+    return list(read_steps(out)["done"])
+
+
+def read_steps(out: Path) -> dict[str, Any]:
+    """Return what steps.json of a folder holds: `sizes` (None without one) and the steps that are `done`.
+
+    Raises:
+        InputError: it is damaged.
+    """
     path = out / "steps.json"
-    return json.loads(read_text(path))["done"] if path.exists() else []
+    if not path.exists():
+        return {"sizes": None, "done": []}
+    try:
+        found = json.loads(read_text(path))
+        return {"sizes": str(found["sizes"]), "done": [str(name) for name in found["done"]]}
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise InputError(f"{path}: not what this command writes; choose another --out or remove it") from None
 
 
 def start(step: Step, given: Namespace, seconds_left: float) -> int:
@@ -208,8 +224,7 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
     given = parser.parse_args(arguments)
     if not 1 <= given.minutes <= 1e5:
         raise InputError(f"--minutes {given.minutes:g}: 1 to 100000 is needed")
-    steps = given.out / "steps.json"
-    if steps.exists() and (other := json.loads(read_text(steps))["sizes"]) != given.sizes:
+    if (other := read_steps(given.out)["sizes"]) not in (None, given.sizes):
         raise InputError(f"--out {given.out}: holds results of --sizes {other}; choose another folder")
     return given
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -449,3 +450,25 @@ def test_a_family_is_named_by_its_rules() -> None:
     (family,) = families(["wisp"])
     assert isinstance(family, Family)
     assert family.name == "wisp+wisp"
+
+
+@pytest.mark.parametrize("line", [b'{"bro\n', b"3\n", b"\0\0\0\0\n", b"[]\n"])
+def test_a_damaged_line_of_worlds_is_one_line(
+    line: bytes, played: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(played / "study", tmp_path / "study"))
+    before = (folder / "worlds.jsonl").read_bytes()
+    (folder / "worlds.jsonl").write_bytes(before + line + before)
+    assert call("--resume", folder) == 2
+    err = capsys.readouterr().err
+    number = before.count(b"\n") + 1
+    assert f"line {number} is damaged; allowed is to remove it" in err
+    assert err.count("\n") == 1
+    assert (folder / "worlds.jsonl").read_bytes() == before + line + before
+
+
+def test_a_draft_of_a_killed_start_does_not_stop_a_study(played: Path, tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / ".study.json.0123abcd.draft").write_text("{")
+    assert call("--suite", played / "tiny.toml", "--out", tmp_path / "study") == 0
+    assert (tmp_path / "study" / "rows.json").read_bytes() == (played / "study" / "rows.json").read_bytes()

@@ -30,6 +30,7 @@ from agents.training.networks import Standardise, engine_policy
 from agents.training.rivals import RIVALS
 from agents.training.run_folder import new_folder
 from agents.training.settings import ALGORITHMS, ENVIRONMENTS, new_settings
+from agents.wisp_study import reproduce
 from wisp_gym.cli import run
 from wisp_gym.controllers.policy import load_policy, save_policy
 from wisp_gym.errors import InputError
@@ -566,3 +567,15 @@ def test_a_checkpoint_that_lacks_a_part_is_refused(
     del state[change]
     torch.save(state, path)
     assert str(path) in refused(capsys, tmp_path, "-i", str(damaged), "-n", str(2 * TOTAL))
+
+
+def test_a_folder_that_cannot_be_is_refused_before_anything_is_computed(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    for module, name in (("agents.training.run", "make"), ("agents.wisp_study.reproduce", "study")):
+        monkeypatch.setattr(f"{module}.{name}", interrupt)
+    for main, words in ((train.main, flags(tiny, tmp_path / "file")), (reproduce.main, ["-f", str(tmp_path / "file")])):
+        assert run(main, "prog", words) == 2
+        said = f"prog: argument --log-folder: cannot write '{tmp_path / 'file'}': Not a directory"
+        assert capsys.readouterr().err == f"{said}; allowed is a writable folder\n"

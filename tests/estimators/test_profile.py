@@ -264,3 +264,11 @@ def test_all_steps_run_with_tiny_sizes_and_are_not_run_again(tmp_path, capfd):
     assert "===" not in capfd.readouterr().out
     assert cli.run(measure_gpu.main, "measure_gpu", [*command[:2], "--out", str(out)]) == cli.BAD_INPUT
     assert cli.run(trace_report.main, "trace_report", [str(out / "missing.npz")]) == cli.BAD_INPUT
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"sizes": "tiny"}', '{"sizes": "tiny", "done": 3}'])
+def test_a_damaged_list_of_steps_is_one_line(content, tmp_path, capsys):
+    (tmp_path / "steps.json").write_text(content)
+    assert cli.run(measure_gpu.main, "gpu", ["--out", str(tmp_path), "--sizes", "tiny", "--dry"]) == 2
+    err = capsys.readouterr().err
+    assert err == f"gpu: {tmp_path / 'steps.json'}: not what this command writes; choose another --out or remove it\n"
