@@ -24,7 +24,8 @@ import numpy as np
 from wisp_gym.contract.device import SLACK
 from wisp_gym.controllers.policy import Policy
 from wisp_gym.engine import state
-from wisp_gym.engine.loop import DONE, run_logged
+from wisp_gym.engine.loop import DONE
+from wisp_gym.engine.run import LOG
 from wisp_gym.envs.episodes import Episodes, EpisodeSettings
 from wisp_gym.scenario import Scenario
 
@@ -86,7 +87,7 @@ class Squad:
 
     def collect(self, weights: Mapping[str, float]) -> list[Decisions]:
         """Run until the room for decisions is used up; decisions of the rounds that are complete by then."""
-        self.episodes.worlds.spread(run_logged, self.fresh, self.kinds)
+        self.episodes.worlds.spread(LOG, which=self.fresh, kinds=self.kinds)
         self.fresh[:] = False
         taken = [self.take(index, weights) for index in range(len(self.kinds))]
         for index in np.flatnonzero(self.kinds == DONE):

@@ -275,5 +275,5 @@ for name in ("Speculation", "SpeculationLength", "Batching", "Joint"):
 
 
 def test_the_engine_is_imported_without_compiling() -> None:
-    code = "from wisp_gym.engine import draws, loop; print(callable(loop.run_worlds), 0.0 < draws.uniform(1, 2) < 1.0)"
+    code = "from wisp_gym.engine import draws, run; print(callable(run.run), 0.0 < draws.uniform(1, 2) < 1.0)"
     assert printed(code, ROOT, NUMBA_DISABLE_JIT="1") == "True True"

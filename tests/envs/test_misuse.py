@@ -15,8 +15,8 @@ from gymnasium.error import Error, InvalidAction, ResetNeeded
 import wisp_gym
 from wisp_gym.controllers.policy import load_policy
 from wisp_gym.controllers.scorer_policy import load_scorer
-from wisp_gym.engine import gather
 from wisp_gym.engine.exchange import Exchange
+from wisp_gym.engine.run import BEGIN, run
 from wisp_gym.engine.worlds import Worlds
 from wisp_gym.envs.shells import DecisionEnv, DecisionVectorEnv
 from wisp_gym.errors import InputError
@@ -147,8 +147,8 @@ def test_whatever_memory_actions_lie_in_they_are_the_same_and_nothing_is_compile
         envs = vector()
         envs.reset(seed=0)
         results.append(envs.step(actions)[0])
-        compiled = compiled or len(gather.step_and_gather.signatures)
-        assert len(gather.step_and_gather.signatures) == compiled
+        compiled = compiled or len(run.signatures)
+        assert len(run.signatures) == compiled
     assert all(np.array_equal(one, results[0]) for one in results)
 
 
@@ -344,9 +344,10 @@ def test_compiled_code_is_handed_arrays_of_its_own_length_alone() -> None:
     task = vector().task
     worlds, e = task.episodes.worlds, task.exchange
     for wrong in (np.ones(2, bool), np.ones(4, bool)):
-        refused(lambda: worlds.spread(gather.begin_worlds, wrong, e.kinds, e.observations, e.outcomes))  # noqa: B023
+        refused(lambda: worlds.spread(BEGIN, which=wrong, **e.written()))  # noqa: B023
         refused(lambda: e.begin(wrong))  # noqa: B023
-    refused(lambda: worlds.spread(gather.begin_worlds, np.ones(3, bool), e.kinds, e.observations[:2], e.outcomes))
+    for wrong in (e.observations[:2], e.observations.astype(float), e.observations[:, ::2], e.observations.ravel()):
+        refused(lambda: worlds.spread(BEGIN, **{**e.written(), "observations": wrong}))  # noqa: B023
     refused(lambda: e.begin(np.ones(3)))
     assert isinstance(e, Exchange)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from wisp_gym.engine import gather
 from wisp_gym.engine.loop import DONE
+from wisp_gym.engine.run import BEGIN, STEP
 from wisp_gym.engine.worlds import Worlds
 from wisp_gym.errors import InputError
 from wisp_gym.values import shown
@@ -37,11 +38,15 @@ class Exchange:
         if which.shape != self.kinds.shape or which.dtype != np.bool_:
             given = f"given {which.dtype} of shape {which.shape}"
             raise InputError(f"worlds to begin: {given}, allowed is bool of shape {self.kinds.shape}")
-        self.worlds.spread(gather.begin_worlds, np.array(which), self.kinds, self.observations, self.outcomes)
+        self.worlds.spread(BEGIN, which=np.array(which), **self.written())
 
     def act(self, actions: np.ndarray) -> None:
         """Carry out (W,) int64 actions of `checked_actions` and run each world to its next decision."""
-        self.worlds.spread(gather.step_and_gather, actions, self.kinds, self.observations, self.outcomes)
+        self.worlds.spread(STEP, actions=actions, **self.written())
+
+    def written(self) -> dict[str, np.ndarray]:
+        """The arrays that worlds write."""
+        return {"kinds": self.kinds, "observations": self.observations, "outcomes": self.outcomes}
 
     def checked_actions(self, given: Any) -> np.ndarray:
         """Actions as compiled code takes them: a copy, (W,) int64.

@@ -1,21 +1,11 @@
 """What an outside decision maker is handed after each step, gathered in compiled code.
 
-Legend: `w` World; `worlds` World with a leading axis (W, …), of which `first` … `last` − 1 are worked on; `c`
-CONFIG, `s` SERVER and `d` DEVICE row; `kind`, `kinds` (W,) int64 what a world waits for; `actions` (W,) int64;
-`observation`, `observations` (W, size) float32; `outcome`, `outcomes` (W, SIZE) float64.
+Legend: `w` World; `c` CONFIG, `s` SERVER and `d` DEVICE row; `kind` what the world waits for; `observation` (size,) float32;
+`outcome` (SIZE,) float64.
 """
 
 from wisp_gym.engine.compose import begin_batch
-from wisp_gym.engine.loop import (
-    BATCHING,
-    DONE,
-    act_batching,
-    act_speculation,
-    advance,
-    count_unstarted,
-    open_world,
-    world_of,
-)
+from wisp_gym.engine.loop import BATCHING, DONE
 from wisp_gym.engine.observe_server import observe_server
 from wisp_gym.engine.source import fate_here
 from wisp_gym.jit import jit
@@ -67,30 +57,3 @@ def gather(w, kind, observation, outcome):
     outcome[STARVED_S] = s.step_starved_s
     s.step_starved_s = 0.0
     s.step_committed, s.step_on_time, s.step_wasted, s.step_round_s, s.step_work_s = 0.0, 0.0, 0.0, 0.0, 0.0
-
-
-@jit
-def begin_worlds(worlds, which, kinds, observations, outcomes, first, last):
-    """Open the worlds marked in `which` (W,) bool and run them to their first decision."""
-    for index in range(first, last):
-        if which[index]:
-            w = world_of(worlds, index)
-            open_world(w)
-            kinds[index] = advance(w)
-            gather(w, kinds[index], observations[index], outcomes[index])
-
-
-@jit
-def step_and_gather(worlds, actions, kinds, observations, outcomes, first, last):
-    """Carry out one action in each world, run it to its next decision and gather what happened."""
-    for index in range(first, last):
-        w = world_of(worlds, index)
-        if kinds[index] == BATCHING:
-            act_batching(w, actions[index])
-        elif kinds[index] != DONE:
-            act_speculation(w, actions[index])
-        if kinds[index] != DONE:
-            kinds[index] = advance(w)
-            if kinds[index] == DONE:
-                count_unstarted(w)
-        gather(w, kinds[index], observations[index], outcomes[index])

@@ -10,9 +10,9 @@ time are taken in this order, so that a message that arrives just as a batch end
 3. composing and launching the next batch;
 4. replies of the batch that ended (they carry the predicted end of the batch just launched).
 
-Legend: `w` World; `worlds` World with a leading axis (W, …), `index`, `first` and `last` places on it; `c` CONFIG,
-`s` SERVER and `d` DEVICE row; `i` number of a device; `request` number of its request; `action` int64 of a decision
-maker outside; `place` in the queue.
+Legend: `w` World; `worlds` World with a leading axis (W, …), `index` a place on it; `c` CONFIG, `s` SERVER and `d`
+DEVICE row; `i` number of a device; `request` number of its request; `action` int64 of a decision maker outside;
+`place` in the queue.
 """
 
 import math
@@ -318,26 +318,3 @@ def count_unstarted(w):
                 break
             w.slo_totals[d.slo_id].arrived += 1 if in_window(c, arrival_s) else 0
             request += 1
-
-
-@jit
-def run_logged(worlds, fresh, kinds, first, last):
-    """Run worlds first … last − 1 until enough decisions are logged (FULL) or they are over (DONE).
-
-    fresh: (W,) bool, worlds to open first. kinds: (W,) int64, written.
-    """
-    for index in range(first, last):
-        w = world_of(worlds, index)
-        if fresh[index]:
-            open_world(w)
-        kinds[index] = advance(w)
-
-
-@jit
-def run_worlds(worlds, first, last):
-    """Open and run worlds first … last − 1 to their end (no decision outside)."""
-    for index in range(first, last):
-        w = world_of(worlds, index)
-        open_world(w)
-        advance(w)
-        count_unstarted(w)

@@ -2,12 +2,12 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 
 from wisp_gym.engine.build import empty_arrays, fill_world
-from wisp_gym.engine.loop import run_worlds
+from wisp_gym.engine.run import TO_END, run
 from wisp_gym.engine.state import NO_TRACE, TRACE_ROW
 from wisp_gym.engine.trace_files import load_source
 from wisp_gym.errors import InputError, of_kind, shown
@@ -53,6 +53,17 @@ def follow_plan(devices: np.ndarray, plan: Plan) -> None:
         d["suggested_tokens"] = devices["suggested_tokens"][alike[0]] if len(alike) else 0
 
 
+def outside(n_worlds: int, observation: int, outcome: int) -> dict[str, np.ndarray]:
+    """Arrays that pass between worlds and those outside, by name: see `engine.run`; of so many columns."""
+    return {
+        "which": np.zeros(n_worlds, bool),
+        "actions": np.zeros(n_worlds, np.int64),
+        "kinds": np.zeros(n_worlds, np.int64),
+        "observations": np.zeros((n_worlds, observation), np.float32),
+        "outcomes": np.zeros((n_worlds, outcome)),
+    }
+
+
 class Worlds:
     """Many worlds, one scenario, seed and controller each, advanced together.
 
@@ -73,6 +84,7 @@ class Worlds:
         self.arrays = empty_arrays(n_worlds, DEVICES.checked("devices", n_devices), rows, checked_trace(trace))
         self.files: tuple[str, str] | None = None  # speculation trace and predictor, "" for none
         self.threads = min(threads or os.cpu_count() or 1, n_worlds) if COMPILES else 1
+        self.none = outside(n_worlds, 0, 0)  # what a task does not take
         self.edges = [round(n_worlds * k / self.threads) for k in range(self.threads + 1)]
 
     def __len__(self) -> int:
@@ -141,24 +153,26 @@ class Worlds:
                 every counted request is done. Totals of the whole run (evictions, peaks) then cover a shorter one.
         """
         self.arrays.config["ends_early"] = early
-        self.spread(run_worlds)
+        self.spread(TO_END)
 
-    def spread(self, function, *arguments) -> None:  # type: ignore[no-untyped-def]
-        """Call a compiled function over ranges of worlds on all threads; arguments: arrays with a row for each world.
+    def spread(self, task: int, **arrays: np.ndarray) -> None:
+        """Do a task of `engine.run` in all worlds, on all threads; the arrays that it takes have a row for each world.
 
         Raises:
-            InputError: an array of another length; compiled code reads and writes without looking.
+            InputError: an array of other rows or numbers; compiled code reads and writes without looking.
         """
-        for array in arguments:
-            if len(array) != self.n_worlds:
-                raise InputError(
-                    f"arrays: given one of {len(array)} rows, allowed are {self.n_worlds}, one for each world"
-                )
+        arguments = [self.fitting(name, arrays.get(name, none), none) for name, none in self.none.items()]
         if self.threads == 1:
-            function(self.arrays, *arguments, 0, len(self))
+            run(self.arrays, task, *arguments, 0, len(self))
             return
         pool = thread_pool(self.threads)
         ranges = zip(self.edges, self.edges[1:], strict=False)
-        jobs = [pool.submit(function, self.arrays, *arguments, a, b) for a, b in ranges]  # type: ignore[call-arg]
-        for job in jobs:
+        for job in [pool.submit(partial(run, self.arrays, task, *arguments, a, b)) for a, b in ranges]:
             job.result()
+
+    def fitting(self, name: str, array: np.ndarray, like: np.ndarray) -> np.ndarray:
+        """An array of the kind of `like`, with a row for each world."""
+        if array.dtype == like.dtype and array.ndim == like.ndim and len(array) == self.n_worlds and array.flags.carray:
+            return array
+        allowed = f"{like.dtype} with {self.n_worlds} rows, one for each world, in C order"
+        raise InputError(f"{name}: given {shown(array)}, allowed is {allowed}")
