@@ -28,6 +28,7 @@ import wisp_gym
 from wisp_gym.cli import Parser
 from wisp_gym.errors import InputError
 from wisp_gym.evaluation.pool import Job, Pool, Threads
+from wisp_gym.process import kept_signals
 from wisp_gym.scenario import Scenario, with_
 from wisp_gym.traces.speculation import find
 
@@ -130,7 +131,8 @@ def connect(ray: Any, address: str) -> None:
         check_address(address)
         where = {"address": address}
     try:
-        ray.init(**where, runtime_env=worker_settings(address), log_to_driver=False, logging_level="ERROR")
+        with kept_signals():
+            ray.init(**where, runtime_env=worker_settings(address), log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # Ray raises many kinds, bare ones among them
         what = "Ray did not start on this machine" if address == LOCAL else f"no Ray cluster at {address}"
         raise InputError(f"argument {FLAG}: {what}: {first_line(error)}") from None

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from wisp_gym.errors import InputError, did_you_mean, one_line
 from wisp_gym.files import csv_text, write_json, write_text
-from wisp_gym.process import BROKEN_PIPE, Interrupt, OutputError, complain, on_signals, stop_code, stop_words
+from wisp_gym.process import BROKEN_PIPE, Interrupt, OutputError, complain, on_signals, stop_words
 from wisp_gym.values import MAX_SEED
 
 BAD_INPUT = 2  # the exit code of every wrong flag, name or file
@@ -70,7 +70,8 @@ def run(
     Args:
         main: takes the arguments after the program's name, None for the process's own. program: how its lines begin.
     """
-    with on_signals(Interrupt()):
+    handler = Interrupt()
+    with on_signals(handler):
         try:
             code = main(arguments) or 0
             print(end="", flush=True)
@@ -78,7 +79,8 @@ def run(
         except OutOfTime as error:
             code, message = OUT_OF_TIME, f"{error}; the same command continues"
         except KeyboardInterrupt as stop:
-            code, message = stop_code(stop), stop_words(stop, "nothing written")
+            number = getattr(stop, "number", handler.number)
+            code, message = 128 + number, stop_words(number, stop, "nothing written")
         except OutputError as error:
             code, message = error.code, f"standard output: {error.strerror}"
         except OSError as error:  # a file that vanished, a name too long for the system, a full disk

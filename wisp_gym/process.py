@@ -49,14 +49,8 @@ class Stop(KeyboardInterrupt):
         self.number = number
 
 
-def stop_code(stop: KeyboardInterrupt) -> int:
-    """The exit code after it, as shells have it: 130 after Ctrl-C, 143 after SIGTERM."""
-    return 128 + getattr(stop, "number", signal.SIGINT)
-
-
-def stop_words(stop: KeyboardInterrupt, left: str) -> str:
-    """What a user is told after it: how it ended, and what is left (see `leaves`), else `left`."""
-    number = getattr(stop, "number", signal.SIGINT)
+def stop_words(number: int, stop: KeyboardInterrupt, left: str) -> str:
+    """What a user is told after a signal: how it ended, and what is left (see `leaves`), else `left`."""
     how = "interrupted" if number == signal.SIGINT else f"interrupted by {signal.Signals(number).name}"
     return f"{how}, {next(iter(getattr(stop, '__notes__', [])), left)}"
 
@@ -93,15 +87,30 @@ def on_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
             signal.signal(number, old)
 
 
+@contextlib.contextmanager
+def kept_signals() -> Iterator[None]:
+    """Put the handlers back that a library replaces by its own (Ray ends the process at SIGTERM)."""
+    here = threading.current_thread() is threading.main_thread()
+    former = {number: signal.getsignal(number) for number in SIGNALS} if here else {}
+    yield
+    for number, old in former.items():
+        if old is not None:
+            signal.signal(number, old)
+
+
 class Interrupt:
     """The handler that interrupts at once, by a `Stop`; a second signal interrupts what cleans up after the first.
 
     A signal often comes twice: to a process and to its group (`timeout`), from a terminal and from a parent. One that
     follows within `ECHO_S` is the same one.
+
+    Attributes:
+        number: of the last signal.
     """
 
     def __init__(self) -> None:
         self.heard_s = -ECHO_S
+        self.number: int = signal.SIGINT
 
     def is_echo(self) -> bool:
         """Whether this signal is the one before."""
@@ -111,6 +120,7 @@ class Interrupt:
     def __call__(self, number: int, _: Any = None) -> None:
         """What a signal does."""
         if not self.is_echo():
+            self.number = number  # a library may catch our exception and raise a KeyboardInterrupt of its own
             raise Stop(number)
 
 

@@ -22,7 +22,7 @@ from agents.training.settings import Settings
 from wisp_gym.cli import aligned, cell, progress
 from wisp_gym.evaluation.pool import Pool
 from wisp_gym.files import read_text, write_bytes
-from wisp_gym.process import StopRequest
+from wisp_gym.process import StopRequest, leaves
 from wisp_gym.scenario import Scenario, load
 
 Files = dict[str, bytes]  # path in the run's folder → content
@@ -41,7 +41,8 @@ def train_seeds(settings: Settings, n: int, output: Output, pool: Pool, device: 
     """
     each = [replace(settings, seed=settings.seed + k) for k in range(n)]
     if isinstance(pool, RayPool):
-        folders = list(trained_away(each, output, pool, device))
+        with leaves(f"the runs of seeds that were finished are in {output.log_folder}"):
+            folders = list(trained_away(each, output, pool, device))
     else:
         folders = [train(one, output, pool, device) for one in each]
     return spread([one.seed for one in each], folders)

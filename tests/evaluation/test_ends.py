@@ -58,6 +58,17 @@ def test_a_signal_is_one_line_and_the_shells_exit_code(
     assert [signal.getsignal(each) for each in CODES] == before
 
 
+def test_a_library_may_raise_an_interrupt_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(_: Any) -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt from None
+
+    assert run(main, "prog") == 143
+    assert "interrupted by SIGTERM" in capsys.readouterr().err
+
+
 def test_the_innermost_word_of_what_is_left_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     @leaves("a folder")
     def main(_: Any) -> None:
@@ -77,6 +88,13 @@ def test_the_same_signal_from_two_sides_interrupts_once() -> None:
         handler.heard_s -= process.ECHO_S
         with pytest.raises(Stop):
             signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_library_does_not_take_our_signals() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with process.kept_signals():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_what_was_started_to_ignore_a_signal_goes_on() -> None:
