@@ -11,7 +11,7 @@ import numpy as np
 
 from wisp_gym.contract import device
 from wisp_gym.controllers.shipped import policy_path, shipped_names
-from wisp_gym.errors import InputError
+from wisp_gym.errors import InputError, shown
 from wisp_gym.files import write_text
 from wisp_gym.rules import speculation
 from wisp_gym.rules.mlp import pack
@@ -56,7 +56,7 @@ def make_policy(
 ) -> Policy:
     """Policy of weights; raises PolicyError when they do not fit the documented observation."""
     if not isinstance(decision, str) or decision not in KINDS:
-        raise PolicyError(f"decision: given {decision!r}, allowed are {', '.join(KINDS)}")
+        raise PolicyError(f"decision: given {shown(decision)}, allowed are {', '.join(KINDS)}")
     try:
         weights = pack(layers, activation)
     except (ValueError, IndexError, AttributeError) as error:

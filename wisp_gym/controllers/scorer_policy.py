@@ -10,6 +10,7 @@ import numpy as np
 from wisp_gym.contract import request, server
 from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES
 from wisp_gym.controllers.policy import VERSION, WHAT, PolicyError, read_policy, refuse_others
+from wisp_gym.errors import shown
 from wisp_gym.files import write_text
 from wisp_gym.rules.mlp import layers_of
 from wisp_gym.rules.scorer import PARTS, Shape, pack
@@ -38,7 +39,7 @@ class ScorerPolicy:
 def shape_for(decision: str, hidden: int, embedding: int, context: int) -> Shape:
     """Shape of a scorer of the documented observation."""
     if not isinstance(decision, str) or decision not in DECISIONS:
-        raise PolicyError(f"decision: given {decision!r}, allowed are {', '.join(DECISIONS)}")
+        raise PolicyError(f"decision: given {shown(decision)}, allowed are {', '.join(DECISIONS)}")
     return Shape(request.SIZE, server.SIZE, hidden, embedding, context, DECISIONS[decision], len(CHUNK_TOKENS))
 
 

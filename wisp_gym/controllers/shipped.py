@@ -1,5 +1,6 @@
 """The trained policies that come with the package: JSON weights, an ONNX bundle and a model card each, by name."""
 
+import os
 from functools import cache
 from pathlib import Path
 
@@ -19,4 +20,4 @@ def policy_path(name: str | Path) -> Path:
     path = path_of("policy", name)
     if str(path) in shipped_names():
         return FOLDER / f"{name}.json"
-    return path / "policy.json" if path.is_dir() else path
+    return path / "policy.json" if os.path.isdir(path) else path  # pathlib's raises for names that are too long

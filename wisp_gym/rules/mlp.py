@@ -29,13 +29,13 @@ def layers_of(layers: Any) -> list[tuple[np.ndarray, np.ndarray]]:
     Raises:
         InputError: they are not.
     """
-    pairs = list(layers) if isinstance(layers, list | tuple) else []
+    if not isinstance(layers, list | tuple):
+        raise InputError(f"layers: given {shown(layers)}, allowed is a list of (weights, bias)")
+    pairs = list(layers)
     for index, pair in enumerate(pairs):
         arrays = pair if isinstance(pair, tuple | list) else ()
         if len(arrays) != 2 or not all(isinstance(a, np.ndarray) and a.dtype.kind in "iuf" for a in arrays):
             raise InputError(f"layer {index}: given {shown(pair)}, allowed are weights and a bias, arrays of numbers")
-    if not pairs:
-        raise InputError(f"layers: given {shown(layers)}, allowed is a list of (weights, bias)")
     return pairs
 
 

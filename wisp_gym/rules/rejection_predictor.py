@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from wisp_gym.errors import InputError, of_kind, path_of
+from wisp_gym.errors import InputError, of_kind, path_of, shown
 from wisp_gym.files import write_bytes
 from wisp_gym.rules.mlp import pack
 from wisp_gym.rules.weights_json import layers_as_json, parse_layers, read_document
@@ -75,7 +75,7 @@ def make_predictor(
         wanted = f"{len(INPUTS)} ({', '.join(INPUTS)}) and 1"
         raise PredictorError(f"inputs and outputs: given {inputs} and {outputs}, allowed are {wanted}")
     if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0.0 <= threshold <= 1.0:
-        raise PredictorError(f"threshold: given {threshold!r}, allowed is a probability from 0 to 1")
+        raise PredictorError(f"threshold: given {shown(threshold)}, allowed is a probability from 0 to 1")
     return Predictor(weights, layers, float(threshold), activation, about)
 
 
@@ -86,12 +86,13 @@ def save_predictor(predictor: Predictor, path: str | Path) -> None:
         PredictorError: the place cannot be written, or `about` holds what JSON cannot.
     """
     of_kind("predictor", predictor, Predictor, PredictorError)
+    place = path_of("predictor", path, PredictorError)
     document = {
         "format": f"wisp-gym {WHAT}", "version": VERSION, "inputs": list(INPUTS), "activation": predictor.activation,
         "threshold": predictor.threshold, "layers": layers_as_json(predictor.layers), "about": predictor.about,
     }  # fmt: skip
     try:
-        write_bytes(path_of("predictor", path, PredictorError), (json.dumps(document, allow_nan=False) + "\n").encode())
+        write_bytes(place, (json.dumps(document, allow_nan=False) + "\n").encode())
     except OSError as error:
         raise PredictorError(f"{path}: cannot be written ({error.strerror})") from None
     except (TypeError, ValueError) as error:

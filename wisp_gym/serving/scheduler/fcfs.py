@@ -24,7 +24,7 @@ class FirstComeFirstServed(Scheduler):
         self.decisions += 1
         try:
             return self.filled(queue, now_s, kv_used_tokens)
-        except TypeError as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InputError(
                 f"queue: given a request whose facts are no numbers ({error}), allowed are tokens"
             ) from None
