@@ -26,10 +26,8 @@ class WorldState(NamedTuple):
 
 def frame_of(squad: Squad) -> Squad:
     """A squad of one world: what all worlds of the squad have in common, with room for the state of any of them."""
-    frame, episodes, worlds = copy.copy(squad), copy.copy(squad.episodes), copy.copy(squad.episodes.worlds)
-    worlds.arrays = worlds.arrays.at(slice(1))
-    worlds.n_worlds, worlds.threads, worlds.edges = 1, 1, [0, 1]
-    episodes.worlds, frame.episodes, frame.rngs = worlds, episodes, squad.rngs[:1]
+    frame, episodes = copy.copy(squad), copy.copy(squad.episodes)
+    episodes.worlds, frame.episodes, frame.rngs = squad.episodes.worlds.first(), episodes, squad.rngs[:1]
     for name in ("fresh", "kinds", "tokens", "seconds"):
         setattr(frame, name, getattr(squad, name)[:1])
     return frame

@@ -19,7 +19,8 @@ from wisp_gym.controllers.predict import SpeculationPredictor
 from wisp_gym.controllers.predict_batching import BatchingPredictor
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.controllers.scorer_policy import load_scorer
-from wisp_gym.engine import gather, state
+from wisp_gym.engine import state
+from wisp_gym.engine.run import run
 from wisp_gym.envs.mask import MaskInVectorObservation
 from wisp_gym.scenario import load
 from wisp_gym.simulation import simulate
@@ -104,10 +105,10 @@ def test_a_copy_runs_as_fast_as_the_original(copied: Callable[[Any], Any]) -> No
     env = gym.make(SPECULATION, **SMALL).unwrapped
     env.reset(seed=0)
     env.step(1)
-    compiled = len(gather.step_and_gather.signatures)
+    compiled = len(run.signatures)
     twin = copied(env)
     twin.step(1)
-    assert len(gather.step_and_gather.signatures) == compiled
+    assert len(run.signatures) == compiled
     arrays = twin.task.episodes.arrays  # numba knows these structures by sight, equal ones by comparing all fields
     assert (arrays.device.dtype, arrays.config.dtype) == (state.DEVICE, state.CONFIG)
     assert arrays.device.dtype is state.DEVICE

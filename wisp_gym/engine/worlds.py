@@ -1,5 +1,6 @@
 """Worlds: the engine's arrays with the controllers in place, run on several threads."""
 
+import copy
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
@@ -154,6 +155,13 @@ class Worlds:
         """
         self.arrays.config["ends_early"] = early
         self.spread(TO_END)
+
+    def first(self) -> "Worlds":
+        """The first of these worlds alone, its arrays views of theirs, on one thread."""
+        alone = copy.copy(self)
+        alone.arrays, alone.none = self.arrays.at(slice(1)), outside(1, 0, 0)
+        alone.n_worlds, alone.threads, alone.edges = 1, 1, [0, 1]
+        return alone
 
     def spread(self, task: int, **arrays: np.ndarray) -> None:
         """Do a task of `engine.run` in all worlds, on all threads; the arrays that it takes have a row for each world.
