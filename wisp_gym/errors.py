@@ -46,7 +46,9 @@ def one_of(place: str, given: str, allowed: Iterable[str]) -> str:
     """
     allowed = list(allowed)
     if given not in allowed:
-        raise InputError(f"{place}: given {given!r}; {did_you_mean(str(given), allowed)}")
+        raise InputError(
+            f"{place}: given {shown(given)}; {did_you_mean(given if isinstance(given, str) else '', allowed)}"
+        )
     return given
 
 

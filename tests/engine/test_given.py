@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.small_worlds import BASE
+from tests.support.small_worlds import BASE, horizon
 from wisp_gym import given
 from wisp_gym.contract import device
 from wisp_gym.controllers.policy import load_policy
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.controllers.scorer_policy import load_scorer
+from wisp_gym.engine import gather
+from wisp_gym.engine.run import BEGIN, LOG, STEP, TO_END
 from wisp_gym.engine.state import TRACE_ROW
 from wisp_gym.engine.worlds import Worlds
 from wisp_gym.errors import InputError
@@ -218,6 +220,34 @@ def test_a_world_takes_what_there_is_room_for() -> None:
     with pytest.raises(InputError, match="allowed is a Controller"):
         worlds.fill(0, BASE, 0, "wisp", 4)  # type: ignore[arg-type]
     assert worlds.arrays.device.tobytes() == before
+
+
+def test_a_world_is_opened_once_and_writes_where_there_is_room() -> None:
+    """A second opening would put twice as many messages on the way as there are devices."""
+    scenario = with_(BASE, n_devices=3, horizon=horizon(0.0, 2.0))
+    worlds = Worlds(1, 3, threads=1)
+    worlds.fill(0, scenario, 0, resolve("wisp", scenario))
+    written = {
+        "kinds": np.zeros(1, np.int64),
+        "observations": np.zeros((1, device.SIZE), np.float32),
+        "outcomes": np.zeros((1, gather.SIZE)),
+    }
+    which = np.ones(1, bool)
+    for task, arrays in (
+        (STEP, {}), (BEGIN, {}), (LOG, {"which": which}), (4, {}), (-1, {}), (None, {}), (BEGIN, written), (TO_END, {"other": which}),
+        (BEGIN, written | {"which": which, "observations": np.zeros((1, 3), np.float32)}),
+        (BEGIN, written | {"which": which, "outcomes": np.zeros((1, 1))}),
+    ):  # fmt: skip
+        with pytest.raises(InputError):
+            worlds.spread(task, **arrays)
+    worlds.run()
+    after = worlds.arrays.server.tobytes()
+    for again in (worlds.run, lambda: worlds.spread(BEGIN, which=which, **written)):
+        with pytest.raises(InputError, match="that have begun, allowed are worlds that were filled anew"):
+            again()
+    assert worlds.arrays.server.tobytes() == after
+    worlds.fill(0, scenario, 1, resolve("wisp", scenario))
+    worlds.run()
 
 
 @pytest.mark.parametrize(

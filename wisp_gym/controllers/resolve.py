@@ -19,7 +19,7 @@ from wisp_gym.controllers.policy import Policy, load_policy
 from wisp_gym.controllers.scorer_policy import load_scorer
 from wisp_gym.engine.build import mean_acceptance, separation
 from wisp_gym.engine.trace_files import load_draft_trace, passed_confidence
-from wisp_gym.errors import of_kind
+from wisp_gym.errors import InputError, of_kind, shown
 from wisp_gym.rules import batching as batching_rules
 from wisp_gym.rules import speculation as speculation_rules
 from wisp_gym.rules.catalogue import ADMISSION, BATCHING, CENTRALIZED, CHUNK, TRIMMING
@@ -51,6 +51,9 @@ def resolve(given: AnyController, scenario: Scenario, load: Callable[[str], Poli
     if isinstance(given, Controller):
         return given
     name = NAME.checked("controller", given)
+    of_kind("scenario", scenario, Scenario)
+    if not callable(load):
+        raise InputError(f"load: given {shown(load)}, allowed is a function such as `load_policy`")
     first, *rest = parts_of(name)
     if first.name in CENTRALIZED:
         found = Controller(name, speculation_rules.FIXED, (0.0,), first.rule.kind, first.values, centralized=True)

@@ -7,17 +7,21 @@ from functools import cache, partial
 
 import numpy as np
 
+from wisp_gym.contract import device, request, server
+from wisp_gym.engine import gather
 from wisp_gym.engine.build import empty_arrays, fill_world
-from wisp_gym.engine.run import TO_END, run
-from wisp_gym.engine.state import NO_TRACE, TRACE_ROW
+from wisp_gym.engine.run import BEGIN, LOG, STEP, TO_END, run
+from wisp_gym.engine.state import EVENTS, NO_TRACE, TRACE_ROW
 from wisp_gym.engine.trace_files import load_source
-from wisp_gym.errors import InputError, of_kind, shown
+from wisp_gym.errors import InputError, did_you_mean, of_kind, shown
 from wisp_gym.jit import COMPILES
 from wisp_gym.rules.controller import Controller, Plan
 from wisp_gym.scenario import Scenario
 from wisp_gym.values import DEVICES, THREADS, WORLDS, whole
 
 MAX_LOG_ROWS = 10**9
+SEEN = ("kinds", "observations", "outcomes")  # what worlds write for those who decide outside
+NEEDS = {TO_END: (), BEGIN: ("which", *SEEN), STEP: ("actions", *SEEN), LOG: ("which", "kinds")}  # of each task
 SEED_BITS = whole(-(2**63), 2**64 - 1)  # 64 bits, as numpy's signed or unsigned integers hold them
 
 
@@ -167,9 +171,12 @@ class Worlds:
         """Do a task of `engine.run` in all worlds, on all threads; the arrays that it takes have a row for each world.
 
         Raises:
-            InputError: an array of other rows or numbers; compiled code reads and writes without looking.
+            InputError: another task, an array that it needs missing or of other rows, columns or numbers, or worlds to open
+                that are open; compiled code reads and writes without looking.
         """
+        self.refuse_missing(whole(TO_END, LOG).checked("task", task), arrays)
         arguments = [self.fitting(name, arrays.get(name, none), none) for name, none in self.none.items()]
+        self.refuse_misfits(task, arrays)
         if self.threads == 1:
             run(self.arrays, task, *arguments, 0, len(self))
             return
@@ -177,6 +184,27 @@ class Worlds:
         ranges = zip(self.edges, self.edges[1:], strict=False)
         for job in [pool.submit(partial(run, self.arrays, task, *arguments, a, b)) for a, b in ranges]:
             job.result()
+
+    def refuse_missing(self, task: int, arrays: dict[str, np.ndarray]) -> None:
+        """A task has the arrays that it needs, and no others."""
+        if missing := [name for name in NEEDS[task] if not isinstance(arrays.get(name), np.ndarray)]:
+            raise InputError(f"{missing[0]}: given {shown(arrays.get(missing[0]))}, allowed is an array of all worlds")
+        if unknown := arrays.keys() - self.none.keys():
+            raise InputError(f"arrays: {did_you_mean(min(unknown), self.none)}")
+
+    def refuse_misfits(self, task: int, arrays: dict[str, np.ndarray]) -> None:
+        """There is room for what a task writes, and it opens no world twice."""
+        if "outcomes" in NEEDS[task]:
+            c = self.arrays.config[0, 0]
+            seen = server.SIZE + int(c["visible_requests"]) * request.SIZE if c["external_batching"] else device.SIZE
+            for name, width in (("observations", seen), ("outcomes", gather.SIZE)):
+                if arrays[name].shape[1:] != (width,):
+                    allowed = f"({self.n_worlds}, {width})"
+                    raise InputError(f"{name}: given shape {arrays[name].shape}, allowed is {allowed}")
+        if task == TO_END or "which" in NEEDS[task]:
+            opened = self.arrays.server[arrays["which"]] if "which" in NEEDS[task] else self.arrays.server
+            if ((opened["stage"] != EVENTS) | (opened["n_events"] > 0)).any():
+                raise InputError("worlds: given some that have begun, allowed are worlds that were filled anew")
 
     def fitting(self, name: str, array: np.ndarray, like: np.ndarray) -> np.ndarray:
         """An array of the kind of `like`, with a row for each world."""

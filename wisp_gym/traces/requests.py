@@ -129,7 +129,7 @@ def read_trace(
     real("start_s", start_s, 0.0, MAX_SPAN_S)
     whole("rows", rows, 0, MAX_ROWS)
     whole("max_rows", max_rows, 1, MAX_ROWS)
-    named = of_kind("columns", columns or {}, Mapping, TraceError)
+    named = of_kind("columns", {} if columns is None else columns, Mapping, TraceError)
     known = format_of(of_kind("format", format, str, TraceError), named)
     found = _Window(path, known, start_s, rows, max_rows)
     for request in _requests(path, known):

@@ -116,6 +116,7 @@ def read_speculation_trace(path: str | Path, max_bytes: int = MAX_BYTES) -> Spec
         TraceError: one line with the file and the place of the fault.
     """
     path = path_of("trace", path, TraceError)
+    whole("max_bytes", max_bytes, 0, 2**63 - 1)
     try:
         arrays = read_arrays(path, DTYPES, OPTIONAL, max_bytes)
         return SpeculationTrace(header=_header(arrays.pop("header")), **arrays)
