@@ -107,6 +107,8 @@ def fault_of(name: str, error: Exception, strict: bool) -> Fault | None:
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, TypeError) and len(frames) == 1:
         return None  # the call itself: a missing or an unknown argument
+    if len(frames) > 1 and "gymnasium" in frames[-2].filename:
+        return None  # its own message about an object that cannot be shown
     last = frames[-1]
     if (
         isinstance(error, ValueError | TypeError)

@@ -51,8 +51,8 @@ def pack(layers: list[tuple[np.ndarray, np.ndarray]], activation: str = "tanh") 
             finite, an unknown activation.
     """
     layers = layers_of(layers)
-    if activation not in ("tanh", "relu"):
-        raise ValueError(f"activation: given {activation!r}, allowed are 'tanh' and 'relu'")
+    if not isinstance(activation, str) or activation not in ("tanh", "relu"):
+        raise ValueError(f"activation: given {shown(activation)}, allowed are 'tanh' and 'relu'")
     if not 1 <= len(layers) <= MAX_LAYERS + 1:
         raise ValueError(f"layers: given {len(layers)}, allowed are 1 to {MAX_LAYERS + 1}")
     widths = [w.shape[0] for w, _ in layers]
