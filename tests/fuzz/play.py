@@ -86,7 +86,7 @@ def play(
     if not made:
         return 1
     env, n = made[0], getattr(made[0], "num_envs", 1)
-    for _ in range(min(calls, GAME)):
+    for _ in range(min(calls - 1, GAME)):
         method = rng.choices(METHODS, [4, 20, 2, 1, 1, 0.3])[0]
         if not hasattr(env, method):
             continue
@@ -96,4 +96,4 @@ def play(
         found = attempt(label, env, getattr(env, method), positional, given, True)
         if found:
             fail(found)
-    return min(calls, GAME) + 1
+    return min(calls - 1, GAME) + 1
