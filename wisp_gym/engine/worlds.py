@@ -190,7 +190,7 @@ class Worlds:
     def arguments(self, task: int, arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
         """The arrays in order, `none` for those that the task does not take; a step with those of the last one costs little."""
         none, actions = self.none, arrays.get("actions")
-        again = task == STEP and self.seen and all(map(is_, map(arrays.get, SEEN), self.seen))
+        again = type(task) is int and task == STEP and self.seen and all(map(is_, map(arrays.get, SEEN), self.seen))
         if again and len(arrays) == 4 and isinstance(actions, np.ndarray):
             return [none["which"], self.fitting("actions", actions, none["actions"]), *self.seen]
         self.refuse_missing(whole(TO_END, LOG).checked("task", task), arrays)
