@@ -373,3 +373,11 @@ print({{"numba", "numpy", "gymnasium"}} & set(sys.modules))
 """
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("arrivals", ["closed", "open", "trace"])
+def test_a_batch_that_lasts_for_ever_is_refused_however_requests_arrive(arrivals: str) -> None:
+    own = {"workload.arrivals": arrivals, "workload.trace": "given", "workload.trace_format": "azure"}
+    scenario = with_(load("wisp-a100-qwen3-32b"), **{**own, "workload.requests_per_s": 0.1})
+    with pytest.raises(ScenarioError, match=r"verification\.token_s: given 1e\+300, allowed"):
+        with_(scenario, **{"verification.token_s": 1e300})

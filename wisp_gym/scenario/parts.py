@@ -300,6 +300,7 @@ class Scenario(Part):
                 f"given {self.server.memory_bytes / 1e9:.0f} GB ({usable_gb:.0f} GB usable), allowed: more than the "
                 f"{(self.target.weights_bytes + self.server.activation_bytes) / 1e9:.0f} GB that weights of "
                 f"{self.target.name} and activations take", "server.memory_bytes")  # fmt: skip
+        _refuse_endless(self)
         # A trace's requests are checked one by one where it is read: its longest prompt need not have its longest output.
         if self.workload.arrivals == "trace":
             return
@@ -308,7 +309,6 @@ class Scenario(Part):
             raise ScenarioError(
                 f"longest prompt + output + max_draft_tokens is {longest} tokens, allowed: <= {self.kv_tokens}, all "
                 f"that KV memory of {self.server.name} holds", "workload.prompt.max_tokens")  # fmt: skip
-        _refuse_endless(self)
 
 
 def _refuse_doubles(key: str, names: list[str]) -> None:
