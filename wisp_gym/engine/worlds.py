@@ -4,26 +4,21 @@ import copy
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
-from operator import is_
 
 import numpy as np
 
-from wisp_gym.contract import device, request, server
-from wisp_gym.engine import gather
 from wisp_gym.engine.build import empty_arrays, fill_world
-from wisp_gym.engine.run import BEGIN, LOG, STEP, TO_END, run
-from wisp_gym.engine.state import EVENTS, NO_TRACE, TRACE_ROW
+from wisp_gym.engine.outside import Outside
+from wisp_gym.engine.run import TO_END, run
+from wisp_gym.engine.state import NO_TRACE, TRACE_ROW
 from wisp_gym.engine.trace_files import load_source
-from wisp_gym.errors import InputError, did_you_mean, of_kind, shown
+from wisp_gym.errors import InputError, of_kind, shown
 from wisp_gym.jit import COMPILES
 from wisp_gym.rules.controller import Controller, Plan
 from wisp_gym.scenario import Scenario
 from wisp_gym.values import DEVICES, THREADS, WORLDS, whole
 
 MAX_LOG_ROWS = 10**9
-SEEN = ("kinds", "observations", "outcomes")  # what worlds write for those who decide outside
-NOTHING_SEEN: list[np.ndarray] = []
-NEEDS = {TO_END: (), BEGIN: ("which", *SEEN), STEP: ("actions", *SEEN), LOG: ("which", "kinds")}  # of each task
 SEED_BITS = whole(-(2**63), 2**64 - 1)  # 64 bits, as numpy's signed or unsigned integers hold them
 
 
@@ -60,17 +55,6 @@ def follow_plan(devices: np.ndarray, plan: Plan) -> None:
         d["suggested_tokens"] = devices["suggested_tokens"][alike[0]] if len(alike) else 0
 
 
-def outside(n_worlds: int, observation: int, outcome: int) -> dict[str, np.ndarray]:
-    """Arrays that pass between worlds and those outside, by name: see `engine.run`; of so many columns."""
-    return {
-        "which": np.zeros(n_worlds, bool),
-        "actions": np.zeros(n_worlds, np.int64),
-        "kinds": np.zeros(n_worlds, np.int64),
-        "observations": np.zeros((n_worlds, observation), np.float32),
-        "outcomes": np.zeros((n_worlds, outcome)),
-    }
-
-
 class Worlds:
     """Many worlds, one scenario, seed and controller each, advanced together.
 
@@ -91,8 +75,7 @@ class Worlds:
         self.arrays = empty_arrays(n_worlds, DEVICES.checked("devices", n_devices), rows, checked_trace(trace))
         self.files: tuple[str, str] | None = None  # speculation trace and predictor, "" for none
         self.threads = min(threads or os.cpu_count() or 1, n_worlds) if COMPILES else 1
-        self.none = outside(n_worlds, 0, 0)  # what a task does not take
-        self.seen = NOTHING_SEEN  # the arrays that the last step wrote, which have been checked
+        self.outside = Outside(n_worlds)
         self.edges = [round(n_worlds * k / self.threads) for k in range(self.threads + 1)]
 
     def __len__(self) -> int:
@@ -113,7 +96,7 @@ class Worlds:
         room = whole(1, self.arrays.device.shape[1])
         n_devices = room.checked("devices", scenario.n_devices if n_devices is None else n_devices)
         self.read_files(scenario)
-        self.seen = NOTHING_SEEN
+        self.outside.seen = []
         fill_world(self.arrays, place, scenario, seed, n_devices)
         self.control(index, controller)
 
@@ -167,8 +150,8 @@ class Worlds:
     def first(self) -> "Worlds":
         """The first of these worlds alone, its arrays views of theirs, on one thread."""
         alone = copy.copy(self)
-        alone.arrays, alone.none = self.arrays.at(slice(1)), outside(1, 0, 0)
-        alone.n_worlds, alone.threads, alone.edges, alone.seen = 1, 1, [0, 1], NOTHING_SEEN
+        alone.arrays, alone.outside = self.arrays.at(slice(1)), Outside(1)
+        alone.n_worlds, alone.threads, alone.edges = 1, 1, [0, 1]
         return alone
 
     def spread(self, task: int, **arrays: np.ndarray) -> None:
@@ -178,51 +161,11 @@ class Worlds:
             InputError: another task, an array that it needs missing or of other rows, columns or numbers, or worlds to open
                 that are open; compiled code reads and writes without looking.
         """
-        arguments = self.arguments(task, arrays)
+        arguments = self.outside.arguments(self.arrays, task, arrays)
         if self.threads == 1:
-            run(self.arrays, task, *arguments, 0, len(self))
+            run(self.arrays, task, *arguments, 0, self.n_worlds)
             return
         pool = thread_pool(self.threads)
         ranges = zip(self.edges, self.edges[1:], strict=False)
         for job in [pool.submit(partial(run, self.arrays, task, *arguments, a, b)) for a, b in ranges]:
             job.result()
-
-    def arguments(self, task: int, arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """The arrays in order, `none` for those that the task does not take; a step with those of the last one costs little."""
-        none, actions = self.none, arrays.get("actions")
-        again = type(task) is int and task == STEP and self.seen and all(map(is_, map(arrays.get, SEEN), self.seen))
-        if again and len(arrays) == 4 and isinstance(actions, np.ndarray):
-            return [none["which"], self.fitting("actions", actions, none["actions"]), *self.seen]
-        self.refuse_missing(whole(TO_END, LOG).checked("task", task), arrays)
-        arguments = [self.fitting(name, arrays.get(name, like), like) for name, like in none.items()]
-        self.refuse_misfits(task, arrays)
-        self.seen = arguments[-len(SEEN) :] if task == STEP else self.seen
-        return arguments
-
-    def refuse_missing(self, task: int, arrays: dict[str, np.ndarray]) -> None:
-        """A task has the arrays that it needs, and no others."""
-        if missing := [name for name in NEEDS[task] if not isinstance(arrays.get(name), np.ndarray)]:
-            raise InputError(f"{missing[0]}: given {shown(arrays.get(missing[0]))}, allowed is an array of all worlds")
-        if unknown := arrays.keys() - self.none.keys():
-            raise InputError(f"arrays: {did_you_mean(min(unknown), self.none)}")
-
-    def refuse_misfits(self, task: int, arrays: dict[str, np.ndarray]) -> None:
-        """There is room for what a task writes, and it opens no world twice."""
-        if "outcomes" in NEEDS[task]:
-            c = self.arrays.config[0, 0]
-            seen = server.SIZE + int(c["visible_requests"]) * request.SIZE if c["external_batching"] else device.SIZE
-            for name, width in (("observations", seen), ("outcomes", gather.SIZE)):
-                if arrays[name].shape[1:] != (width,):
-                    allowed = f"({self.n_worlds}, {width})"
-                    raise InputError(f"{name}: given shape {arrays[name].shape}, allowed is {allowed}")
-        if task == TO_END or "which" in NEEDS[task]:
-            opened = self.arrays.server[arrays["which"]] if "which" in NEEDS[task] else self.arrays.server
-            if ((opened["stage"] != EVENTS) | (opened["n_events"] > 0)).any():
-                raise InputError("worlds: given some that have begun, allowed are worlds that were filled anew")
-
-    def fitting(self, name: str, array: np.ndarray, like: np.ndarray) -> np.ndarray:
-        """An array of the kind of `like`, with a row for each world."""
-        if array.dtype == like.dtype and array.ndim == like.ndim and len(array) == self.n_worlds and array.flags.carray:
-            return array
-        allowed = f"{like.dtype} with {self.n_worlds} rows, one for each world, in C order"
-        raise InputError(f"{name}: given {shown(array)}, allowed is {allowed}")
