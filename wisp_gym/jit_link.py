@@ -16,6 +16,7 @@ from numba.core.typed_passes import NativeLowering
 
 # What this file builds on is no promise of numba's: with other versions functions are compiled as numba does it, only slower.
 SUITS = numba.version_info[:2] == (0, 68)
+PART_LINKAGE = "linkonce_odr"
 
 
 class Part(JITCodeLibrary):
@@ -36,7 +37,7 @@ class Part(JITCodeLibrary):
             self._shared_module = self._final_module
             for function in self._shared_module.functions:
                 if not function.is_declaration and function.linkage.name == "external":
-                    function.linkage = "linkonce_odr"
+                    function.linkage = PART_LINKAGE
         return self._shared_module
 
     def _get_module_for_linking(self) -> Any:  # for a library of numba's own, which knows no parts
@@ -56,6 +57,7 @@ class Whole(JITCodeLibrary):
         for library in libraries:
             self._reload_init.update(library._reload_init)
             self._final_module.link_in(module_of(library), preserve=True)
+        make_parts_private(self._final_module)
         super().finalize()
 
 
@@ -74,6 +76,16 @@ def below(library: Any) -> list[Any]:
 def module_of(library: Any) -> Any:
     """A library's code as another one links it."""
     return library.own_module() if isinstance(library, Part) else library._get_module_for_linking()
+
+
+def make_parts_private(module: Any) -> None:
+    """Let nobody outside call what came from parts: LLVM then drops arguments that a function does not use.
+
+    A world is passed as some two hundred numbers, of which a function needs a few: rounds take a quarter less time.
+    """
+    for function in module.functions:
+        if not function.is_declaration and function.linkage.name == PART_LINKAGE:
+            function.linkage = "internal"
 
 
 @register_pass(mutates_CFG=True, analysis_only=False)
