@@ -28,7 +28,7 @@ import wisp_gym
 from wisp_gym.cli import Parser
 from wisp_gym.errors import InputError
 from wisp_gym.evaluation.pool import Job, Pool, Threads
-from wisp_gym.process import kept_signals
+from wisp_gym.interrupts import kept_signals
 from wisp_gym.scenario import Scenario, with_
 from wisp_gym.traces.speculation import find
 

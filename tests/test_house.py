@@ -55,6 +55,7 @@ MAX_PARAMETERS = 8  # of a constructor, without self
 DIRECTION = (
     ("wisp_gym.errors",),
     ("wisp_gym.files", "wisp_gym.values"),
+    ("wisp_gym.interrupts", "wisp_gym.streams"),
     ("wisp_gym.process",),
     ("wisp_gym.cli", "wisp_gym.given", "wisp_gym.jit_cache", "wisp_gym.jit_link", "wisp_gym.machine"),
     ("wisp_gym.jit",),
@@ -99,6 +100,7 @@ ROOMS = {
             "errors.py",
             "files.py",
             "given.py",
+            "interrupts.py",
             "jit.py",
             "jit_cache.py",
             "jit_link.py",
@@ -107,6 +109,7 @@ ROOMS = {
             "process.py",
             "py.typed",
             "simulation.py",
+            "streams.py",
             "values.py",
         ),
     },

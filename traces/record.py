@@ -28,7 +28,8 @@ import numpy as np
 from wisp_gym.cli import OutOfTime, Parser, between, deadline, run, whole
 from wisp_gym.errors import InputError
 from wisp_gym.files import read_text
-from wisp_gym.process import leaves, program
+from wisp_gym.interrupts import leaves
+from wisp_gym.process import program
 from wisp_gym.traces.speculation import (
     MAX_DRAFT_TOKENS,
     SpeculationTrace,

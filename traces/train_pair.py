@@ -30,7 +30,8 @@ import numpy as np
 from wisp_gym.cli import OutOfTime, Parser, between, deadline, run, whole
 from wisp_gym.errors import InputError
 from wisp_gym.files import write_bytes
-from wisp_gym.process import StopRequest, leaves, program
+from wisp_gym.interrupts import StopRequest, leaves
+from wisp_gym.process import program
 
 from .training_text import LICENCE, cut_prompts, split_text, tokens_of, train_tokenizer
 

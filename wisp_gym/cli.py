@@ -20,7 +20,8 @@ from typing import Any, NoReturn
 
 from wisp_gym.errors import InputError, did_you_mean, one_line
 from wisp_gym.files import csv_text, write_json, write_text
-from wisp_gym.process import BROKEN_PIPE, Interrupt, OutputError, complain, on_signals, stop_words
+from wisp_gym.interrupts import Interrupt, on_signals, stop_words
+from wisp_gym.streams import BROKEN_PIPE, OutputError, complain
 from wisp_gym.values import MAX_SEED
 
 BAD_INPUT = 2  # the exit code of every wrong flag, name or file
@@ -64,7 +65,7 @@ def run(
     main: Callable[[Sequence[str] | None], int | None], program: str, arguments: Sequence[str] | None = None
 ) -> int:
     """Call `main` and return its exit code: 0 or its own, 2 after wrong input (one line on stderr), 75 after `OutOfTime`,
-    130 after Ctrl-C and 143 after SIGTERM (one line that says what is left: `wisp_gym.process.leaves`), 141 where
+    130 after Ctrl-C and 143 after SIGTERM (one line that says what is left: `wisp_gym.interrupts.leaves`), 141 where
     nobody reads what it prints.
 
     Args:

@@ -20,7 +20,7 @@ from wisp_gym.contract.ladders import PRICES
 from wisp_gym.controllers.scorer_policy import ScorerPolicy, load_scorer, make_scorer, save_scorer
 from wisp_gym.envs.shells import DecisionVectorEnv
 from wisp_gym.files import write_bytes, write_json
-from wisp_gym.process import leaves
+from wisp_gym.interrupts import leaves
 from wisp_gym.scenario import load, with_, with_slo
 from wisp_gym.serving.export.policies import scorer_bundle
 

@@ -25,7 +25,7 @@ from agents.training.arguments import flag
 from wisp_gym import cli
 from wisp_gym.evaluation.arguments import controller_names
 from wisp_gym.files import read_text, write_json
-from wisp_gym.process import leaves
+from wisp_gym.interrupts import leaves
 from wisp_gym.scenario import Scenario, load, save
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help and wrong flags do without

@@ -29,7 +29,7 @@ from wisp_gym.errors import InputError
 from wisp_gym.evaluation.arguments import controller_names
 from wisp_gym.evaluation.pool import Pool
 from wisp_gym.files import write_json, write_text
-from wisp_gym.process import leaves
+from wisp_gym.interrupts import leaves
 
 PROGRAM = "python -m agents.study"
 DEFAULT_SUITE = "quick"

@@ -28,7 +28,7 @@ from wisp_gym.errors import InputError
 from wisp_gym.evaluation.outcomes import goodput, run_all
 from wisp_gym.evaluation.statistics import bootstrap_interval
 from wisp_gym.files import write_json, write_text
-from wisp_gym.process import leaves
+from wisp_gym.interrupts import leaves
 from wisp_gym.rules.catalogue import SPECULATION
 from wisp_gym.scenario import Scenario, load, with_
 

@@ -22,7 +22,7 @@ from agents.training.rivals import BATCHING, Scores, compare_with_rivals, held_o
 from agents.training.settings import Settings
 from wisp_gym.errors import InputError, one_of
 from wisp_gym.evaluation.pool import Pool
-from wisp_gym.process import StopRequest, leaves
+from wisp_gym.interrupts import StopRequest, leaves
 from wisp_gym.scenario import Scenario, load
 
 PROGRAM = "python train.py"  # what goes on with a run

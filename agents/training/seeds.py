@@ -22,7 +22,7 @@ from agents.training.settings import Settings
 from wisp_gym.cli import aligned, cell, progress
 from wisp_gym.evaluation.pool import Pool
 from wisp_gym.files import read_text, write_bytes
-from wisp_gym.process import StopRequest, leaves
+from wisp_gym.interrupts import StopRequest, leaves
 from wisp_gym.scenario import Scenario, load
 
 Files = dict[str, bytes]  # path in the run's folder → content

@@ -24,7 +24,7 @@ from agents.wisp_study.calibration import FILE, Calibration, cells, lines, read,
 from agents.wisp_study.published import CAPACITY, GOODPUT, SYSTEMS
 from wisp_gym.cli import Bar, Parser, output_file, progress, table, whole
 from wisp_gym.files import write_text
-from wisp_gym.process import leaves
+from wisp_gym.interrupts import leaves
 from wisp_gym.scenario import save
 
 Keep = Callable[[Calibration, str], None]

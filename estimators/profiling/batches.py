@@ -26,7 +26,7 @@ from estimators.profiling.shapes import SHAPES, Shape
 from wisp_gym.cli import MAX_SEED, OutOfTime, Parser, between, deadline, table, whole
 from wisp_gym.errors import InputError, one_of
 from wisp_gym.files import check_writable, csv_rows, write_csv
-from wisp_gym.process import leaves
+from wisp_gym.interrupts import leaves
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help and wrong flags do without
     from estimators.profiling.forward import Model

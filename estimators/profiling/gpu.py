@@ -24,7 +24,8 @@ from typing import Any
 from wisp_gym.cli import OUT_OF_TIME, OutOfTime, Parser, table
 from wisp_gym.errors import InputError
 from wisp_gym.files import read_text, write_json, write_text
-from wisp_gym.process import call, leaves
+from wisp_gym.interrupts import leaves
+from wisp_gym.process import call
 
 PROGRAM = "python -m estimators.profiling gpu"
 SHAPES = {"full": ("qwen3-32b", "qwen3-14b", "qwen3-8b"), "tiny": ("tiny",)}

@@ -36,7 +36,7 @@ from wisp_gym.controllers.policy import load_policy, save_policy
 from wisp_gym.errors import InputError
 from wisp_gym.evaluation import comparison as evaluate
 from wisp_gym.evaluation.pool import Threads
-from wisp_gym.process import ECHO_S, StopRequest
+from wisp_gym.interrupts import ECHO_S, StopRequest
 from wisp_gym.rules.mlp import logits
 from wisp_gym.scenario import load
 

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from wisp_gym import process
+from wisp_gym import interrupts, streams
 from wisp_gym.cli import run
 from wisp_gym.evaluation.pool import Threads
-from wisp_gym.process import Interrupt, Output, OutputError, Stop, leaves, on_signals
+from wisp_gym.interrupts import Interrupt, Stop, leaves, on_signals
+from wisp_gym.streams import Output, OutputError
 
 ROOT = Path(__file__).resolve().parents[2]
 EVALUATE = ("-m", "wisp_gym", "evaluate", "--devices", "3", "--seeds", "2", "--controllers", "wisp")
@@ -85,14 +86,14 @@ def test_the_same_signal_from_two_sides_interrupts_once() -> None:
         with pytest.raises(Stop):
             signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGTERM)  # an echo: what cleans up goes on
-        handler.heard_s -= process.ECHO_S
+        handler.heard_s -= interrupts.ECHO_S
         with pytest.raises(Stop):
             signal.raise_signal(signal.SIGTERM)
 
 
 def test_a_library_does_not_take_our_signals() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with process.kept_signals():
+    with interrupts.kept_signals():
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -100,7 +101,7 @@ def test_a_library_does_not_take_our_signals() -> None:
 def test_what_was_started_to_ignore_a_signal_goes_on() -> None:
     former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        assert signal.SIGHUP not in process.heard()
+        assert signal.SIGHUP not in interrupts.heard()
         assert run(lambda _: signal.raise_signal(signal.SIGHUP), "prog") == 0
     finally:
         signal.signal(signal.SIGHUP, former)
@@ -149,7 +150,8 @@ def test_a_signal_is_passed_on_to_a_command_that_was_started(tmp_path: Path) -> 
     child = f"""
 import pathlib, time
 from wisp_gym.cli import run
-from wisp_gym.process import leaves, program
+from wisp_gym.interrupts import leaves
+from wisp_gym.process import program
 @leaves("its work")
 def main(_):
     pathlib.Path({str(tmp_path / "begun")!r}).touch()
@@ -162,7 +164,7 @@ from wisp_gym import process
 from wisp_gym.cli import run
 process.program(lambda: run(lambda _: process.call([sys.executable, "-c", {child!r}])[0], "parent"))
 """)  # fmt: skip
-    while not (tmp_path / "begun").exists():
+    while not (tmp_path / "begun").exists() and parent.poll() is None:
         time.sleep(0.05)
     parent.send_signal(signal.SIGTERM)
     _, err = parent.communicate(timeout=30)
@@ -204,7 +206,7 @@ time.sleep(60)
     ["$E | true", "export PYTHONUNBUFFERED=1; $E 2>&1 | true", f"{sys.executable} -m wisp_gym evaluate --help | true"],
 )
 def test_a_reader_that_is_gone_ends_a_command_quietly(line: str) -> None:
-    assert shell(line) == (process.BROKEN_PIPE, "", "")
+    assert shell(line) == (streams.BROKEN_PIPE, "", "")
 
 
 @FULL
@@ -271,6 +273,6 @@ def test_the_first_fault_of_a_stream_is_kept() -> None:
     stream = Output(io.TextIOWrapper(Full(), "ascii", write_through=True))
     with pytest.raises(OutputError) as found:
         print("a", file=stream, flush=True)
-    assert found.value.code == process.LOST_OUTPUT
+    assert found.value.code == streams.LOST_OUTPUT
     assert stream.lost is found.value
     stream.detach()

@@ -16,7 +16,7 @@ for package in ("stable_baselines3", "grpc", "onnx"):
     pytest.importorskip(package)
 
 from wisp_gym.cli import Commands, later, run
-from wisp_gym.process import Output
+from wisp_gym.streams import Output
 
 ROOT = Path(__file__).resolve().parents[2]
 TRACE = str(ROOT / "traces" / "python-10m-1m.npz")

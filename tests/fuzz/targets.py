@@ -28,8 +28,9 @@ FRONT_DOORS = (
 # Commands read a command line, benchmarks take their time, the testbed is a network server: their own tests misuse them. The
 # compiler's cache removes folders.
 LEFT_OUT = (
-    "wisp_gym.__main__", "wisp_gym.cli", "wisp_gym.process", "wisp_gym.jit", "wisp_gym.testbed", "wisp_gym.evaluation.speed", "wisp_gym.envs",
-    "wisp_gym.serving.speed", "wisp_gym.serving.export.command", "wisp_gym.evaluation.pool", "wisp_gym.contract.__main__",
+    "wisp_gym.__main__", "wisp_gym.cli", "wisp_gym.interrupts", "wisp_gym.process", "wisp_gym.streams", "wisp_gym.jit", "wisp_gym.testbed",
+    "wisp_gym.evaluation.speed", "wisp_gym.envs", "wisp_gym.serving.speed", "wisp_gym.serving.export.command", "wisp_gym.evaluation.pool",
+    "wisp_gym.contract.__main__",
 )  # fmt: skip
 COMMANDS = {"main", "parse"}
 WAIT_FOR_NOBODY = {"thread_pool"}  # makes what it is told to

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from wisp_gym.cli import Parser, address, between, whole
 from wisp_gym.errors import InputError
-from wisp_gym.process import Interrupt, heard
+from wisp_gym.interrupts import Interrupt, heard
 from wisp_gym.testbed.settings import BLOCK_TOKENS, Limits
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help and wrong flags do without
