@@ -103,6 +103,16 @@ def number(inside: Callable[[float], bool], words: str) -> Kind:
     return Kind(words, take)
 
 
+def between(low: float, high: float) -> Kind:
+    """Numbers from `low` to `high`, whole ones and NumPy's too; an infinite one where a bound is."""
+
+    def take(given: Any) -> float:
+        value = float(only(isinstance(given, numbers.Real) and not isinstance(given, bool), given))
+        return float(only(low <= value <= high, value))
+
+    return Kind(f"a number from {low:g} to {high:g}", take)
+
+
 def positive(unit: str) -> Kind:
     """Finite numbers above 0, of a unit."""
     return number(lambda value: value > 0.0, f"a positive, finite number of {unit}")

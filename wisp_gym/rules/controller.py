@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from wisp_gym import given
+from wisp_gym.arrays import numbers
 from wisp_gym.contract import device, ladders, request, server
-from wisp_gym.errors import InputError, shown
+from wisp_gym.errors import InputError, of_kind, shown
 from wisp_gym.rules import batching, mlp, scorer, speculation, trimming
 from wisp_gym.rules.catalogue import BATCHING, BUDGET, CENTRALIZED, CHUNK, SPECULATION, Setting
+from wisp_gym.values import between, whole
 
 NO_POLICY = np.zeros(0, dtype=np.float32)  # (0,) weights, where nothing is learned
 MOST_TOKENS = 32  # of a round
@@ -57,10 +58,10 @@ class Plan:
     tokens_per_s: float
 
     def __post_init__(self) -> None:
-        given.whole("plan: n_groups", self.n_groups, 1, MOST_GROUPS)
-        given.real("plan: cycle_s", self.cycle_s, 0.0, math.inf)
-        given.table("plan: groups", self.groups, np.int64, (None,), low=0, high=self.n_groups - 1)
-        given.table("plan: lengths", self.lengths, np.int64, (len(self.groups),), low=0, high=MOST_TOKENS)
+        whole(1, MOST_GROUPS).checked("plan: n_groups", self.n_groups)
+        between(0.0, math.inf).checked("plan: cycle_s", self.cycle_s)
+        numbers("plan: groups", self.groups, np.int64, (None,), low=0, high=self.n_groups - 1)
+        numbers("plan: lengths", self.lengths, np.int64, (len(self.groups),), low=0, high=MOST_TOKENS)
 
 
 @dataclass(frozen=True)
@@ -104,16 +105,16 @@ class Controller:
     scorer: np.ndarray = field(default_factory=lambda: NO_POLICY, compare=False)
 
     def __post_init__(self) -> None:
-        given.text("controller: name", self.name, "a string")
+        of_kind("controller: name", self.name, str)
         place = f"controller '{self.name}'"
         check_rule(f"{place}: speculation", self.speculation, self.speculation_parameters, SPECULATION_SETTINGS)
         check_rule(f"{place}: batching", self.batching, self.batching_parameters, BATCHING_SETTINGS)
-        given.whole(f"{place}: trim", self.trim, trimming.NONE, trimming.ADASERVE)
-        given.whole(f"{place}: trim_tokens", self.trim_tokens, 0, int(BUDGET.high))
+        whole(trimming.NONE, trimming.ADASERVE).checked(f"{place}: trim", self.trim)
+        whole(0, int(BUDGET.high)).checked(f"{place}: trim_tokens", self.trim_tokens)
         if self.chunk_tokens is not None:
-            given.whole(f"{place}: chunk_tokens", self.chunk_tokens, 0, int(CHUNK["chunk"].settings[0].high))
-        given.real(f"{place}: chunk_share", self.chunk_share, 0.0, 1.0)
-        given.real(f"{place}: admit_share", self.admit_share, 0.0, 1.0)
+            whole(0, int(CHUNK["chunk"].settings[0].high)).checked(f"{place}: chunk_tokens", self.chunk_tokens)
+        between(0.0, 1.0).checked(f"{place}: chunk_share", self.chunk_share)
+        between(0.0, 1.0).checked(f"{place}: admit_share", self.admit_share)
         self.check_plan(place)
         self.check_weights(place)
 
@@ -136,7 +137,7 @@ class Controller:
 
 def check_rule(place: str, kind: Any, parameters: Any, rules: Settings) -> None:
     """Refuse a rule that there is none, or numbers that are not its own."""
-    given.whole(place, kind, min(rules), max(rules))
+    whole(min(rules), max(rules)).checked(place, kind)
     settings = rules.get(kind)
     if settings is None:
         raise InputError(f"{place}: given {kind}, allowed are {', '.join(map(str, sorted(rules)))}")
@@ -146,4 +147,4 @@ def check_rule(place: str, kind: Any, parameters: Any, rules: Settings) -> None:
             f"{place}: given parameters {shown(parameters)}, allowed is a tuple of {len(settings)}: {names}"
         )
     for setting, value in zip(settings, parameters, strict=True):
-        given.real(f"{place}: {setting.name}", value, setting.low, setting.high)
+        between(setting.low, setting.high).checked(f"{place}: {setting.name}", value)

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from wisp_gym.arrays import numbers
 from wisp_gym.errors import InputError, shown
-from wisp_gym.given import table
 from wisp_gym.jit import jit, jit_inline
 from wisp_gym.rules.dense import MAX_WIDTH, dense, working_memory
 
@@ -80,7 +80,7 @@ def check(place: str, weights: Any, n_in: int, n_out: tuple[int, int]) -> np.nda
     Raises:
         InputError: no such vector.
     """
-    vector = table(place, weights, np.float32, (None,))
+    vector = numbers(place, weights, np.float32, (None,))
     header = vector[:HEADER]
     if len(header) < HEADER or not 0 <= header[N_HIDDEN] <= MAX_LAYERS or header[ACTIVATION] not in (TANH, RELU):
         raise InputError(

@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from wisp_gym.arrays import numbers
 from wisp_gym.contract.request import MOVING
 from wisp_gym.errors import InputError
-from wisp_gym.given import table
 from wisp_gym.jit import jit, jit_allocating
 from wisp_gym.rules.mlp import TANH, activate, layer
 
@@ -82,7 +82,7 @@ def check(place: str, weights: Any, allowed: Shape, launches: tuple[int, ...]) -
     Raises:
         InputError: no such vector.
     """
-    vector = table(place, weights, np.float32, (None,))
+    vector = numbers(place, weights, np.float32, (None,))
     sizes = vector[:HEADER].tolist()
     if len(sizes) < HEADER or not all(1 <= size <= MAX_WIDTH and size == int(size) for size in sizes):
         raise InputError(f"{place}: given {len(vector)} numbers that begin with no shape, allowed is what `pack` makes")

@@ -30,9 +30,9 @@ import numpy as np
 
 from wisp_gym.errors import did_you_mean, of_kind, path_of, shown
 from wisp_gym.files import write_text
-from wisp_gym.given import real, whole
 from wisp_gym.traces.request_formats import UNITS, Format, TraceError, format_of
 from wisp_gym.traces.request_rows import fail, quote, rows_of
+from wisp_gym.values import between, whole
 
 MAX_ROWS = 10_000_000  # 16 bytes a row: at most 160 MB while reading; a window takes its part of a longer file
 MAX_TOKENS = 10_000_000  # ten times the longest context window on offer
@@ -126,9 +126,9 @@ def read_trace(
             put in order: benchmarks list requests as they end.)
     """
     path = path_of("trace", path, TraceError)
-    real("start_s", start_s, 0.0, MAX_SPAN_S)
-    whole("rows", rows, 0, MAX_ROWS)
-    whole("max_rows", max_rows, 1, MAX_ROWS)
+    between(0.0, MAX_SPAN_S).checked("start_s", start_s)
+    whole(0, MAX_ROWS).checked("rows", rows)
+    whole(1, MAX_ROWS).checked("max_rows", max_rows)
     named = of_kind("columns", {} if columns is None else columns, Mapping, TraceError)
     known = format_of(of_kind("format", format, str, TraceError), named)
     found = _Window(path, known, start_s, rows, max_rows)

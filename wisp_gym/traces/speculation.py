@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
+from wisp_gym.arrays import numbers
 from wisp_gym.errors import of_kind, path_of, shown
 from wisp_gym.files import write_bytes
-from wisp_gym.given import table, whole
 from wisp_gym.traces.npz import NpzError, pack, read_arrays
 from wisp_gym.traces.requests import TraceError, shipped
+from wisp_gym.values import whole
 
 FORMAT = "wisp-gym speculation trace"
 VERSION = 1
@@ -116,7 +117,7 @@ def read_speculation_trace(path: str | Path, max_bytes: int = MAX_BYTES) -> Spec
         TraceError: one line with the file and the place of the fault.
     """
     path = path_of("trace", path, TraceError)
-    whole("max_bytes", max_bytes, 0, 2**63 - 1)
+    whole(0, 2**63 - 1).checked("max_bytes", max_bytes)
     try:
         arrays = read_arrays(path, DTYPES, OPTIONAL, max_bytes)
         return SpeculationTrace(header=_header(arrays.pop("header")), **arrays)
@@ -200,8 +201,8 @@ def replay(trace: SpeculationTrace, request: int, lengths: Sequence[int]) -> Ite
         TraceError: no lengths, or one that is not 0 … K.
     """
     of_kind("trace", trace, SpeculationTrace, TraceError)
-    whole("request", request, 0, len(trace) - 1)
-    table("lengths", lengths, np.int64, (None,))
+    whole(0, len(trace) - 1).checked("request", request)
+    numbers("lengths", lengths, np.int64, (None,))
     if not len(lengths) or not all(0 <= length <= trace.draft_tokens for length in lengths):
         raise TraceError(f"lengths {list(lengths)}; allowed: at least one, each 0 to {trace.draft_tokens}")
     runs = trace.accepted_run[trace.positions(request)].tolist()

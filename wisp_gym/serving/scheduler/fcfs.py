@@ -4,9 +4,11 @@ import math
 from collections.abc import Iterable, Sequence
 
 from wisp_gym.errors import InputError, of_kind
-from wisp_gym.given import real
 from wisp_gym.serving.scheduler.base import Batch, Room, Scheduler, sums
 from wisp_gym.serving.scheduler.features import Request
+from wisp_gym.values import between
+
+CLOCK, TOKENS = between(-math.inf, math.inf), between(0.0, math.inf)
 
 
 class FirstComeFirstServed(Scheduler):
@@ -19,8 +21,8 @@ class FirstComeFirstServed(Scheduler):
             InputError: what is no request, no clock or no number of tokens.
         """
         queue = [of_kind("queue", request, Request) for request in of_kind("queue", queue, Iterable)]
-        real("now_s", now_s, -math.inf, math.inf)
-        real("kv_used_tokens", kv_used_tokens, 0, math.inf)
+        CLOCK.checked("now_s", now_s)
+        TOKENS.checked("kv_used_tokens", kv_used_tokens)
         self.decisions += 1
         try:
             return self.filled(queue, now_s, kv_used_tokens)

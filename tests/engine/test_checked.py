@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.support.small_worlds import BASE, horizon
-from wisp_gym import given
+from wisp_gym.arrays import numbers
 from wisp_gym.contract import device
 from wisp_gym.controllers.policy import load_policy
 from wisp_gym.controllers.resolve import resolve
@@ -24,21 +24,21 @@ from wisp_gym.rules import batching, mlp, scorer, speculation
 from wisp_gym.rules.controller import LAUNCHES, SCORER, Controller, Plan
 from wisp_gym.scenario import ScenarioError, with_
 from wisp_gym.simulation import simulate
-from wisp_gym.values import MAX_DEVICES
+from wisp_gym.values import MAX_DEVICES, between, whole
 
 
 @pytest.mark.parametrize("value", [True, 1.0, "1", None, -1, 4, 10**400, np.float64(2), [1], np.nan])
 def test_a_whole_number_is_one(value: Any) -> None:
-    assert given.whole("n", np.int8(3), 0, 3) == 3
+    assert whole(0, 3).checked("n", np.int8(3)) == 3
     with pytest.raises(InputError, match=r"^n: given .*, allowed is a whole number from 0 to 3$"):
-        given.whole("n", value, 0, 3)
+        whole(0, 3).checked("n", value)
 
 
 @pytest.mark.parametrize("value", [False, "1", None, -0.1, np.inf, np.nan, 10**400, 1j])
 def test_a_number_is_one(value: Any) -> None:
-    assert given.real("x", np.float32(0.5), 0.0, 1.0) == 0.5
+    assert between(0.0, 1.0).checked("x", np.float32(0.5)) == 0.5
     with pytest.raises(InputError, match=r"^x: given .*, allowed is a number from 0 to 1$"):
-        given.real("x", value, 0.0, 1.0)
+        between(0.0, 1.0).checked("x", value)
 
 
 TABLES: tuple[Any, ...] = (
@@ -65,7 +65,7 @@ def test_a_table_is_one(value: Any) -> None:
     with pytest.raises(
         InputError, match=r"^x: given .*, allowed are float32 numbers of shape \(2,\) from 0 to 8$"
     ) as caught:
-        given.table("x", value, np.float32, (2,), low=0, high=8)
+        numbers("x", value, np.float32, (2,), low=0, high=8)
     assert "\n" not in str(caught.value)
 
 
@@ -73,11 +73,11 @@ def test_a_table_comes_as_compiled_code_takes_it() -> None:
     rows = np.arange(24.0)[::3]
     rows.flags.writeable = False
     for given_rows in (rows, rows.astype(">f4"), rows.astype(np.int64), rows.tolist()):
-        made = given.table("x", given_rows, np.float32, (None,))
+        made = numbers("x", given_rows, np.float32, (None,))
         assert (made.dtype, made.flags.c_contiguous, made.flags.writeable) == (np.float32, True, True)
         assert made.tolist() == rows.tolist()
     same = np.zeros(3, np.float32)
-    assert given.table("x", same, np.float32, (3,)) is same
+    assert numbers("x", same, np.float32, (3,)) is same
 
 
 def broken(weights: np.ndarray, header: int) -> list[Any]:

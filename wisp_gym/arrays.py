@@ -1,56 +1,21 @@
-"""What a caller gave, checked once and before anything is touched: numbers, and arrays of them.
+"""Arrays that a caller gave, checked once and before anything is touched.
 
-Compiled code takes arrays at their word, so each array that comes from outside passes here on its way there. Every error is
-one line: the place, what was given, what is allowed.
+Compiled code takes arrays at their word, so each one that comes from outside passes here on its way there. Every error is
+one line: the place, what was given, what is allowed. Single numbers are checked by the kinds of `wisp_gym.values`.
 """
 
-import contextlib
 import math
-import numbers
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from wisp_gym import values
 from wisp_gym.errors import InputError, shown
 
 Shape = tuple[int | None, ...]  # None: any number of them
 
 
-def whole(place: str, value: Any, low: int, high: int) -> int:
-    """A whole number from `low` to `high`, as an int.
-
-    Raises:
-        InputError: it is none; True and False are none either.
-    """
-    return int(values.whole(low, high).checked(place, value))
-
-
-def real(place: str, value: Any, low: float, high: float) -> float:
-    """A number from `low` to `high`, either of which may be infinite, as a float.
-
-    Raises:
-        InputError: it is none, or NaN.
-    """
-    with contextlib.suppress(OverflowError):  # a whole number beyond any float
-        if isinstance(value, numbers.Real) and not _is_flag(value) and low <= float(value) <= high:
-            return float(value)
-    raise InputError(f"{place}: given {shown(value)}, allowed is a number from {low:g} to {high:g}")
-
-
-def text(place: str, value: Any, allowed: str) -> str:
-    """A string; `allowed` says in words which.
-
-    Raises:
-        InputError: it is something else.
-    """
-    if isinstance(value, str):
-        return value
-    raise InputError(f"{place}: given {shown(value)}, allowed is {allowed}")
-
-
-def table(
+def numbers(
     place: str, value: Any, dtype: DTypeLike, *shapes: Shape, low: float = -math.inf, high: float = math.inf
 ) -> Any:
     """A C-ordered, writable array of finite numbers of one of the shapes; the same one where it is such an array already.
@@ -79,11 +44,6 @@ def table(
     if not right.all():
         raise InputError(f"{place}: given {given[~right].flat[0]} among them, allowed are {wanted}")
     return made
-
-
-def _is_flag(value: Any) -> bool:
-    """Whether a value is True or False, which Python counts among the whole numbers."""
-    return isinstance(value, bool)
 
 
 def _fits(given: tuple[int, ...], shape: Shape) -> bool:
