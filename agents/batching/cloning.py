@@ -85,7 +85,7 @@ def demonstrate(
     """
     task: Any = envs.task
     predictor = BatchingPredictor(teacher.rule, task.episodes.scenario, prices=task.launches > 1)
-    rows, observations, masks = list[Any](), task.observations.copy(), task.masks()
+    rows, observations, masks = list[Any](), task.observations.copy(), task.masks.copy()
     for _ in range(steps):
         targets = teacher.actions(observations, masks, predictor)
         taken = (rng.random(len(masks)) < keep) & (masks.sum(1) > 1)

@@ -20,8 +20,8 @@ from wisp_gym.envs.sb3 import DecisionVecEnv
 from wisp_gym.errors import InputError
 from wisp_gym.files import write_bytes
 
-VERSION = 3
-TASK_ARRAYS = ("kinds", "observations", "outcomes", "clock_s", "device")
+VERSION = 4
+TASK_ARRAYS = ("kinds", "observations", "masks", "outcomes", "device")
 
 
 def arrays_of(model: OnPolicyAlgorithm, env: DecisionVecEnv) -> dict[str, np.ndarray]:

@@ -24,6 +24,7 @@ from wisp_gym.cli import run
 from wisp_gym.contract import request, server
 from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES
 from wisp_gym.controllers.predict_batching import BatchingPredictor
+from wisp_gym.engine import gather
 from wisp_gym.envs.shells import DecisionVectorEnv
 from wisp_gym.scenario import load, with_
 
@@ -91,13 +92,13 @@ def test_ppo_starts_from_the_scorer_and_learns_with_masks(name: str) -> None:
     before = [p.clone() for p in policy.scorer.parameters()]
     assert len(list(refine(model, 64, 128, 1))) == 1
     assert any(not torch.equal(p, q) for p, q in zip(before, policy.scorer.parameters(), strict=True))
-    assert all(g.task.outcomes[:, 10].sum() == 0 for g in envs.groups)  # no masked action was ever taken
+    assert all(g.task.outcomes[:, gather.INVALID].sum() == 0 for g in envs.groups)  # no masked action was ever taken
 
 
 def test_the_teacher_does_valid_things_and_keeps_its_limit_of_admission() -> None:
     envs, teacher = make(n=4), Teacher(admit_share=0.02)
     predictor, refused, levels = BatchingPredictor(teacher.rule, SMALL), 0, set()
-    o, masks = envs.task.observations.copy(), envs.task.masks()
+    o, masks = envs.task.observations.copy(), envs.task.masks.copy()
     for _ in range(200):
         actions = teacher.actions(o, masks, predictor)
         assert masks[np.arange(4), actions].all()
@@ -122,7 +123,7 @@ def test_compact_decisions_are_the_same_decisions(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(batching_cloning, "PLACES", 6)
     torch.manual_seed(0)
     scorer, envs, rng, met = Scorer("batching"), make(n=4), np.random.default_rng(0), 0
-    o, masks = envs.task.observations.copy(), envs.task.masks()
+    o, masks = envs.task.observations.copy(), envs.task.masks.copy()
     for _ in range(150):
         actions = np.array([rng.choice(np.flatnonzero(row)) for row in masks])
         few = (parts_of(o)[1][:, :, request.UNCACHED_TOKENS] > 0).sum(1) <= 6

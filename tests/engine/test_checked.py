@@ -16,6 +16,7 @@ from wisp_gym.controllers.policy import load_policy
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.controllers.scorer_policy import load_scorer
 from wisp_gym.engine import gather
+from wisp_gym.engine.rewards import MOST_TERMS
 from wisp_gym.engine.run import BEGIN, LOG, STEP, TO_END
 from wisp_gym.engine.state import TRACE_ROW
 from wisp_gym.engine.worlds import Worlds
@@ -230,13 +231,17 @@ def test_a_world_is_opened_once_and_writes_where_there_is_room() -> None:
     written = {
         "kinds": np.zeros(1, np.int64),
         "observations": np.zeros((1, device.SIZE), np.float32),
+        "masks": np.zeros((1, 2), np.int8),
         "outcomes": np.zeros((1, gather.SIZE)),
+        "pay": np.zeros((1, 1 + MOST_TERMS)),
     }
     which = np.ones(1, bool)
     for task, arrays in (
         (STEP, {}), (BEGIN, {}), (LOG, {"which": which}), (4, {}), (-1, {}), (None, {}), (BEGIN, written), (TO_END, {"other": which}),
         (BEGIN, written | {"which": which, "observations": np.zeros((1, 3), np.float32)}),
         (BEGIN, written | {"which": which, "outcomes": np.zeros((1, 1))}),
+        (BEGIN, written | {"which": which, "masks": np.zeros((1, 3), np.int8)}),
+        (BEGIN, written | {"which": which, "pay": np.zeros((1, 3))}),
     ):  # fmt: skip
         with pytest.raises(InputError):
             worlds.spread(task, **arrays)

@@ -268,7 +268,7 @@ def test_committed_tokens_are_those_delivered_to_the_device(name: str) -> None:
     env = make(name, render_mode="ansi", horizon_s=20.0, average_reward=2.0)  # rendering keeps the log of events
     episode = play(env, seed=5, options={"device": 3})
     next(episode)
-    before = env.task.outcomes[0, gather.COMMITTED]  # delivered before the first decision, in nobody's reward
+    before = env.task.outcomes[0, gather.TERMS]  # delivered before the first decision, in nobody's reward
     steps = [info["reward_terms"] for *_, info in episode]
     terms = {term: sum(step[term] for step in steps) for term in env.task.weights}
     world = env.task.episodes.arrays

@@ -62,7 +62,7 @@ def state(env: DecisionEnv | DecisionVectorEnv) -> str:
         task.kinds,
         task.observations,
         task.outcomes,
-        task.clock_s,
+        task.masks,
         task.device,
     ]
     for array in arrays:
@@ -344,10 +344,10 @@ def test_compiled_code_is_handed_arrays_of_its_own_length_alone() -> None:
     task = vector().task
     worlds, e = task.episodes.worlds, task.exchange
     for wrong in (np.ones(2, bool), np.ones(4, bool)):
-        refused(lambda: worlds.spread(BEGIN, which=wrong, **e.written()))  # noqa: B023
+        refused(lambda: worlds.spread(BEGIN, **{**e.arrays(), "which": wrong}))  # noqa: B023
         refused(lambda: e.begin(wrong))  # noqa: B023
     for wrong in (e.observations[:2], e.observations.astype(float), e.observations[:, ::2], e.observations.ravel()):
-        refused(lambda: worlds.spread(BEGIN, **{**e.written(), "observations": wrong}))  # noqa: B023
+        refused(lambda: worlds.spread(BEGIN, **{**e.arrays(), "observations": wrong}))  # noqa: B023
     refused(lambda: e.begin(np.ones(3)))
     assert isinstance(e, Exchange)
 

@@ -4,12 +4,15 @@ The arrays are made here and handed to compiled code from here alone. What comes
 code trusts them, so their shape, type and range are checked before it is entered, whatever it costs elsewhere to be wrong.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from wisp_gym.engine import gather
+from wisp_gym.engine.call import Call
 from wisp_gym.engine.loop import DONE
+from wisp_gym.engine.outside import refuse_begun
 from wisp_gym.engine.run import BEGIN, STEP
 from wisp_gym.engine.worlds import Worlds
 from wisp_gym.errors import InputError
@@ -21,37 +24,47 @@ class Exchange:
 
     Args:
         worlds: of an external decision maker each. size: entries of an observation. actions: number of actions.
+        pay: of each, see `engine.rewards`.
 
     Attributes:
         kinds: (W,) int64 what each world waits for, DONE at the horizon and before it is begun.
-        observations: (W, size) float32. outcomes: (W, gather.SIZE) float64 of the last step.
+        observations: (W, size) float32. masks: (W, actions) int8, 1 = valid. outcomes: (W, gather.SIZE) float64 of the last step.
     """
 
-    def __init__(self, worlds: Worlds, size: int, actions: int):
+    def __init__(self, worlds: Worlds, size: int, actions: int, pay: Sequence[float]):
+        n = len(worlds)
         self.worlds, self.n_actions = worlds, actions
-        self.kinds = np.full(len(worlds), DONE, np.int64)
-        self.observations = np.zeros((len(worlds), size), np.float32)
-        self.outcomes = np.zeros((len(worlds), gather.SIZE))
+        self.call: Call | None = None
+        self.which, self.actions, self.kinds = np.zeros(n, bool), np.zeros(n, np.int64), np.full(n, DONE, np.int64)
+        self.observations, self.masks = np.zeros((n, size), np.float32), np.zeros((n, actions), np.int8)
+        self.outcomes, self.pay = np.zeros((n, gather.SIZE)), np.tile(np.array(pay, float), (n, 1))
 
     def begin(self, which: np.ndarray) -> None:
         """Open the worlds that a (W,) bool mask marks and run them to their first decision."""
-        if which.shape != self.kinds.shape or which.dtype != np.bool_:
+        if which.shape != self.which.shape or which.dtype != np.bool_:
             given = f"given {which.dtype} of shape {which.shape}"
-            raise InputError(f"worlds to begin: {given}, allowed is bool of shape {self.kinds.shape}")
-        self.worlds.spread(BEGIN, which=np.array(which), **self.written())
+            raise InputError(f"worlds to begin: {given}, allowed is bool of shape {self.which.shape}")
+        refuse_begun(self.worlds.arrays.server[which])
+        self.which[:] = which
+        self.run(BEGIN)
 
-    def act(self, actions: np.ndarray) -> None:
+    def act(self, actions: np.ndarray | int) -> None:
         """Carry out (W,) int64 actions of `checked_actions` and run each world to its next decision."""
-        self.worlds.spread(STEP, actions=actions, **self.written())
+        self.actions[:] = actions
+        self.run(STEP)
 
-    def written(self) -> dict[str, np.ndarray]:
-        """The arrays that worlds write."""
-        return {"kinds": self.kinds, "observations": self.observations, "outcomes": self.outcomes}
+    def run(self, task: int) -> None:
+        """Do a task in all worlds; their arrays are looked into anew where others, such as a policy's, have taken their place."""
+        if self.call is None or self.call.worlds is not self.worlds.arrays:
+            self.call = self.worlds.call(STEP, **self.arrays())
+        self.call.run(task)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What compiled code reads and writes, by name."""
+        return {name: getattr(self, name) for name in self.worlds.outside.none}
 
     def checked_actions(self, given: Any) -> np.ndarray:
         """Actions as compiled code takes them: a copy, (W,) int64.
-
-        Whatever memory the given ones lie in: of a strided or a read-only array numba would compile everything anew.
 
         Raises:
             InputError: not so many whole numbers, or one that is no action.

@@ -1,11 +1,9 @@
 """The one compiled function that Python calls to run worlds; since it is the only one, the engine is compiled once.
 
-Legend: `w` World; `worlds` World with a leading axis (W, …), of which `first` … `last` − 1 are worked on; `task` what is
-to be done; `which` (W,) bool worlds that begin; `actions`, `kinds` (W,) int64 what is decided, and what each waits for;
-`observations` (W, size) float32; `outcomes` (W, gather.SIZE) float64; `action`, `observation`, `outcome` those of one world, and
-`kind` what it waited for.
+Legend: `w` World; `a` Arguments; `address` of them, see `call`; `task` what is to be done; `index` of a world.
 """
 
+from wisp_gym.engine.arguments import kept, next_place
 from wisp_gym.engine.gather import gather
 from wisp_gym.engine.loop import (
     BATCHING,
@@ -17,44 +15,63 @@ from wisp_gym.engine.loop import (
     open_world,
     world_of,
 )
+from wisp_gym.engine.masks import nearest_valid
 from wisp_gym.jit import jit
 
-TO_END, BEGIN, STEP, LOG = range(4)  # tasks: what each takes besides `worlds`, and writes, is said below
+TO_END, BEGIN, STEP, LOG = range(4)  # tasks: what each takes besides the worlds, and writes, is said below
 
 
 @jit
-def run(worlds, task, which, actions, kinds, observations, outcomes, first, last):
-    """Do a task in worlds first … last − 1.
+def run(address, task):
+    """Do a task in all worlds, together with other threads that do the same: each takes the next world that none has taken.
 
     TO_END: open them and run them to their end, with no decision outside. BEGIN: open those of `which` and run them to their
     first decision. STEP: carry out `actions` and run to the next decision. LOG: open those of `which`, and run all until
     enough decisions are logged (FULL) or they are over (DONE).
     """
-    for index in range(first, last):
-        w = world_of(worlds, index)
+    a = kept(address)
+    index = next_place(a.place)
+    while index < a.kinds.shape[0]:
         if task == STEP:
-            kinds[index] = step(w, kinds[index], actions[index], observations[index], outcomes[index])
-            continue
-        if task == TO_END or which[index]:
-            open_world(w)
-        if task != BEGIN or which[index]:
-            kinds[index] = advance(w)
-        if task == TO_END:
-            count_unstarted(w)
-        elif task == BEGIN and which[index]:
-            gather(w, kinds[index], observations[index], outcomes[index])
+            step(a, index)
+        else:
+            begin_or_go_on(a, index, task)
+        index = next_place(a.place)
 
 
 @jit
-def step(w, kind, action, observation, outcome):
-    """Carry out one decision, run to the next and gather what happened; returns what the world waits for now."""
-    if kind == BATCHING:
-        act_batching(w, action)
-    elif kind != DONE:
-        act_speculation(w, action)
+def begin_or_go_on(a, index, task):
+    """Do a task other than STEP in one world."""
+    w = world_of(a.worlds, index)
+    if task == TO_END or a.which[index]:
+        open_world(w)
+    if task != BEGIN or a.which[index]:
+        a.kinds[index] = advance(w)
+    if task == TO_END:
+        count_unstarted(w)
+    elif task == BEGIN and a.which[index]:
+        gather(w, a.kinds[index], a.observations[index], a.masks[index], a.outcomes[index], a.pay[index])
+
+
+@jit
+def step(a, index):
+    """Carry out one decision, run to the next and gather what happened; a world that is over stays as it is."""
+    w, kind = world_of(a.worlds, index), a.kinds[index]
     if kind != DONE:
+        decide(w, kind, a.masks[index], a.actions[index])
         kind = advance(w)
         if kind == DONE:
             count_unstarted(w)
-    gather(w, kind, observation, outcome)
-    return kind
+    gather(w, kind, a.observations[index], a.masks[index], a.outcomes[index], a.pay[index])
+    a.kinds[index] = kind
+
+
+@jit
+def decide(w, kind, mask, action):
+    """Carry out an action, or the nearest valid one: `mask` (actions,) int8 says which are; `kind` of decision."""
+    c, s = w.config[0], w.server[0]
+    taken = nearest_valid(c, s, w.device[max(c.external_device, 0)], mask, action)
+    if kind == BATCHING:
+        act_batching(w, taken)
+    else:
+        act_speculation(w, taken)

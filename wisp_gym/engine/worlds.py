@@ -2,14 +2,13 @@
 
 import copy
 import os
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
 
 import numpy as np
 
 from wisp_gym.engine.build import empty_arrays, fill_world
+from wisp_gym.engine.call import Call
 from wisp_gym.engine.outside import Outside
-from wisp_gym.engine.run import TO_END, run
+from wisp_gym.engine.run import TO_END
 from wisp_gym.engine.state import NO_TRACE, TRACE_ROW
 from wisp_gym.engine.trace_files import load_source
 from wisp_gym.errors import InputError, of_kind, shown
@@ -20,16 +19,6 @@ from wisp_gym.values import DEVICES, THREADS, WORLDS, whole
 
 MAX_LOG_ROWS = 10**9
 SEED_BITS = whole(-(2**63), 2**64 - 1)  # 64 bits, as numpy's signed or unsigned integers hold them
-
-
-@cache
-def thread_pool(threads: int) -> ThreadPoolExecutor:
-    """Threads that run worlds; the compiled loop holds no lock."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="wisp-gym")
-
-
-if hasattr(os, "register_at_fork"):  # a forked child has the pool but none of its threads: it makes its own
-    os.register_at_fork(after_in_child=thread_pool.cache_clear)
 
 
 def checked_trace(rows: np.ndarray) -> np.ndarray:
@@ -76,7 +65,6 @@ class Worlds:
         self.files: tuple[str, str] | None = None  # speculation trace and predictor, "" for none
         self.threads = min(threads or os.cpu_count() or 1, n_worlds) if COMPILES else 1
         self.outside = Outside(n_worlds)
-        self.edges = [round(n_worlds * k / self.threads) for k in range(self.threads + 1)]
 
     def __len__(self) -> int:
         return self.n_worlds
@@ -96,7 +84,6 @@ class Worlds:
         room = whole(1, self.arrays.device.shape[1])
         n_devices = room.checked("devices", scenario.n_devices if n_devices is None else n_devices)
         self.read_files(scenario)
-        self.outside.seen = []
         fill_world(self.arrays, place, scenario, seed, n_devices)
         self.control(index, controller)
 
@@ -151,7 +138,7 @@ class Worlds:
         """The first of these worlds alone, its arrays views of theirs, on one thread."""
         alone = copy.copy(self)
         alone.arrays, alone.outside = self.arrays.at(slice(1)), Outside(1)
-        alone.n_worlds, alone.threads, alone.edges = 1, 1, [0, 1]
+        alone.n_worlds, alone.threads = 1, 1
         return alone
 
     def spread(self, task: int, **arrays: np.ndarray) -> None:
@@ -161,11 +148,8 @@ class Worlds:
             InputError: another task, an array that it needs missing or of other rows, columns or numbers, or worlds to open
                 that are open; compiled code reads and writes without looking.
         """
-        arguments = self.outside.arguments(self.arrays, task, arrays)
-        if self.threads == 1:
-            run(self.arrays, task, *arguments, 0, self.n_worlds)
-            return
-        pool = thread_pool(self.threads)
-        ranges = zip(self.edges, self.edges[1:], strict=False)
-        for job in [pool.submit(partial(run, self.arrays, task, *arguments, a, b)) for a, b in ranges]:
-            job.result()
+        self.call(task, **arrays).run(task)
+
+    def call(self, task: int, **arrays: np.ndarray) -> Call:
+        """What does a task again and again with the same arrays; raises as `spread`."""
+        return Call(self.arrays, self.outside.arguments(self.arrays, task, arrays), self.threads)

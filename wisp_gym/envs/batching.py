@@ -4,12 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-import numpy as np
-
 from wisp_gym.contract import request, server
 from wisp_gym.contract.entry import markdown
-from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES
-from wisp_gym.engine import gather
+from wisp_gym.contract.ladders import PRICES
 from wisp_gym.envs.episodes import Episodes, EpisodeSettings
 from wisp_gym.envs.rewards import BATCHING_WEIGHTS, weights_of
 from wisp_gym.envs.shells import DecisionEnv, DecisionVectorEnv, Task
@@ -38,47 +35,15 @@ class BatchingTask(Task):
     prices = False
 
     def __init__(self, n: int, settings: BatchingSettings, log_rows: int = 0, threads: int | None = None):
-        visible, average_reward = settings.visible, settings.average_reward
+        visible = settings.visible
         episodes = Episodes(n, settings, log_rows, threads)
         config = episodes.template.arrays.config[0, 0]
         config["external_batching"], config["visible_requests"], config["sets_prices"] = 1, visible, self.prices
         config["responses_join"] = settings.responses_join
-        self.visible, self.launches, self.average = visible, len(PRICES) if self.prices else 1, average_reward
-        self.counted = np.zeros((n, 2))
+        self.visible, self.launches = visible, len(PRICES) if self.prices else 1
         low, high = server.LOW + visible * request.LOW, server.HIGH + visible * request.HIGH
-        actions = visible + self.launches + 1 + len(CHUNK_TOKENS)
-        super().__init__(episodes, low, high, actions, BATCHING_WEIGHTS | dict(settings.reward_weights or {}))
-
-    def place(self, index: int, drawn: Mapping[str, float]) -> None:
-        """Nothing has been delivered yet in this episode."""
-        self.counted[index] = 0.0
-
-    def terms(self) -> dict[str, np.ndarray]:
-        """See Rewards in `BatchingEnv`."""
-        totals = self.outcomes[:, [gather.TOKENS, gather.TOKENS_ON_TIME]]
-        tokens, on_time = (totals - self.counted).T
-        self.counted = totals.copy()
-        elapsed = self.outcomes[:, gather.CLOCK_S] - self.clock_s
-        starved_s = self.outcomes[:, gather.STARVED_S].copy()
-        return {
-            "on_time_tokens": on_time, "late_tokens": -(tokens - on_time), "time": -self.average * elapsed, "starvation": -starved_s,
-        }  # fmt: skip
-
-    def masks(self) -> np.ndarray:
-        """Requests that may be picked; launching a batch, or waiting while it is empty; chunks before one has been used."""
-        requests = self.observations[:, server.SIZE :].reshape(self.n, self.visible, request.SIZE)
-        admissible = requests[:, :, request.ADMISSIBLE] > 0.5
-        empty = self.observations[:, server.BATCH_REQUESTS, None] == 0.0
-        chunk_open = self.observations[:, server.CHUNK_OPEN, None] > 0.5
-        parts = [admissible, np.repeat(~empty, self.launches, 1), empty, np.repeat(chunk_open, len(CHUNK_TOKENS), 1)]
-        return np.concatenate(parts, axis=1).astype(np.int8)
-
-    def clamp(self, actions: np.ndarray) -> np.ndarray:
-        """What is not possible launches the batch instead, or waits while it is empty."""
-        masks = self.masks()
-        possible = masks[np.arange(self.n), actions] == 1
-        instead = np.where(masks[:, self.visible] == 1, self.visible, self.visible + self.launches)
-        return np.where(possible, actions, instead)
+        weights = BATCHING_WEIGHTS | dict(settings.reward_weights or {})
+        super().__init__(episodes, low, high, weights, settings.average_reward)
 
 
 class BatchingEnv(DecisionEnv):

@@ -27,8 +27,10 @@ class FrameLog:
 
     def keep(self, arrays: World) -> None:
         """Drop the older half of the events when the log is nearly full."""
+        if not self.log_rows:
+            return
         length = min(int(arrays.server[0, 0]["log_length"]), self.log_rows)  # what came when it was full is lost
-        if self.log_rows and length > 0.75 * self.log_rows:
+        if length > 0.75 * self.log_rows:
             log = arrays.log[0]
             half = length // 2
             log[: length - half] = log[half:length].copy()

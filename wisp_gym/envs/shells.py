@@ -14,6 +14,8 @@ from wisp_gym.controllers.policy import Policy
 from wisp_gym.engine import gather
 from wisp_gym.engine.exchange import Exchange
 from wisp_gym.engine.loop import DONE
+from wisp_gym.engine.masks import actions_of
+from wisp_gym.engine.rewards import MOST_TERMS
 from wisp_gym.envs.episodes import Episodes, EpisodeSettings
 from wisp_gym.envs.rendering import FrameLog
 from wisp_gym.envs.resets import (
@@ -26,7 +28,6 @@ from wisp_gym.envs.resets import (
     checked_seeds,
     reset_needed,
 )
-from wisp_gym.envs.rewards import weighted
 from wisp_gym.errors import InputError
 from wisp_gym.values import WORLDS, shown
 
@@ -36,17 +37,19 @@ class Task:
 
     Attributes:
         low, high: bounds of an observation. actions: number of actions. weights: of the reward's named terms.
-        observations: (n, size) float32; outcomes: (n, gather.SIZE) float64 since the last decision; kinds: (n,) what each waits for.
+        observations: (n, size) float32; masks: (n, actions) int8 of valid actions; kinds: (n,) what each waits for;
+        outcomes: (n, gather.SIZE) float64 since the last decision; device: (n,) the deciding one, −1 for the server.
     """
 
     def __init__(
-        self, episodes: Episodes, low: Sequence[float], high: Sequence[float], actions: int, weights: dict[str, float]
-    ):  # fmt: skip
-        self.n, self.episodes, self.actions, self.weights = len(episodes.worlds), episodes, actions, weights
+        self, episodes: Episodes, low: Sequence[float], high: Sequence[float], weights: dict[str, float], rate: float
+    ):
+        self.n, self.episodes, self.weights = len(episodes.worlds), episodes, weights
         self.low, self.high = np.array(low, np.float32), np.array(high, np.float32)
-        self.exchange = e = Exchange(episodes.worlds, len(low), actions)
-        self.kinds, self.observations, self.outcomes = e.kinds, e.observations, e.outcomes
-        self.clock_s = np.zeros(self.n)
+        self.actions = actions_of(episodes.template.arrays.config[0, 0])
+        pay = [rate, *weights.values(), *[0.0] * (MOST_TERMS - len(weights))]
+        self.exchange = e = Exchange(episodes.worlds, len(low), self.actions, pay)
+        self.kinds, self.observations, self.masks, self.outcomes = e.kinds, e.observations, e.masks, e.outcomes
         self.device = np.full(self.n, -1, np.int64)
 
     settings_type: ClassVar[type[EpisodeSettings]]
@@ -61,18 +64,6 @@ class Task:
     def place(self, index: int, drawn: Mapping[str, float]) -> None:
         """Set up the decision maker of a world that begins again."""
 
-    def terms(self) -> dict[str, np.ndarray]:
-        """Unweighted reward terms since the last decision, each (n,) float64."""
-        raise TypeError("a task defines its terms")
-
-    def masks(self) -> np.ndarray:
-        """(n, actions) int8 of valid actions."""
-        raise TypeError("a task defines its masks")
-
-    def clamp(self, actions: np.ndarray) -> np.ndarray:
-        """The nearest valid (n,) actions."""
-        return actions
-
     def restart(
         self, which: np.ndarray, rngs: Sequence[np.random.Generator], fixed: Mapping[str, float] | None = None
     ) -> None:
@@ -83,45 +74,33 @@ class Task:
         """
         pending = which.copy()
         for _ in range(100):
-            for index in np.flatnonzero(pending):
-                self.place(int(index), self.episodes.restart(int(index), rngs[int(index)], fixed or {}))
+            for index in np.flatnonzero(pending).tolist():
+                self.place(index, self.episodes.restart(index, rngs[index], fixed or {}))
             self.exchange.begin(pending)
             pending = pending & (self.kinds == DONE)
             if not pending.any():
-                self.clock_s[which] = self.outcomes[which, gather.CLOCK_S]
                 return
         raise InputError("no decision falls before the horizon; give a longer horizon_s or another device")
 
-    def step(self, actions: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
-        """Carry out (n,) int64 actions; returns (n,) rewards, the named terms and (n,) whether the horizon is reached.
+    def step(self, actions: np.ndarray | int) -> None:
+        """Carry out (n,) int64 actions and run to the next decisions; worlds that were over before stay as they are."""
+        self.exchange.act(actions)
 
-        Worlds that were over before stay as they are.
-        """
-        clamped = self.clamp(actions)
-        wrong = clamped != actions
-        if wrong.any():
-            self.episodes.arrays.server[:, 0]["invalid_actions"] += wrong
-        self.exchange.act(clamped)
-        terms = self.terms()
-        return weighted(terms, self.weights), terms, self.kinds == DONE
+    def told(self) -> dict[str, Any]:
+        """Information on the step, of all worlds: (n, …) arrays of the caller's own."""
+        o = self.outcomes.T.copy()
+        terms = dict(zip(self.weights, o[gather.TERMS :], strict=False))
+        found = {name: o[k].astype(kind, copy=False) for name, (k, kind) in self.columns.items()}
+        told = {"dt": o[gather.ELAPSED_S], "reward_terms": terms, "action_mask": self.masks.copy()}
+        return {**told, "device": self.device.copy(), **found}
 
-    def elapsed_s(self) -> np.ndarray:
-        """(n,) seconds since the last decision; moves the clock on."""
-        now = self.outcomes[:, gather.CLOCK_S].copy()
-        elapsed = now - self.clock_s
-        self.clock_s = now
-        return elapsed
-
-    def extras(self) -> dict[str, np.ndarray]:
-        """Other (n,) information."""
-        o, columns = self.outcomes, self.columns.items()
-        found: dict[str, np.ndarray] = {name: o[:, k].astype(kind) for name, (k, kind) in columns}
-        return {"device": self.device.copy(), **found}
-
-    def extras_of_first(self) -> dict[str, int | float]:
-        """The same for the first world, as plain numbers."""
+    def told_of_first(self) -> dict[str, Any]:
+        """The same of the first world, as plain numbers."""
         row = self.outcomes[0].tolist()
-        return {"device": self.device[0].item(), **{name: kind(row[k]) for name, (k, kind) in self.columns.items()}}
+        terms = dict(zip(self.weights, row[gather.TERMS :], strict=False))
+        told = {"dt": row[gather.ELAPSED_S], "reward_terms": terms, "action_mask": self.masks[0].copy()}
+        found = {name: kind(row[k]) for name, (k, kind) in self.columns.items()}
+        return {**told, "device": self.device.item(0), **found}
 
 
 TaskType = Any  # a subclass of Task, made of (number of worlds, its settings, room for events, threads)
@@ -141,7 +120,6 @@ class DecisionEnv(gym.Env[np.ndarray, np.int64]):
         self.task = task = self.task_type(1, settings, self.frames.log_rows, 1)
         self.observation_space = gym.spaces.Box(task.low, task.high, dtype=np.float32)
         self.action_space = gym.spaces.Discrete(task.actions)
-        self.action = np.zeros(1, np.int64)
         self.begun, self.over = False, True  # over: before the first reset, and from the horizon on to the next one
 
     def reset(
@@ -157,7 +135,8 @@ class DecisionEnv(gym.Env[np.ndarray, np.int64]):
         self.over = True
         self.task.restart(np.ones(1, bool), [self.np_random], fixed)
         self.begun, self.over = True, False
-        return self.task.observations[0].copy(), self.info(0.0, dict.fromkeys(self.task.weights, 0.0))
+        nothing = {"dt": 0.0, "reward_terms": dict.fromkeys(self.task.weights, 0.0)}
+        return self.task.observations[0].copy(), {**self.task.told_of_first(), **nothing}
 
     def step(self, action: np.int64 | int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Carry out one decision; see the class.
@@ -168,13 +147,12 @@ class DecisionEnv(gym.Env[np.ndarray, np.int64]):
         """
         if self.over:
             raise reset_needed("step: no episode is under way")
-        self.action[0] = self.chosen(action)
-        rewards, terms, over = self.task.step(self.action)
-        self.over = bool(over[0])
-        named = {name: float(term[0]) for name, term in terms.items()}
-        info = self.info(float(self.task.elapsed_s()[0]), named)
-        self.frames.keep(self.task.episodes.arrays)
-        return self.task.observations[0].copy(), float(rewards[0]), False, self.over, info
+        task = self.task
+        task.step(self.chosen(action))
+        self.over = task.kinds.item(0) == DONE
+        self.frames.keep(task.episodes.arrays)
+        reward = task.outcomes.item(gather.REWARD)
+        return task.observations[0].copy(), reward, False, self.over, task.told_of_first()
 
     def chosen(self, action: Any) -> int:
         """The action as a number."""
@@ -186,15 +164,10 @@ class DecisionEnv(gym.Env[np.ndarray, np.int64]):
             raise ActionError(f"action: given {shown(action)}, allowed are 0 to {self.task.actions - 1}")
         return number
 
-    def info(self, dt: float, terms: dict[str, float]) -> dict[str, Any]:
-        """Information on a step."""
-        mask = self.task.masks()[0]
-        return {"dt": dt, "reward_terms": terms, "action_mask": mask, **self.task.extras_of_first()}
-
     def action_masks(self) -> np.ndarray:
         """(actions,) bool of valid actions (the convention of sb3-contrib's MaskablePPO). Raises ResetNeeded before the first reset."""
         self.refuse_before_reset("action_masks")
-        return self.task.masks()[0].astype(bool)
+        return self.task.masks[0].astype(bool)
 
     def set_policy(self, policy: Policy) -> None:
         """Let a learned speculation policy drive the devices that the agent does not, from now on."""
@@ -282,7 +255,11 @@ class DecisionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 self.rngs[index], self.seeds[index] = seeding.np_random(seeds[index])
         self.task.restart(which, self.rngs, fixed)
         self.begun = True
-        return self.task.observations.copy(), self.infos(np.zeros(self.num_envs), None, which)
+        infos = self.infos(which)
+        infos["dt"][:] = 0.0
+        for term in self.task.weights:
+            infos["reward_terms"][term][:] = 0.0
+        return self.task.observations.copy(), infos
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Carry out (num_envs,) actions.
@@ -292,19 +269,17 @@ class DecisionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             InputError: other than one action of the space for each world (Gymnasium's `InvalidAction` too); nothing has been touched.
         """
         ended, chosen = self.ended(), self.chosen(actions)
-        rewards, terms, over = self.task.step(chosen)
-        dt = self.task.elapsed_s()
+        task = self.task
+        task.step(chosen)
+        over = task.kinds == DONE
         if self.mode is AutoresetMode.NEXT_STEP and ended.any():
-            self.task.restart(ended, self.rngs)
-            over = over & ~ended
-            for numbers in (rewards, dt, *terms.values()):
-                numbers[ended] = 0.0
-        infos = self.infos(dt, terms)
-        observations = self.task.observations.copy()
+            task.restart(ended, self.rngs)
+            task.outcomes[ended, gather.EARNED :] = 0.0
+            over &= ~ended
+        rewards, infos = task.outcomes[:, gather.REWARD].copy(), self.infos()
         if self.mode is AutoresetMode.SAME_STEP and over.any():
-            self.begin_again(over, infos, observations)
-            observations = self.task.observations.copy()
-        return observations, rewards, np.zeros(self.num_envs, bool), over, infos
+            self.begin_again(over, infos)
+        return task.observations.copy(), rewards, np.zeros(self.num_envs, bool), over, infos
 
     def ended(self) -> np.ndarray:
         """(num_envs,) worlds that are over before a step; with SAME_STEP there are none."""
@@ -322,35 +297,37 @@ class DecisionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         except InputError as error:
             raise ActionError(str(error)) from None
 
-    def begin_again(self, over: np.ndarray, infos: dict[str, Any], last: np.ndarray) -> None:
+    def begin_again(self, over: np.ndarray, infos: dict[str, Any]) -> None:
         """Keep the last observation and information of ended episodes and restart their worlds."""
         final_obs = np.full(self.num_envs, None, dtype=object)
         final_info: dict[str, Any] = {}
         names = [name for name in infos if not name.startswith("_")]
-        for index in np.flatnonzero(over):
-            final_obs[index] = last[index]
-            final_info = self._add_info(final_info, {name: pick(infos[name], int(index)) for name in names}, int(index))
+        for index in np.flatnonzero(over).tolist():
+            final_obs[index] = self.task.observations[index].copy()
+            final_info = self._add_info(final_info, {name: pick(infos[name], index) for name in names}, index)
         self.task.restart(over, self.rngs)
-        begun = self.infos(infos["dt"] * ~over, None)
-        infos.update({name: value for name, value in begun.items() if "reward_terms" not in name})
+        infos["dt"][over] = 0.0
+        begun = self.task.told()
+        infos.update({name: begun[name] for name in names if name not in ("dt", "reward_terms")})
         infos["final_obs"], infos["_final_obs"] = final_obs, over.copy()
         infos["final_info"], infos["_final_info"] = final_info, over.copy()
 
-    def infos(
-        self, dt: np.ndarray, terms: dict[str, np.ndarray] | None, which: np.ndarray | None = None
-    ) -> dict[str, Any]:
+    def infos(self, which: np.ndarray | None = None) -> dict[str, Any]:
         """Information on all worlds, in Gymnasium's form: arrays, each with a mask of the worlds that have just stepped or begun."""
-        marked = np.ones(self.num_envs, bool) if which is None else which
-        terms = terms or {name: np.zeros(self.num_envs) for name in self.task.weights}
-        named = {**terms, **{"_" + name: marked.copy() for name in terms}}
-        values = {"dt": dt, "reward_terms": named, "action_mask": self.task.masks(), **self.task.extras()}
-        return {**values, **{"_" + name: marked.copy() for name in values}}
+        told = self.task.told()
+        terms = told["reward_terms"]
+        marks = np.ones((len(told) + len(terms), self.num_envs), bool)
+        if which is not None:
+            marks &= which
+        each = iter(marks)
+        terms.update({"_" + name: next(each) for name in self.task.weights})
+        return {**told, **{"_" + name: next(each) for name in told}}
 
     def action_masks(self) -> np.ndarray:
         """(num_envs, actions) bool of valid actions. Raises ResetNeeded before the first reset."""
         if not self.begun:
             raise reset_needed("action_masks: no episode has begun")
-        return self.task.masks().astype(bool)
+        return self.task.masks.astype(bool)
 
     def set_policy(self, policy: Policy) -> None:
         """Let a learned speculation policy drive the devices that the agents do not, from now on."""

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Annotated, Any
 
-import numpy as np
-
 from wisp_gym.contract import device
 from wisp_gym.contract.entry import markdown
 from wisp_gym.controllers.policy import load_policy
 from wisp_gym.engine import gather
+from wisp_gym.engine.rewards import OWN_RATE
 from wisp_gym.engine.session import EXTERNAL_LENGTH, EXTERNAL_TOKEN
 from wisp_gym.envs.episodes import Episodes, EpisodeSettings
 from wisp_gym.envs.rewards import SPECULATION_WEIGHTS, weights_of
@@ -55,41 +54,14 @@ class SpeculationTask(Task):
         if settings.others is not None:
             episodes.set_policy(load_policy(settings.others))
         episodes.template.arrays.config[0, 0]["external_speculation"] = self.external
-        self.cap = episodes.scenario.max_draft_tokens
-        self.average = None if isinstance(settings.average_reward, str) else settings.average_reward
-        actions = 2 if self.external == EXTERNAL_TOKEN else self.cap + 1
-        super().__init__(
-            episodes, device.LOW, device.HIGH, actions, SPECULATION_WEIGHTS | dict(settings.reward_weights or {})
-        )
+        weights = SPECULATION_WEIGHTS | dict(settings.reward_weights or {})
+        rate = OWN_RATE if isinstance(settings.average_reward, str) else settings.average_reward
+        super().__init__(episodes, device.LOW, device.HIGH, weights, rate)
 
     def place(self, index: int, drawn: Mapping[str, float]) -> None:
         """The device that decides in this episode."""
         self.device[index] = drawn["device"]
         self.episodes.arrays.config[index, 0]["external_device"] = drawn["device"]
-
-    def terms(self) -> dict[str, np.ndarray]:
-        """See Rewards in `SpeculationEnv`."""
-        o = self.outcomes
-        rate = o[:, gather.OWN_TOKENS_PER_S] if self.average is None else self.average
-        return {
-            "committed_tokens": o[:, gather.COMMITTED].copy(),
-            "on_time_tokens": o[:, gather.ON_TIME].copy(),
-            "time": -rate * o[:, gather.ROUND_S],
-            "externality": -o[:, gather.WORK_S] * o[:, gather.SERVER_TOKENS_PER_S],
-            "wasted_tokens": -o[:, gather.WASTED],
-        }
-
-    def masks(self) -> np.ndarray:
-        """Every length up to the cap of this round; both answers after a token."""
-        if self.external == EXTERNAL_TOKEN:
-            return np.ones((self.n, 2), np.int8)
-        return (np.arange(self.cap + 1) <= self.outcomes[:, gather.CAP, None]).astype(np.int8)
-
-    def clamp(self, actions: np.ndarray) -> np.ndarray:
-        """Lengths no longer than the tokens still wanted."""
-        if self.external == EXTERNAL_TOKEN:
-            return actions
-        return np.minimum(actions, self.outcomes[:, gather.CAP].astype(np.int64))
 
 
 class SpeculationLengthTask(SpeculationTask):
