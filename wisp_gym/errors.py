@@ -38,17 +38,15 @@ def did_you_mean(given: str, allowed: Iterable[str], cutoff: float = 0.6) -> str
     return (f"did you mean '{nearest}'? " if nearest else "") + f"allowed: {', '.join(allowed)}"
 
 
-def one_of(place: str, given: str, allowed: Iterable[str]) -> str:
+def one_of(place: str, given: str, allowed: Iterable[str], error: type[InputError] = InputError) -> str:
     """`given`, which must be one of `allowed`.
 
     Raises:
-        InputError: it is not; the line names the place, what was given, the nearest valid choice and all of them.
+        InputError, or the class of it that is given: it is not; the line names the place, what was given, the nearest valid choice and all of them.
     """
     allowed = list(allowed)
     if given not in allowed:
-        raise InputError(
-            f"{place}: given {shown(given)}; {did_you_mean(given if isinstance(given, str) else '', allowed)}"
-        )
+        raise error(f"{place}: given {shown(given)}; {did_you_mean(given if isinstance(given, str) else '', allowed)}")
     return given
 
 

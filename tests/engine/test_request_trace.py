@@ -157,7 +157,7 @@ def test_places_formats_and_samples_are_named_with_the_nearest(tmp_path: Path) -
     with pytest.raises(TraceError, match="not a regular file"):
         read_trace(tmp_path, "azure")
     with pytest.raises(
-        TraceError, match=r"unknown trace format 'azur'; did you mean 'azure'\? allowed: azure, mooncake"
+        TraceError, match=r"trace format: given 'azur'; did you mean 'azure'\? allowed: azure, mooncake"
     ):
         read_trace(tmp_path / "requests.csv", "azur")
     with pytest.raises(TraceError, match=r"no sample trace 'azure\.csv'; did you mean 'azure-conv-like\.csv'\?"):

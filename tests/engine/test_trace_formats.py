@@ -130,8 +130,8 @@ def test_a_mapping_may_change_a_format_in_part(tmp_path: Path) -> None:
     [
         ("csv", {}, "trace format 'csv' says no time; it needs trace columns time, unit, prompt, output"),
         ("csv", {"time": "t", "prompt": "p", "output": "o"}, "says no unit"),
-        ("csv", {"tim": "t"}, "unknown trace column 'tim'; did you mean 'time'?"),
-        ("vidur", {"unit": "sec"}, "unknown unit of a trace's time 'sec'; allowed: s, ms, us, ns, date"),
+        ("csv", {"tim": "t"}, "trace column: given 'tim'; did you mean 'time'?"),
+        ("vidur", {"unit": "sec"}, "unit of a trace's time: given 'sec'; allowed: s, ms, us, ns, date"),
         ("vidur", {"records": "a.b"}, "records: given 'a.b', allowed in a JSON document alone"),
     ],
 )

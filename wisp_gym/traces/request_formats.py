@@ -12,7 +12,7 @@ In JSON a column may be a dotted path (``usage.prompt_tokens``).
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from wisp_gym.errors import InputError, did_you_mean, near
+from wisp_gym.errors import InputError, near, one_of
 
 UNITS = {"s": 1e9, "ms": 1e6, "us": 1e3, "ns": 1.0}  # of numbers, in nanoseconds; "date" is a date and time as text
 
@@ -75,13 +75,13 @@ def format_of(name: str, columns: Mapping[str, str]) -> Format:
     Raises:
         TraceError: an unknown format, column or unit, or one that is missing.
     """
-    layout, own, _ = FORMATS[_known("trace format", name, FORMATS)]
-    asked = {_known("trace column", field, Columns._fields): text for field, text in columns.items() if text}
+    layout, own, _ = FORMATS[one_of("trace format", name, FORMATS, TraceError)]
+    asked = {one_of("trace column", key, Columns._fields, TraceError): text for key, text in columns.items() if text}
     found = own._replace(**asked)
     if missing := [field for field in Columns._fields[:4] if not getattr(found, field)]:
         needed = ", ".join(Columns._fields[:4])
         raise TraceError(f"trace format '{name}' says no {missing[0]}; it needs trace columns {needed}")
-    _known("unit of a trace's time", found.unit, [*UNITS, "date"])
+    one_of("unit of a trace's time", found.unit, [*UNITS, "date"], TraceError)
     if found.records and layout != "json":
         raise TraceError(f"trace column records: given '{found.records}', allowed in a JSON document alone")
     return Format(layout, found, frozenset(asked))
@@ -96,9 +96,3 @@ def missing_column(name: str, given: Iterable[str], wanted: Iterable[str]) -> st
     )
     by_name = f"; did you mean {name!r} by {like[:40]!r}?" if like else ""
     return by_name + (f"; these are the columns of trace format '{alike}'" if alike else "")
-
-
-def _known(what: str, given: str, allowed: Iterable[str]) -> str:
-    if given not in allowed:
-        raise TraceError(f"unknown {what} {given!r}; {did_you_mean(str(given), allowed)}")
-    return given

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from wisp_gym.errors import near
+from wisp_gym.errors import near, shown
 from wisp_gym.traces.request_formats import Columns, Format, TraceError, missing_column
 
 MAX_LINE_CHARS = 1 << 20  # a Mooncake line of 10 million tokens, 20,000 block ids, has a fifth of it
@@ -57,12 +57,6 @@ def rows_of(path: Path, format: Format) -> Iterator[Row]:
 def fail(path: Path, layout: str, number: int, given: str, allowed: str) -> NoReturn:
     """Raise for one row."""
     raise TraceError(f"{path}: {'request' if layout == 'json' else 'line'} {number}: {given}; allowed: {allowed}")
-
-
-def quote(value: Any) -> str:
-    """The value as one short line."""
-    text = repr(value.strip() if isinstance(value, str) else value)
-    return text if len(text) <= 60 else text[:57] + "…"
 
 
 @contextmanager
@@ -124,7 +118,7 @@ def _place(path: Path, header: list[str], columns: Columns, name: str) -> int:
     if header.count(name) != 1:
         fault = "stands twice" if name in header else "is missing"
         hint = missing_column(name, header, columns.names) if name not in header else ""
-        given = f"column {name!r} {fault} in {quote(','.join(header))}{hint}"
+        given = f"column {name!r} {fault} in {shown(','.join(header))}{hint}"
         fail(path, "", 1, given, f"{','.join(columns.names)} (trace columns name others)")
     return header.index(name)
 
@@ -136,7 +130,7 @@ def _jsonl_rows(path: Path, file: TextIO, columns: Columns) -> Iterator[Row]:
         try:
             entry = json.loads(text)
         except (ValueError, RecursionError):
-            fail(path, "", line, quote(text), 'one JSON object a line, like {"timestamp": 0, "input_length": 9, …}')
+            fail(path, "", line, shown(text), 'one JSON object a line, like {"timestamp": 0, "input_length": 9, …}')
         yield _object_row(path, "", line, entry, columns)
 
 
@@ -179,7 +173,7 @@ def _records(path: Path, document: Any, where: str) -> Any:
 
 def _object_row(path: Path, layout: str, number: int, entry: Any, columns: Columns) -> Row:
     if not isinstance(entry, dict):
-        fail(path, layout, number, quote(entry), f"a JSON object with {', '.join(columns.names)}")
+        fail(path, layout, number, shown(entry), f"a JSON object with {', '.join(columns.names)}")
     time, prompt, output = (_value(path, layout, number, entry, name, columns) for name in columns.names)
     return number, time, prompt, output
 

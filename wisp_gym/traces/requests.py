@@ -31,7 +31,7 @@ import numpy as np
 from wisp_gym.errors import did_you_mean, of_kind, path_of, shown
 from wisp_gym.files import write_text
 from wisp_gym.traces.request_formats import UNITS, Format, TraceError, format_of
-from wisp_gym.traces.request_rows import fail, quote, rows_of
+from wisp_gym.traces.request_rows import fail, rows_of
 from wisp_gym.values import between, whole
 
 MAX_ROWS = 10_000_000  # 16 bytes a row: at most 160 MB while reading; a window takes its part of a longer file
@@ -303,7 +303,7 @@ def _tokens(path: Path, format: Format, line: int, name: str, value: Any) -> int
     if type(value) is str and value.isascii() and value.isdigit() and len(value) <= 15:
         value = int(value)
     if type(value) is not int or not 0 <= value <= MAX_TOKENS:
-        fail(path, format.layout, line, f"{name} {quote(value)}", f"a whole number from 1 to {MAX_TOKENS}")
+        fail(path, format.layout, line, f"{name} {shown(value)}", f"a whole number from 1 to {MAX_TOKENS}")
     return value
 
 
@@ -317,7 +317,7 @@ def _time_ns(path: Path, format: Format, line: int, value: Any) -> int:
     # bool is an int to Python; NaN fails every comparison and so the range.
     if type(value) not in (int, float) or not 0 <= value <= most:
         what = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}[columns.unit]
-        fail(path, format.layout, line, f"{columns.time} {quote(value)}", f"{what} from 0 to {most:.0f}")
+        fail(path, format.layout, line, f"{columns.time} {shown(value)}", f"{what} from 0 to {most:.0f}")
     return round(value * UNITS[columns.unit])
 
 
@@ -333,7 +333,7 @@ def _timestamp_ns(path: Path, format: Format, line: int, value: Any) -> int:
             path,
             format.layout,
             line,
-            f"{format.columns.time} {quote(value)}",
+            f"{format.columns.time} {shown(value)}",
             "a date and time like 2023-11-16 18:17:03.9799600",
         )
     return second * 1_000_000_000 + int((fraction or "0").ljust(9, "0"))

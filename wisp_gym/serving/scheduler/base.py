@@ -1,5 +1,6 @@
 """What all schedulers of a server share: the limits of a batch, the batch, and what is measured of those that ran."""
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
@@ -90,7 +91,7 @@ class Room:
         self.spoken_for += new + begun - prefilled
 
 
-class Scheduler:
+class Scheduler(ABC):
     """Composes the batches of one server. Subclasses say how.
 
     Args:
@@ -114,13 +115,13 @@ class Scheduler:
         self.mean_batch_s = estimator.predict(1.0, 1.0, 0.0)
         self.utilisation = self.tokens_per_s = self.price = self.last_end_s = 0.0
 
+    @abstractmethod
     def compose(self, queue: Sequence[Request], now_s: float, kv_used_tokens: int = 0) -> Batch:
         """The next batch of the waiting requests, which are given in order of arrival; empty where none can join.
 
         Args:
             kv_used_tokens: tokens whose keys and values are in memory.
         """
-        raise NotImplementedError
 
     def wait_s(self) -> float:
         """How long whoever has composed an empty batch waits for an arrival."""
