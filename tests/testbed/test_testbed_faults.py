@@ -379,10 +379,12 @@ class Commands:
         self.processes.append(process)
         return process
 
-    def server(self, port: int = 0) -> tuple[subprocess.Popen[str], int, Callable[[str], float]]:
+    def server(
+        self, port: int = 0, scheduler: str = "fcfs"
+    ) -> tuple[subprocess.Popen[str], int, Callable[[str], float]]:
         """A server that listens: the process, its port, and how to read a metric."""
         flags = ("--listen", f"127.0.0.1:{port}", "--metrics", "127.0.0.1:0", "--target", str(self.folder / "target"))
-        process = self.start("server", *flags, "--threads", "1", "--grace-s", "5")
+        process = self.start("server", *flags, "--threads", "1", "--grace-s", "5", "--scheduler", scheduler)
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(2)]
         found = [re.search(r":(\d+)", line) for line in lines]
@@ -410,16 +412,17 @@ def commands(tmp_path: Path) -> Iterator[Commands]:
     made.stop()
 
 
-def test_processes_are_killed_and_the_answer_is_right(commands: Commands) -> None:
+@pytest.mark.parametrize(("controller", "scheduler"), [("fixed:1", "fcfs"), ("speculation-v1", "batching-v1")])
+def test_processes_are_killed_and_the_answer_is_right(commands: Commands, controller: str, scheduler: str) -> None:
     """Device and server run by their commands; first one is killed, then the other, mid-round."""
     ids, tokens = prompt(8), 700
-    server, port, metric = commands.server()
+    server, port, metric = commands.server(scheduler=scheduler)
     flags = ["--server", f"127.0.0.1:{port}", "--draft", str(commands.folder / "draft"), "--prompt", text_of(ids)]
     flags += [
         "--max-new-tokens",
         str(tokens),
         "--controller",
-        "fixed:1",
+        controller,
         "--name",
         "edge-1",
         "--report",
@@ -436,7 +439,7 @@ def test_processes_are_killed_and_the_answer_is_right(commands: Commands) -> Non
     assert metric("wisp_committed_tokens_total") < tokens
     server.send_signal(signal.SIGKILL)
     server.wait(10)
-    server, _, metric = commands.server(port)
+    server, _, metric = commands.server(port, scheduler)
     output, told = device.communicate(timeout=120)
     assert device.returncode == 0, told
     assert output.split() == text_of(greedy(tuple(ids), tokens)).split()
@@ -448,10 +451,11 @@ def test_processes_are_killed_and_the_answer_is_right(commands: Commands) -> Non
     assert output == "draining\n"
 
 
-def test_a_short_soak_finds_no_fault(commands: Commands) -> None:
+@pytest.mark.parametrize(("controller", "scheduler"), [("confidence:0.5,8", "fcfs"), ("speculation-v1", "joint-v1")])
+def test_a_short_soak_finds_no_fault(commands: Commands, controller: str, scheduler: str) -> None:
     flags = ["--minutes", "0.3", "--devices", "10", "--prompts", "8", "--max-new-tokens", "24", "--break-share", "0.01"]
     pair = ["--target", str(commands.folder / "target"), "--draft", str(commands.folder / "draft")]
-    soak = commands.start("soak", *flags, *pair)
+    soak = commands.start("soak", *flags, *pair, "--controller", controller, "--scheduler", scheduler)
     output, told = soak.communicate(timeout=240)
     assert soak.returncode == 0, output + told
     counts = dict(part.rsplit(" ", 1) for part in output.splitlines()[0].split(", "))

@@ -104,6 +104,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--prompts", type=whole(1, 10**5), default=32, help="different prompts (default %(default)s)")
     add("--max-new-tokens", type=whole(2, 10**5), default=48, help="of an answer (default %(default)s)")
     add("--controller", default="confidence:0.5,8", help="of the devices (default %(default)s)")
+    add("--scheduler", default="fcfs", help="of the server: fcfs, or a bundle (default %(default)s)")
     add("--break-share", type=between(0, 1), default=0.002, metavar="SHARE",
         help="of the messages break their connection (default %(default)g)")  # fmt: skip
     add("--report", type=output_file(), metavar="FILE", help="write the figures and samples as JSON")
@@ -162,7 +163,7 @@ class ServerProcess:
         longest = max(len(case.prompt) + given.max_new_tokens for case in work)
         kv_tokens = max(given.devices * longest // 2, longest + BLOCK_TOKENS)
         command = [sys.executable, "-c", FOLLOWING, "server", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0",
-                   "--target", given.target, "--threads", "1", "--kv-tokens", str(kv_tokens),
+                   "--target", given.target, "--scheduler", given.scheduler, "--threads", "1", "--kv-tokens", str(kv_tokens),
                    "--max-sessions", str(max(given.devices * 9 // 10, 1)), "--grace-s", "5"]  # fmt: skip
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, **readable())
         assert self.process.stdout is not None
