@@ -27,8 +27,8 @@ from agents.training.fleet_tasks import TaskFleet
 from agents.training.networks import engine_policy
 from agents.training.settings import ALGORITHMS
 from tests.agents.test_fleet import actor, fleet
-from tests.agents.test_train import TINY as SCENARIO
 from tests.agents.test_train import assert_same_end
+from tests.support.tiny import SCENARIO, SUITE
 from wisp_gym.cli import run
 from wisp_gym.controllers.policy import save_policy
 from wisp_gym.engine.trace_load import load_trace
@@ -39,31 +39,6 @@ from wisp_gym.traces.requests import sample_path
 from wisp_gym.traces.speculation import find, samples
 
 ROLLOUT = 2048  # decisions between two updates
-SUITE = """
-name = "tiny"
-controllers = ["fixed+fcfs"]
-train_seeds = "100-101"
-test_seeds = "0-1"
-
-[horizon]
-warmup_s = 1.0
-measure_s = 6.0
-drain_s = 5.0
-
-[tuning]
-world_seconds = 72.0
-
-[capacity]
-scenario = "wisp-a100-qwen3-32b"
-slo = [4]
-seeds = "0-1"
-max_devices = 2
-
-[[cells]]
-name = "load"
-scenario = "wisp-a100-qwen3-32b"
-devices = [2, 5]
-"""
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from agents.study.results import BEST_RULE, LADDER, WISP_TUNED, Results
 from agents.study.rows import GOODPUT, METRICS, PER_CELL, TRAINING, TUNED
 from agents.study.suite import ALL, WISP, chosen_controllers, described, read_suite, restored, suites
 from agents.study.tuning import Family, families, family_name, tune
+from tests.support.tiny import SUITE
 from wisp_gym.cli import run
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.evaluation import capacities as capacity
@@ -27,44 +28,11 @@ from wisp_gym.rules.catalogue import BATCHING, SPECULATION
 from wisp_gym.scenario import dumps, load, with_
 from wisp_gym.simulation import simulate
 
-TINY = """
-name = "tiny"
-controllers = ["fixed+fcfs", "oracle+fcfs"]
-train_seeds = "100-101"
-test_seeds = "0-2"
-
-[horizon]
-warmup_s = 1.0
-measure_s = 6.0
-drain_s = 5.0
-
-[tuning]
-world_seconds = 120.0
-
-[capacity]
-scenario = "wisp-a100-qwen3-32b"
-slo = [4, 8]
-seeds = "0-1"
-max_devices = 6
-
-[[cells]]
-name = "load"
-scenario = "wisp-a100-qwen3-32b"
-devices = [2, 5]
-
-[[cells]]
-name = "other"
-scenario = "h100-qwen3-32b"
-devices = 4
-held_out = true
-overrides = { "devices.*.link.jitter" = 0.5, "draft.statistics.auc" = 0.9 }
-"""
-
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.toml"
-    path.write_text(TINY)
+    path.write_text(SUITE)
     return path
 
 
@@ -85,7 +53,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study of the tiny suite, run without interruption."""
     folder = tmp_path_factory.mktemp("played")
-    (folder / "tiny.toml").write_text(TINY)
+    (folder / "tiny.toml").write_text(SUITE)
     assert call("--suite", folder / "tiny.toml", "--out", folder / "study", f"--json={folder / 'rows.json'}") == 0
     return folder
 
@@ -161,7 +129,7 @@ def test_all_stands_for_every_rule_once() -> None:
 def test_a_wrong_suite_is_one_line(
     tiny: Path, old: str, new: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tiny.write_text(TINY.replace(old, new))
+    tiny.write_text(SUITE.replace(old, new))
     if not words:
         assert not [cell for cell in read_suite(str(tiny)).cells if cell.held_out]
         return
@@ -379,7 +347,7 @@ def test_a_folder_of_another_study_is_left_alone(
     folder.mkdir()
     for name, content in files(played / "study").items():
         (folder / name).write_bytes(content)
-    tiny.write_text(TINY.replace('"0-2"', '"0-3"'))
+    tiny.write_text(SUITE.replace('"0-2"', '"0-3"'))
     before = files(folder)
     assert call("--suite", tiny, "--out", folder) == 2
     assert "holds another study: its suite.test_seeds differs (0-2 there, 0-3 here)" in capsys.readouterr().err
@@ -399,7 +367,7 @@ def test_a_case_of_ones_own(
     monkeypatch.chdir(tmp_path)
     horizon = "[horizon]\nwarmup_s = 1.0\nmeasure_s = 4.0\ndrain_s = 2.0\n"
     Path("mine.toml").write_text(f'use = "wisp-a100-qwen3-32b"\nname = "mine"\nn_devices = 2\n{horizon}')
-    Path("tiny.toml").write_text(TINY)
+    Path("tiny.toml").write_text(SUITE)
     assert call("--suite", "tiny.toml", "--cells", "mine.toml", "--controllers", "fixed+fcfs", "--csv=rows.csv") == 0
     assert "own: 1 training and 0 held-out cells" in capsys.readouterr().out
     with Path("rows.csv").open() as file:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agents.study.sources import ROOT, digest_of, sources
-from tests.agents.test_study import TINY
+from tests.support.tiny import SUITE
 
 LOADED = """
 import runpy, sys
@@ -55,7 +55,7 @@ def test_a_change_elsewhere_does_not(copy: Path) -> None:
 
 
 def test_it_holds_every_module_that_a_study_loads(tmp_path: Path) -> None:
-    (tmp_path / "tiny.toml").write_text(TINY)
+    (tmp_path / "tiny.toml").write_text(SUITE)
     code = LOADED.replace("sys.path[0]", repr(str(ROOT)))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code]

@@ -31,6 +31,7 @@ from agents.training.rivals import RIVALS
 from agents.training.run_folder import new_folder
 from agents.training.settings import ALGORITHMS, ENVIRONMENTS, new_settings
 from agents.wisp_study import reproduce
+from tests.support.tiny import SCENARIO
 from wisp_gym.cli import run
 from wisp_gym.controllers.policy import load_policy, save_policy
 from wisp_gym.errors import InputError
@@ -44,24 +45,13 @@ ROOT = Path(__file__).resolve().parents[2]
 ROLLOUT = ALGORITHMS["ppo"].n_envs * ALGORITHMS["ppo"].hyperparameters["n_steps"]  # decisions between two updates
 TOTAL = 3 * ROLLOUT
 NAME = "ppo-Speculation-v0_1"
-TINY = """
-use = "wisp-a100-qwen3-32b"
-name = "tiny"
-n_devices = 6
-[workload]
-start_window_s = 2.0
-[horizon]
-warmup_s = 1.0
-measure_s = 6.0
-drain_s = 2.0
-"""
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A scenario file of a few short worlds."""
     path = tmp_path_factory.mktemp("scenario") / "tiny.toml"
-    path.write_text(TINY, encoding="utf-8")
+    path.write_text(SCENARIO, encoding="utf-8")
     return path
 
 
@@ -447,7 +437,7 @@ def test_what_is_wrong_is_named_in_one_line(
 
 def test_a_wrong_scenario_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wrong = tmp_path / "wrong.toml"
-    wrong.write_text(TINY.replace("n_devices = 6", "n_device = 6"), encoding="utf-8")
+    wrong.write_text(SCENARIO.replace("n_devices = 6", "n_device = 6"), encoding="utf-8")
     line = refused(capsys, tmp_path, "--env-kwargs", f"scenario:{wrong}")
     assert "wrong.toml" in line
     assert "n_devices" in line
