@@ -1,14 +1,18 @@
-"""One layer of a network, `out = W·values + b`, with its sums kept in registers.
+"""One layer of a network, `out = f(W·values + b)`, with its sums kept in registers.
 
 Each output is summed in the order of the columns, beginning with the bias, so that every block width, and plain Python, gives the
-same bits. Left to itself the compiler reads and writes each sum once for every column.
+same bits. Left to itself the compiler reads and writes each sum once for every column. A column whose value is zero adds
+nothing and is left out: behind a ReLU that is about every second one.
 
 `working_memory` is room for the numbers between two layers, in the caller's frame: an allocation costs as much as a small layer.
 
 Legend: `weights` float32 vector that holds W transposed, (n_in, n_out) from `start` on, and then b; `values` (n_in,), `out`
-(n_out,) float32; `row` the first output of a block.
+(n_out,) float32; `row` the first output of a block; `activation` f by its number in `wisp_gym.rules.activation`.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,30 +22,67 @@ from numba.core.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
 from wisp_gym.jit import COMPILES, jit
+from wisp_gym.rules.activation import FORMULA
 
 WIDTHS = (64, 8, 2, 1)  # outputs at a time: 64 keep the vector units busy while a sum waits for its last addition
 MAX_WIDTH = 1024  # of a layer
 FLOAT = ir.FloatType()
 
 
+class Lanes:
+    """A vector of numbers in code that is being written, with the arithmetic of a numpy array."""
+
+    def __init__(self, builder: Any, value: Any) -> None:
+        self.builder, self.value = builder, value
+
+    def other(self, operand: Lanes | float) -> Any:
+        """Another vector, or the same number in every lane."""
+        kind = self.value.type
+        return operand.value if isinstance(operand, Lanes) else ir.Constant(kind, [operand] * kind.count)
+
+    def __add__(self, operand: Lanes | float) -> Lanes:
+        return Lanes(self.builder, self.builder.fadd(self.value, self.other(operand)))
+
+    def __mul__(self, operand: Lanes | float) -> Lanes:
+        return Lanes(self.builder, self.builder.fmul(self.value, self.other(operand)))
+
+    def __truediv__(self, operand: Lanes) -> Lanes:
+        return Lanes(self.builder, self.builder.fdiv(self.value, operand.value))
+
+    def clip(self, low: float, high: float | None) -> Lanes:
+        """Each number within its ends."""
+        value = self.value
+        for bound, outside in ((low, "<"), (high, ">")):
+            if bound is not None:
+                end = self.other(bound)
+                value = self.builder.select(self.builder.fcmp_ordered(outside, value, end), end, value)
+        return Lanes(self.builder, value)
+
+
 def block(width: int) -> Any:
     """A function that computes `width` outputs at once."""
 
     @intrinsic
-    def compute(context: Any, weights: Any, start: Any, n_in: Any, n_out: Any, values: Any, row: Any, out: Any) -> Any:
-        given = weights, start, n_in, n_out, values, row, out
-        sizes = start, n_in, n_out, row
-        if not all(isinstance(size, types.Integer) for size in sizes):
+    def compute(
+        context: Any, weights: Any, start: Any, n_in: Any, n_out: Any, values: Any, row: Any, out: Any, activation: Any
+    ) -> Any:
+        given = weights, start, n_in, n_out, values, row, out, activation
+        numbers = start, n_in, n_out, row, activation
+        if not all(isinstance(number, types.Integer) for number in numbers):
             return None
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            (weights, start, n_in, n_out, values, row, out) = (
+            (weights, start, n_in, n_out, values, row, out, activation) = (
                 context.cast(builder, value, kind, types.intp) if isinstance(kind, types.Integer)
                 else context.make_array(kind)(context, builder, value).data
                 for value, kind in zip(arguments, signature.args, strict=True)
             )  # fmt: skip
-            sums = sum_of(builder, width, weights, start, n_in, n_out, values, row)
-            write(builder, builder.gep(out, [row]), sums)
+            first = builder.gep(weights, [builder.add(start, row)])
+            bias = builder.gep(first, [builder.mul(n_in, n_out)])
+            sums = cgutils.alloca_once_value(builder, read(builder, bias, width))
+            add_columns(builder, sums, first, n_in, n_out, values)
+            activate(builder, sums, activation)
+            write(builder, builder.gep(out, [row]), builder.load(sums))
             return context.get_dummy_value()
 
         return types.void(*given), generate
@@ -49,18 +90,43 @@ def block(width: int) -> Any:
     return compute
 
 
-def sum_of(
-    builder: Any, width: int, weights: Any, start: Any, n_in: Any, n_out: Any, values: Any, row: Any
-) -> Any:  # fmt: skip
-    """Emit the loop over the columns: bias + w₀·v₀ + w₁·v₁ …"""
-    first = builder.add(start, row)
-    bias = builder.gep(weights, [builder.add(first, builder.mul(n_in, n_out))])
-    sums = cgutils.alloca_once_value(builder, read(builder, bias, width))
-    with cgutils.for_range(builder, n_in, intp=n_in.type) as loop:
-        column = read(builder, builder.gep(weights, [builder.add(first, builder.mul(loop.index, n_out))]), width)
-        value = spread(builder, builder.load(builder.gep(values, [loop.index])), width)
+def add_columns(builder: Any, sums: Any, first: Any, n_in: Any, n_out: Any, values: Any) -> None:
+    """Emit the loops over the columns, 64 at a time where there are as many: bias + w₀·v₀ + w₁·v₁ …"""
+    width = sums.type.pointee.count
+
+    def add(k: Any) -> None:
+        column = read(builder, builder.gep(first, [builder.mul(k, n_out)]), width)
+        value = spread(builder, builder.load(builder.gep(values, [k])), width)
         builder.store(builder.fadd(builder.load(sums), builder.fmul(column, value)), sums)
-    return builder.load(sums)
+
+    whole = builder.and_(n_in, n_in.type(-64))
+    with cgutils.for_range_slice(builder, n_in.type(0), whole, n_in.type(64)) as (start, _):
+        numbers = read(builder, builder.gep(values, [start]), 64)
+        for_each_bit(builder, not_zero(builder, numbers), lambda place: add(builder.add(start, place)))
+    with cgutils.for_range(builder, n_in, start=whole) as loop:
+        add(loop.index)
+
+
+def not_zero(builder: Any, numbers: Any) -> Any:
+    """A bit for each of 64 numbers, set where it is not zero."""
+    zeros = ir.Constant(numbers.type, [0.0] * 64)
+    return builder.bitcast(builder.fcmp_unordered("!=", numbers, zeros), ir.IntType(64))
+
+
+def for_each_bit(builder: Any, bits: Any, body: Callable[[Any], None]) -> None:
+    """Emit a loop over the places of the bits that are set, from the lowest."""
+    left = cgutils.alloca_once_value(builder, bits)
+    with cgutils.for_range(builder, builder.ctpop(bits)):
+        now = builder.load(left)
+        body(builder.cttz(now, ir.IntType(1)(1)))
+        builder.store(builder.and_(now, builder.sub(now, now.type(1))), left)
+
+
+def activate(builder: Any, sums: Any, activation: Any) -> None:
+    """Emit the end of the layer: a branch for each formula."""
+    for number, formula in FORMULA.items():
+        with builder.if_then(builder.icmp_signed("==", activation, activation.type(number))):
+            builder.store(formula(Lanes(builder, builder.load(sums))).value, sums)
 
 
 def vector(width: int) -> Any:
@@ -106,20 +172,20 @@ if COMPILES:
     by_64, by_8, by_2, by_1 = map(block, WIDTHS)
 
     @jit
-    def dense(weights, start, n_in, n_out, values, out):
-        """out = W·values + b."""
+    def dense(weights, start, n_in, n_out, values, out, activation):
+        """out = f(W·values + b)."""
         row = 0
         while row + 64 <= n_out:
-            by_64(weights, start, n_in, n_out, values, row, out)
+            by_64(weights, start, n_in, n_out, values, row, out, activation)
             row += 64
         while row + 8 <= n_out:
-            by_8(weights, start, n_in, n_out, values, row, out)
+            by_8(weights, start, n_in, n_out, values, row, out, activation)
             row += 8
         while row + 2 <= n_out:
-            by_2(weights, start, n_in, n_out, values, row, out)
+            by_2(weights, start, n_in, n_out, values, row, out, activation)
             row += 2
         if row < n_out:
-            by_1(weights, start, n_in, n_out, values, row, out)
+            by_1(weights, start, n_in, n_out, values, row, out, activation)
 
 else:
 
@@ -127,9 +193,10 @@ else:
         """(MAX_WIDTH,) float32."""
         return np.empty(MAX_WIDTH, np.float32)
 
-    def dense(weights, start, n_in, n_out, values, out):  # type: ignore[no-untyped-def]
-        """out = W·values + b, column after column."""
+    def dense(weights, start, n_in, n_out, values, out, activation):  # type: ignore[no-untyped-def]
+        """out = f(W·values + b), column after column."""
         columns = weights[start : start + n_in * n_out].reshape(n_in, n_out)
-        out[:n_out] = weights[start + n_in * n_out : start + n_in * n_out + n_out]
+        sums = weights[start + n_in * n_out : start + n_in * n_out + n_out].copy()
         for column, value in zip(columns, values, strict=False):
-            out[:n_out] += column * value
+            sums += column * value
+        out[:n_out] = FORMULA[activation](sums) if activation in FORMULA else sums

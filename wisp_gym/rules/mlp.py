@@ -5,7 +5,7 @@ transposed, in row-major (in, out) order: a layer then adds column after column 
 vectorise without changing the order of any sum. Activation 0 is tanh, 1 is ReLU.
 
 Legend: `policy` the vector; `values`, `out`, `observation` (n,) float32 of one layer; `n_in`, `n_out` widths and
-`offset` place of a layer's weights; `x` float32.
+`offset` place of a layer's weights.
 """
 
 from itertools import pairwise
@@ -15,10 +15,10 @@ import numpy as np
 
 from wisp_gym.arrays import numbers
 from wisp_gym.errors import InputError, shown
-from wisp_gym.jit import jit, jit_inline
+from wisp_gym.jit import jit
+from wisp_gym.rules.activation import NONE, RELU, TANH
 from wisp_gym.rules.dense import MAX_WIDTH, dense, working_memory
 
-TANH, RELU = 0, 1
 N_IN, N_OUT, ACTIVATION, N_HIDDEN, HEADER = range(5)  # places in the vector; from HEADER on the widths
 MAX_LAYERS = 8
 
@@ -101,43 +101,10 @@ def check(place: str, weights: Any, n_in: int, n_out: tuple[int, int]) -> np.nda
 
 
 @jit
-def layer(policy, offset, n_in, n_out, values, out):
-    """out = W·values + b; returns the offset behind the layer's weights."""
-    dense(policy, offset, n_in, n_out, values, out)
+def layer(policy, offset, n_in, n_out, values, out, activation):
+    """out = f(W·values + b), f being an `activation`; returns the offset behind the layer's weights."""
+    dense(policy, offset, n_in, n_out, values, out, activation)
     return offset + n_in * n_out + n_out
-
-
-@jit_inline
-def tanh(x):
-    """Hyperbolic tangent of a float32 to 3e-7, without a call or a branch, so that a loop over it is vectorised.
-
-    The rational function x·P(x²)/Q(x²) of Eigen (`generic_fast_tanh_float`), which ONNX Runtime uses too.
-    """
-    x = min(max(x, np.float32(-7.90531110763549805)), np.float32(7.90531110763549805))
-    square = x * x
-    p = np.float32(-2.76076847742355e-16)
-    p = p * square + np.float32(2.00018790482477e-13)
-    p = p * square + np.float32(-8.60467152213735e-11)
-    p = p * square + np.float32(5.12229709037114e-08)
-    p = p * square + np.float32(1.48572235717979e-05)
-    p = p * square + np.float32(6.37261928875436e-04)
-    p = p * square + np.float32(4.89352455891786e-03)
-    q = np.float32(1.19825839466702e-06)
-    q = q * square + np.float32(1.18534705686654e-04)
-    q = q * square + np.float32(2.26843463243900e-03)
-    q = q * square + np.float32(4.89352518554385e-03)
-    return x * p / q
-
-
-@jit
-def activate(activation, values):
-    """Apply an `activation`, TANH or RELU, to values in place."""
-    if activation == TANH:
-        for k in range(values.shape[0]):
-            values[k] = tanh(values[k])
-    else:
-        for k in range(values.shape[0]):
-            values[k] = max(values[k], np.float32(0.0))
 
 
 @jit
@@ -149,11 +116,10 @@ def logits(policy, observation, out):
     offset = HEADER + hidden
     for index in range(hidden):
         n = int(policy[HEADER + index])
-        offset = layer(policy, offset, width, n, values, following)
-        activate(activation, following[:n])
+        offset = layer(policy, offset, width, n, values, following, activation)
         values, following, spare = following, spare, following
         width = n
-    layer(policy, offset, width, n_out, values, out)
+    layer(policy, offset, width, n_out, values, out, NONE)
     return n_out
 
 

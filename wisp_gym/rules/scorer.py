@@ -28,7 +28,8 @@ from wisp_gym.arrays import numbers
 from wisp_gym.contract.request import MOVING
 from wisp_gym.errors import InputError
 from wisp_gym.jit import jit, jit_allocating
-from wisp_gym.rules.mlp import TANH, activate, layer
+from wisp_gym.rules.activation import NONE, TANH
+from wisp_gym.rules.mlp import layer
 
 PARTS = ("hidden", "embedding", "context", "query", "heads")
 HEADER = 7  # the numbers of Shape, in front of the weights
@@ -137,10 +138,8 @@ def embed(scorer, row, seen, hidden, embedding):
     """Write the `embedding` of a request, without what moves; `seen` and `hidden` are working memory."""
     symlog(row, seen)
     n = shape_of(scorer)
-    offset = layer(scorer, HEADER, n.requests, n.hidden, seen, hidden)
-    activate(TANH, hidden)
-    layer(scorer, offset, n.hidden, n.embedding, hidden, embedding)
-    activate(TANH, embedding)
+    offset = layer(scorer, HEADER, n.requests, n.hidden, seen, hidden, TANH)
+    layer(scorer, offset, n.hidden, n.embedding, hidden, embedding, TANH)
 
 
 @jit_allocating
@@ -161,10 +160,9 @@ def score_context(scorer, row, inputs, context, query, heads):
     """
     symlog(row, inputs)
     third, fourth, fifth = offsets_of(scorer)
-    layer(scorer, third, len(inputs), len(context), inputs, context)
-    activate(TANH, context)
-    layer(scorer, fourth, len(context), len(query), context, query)
-    layer(scorer, fifth, len(context), len(heads), context, heads)
+    layer(scorer, third, len(inputs), len(context), inputs, context, TANH)
+    layer(scorer, fourth, len(context), len(query), context, query, NONE)
+    layer(scorer, fifth, len(context), len(heads), context, heads, NONE)
 
 
 @jit_allocating
