@@ -438,16 +438,16 @@ def test_functions_are_short() -> None:
     assert not {name: count for name, count in lines.items() if count > MAX_FUNCTION_LINES}
 
 
-def trees() -> Iterator[tuple[str, ast.Module]]:
+@cache
+def trees() -> dict[str, ast.Module]:
     """Each module that is no test and not generated, with its syntax tree."""
-    for path in [*sources(*OURS), ROOT / "train.py"]:
-        if "_pb2" not in path.name:
-            yield module_of(path), ast.parse(path.read_text(encoding="utf-8"))
+    paths = [path for path in [*sources(*OURS), ROOT / "train.py"] if "_pb2" not in path.name]
+    return {module_of(path): ast.parse(path.read_text(encoding="utf-8")) for path in paths}
 
 
 def modules_that(condition: Callable[[ast.AST], bool]) -> set[str]:
     """Modules with a node of this kind."""
-    return {name for name, tree in trees() if any(map(condition, ast.walk(tree)))}
+    return {name for name, tree in trees().items() if any(map(condition, ast.walk(tree)))}
 
 
 def calls(*functions: str) -> Callable[[ast.AST], bool]:
