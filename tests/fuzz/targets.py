@@ -33,7 +33,7 @@ LEFT_OUT = (
     "wisp_gym.contract.__main__",
 )  # fmt: skip
 COMMANDS = {"main", "parse"}
-WAIT_FOR_NOBODY = {"thread_pool"}  # makes what it is told to
+WAIT_FOR_NOBODY = {"helpers"}  # makes what it is told to
 INSIDE = {"learn", "refuse_others"}  # for the package itself; the manuals have other things of these names
 METHODS = {"__call__", "__len__", "__iter__", "__getitem__"}
 
