@@ -101,7 +101,8 @@ class EpisodeSettings(Checked):
         names = [field.name for field in fields(cls)]
         for name in arguments:
             if name not in names:
-                raise ArgumentError(f"argument: unknown '{name}'; {did_you_mean(name, names)}")
+                # Python's own words: TorchRL tries arguments, and looks for them in the error
+                raise ArgumentError(f"unexpected keyword argument '{name}'; {did_you_mean(name, names)}")
         return cls(**arguments)
 
 

@@ -209,11 +209,11 @@ class DecisionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if render_mode is not None:
             allowed = "allowed is None; render a single environment instead"
             raise InputError(f"render_mode: given {shown(render_mode)}, {allowed}")
-        self.mode = AUTORESET_MODE.checked("autoreset_mode", autoreset_mode)
+        self.autoreset_mode = AUTORESET_MODE.checked("autoreset_mode", autoreset_mode)
         self.num_envs, self.render_mode = WORLDS.checked("num_envs", num_envs), None
         settings = self.task_type.settings_type.of(arguments)
         self.task = task = self.task_type(self.num_envs, settings, threads=threads)
-        self.metadata = {**self.metadata, "autoreset_mode": self.mode}
+        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self.single_observation_space = gym.spaces.Box(task.low, task.high, dtype=np.float32)
         self.single_action_space = gym.spaces.Discrete(task.actions)
         self.observation_space = batch_space(self.single_observation_space, task.n)
@@ -272,12 +272,12 @@ class DecisionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         task = self.task
         task.step(chosen)
         over = task.kinds == DONE
-        if self.mode is AutoresetMode.NEXT_STEP and ended.any():
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP and ended.any():
             task.restart(ended, self.rngs)
             task.outcomes[ended, gather.EARNED :] = 0.0
             over &= ~ended
         rewards, infos = task.outcomes[:, gather.REWARD].copy(), self.infos()
-        if self.mode is AutoresetMode.SAME_STEP and over.any():
+        if self.autoreset_mode is AutoresetMode.SAME_STEP and over.any():
             self.begin_again(over, infos)
         return task.observations.copy(), rewards, np.zeros(self.num_envs, bool), over, infos
 
@@ -286,7 +286,7 @@ class DecisionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if not self.begun:
             raise reset_needed("step: no episode has begun")
         ended = self.task.kinds == DONE
-        if ended.any() and self.mode is AutoresetMode.DISABLED:
+        if ended.any() and self.autoreset_mode is AutoresetMode.DISABLED:
             raise reset_needed(f"step: the episodes of worlds {shown(np.flatnonzero(ended).tolist())} are over")
         return ended
 
