@@ -50,6 +50,7 @@ def assert_same(mine: Any, theirs: Any, which: np.ndarray | None = None, place: 
 def test_every_mode_is_that_of_gymnasiums_vector_environment(name: str, mode: AutoresetMode) -> None:
     mine, theirs, rng = ours(name, mode), gymnasiums(name, mode), np.random.default_rng(0)
     assert mine.metadata["autoreset_mode"] is mode
+    assert mine.autoreset_mode is mode  # type: ignore[attr-defined] # where TorchRL looks for it
     (seen, infos), (other, others) = mine.reset(seed=5), theirs.reset(seed=5)
     ended = 0
     for _ in range(400):
