@@ -39,6 +39,7 @@ ROOM_NEEDS = {
     "wisp_gym/serving/export/parity.py": {"torch"},
     "wisp_gym/envs/sb3.py": {"stable_baselines3"},
     "wisp_gym/rules/dense.py": {"llvmlite"},  # numba's own
+    "wisp_gym/rules/lanes.py": {"llvmlite"},
 }
 TESTBED = {"google", "grpc", "grpc_health", "prometheus_client", "torch", "tqdm", "transformers"}
 NEVER_IMPORTED = ("agents", "estimators", "traces", "torch", "sklearn", "stable_baselines3", "matplotlib", "grpc")

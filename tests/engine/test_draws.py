@@ -10,7 +10,16 @@ import pytest
 from scipy import stats
 
 from wisp_gym.engine import draws
-from wisp_gym.engine.draws import bits, clipped_lognormal, exponential, normal, normal_quantile, stream_key, uniform
+from wisp_gym.engine.draws import (
+    bits,
+    clipped_lognormal,
+    exponential,
+    normal,
+    normal_quantile,
+    stream_key,
+    three_normals,
+    uniform,
+)
 
 CAUSES = (
     draws.ARRIVAL, draws.PROMPT, draws.OUTPUT, draws.NETWORK, draws.LOSS, draws.OUTAGE, draws.REQUEST_EFFECT,
@@ -117,6 +126,13 @@ def test_normal_quantile_is_exact():
     p = np.concatenate([np.linspace(1e-6, 1 - 1e-6, 20_001), small, 1 - small[:15]])
     ours, scipys = np.array([normal_quantile(x) for x in p]), stats.norm.ppf(p)
     np.testing.assert_allclose(ours, scipys, rtol=1e-12, atol=1e-12)
+
+
+def test_three_normals_at_once_are_those_drawn_alone():
+    key = key_of(draws.VIEWS)
+    assert [three_normals(key, 3 * k) for k in range(2000)] == [
+        tuple(normal(key, 3 * k + j) for j in range(3)) for k in range(2000)
+    ]
 
 
 def test_distributions():

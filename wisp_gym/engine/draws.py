@@ -10,10 +10,12 @@ Legend: `key` uint64 of a stream; `index` of a draw in it, from 0; `z` uint64; `
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
 from wisp_gym.jit import jit
+from wisp_gym.rules.lanes import four_at_once
 
 # One cause of randomness each.
 (
@@ -40,6 +42,7 @@ MIX_2 = np.uint64(0x94D049BB133111EB)
 S27, S30, S31, S11 = np.uint64(27), np.uint64(30), np.uint64(31), np.uint64(11)
 ONE = np.uint64(1)
 TWO_TO_MINUS_53 = 2.0**-53
+CENTRE = 0.425  # probabilities this near to a half have a formula without a logarithm
 
 
 @jit
@@ -76,15 +79,18 @@ def exponential(key, index):
     return -math.log(uniform(key, index))
 
 
-@jit
-def central_quantile(q):
-    """Normal quantile of 0.5 + q for |q| ≤ 0.425 (AS 241)."""
+def central_formula(q):
+    """Normal quantile of 0.5 + q for |q| ≤ 0.425 (AS 241), of a number or of `Lanes`."""
     r = 0.180625 - q * q
-    top = ((((((2509.0809287301226727 * r + 33430.575583588128105) * r + 67265.770927008700853) * r + 45921.953931549871457) * r
-             + 13731.693765509461125) * r + 1971.5909503065514427) * r + 133.14166789178437745) * r + 3.387132872796366608  # fmt: skip
-    low = ((((((5226.495278852545925 * r + 28729.085735721942674) * r + 39307.89580009271061) * r + 21213.794301586595867) * r
-             + 5394.1960214247511077) * r + 687.1870074920579083) * r + 42.313330701600911252) * r + 1.0  # fmt: skip
+    top = (((((((r * 2509.0809287301226727 + 33430.575583588128105) * r + 67265.770927008700853) * r + 45921.953931549871457) * r
+             + 13731.693765509461125) * r + 1971.5909503065514427) * r + 133.14166789178437745) * r + 3.387132872796366608)  # fmt: skip
+    low = (((((((r * 5226.495278852545925 + 28729.085735721942674) * r + 39307.89580009271061) * r + 21213.794301586595867) * r
+             + 5394.1960214247511077) * r + 687.1870074920579083) * r + 42.313330701600911252) * r + 1.0)  # fmt: skip
     return q * top / low
+
+
+central_quantile = jit(central_formula)
+central_quantiles: Any = four_at_once(central_formula)
 
 
 @jit
@@ -107,20 +113,33 @@ def tail_quantile(probability):
 
 
 @jit
+def away_from_centre(probability):
+    """Standard normal quantile of a probability outside 0.5 ± 0.425."""
+    return -tail_quantile(probability) if probability < 0.5 else tail_quantile(1.0 - probability)
+
+
+@jit
 def normal_quantile(probability):
     """Standard normal quantile, relative error below 1e-15 (Wichura, Algorithm AS 241, PPND16, 1988)."""
     q = probability - 0.5
-    if abs(q) <= 0.425:
-        return central_quantile(q)
-    if q < 0.0:
-        return -tail_quantile(probability)
-    return tail_quantile(1.0 - probability)
+    return central_quantile(q) if abs(q) <= CENTRE else away_from_centre(probability)
 
 
 @jit
 def normal(key, index):
     """Standard normal draw."""
     return normal_quantile(uniform(key, index))
+
+
+@jit
+def three_normals(key, index):
+    """Three standard normal draws, those of `index` and the next two."""
+    p0, p1, p2 = uniform(key, index), uniform(key, index + 1), uniform(key, index + 2)
+    z0, z1, z2, _ = central_quantiles(p0 - 0.5, p1 - 0.5, p2 - 0.5, 0.0)
+    z0 = z0 if abs(p0 - 0.5) <= CENTRE else away_from_centre(p0)
+    z1 = z1 if abs(p1 - 0.5) <= CENTRE else away_from_centre(p1)
+    z2 = z2 if abs(p2 - 0.5) <= CENTRE else away_from_centre(p2)
+    return z0, z1, z2
 
 
 @jit

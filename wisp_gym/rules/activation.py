@@ -1,9 +1,11 @@
 """How a layer ends: hyperbolic tangent, the positive part, or nothing more.
 
-One formula for numpy's arrays and for `dense.Lanes`, by which compiled code is written: x is either, of float32 numbers.
+One formula for numpy's arrays and for `Lanes`, by which compiled code is written: x is either, of float32 numbers.
 """
 
 from typing import Any
+
+from wisp_gym.rules.lanes import polynomial
 
 TANH, RELU, NONE = 0, 1, 2  # the first two are those that a packed network may ask for
 
@@ -14,15 +16,6 @@ TANH_P = (
     6.37261928875436e-04, 4.89352455891786e-03,
 )  # fmt: skip
 TANH_Q = (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03)
-
-
-def polynomial(coefficients: tuple[float, ...], x: Any) -> Any:
-    """Horner's rule, the highest power first."""
-    first, second, *others = coefficients
-    total = x * first + second
-    for coefficient in others:
-        total = total * x + coefficient
-    return total
 
 
 def tanh(x: Any) -> Any:

@@ -10,8 +10,6 @@ Legend: `weights` float32 vector that holds W transposed, (n_in, n_out) from `st
 (n_out,) float32; `row` the first output of a block; `activation` f by its number in `wisp_gym.rules.activation`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -23,40 +21,11 @@ from numba.np.arrayobj import populate_array
 
 from wisp_gym.jit import COMPILES, jit
 from wisp_gym.rules.activation import FORMULA
+from wisp_gym.rules.lanes import Lanes
 
 WIDTHS = (64, 8, 2, 1)  # outputs at a time: 64 keep the vector units busy while a sum waits for its last addition
 MAX_WIDTH = 1024  # of a layer
 FLOAT = ir.FloatType()
-
-
-class Lanes:
-    """A vector of numbers in code that is being written, with the arithmetic of a numpy array."""
-
-    def __init__(self, builder: Any, value: Any) -> None:
-        self.builder, self.value = builder, value
-
-    def other(self, operand: Lanes | float) -> Any:
-        """Another vector, or the same number in every lane."""
-        kind = self.value.type
-        return operand.value if isinstance(operand, Lanes) else ir.Constant(kind, [operand] * kind.count)
-
-    def __add__(self, operand: Lanes | float) -> Lanes:
-        return Lanes(self.builder, self.builder.fadd(self.value, self.other(operand)))
-
-    def __mul__(self, operand: Lanes | float) -> Lanes:
-        return Lanes(self.builder, self.builder.fmul(self.value, self.other(operand)))
-
-    def __truediv__(self, operand: Lanes) -> Lanes:
-        return Lanes(self.builder, self.builder.fdiv(self.value, operand.value))
-
-    def clip(self, low: float, high: float | None) -> Lanes:
-        """Each number within its ends."""
-        value = self.value
-        for bound, outside in ((low, "<"), (high, ">")):
-            if bound is not None:
-                end = self.other(bound)
-                value = self.builder.select(self.builder.fcmp_ordered(outside, value, end), end, value)
-        return Lanes(self.builder, value)
 
 
 def block(width: int) -> Any:
