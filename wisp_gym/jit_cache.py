@@ -27,7 +27,7 @@ from numba.core.compiler_lock import global_compiler_lock
 
 PACKAGE = Path(__file__).resolve().parent
 CONFIG: Any = numba.config
-COMPILED_FOLDERS = ("contract", "rules", "engine")  # what compiled code is made of, with jit.py and jit_link.py
+COMPILED_FOLDERS = ("contract", "rules", "engine")  # what compiled code is made of, besides files that begin with jit
 MOMENT_S = 2.0  # shorter compilations are not worth a line
 LOCK = "compiling.lock"
 
@@ -40,7 +40,7 @@ def sources_digest() -> str:
     """Digest of all that compiled code depends on: sources, versions, and numba's switches that change code."""
     digest = hashlib.sha256(f"{numba.__version__} {CONFIG.BOUNDSCHECK} {CONFIG.OPT}".encode())
     compiled = [path for folder in COMPILED_FOLDERS for path in sorted((PACKAGE / folder).rglob("*.py"))]
-    for path in [PACKAGE / "jit.py", PACKAGE / "jit_link.py", *compiled]:
+    for path in [*(PACKAGE / name for name in ("jit.py", "jit_demand.py", "jit_link.py")), *compiled]:
         digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
@@ -158,7 +158,7 @@ class Compilation:
     def tell(self) -> None:
         """Say what takes so long."""
         self.told = True
-        say(f"compiling the engine for this machine: once, about a minute (kept in {cache_folder()})")
+        say(f"compiling the engine for this machine: once, half a minute or so (kept in {cache_folder()})")
 
     def end(self) -> None:
         """What was missing is there."""

@@ -57,7 +57,7 @@ class Whole(JITCodeLibrary):
         for library in libraries:
             self._reload_init.update(library._reload_init)
             self._final_module.link_in(module_of(library), preserve=True)
-        make_parts_private(self._final_module)
+        make_parts_private(self._final_module, self.name)
         super().finalize()
 
 
@@ -78,14 +78,15 @@ def module_of(library: Any) -> Any:
     return library.own_module() if isinstance(library, Part) else library._get_module_for_linking()
 
 
-def make_parts_private(module: Any) -> None:
+def make_parts_private(module: Any, whole: str) -> None:
     """Let nobody outside call what came from parts: LLVM then drops arguments that a function does not use.
 
-    A world is passed as some two hundred numbers, of which a function needs a few: rounds take a quarter less time.
+    A world is passed as some two hundred numbers, of which a function needs a few: rounds take a quarter less time. Names are
+    made their own too: what is loaded later would take functions of the same name for its own, whatever their arguments.
     """
     for function in module.functions:
         if not function.is_declaration and function.linkage.name == PART_LINKAGE:
-            function.linkage = "internal"
+            function.linkage, function.name = "internal", f"{whole}.{function.name}"
 
 
 @register_pass(mutates_CFG=True, analysis_only=False)

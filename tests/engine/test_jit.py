@@ -17,6 +17,7 @@ from filelock import FileLock
 
 import wisp_gym.jit
 import wisp_gym.jit_cache
+import wisp_gym.jit_demand
 import wisp_gym.jit_link
 
 ROOT = Path(wisp_gym.jit.__file__).parents[1]
@@ -29,7 +30,7 @@ def package(tmp_path: Path) -> Path:
     tiny = tmp_path / "tiny"
     for folder in wisp_gym.jit_cache.COMPILED_FOLDERS:
         (tiny / folder).mkdir(parents=True)
-    for module in (wisp_gym.jit, wisp_gym.jit_cache, wisp_gym.jit_link):
+    for module in (wisp_gym.jit, wisp_gym.jit_cache, wisp_gym.jit_demand, wisp_gym.jit_link):
         source = Path(str(module.__file__))
         (tiny / source.name).write_text(
             source.read_text().replace("wisp_gym.jit", "tiny.jit").replace("from wisp_gym", "from tiny")

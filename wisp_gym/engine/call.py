@@ -9,6 +9,7 @@ from wisp_gym.engine.arguments import ROOM_BYTES, Arguments, address_of
 from wisp_gym.engine.helpers import Share, helpers
 from wisp_gym.engine.run import run
 from wisp_gym.engine.state import World
+from wisp_gym.jit_demand import NotCompiledError
 
 
 class Call:
@@ -40,5 +41,8 @@ class Call:
                 share.end()
 
     def work(self, task: int) -> None:
-        """Take part in a task until no world is left."""
-        run(self.address, task)
+        """Take part in a task until no world is left. A rule that could not be compiled on the way raises what stopped it."""
+        try:
+            run(self.address, task)
+        except NotCompiledError as error:
+            raise NotCompiledError.reason or error from None

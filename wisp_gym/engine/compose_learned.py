@@ -15,7 +15,8 @@ from wisp_gym.contract.ladders import PRICES
 from wisp_gym.engine.compose import add, choose_chunk, chunk_is_open, fits, join_responses
 from wisp_gym.engine.observe_request import observe_request
 from wisp_gym.engine.observe_server import observe_batch
-from wisp_gym.jit import jit_allocating
+from wisp_gym.engine.world_type import world_type
+from wisp_gym.jit import VOID, jit_allocating, on_demand
 from wisp_gym.rules.batching import FCFS, UNCACHED_TOKENS, binding_deadline_s
 from wisp_gym.rules.scorer import best_head, embed, keep_still, pool, score_context, score_requests, shape_of
 
@@ -57,7 +58,7 @@ def best_pick(c, s, devices, queue, places, scores):
     return best, best_score
 
 
-@jit_allocating
+@on_demand(lambda: VOID(world_type()), allocating=True)
 def compose_learned(w):
     """Take the best action until it is to launch, or to wait (then the batch is empty)."""
     c, s, devices, queue, features, scorer = w.config[0], w.server[0], w.device, w.queue, w.features, w.scorer

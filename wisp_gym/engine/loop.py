@@ -44,7 +44,8 @@ from wisp_gym.engine.session import (
 from wisp_gym.engine.state import CLOSED, COMPOSE, EVENTS, LOG_ARRIVE, OVER, PICK, REPLY, TRACE, World
 from wisp_gym.engine.suggest import suggest_lengths
 from wisp_gym.engine.turns import find_turn
-from wisp_gym.jit import jit
+from wisp_gym.engine.world_type import world_type
+from wisp_gym.jit import INTEGER, VOID, jit, on_demand
 from wisp_gym.rules.batching import FCFS, LEARNED, PIPELINED, binding_deadline_s, ready
 
 # What `advance` returns: the world is over, which decision it waits for, or that the room for logged decisions is used up.
@@ -273,7 +274,7 @@ def pick(w, place):
         s.invalid_actions += 1
 
 
-@jit
+@on_demand(lambda: VOID(world_type(), INTEGER))
 def act_batching(w, action):
     """Carry out a decision on the batch: with Q visible places and L prices (1 where none is set), action
 

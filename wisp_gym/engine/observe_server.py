@@ -7,7 +7,8 @@ mean batch time T; `entry` place of an entry, written in units of `scale`.
 from wisp_gym.contract import request, server
 from wisp_gym.engine.compose import chunk_is_open, predict_s, spoken_for
 from wisp_gym.engine.observe_request import observe_request
-from wisp_gym.jit import jit
+from wisp_gym.engine.world_type import world_type
+from wisp_gym.jit import SINGLES, VOID, jit, on_demand
 
 
 @jit
@@ -45,7 +46,7 @@ def observe_batch(c, s, o):
     put(o, server.PRICE, s.price)
 
 
-@jit
+@on_demand(lambda: VOID(world_type(), SINGLES))
 def observe_server(w, o):
     """Write the whole observation of a world, (server.SIZE + Q·request.SIZE,); places without a request are zero."""
     c, s = w.config[0], w.server[0]

@@ -11,7 +11,8 @@ import math
 import numpy as np
 
 from wisp_gym.engine.slo import on_time_tokens
-from wisp_gym.jit import jit, jit_allocating
+from wisp_gym.engine.world_type import world_type
+from wisp_gym.jit import INTEGER, NUMBER, VOID, jit, jit_allocating, on_demand
 from wisp_gym.rules.mlp import N_OUT, logits
 
 
@@ -42,7 +43,7 @@ def draw_action(policy, o, chance):
     return action, float(out[action] - top) - math.log(total)
 
 
-@jit
+@on_demand(lambda: INTEGER(world_type(), INTEGER, NUMBER))
 def sampled_action(w, i, chance):
     """Draw the policy's action, returned as int64, and log the decision; there must be room."""
     s, d, o = w.server[0], w.device[i], w.observation[i]
@@ -56,7 +57,7 @@ def sampled_action(w, i, chance):
     return action
 
 
-@jit
+@on_demand(lambda: VOID(world_type(), INTEGER))
 def log_outcome(w, i):
     """The reply of a logged round has been delivered and counted."""
     c, s, d = w.config[0], w.server[0], w.device[i]

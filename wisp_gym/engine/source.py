@@ -10,10 +10,11 @@ tokens; fates are 1 accepted, 0 rejected.
 import math
 
 import numpy as np
+from numba import types
 
 from wisp_gym.engine import acceptance, draws, trace_source
 from wisp_gym.engine.draws import stream_key
-from wisp_gym.jit import jit, jit_allocating, jit_inline
+from wisp_gym.jit import NUMBER, SINGLES, jit, jit_inline, on_demand
 from wisp_gym.rules.mlp import logits
 
 
@@ -68,7 +69,7 @@ def statistics_of_token(c, d):
     return acceptance.statistics_of_token(c, d)
 
 
-@jit_allocating
+@on_demand(lambda: NUMBER(SINGLES, types.UniTuple(NUMBER, 4)), allocating=True)
 def predicted_acceptance(predictor, statistics):
     """Output of a rejection predictor (float32 vector of `mlp.pack`) for a token's four `statistics`, in the order of `INPUTS`; 0 to 1."""
     inputs, out = np.empty(4, np.float32), np.empty(1, np.float32)

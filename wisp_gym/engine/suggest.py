@@ -5,7 +5,8 @@ the batch that ended; `memory` (n + 1, MEMORY) float64; `knowledge` (MEMORY,) it
 `parameters` (8,) float64 of the rule; `rounds` verified and `mean_accepted` tokens of each.
 """
 
-from wisp_gym.jit import jit
+from wisp_gym.engine.world_type import world_type
+from wisp_gym.jit import VOID, jit, on_demand
 from wisp_gym.rules.speculation import GOODSPEED, SGLANG_LOAD, TURBOSPEC
 from wisp_gym.rules.suggestions import (
     S_LENGTH,
@@ -48,7 +49,7 @@ def length_for_all(c, parameters, knowledge, rounds, mean_accepted):
     return vllm_length(knowledge, max(rounds, 1), c.max_draft_tokens, expected, *costs)
 
 
-@jit
+@on_demand(lambda: VOID(world_type()))
 def suggest_lengths(w):
     """Compute lengths for the members of the batch that has just ended; their replies carry them."""
     c, s, devices, replies, memory = w.config[0], w.server[0], w.device, w.replies, w.memory

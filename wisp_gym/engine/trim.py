@@ -12,7 +12,8 @@ import math
 
 from wisp_gym.engine.compose import predict_s
 from wisp_gym.engine.heap import pop, push, sift_down
-from wisp_gym.jit import jit
+from wisp_gym.engine.world_type import world_type
+from wisp_gym.jit import VOID, jit, on_demand
 from wisp_gym.rules.trimming import ADASERVE, DSPARK
 
 
@@ -100,7 +101,7 @@ def best_number(w, members):
     return best
 
 
-@jit
+@on_demand(lambda: VOID(world_type()))
 def trim(w):
     """Choose how many drafted tokens of each member the batch verifies, by the server's rule.
 

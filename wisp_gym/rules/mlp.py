@@ -15,7 +15,7 @@ import numpy as np
 
 from wisp_gym.arrays import numbers
 from wisp_gym.errors import InputError, shown
-from wisp_gym.jit import jit
+from wisp_gym.jit import INTEGER, SINGLES, jit, on_demand
 from wisp_gym.rules.activation import NONE, RELU, TANH
 from wisp_gym.rules.dense import MAX_WIDTH, dense, working_memory
 
@@ -123,7 +123,7 @@ def logits(policy, observation, out):
     return n_out
 
 
-@jit
+@on_demand(lambda: INTEGER(SINGLES, SINGLES))
 def argmax_action(policy, observation):
     """Index of the largest output (the first among equals)."""
     out = working_memory()

@@ -10,7 +10,7 @@ round.
 """
 
 from wisp_gym.contract import device
-from wisp_gym.jit import jit
+from wisp_gym.jit import INTEGER, NUMBER, NUMBERS, SINGLES, TRUTH, VOID, jit, on_demand
 from wisp_gym.rules.adaptation import adaedl_continues, adaedl_learns, awc_length, sglang_learns, sglang_length
 from wisp_gym.rules.bandits import bandit_learns, bandit_length, contextual_learns, contextual_length
 from wisp_gym.rules.lengths import leviathan_length, ratio_length
@@ -61,7 +61,7 @@ def continue_drafting(kind, parameters, policy, memory, max_draft_tokens, o, las
     return 1 if rule_continues(kind, parameters, memory, max_draft_tokens, drafted, o) else 0
 
 
-@jit
+@on_demand(lambda: TRUTH(INTEGER, NUMBERS, NUMBERS, INTEGER, INTEGER, SINGLES))
 def rule_continues(kind, parameters, memory, max_draft_tokens, drafted, o):
     """Whether one of the other stopping rules drafts one more token."""
     if kind == PRICE_RULE:
@@ -75,7 +75,7 @@ def rule_continues(kind, parameters, memory, max_draft_tokens, drafted, o):
     return adaedl_continues(parameters, memory, drafted, o)
 
 
-@jit
+@on_demand(lambda: INTEGER(INTEGER, NUMBERS, SINGLES, NUMBERS, INTEGER, SINGLES))
 def choose_length(kind, parameters, policy, memory, max_draft_tokens, o):
     """Tokens to draft in the round that begins; for length rules. Arguments as of `continue_drafting`."""
     if kind == POLICY_LENGTH:
@@ -95,7 +95,7 @@ def choose_length(kind, parameters, policy, memory, max_draft_tokens, o):
     return int(o[device.SUGGESTED_TOKENS] * max_draft_tokens + 0.5)
 
 
-@jit
+@on_demand(lambda: VOID(INTEGER, NUMBERS, NUMBERS, SINGLES, INTEGER, INTEGER, INTEGER, NUMBER))
 def learn(kind, parameters, memory, o, drafted, accepted, committed, round_s):
     """A round's reply has arrived: write what it teaches into the device's memory; for rules that learn.
 
