@@ -38,6 +38,7 @@ ROOM_NEEDS = {
     "wisp_gym/serving/export": {"onnx"},
     "wisp_gym/serving/export/parity.py": {"torch"},
     "wisp_gym/envs/sb3.py": {"stable_baselines3"},
+    "wisp_gym/jit_demand.py": {"llvmlite"},  # numba's own
     "wisp_gym/rules/dense.py": {"llvmlite"},  # numba's own
     "wisp_gym/rules/lanes.py": {"llvmlite"},
 }
@@ -68,7 +69,7 @@ DIRECTION = (
     ("wisp_gym.controllers",),
     ("wisp_gym.view",),
     ("wisp_gym.envs", "wisp_gym.evaluation", "wisp_gym.serving"),
-    ("wisp_gym.policies", "wisp_gym.simulation"),
+    ("wisp_gym.policies", "wisp_gym.simulation", "wisp_gym.warm_up"),
     ("wisp_gym.testbed",),
     ("wisp_gym.__main__",),
     ("traces",),
@@ -113,6 +114,7 @@ ROOMS = {
             "simulation.py",
             "streams.py",
             "values.py",
+            "warm_up.py",
         ),
     },
     "agents": {"__init__.py", "pool.py", "batching", "bounds", "sim2real", "study", "training", "wisp_study"},

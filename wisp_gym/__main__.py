@@ -25,6 +25,7 @@ COMMANDS = Commands(
         "timeline": ("wisp_gym.evaluation.timeline", "draw what devices and server do"),
         "export": ("wisp_gym.serving.export.command", "a policy or a rule as one file for a server"),
         "benchmark": (BENCHMARKS, "how fast this machine runs engine, environments, decisions"),
+        "warm-up": ("wisp_gym.warm_up", "compile everything ahead"),
         "server": ("wisp_gym.testbed.server", "verify the drafts of many devices with a real model"),
         "device": ("wisp_gym.testbed.device", "draft with a small model, verified by a server"),
         "soak": ("wisp_gym.testbed.soak", "many devices at a server's limits, every answer checked"),

@@ -2,7 +2,7 @@
 
 Legend: `w` World; `c` CONFIG, `s` SERVER and `d` DEVICE row; `i` number of a device; `devices` (n,) DEVICE;
 `queue`, `batch` (n,) int64 devices, of which the first `s.n_queue` and `s.n_batch` count; `totals` TOTALS row;
-`log` (capacity,) LOG_ROW.
+`log` (capacity,) LOG_ROW; `rooflines` (ROOFLINES,) float64.
 """
 
 import math
@@ -16,19 +16,31 @@ from wisp_gym.engine.session import commit, in_window, write_log
 from wisp_gym.engine.state import LOG_END, LOG_LAUNCH, LOG_MEMBER, LOG_PREDICT, LOG_VERIFY, QUEUED, VERIFYING
 from wisp_gym.engine.trim import trim
 from wisp_gym.engine.turns import end_turn
-from wisp_gym.engine.verification import batch_time_s, marginal_s
+from wisp_gym.engine.verification import batch_time_s, marginal_s, with_roofline_s
 from wisp_gym.jit import jit
 from wisp_gym.rules.batching import PIPELINED
 
 
 @jit
-def solo_time_s(c, d):
+def roofline_s(c, new_tokens):
+    """Time, in s, of reading the weights and of arithmetic on so many new tokens."""
+    return batch_time_s(0.0, 0.0, c.weights_s, c.token_s, c.sharpness, 0.0, 0.0, new_tokens, 0.0, 0)
+
+
+@jit
+def fill_rooflines(c, rooflines):
+    """Roofline times, in s, of few new tokens: they are asked for every member of a batch, and powers are costly."""
+    for new_tokens in range(rooflines.shape[0]):
+        rooflines[new_tokens] = roofline_s(c, new_tokens)
+
+
+@jit
+def solo_time_s(c, d, rooflines):
     """True time, in s and without noise, of a batch of this request alone."""
-    total = d.cached_tokens + d.take_tokens
-    return batch_time_s(
-        c.host_s, c.launch_s, c.weights_s, c.token_s, c.sharpness, c.cached_token_s, c.pair_s,
-        d.take_tokens, float(d.take_tokens) * total, d.cached_tokens,
-    )  # fmt: skip
+    new = d.take_tokens
+    time_s = rooflines[new] if new < rooflines.shape[0] else roofline_s(c, new)
+    pairs = float(new) * (d.cached_tokens + new)
+    return with_roofline_s(c.host_s, c.launch_s, time_s, c.cached_token_s, c.pair_s, pairs, d.cached_tokens)
 
 
 @jit
@@ -133,11 +145,11 @@ def count_batch(c, s, totals):
 
 
 @jit
-def count_member(c, s, d, totals):
+def count_member(c, s, d, totals, rooflines):
     """Interference that a member suffers: `T(batch) − T(it alone)`; tokens computed again after an eviction."""
     if in_window(c, s.now_s):
         totals.verified_requests += 1
-        totals.interference_s += s.batch_clean_s - solo_time_s(c, d)
+        totals.interference_s += s.batch_clean_s - solo_time_s(c, d, rooflines)
         if d.committed > 0:
             totals.recomputed_tokens += d.take_tokens - (1 + d.verified if d.completes else 0)
 
@@ -147,7 +159,7 @@ def finish_member(w, i):
     """Outcome for one member: a chunk of its prompt is cached, or its verification is complete."""
     c, s, devices, d, totals = w.config[0], w.server[0], w.device, w.device[i], w.totals[0]
     d.in_batch = 0
-    count_member(c, s, d, totals)
+    count_member(c, s, d, totals, w.rooflines)
     d.cached_tokens += d.take_tokens
     if d.completes == 0:
         remember(s, devices, i)

@@ -152,20 +152,21 @@ def fill_server(s: np.void, scenario: Scenario) -> None:
 
 
 def empty_arrays(n_worlds: int, n_devices: int, log_rows: int = 0, trace: np.ndarray = state.NO_TRACE) -> World:
-    """Zeroed arrays of `n_worlds` worlds of at most `n_devices` devices."""
+    """Zeroed arrays of `n_worlds` worlds of at most `n_devices` devices; what only some controllers keep of each has one row."""
     shape = (n_worlds, n_devices)
     integers, floats = (lambda: np.zeros(shape, np.int64)), (lambda: np.zeros(shape, np.float64))
     return World(
         config=state.table((n_worlds, 1), state.CONFIG), server=state.table((n_worlds, 1), state.SERVER),
         totals=state.table((n_worlds, 1), state.TOTALS), slo_totals=state.table((n_worlds, state.SLO_CLASSES), state.SLO_TOTALS),
         histogram=np.zeros((n_worlds, 2, state.LATENCY_BINS), np.int64), device=state.table(shape, state.DEVICE),
-        observation=np.zeros((*shape, SIZE), np.float32), event_device=integers(), event_s=floats(), queue=integers(),
+        observation=np.zeros((n_worlds, 1, SIZE), np.float32), event_device=integers(), event_s=floats(), queue=integers(),
         batch=integers(), replies=integers(), features=np.zeros((*shape, FEATURES)), keys=floats(), order=integers(),
+        rooflines=np.zeros((n_worlds, state.ROOFLINES)),
         speculation_parameters=np.zeros((n_worlds, state.PARAMETERS)), batching_parameters=np.zeros((n_worlds, state.PARAMETERS)),
-        memory=np.zeros((n_worlds, n_devices + 1, MEMORY)),
+        memory=np.zeros((n_worlds, 1, MEMORY)),
         log=state.table((n_worlds, log_rows), state.LOG_ROW), decisions=state.table((n_worlds, 0), state.DECISION),
         seen=np.zeros((n_worlds, 0, SIZE), np.float32), outcomes=state.table((n_worlds, 0), state.OUTCOME),
-        survivals=np.zeros((*shape, state.SURVIVALS), np.float32), trace=trace,
+        survivals=np.zeros((n_worlds, 1, state.SURVIVALS), np.float32), trace=trace,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from wisp_gym.engine.loop import BATCHING, DONE
 from wisp_gym.engine.masks import write_mask
 from wisp_gym.engine.observe_server import observe_server
 from wisp_gym.engine.rewards import MOST_TERMS, batching_terms, speculation_terms, weighted
+from wisp_gym.engine.rows import row_of
 from wisp_gym.engine.source import fate_here
 from wisp_gym.jit import jit
 
@@ -56,7 +57,7 @@ def observe(w, kind, observation):
             begin_batch(w)
         observe_server(w, observation)
     else:
-        seen = w.observation[max(c.external_device, 0)]
+        seen = w.observation[row_of(w.observation, max(c.external_device, 0))]
         for k in range(seen.shape[0]):  # copying a slice would need an allocation, in case the two overlap
             observation[k] = seen[k]
 

@@ -18,12 +18,13 @@ DEVICE row; `i` number of a device; `request` number of its request; `action` in
 import math
 
 from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES, WAIT_SHARE
-from wisp_gym.engine.batch import enqueue, finish_batch, launch
+from wisp_gym.engine.batch import enqueue, fill_rooflines, finish_batch, launch
 from wisp_gym.engine.compose import add, begin_batch, choose_chunk, chunk_is_open, compose, fits, join_responses
 from wisp_gym.engine.compose_learned import compose_learned
 from wisp_gym.engine.heap import pop, push
 from wisp_gym.engine.network import DRAFT_TOKEN_BYTES
 from wisp_gym.engine.rollout_log import begin_logging, log_outcome
+from wisp_gym.engine.rows import row_of
 from wisp_gym.engine.session import (
     DECIDE,
     EXTERNAL_LENGTH,
@@ -59,7 +60,7 @@ def world_of(worlds, index):
         worlds.config[index], worlds.server[index], worlds.totals[index], worlds.slo_totals[index],
         worlds.histogram[index], worlds.device[index], worlds.observation[index], worlds.event_device[index],
         worlds.event_s[index], worlds.queue[index], worlds.batch[index], worlds.replies[index],
-        worlds.features[index], worlds.keys[index], worlds.order[index], worlds.speculation_parameters[index],
+        worlds.features[index], worlds.keys[index], worlds.order[index], worlds.rooflines[index], worlds.speculation_parameters[index],
         worlds.batching_parameters[index], worlds.memory[index], worlds.log[index], worlds.decisions[index], worlds.seen[index],
         worlds.outcomes[index], worlds.survivals[index], worlds.trace, worlds.policy, worlds.scorer, worlds.source,
     )  # fmt: skip
@@ -84,6 +85,7 @@ def reach_later(w, i, reach_s):
 def open_world(w):
     """First request of every device."""
     c = w.config[0]
+    fill_rooflines(c, w.rooflines)
     for i in range(c.n_devices):
         start_request(w, i, 0, first_arrival_s(c, i, w.trace), 0.0)
 
@@ -176,7 +178,8 @@ def answer(w, i):
     c, s, d = w.config[0], w.server[0], w.device[i]
     complete = deliver(w, i)
     if c.learns:
-        learn_from_round(c, d, i, w.speculation_parameters, w.memory[i], w.observation[i])
+        o, memory = w.observation[row_of(w.observation, i)], w.memory[row_of(w.memory, i)]
+        learn_from_round(c, d, i, w.speculation_parameters, memory, o)
     if c.log_decisions and d.round >= 0:
         log_outcome(w, i)
     if complete:
@@ -186,7 +189,7 @@ def answer(w, i):
         d.round_start_s = d.delivered_s
         enqueue(s, w.device, w.queue, i)
         return False
-    begin_round(c, d, i, w.observation[i], d.delivered_s)
+    begin_round(c, d, i, w.observation[row_of(w.observation, i)], d.delivered_s)
     if c.log_decisions:
         begin_logging(s, d)
     return True
@@ -250,15 +253,15 @@ def advance(w):
 def act_speculation(w, action):
     """Carry out a decision on the drafting device: a token (1 continue, 0 send) or the round's length."""
     c, s = w.config[0], w.server[0]
-    d = w.device[w.replies[s.reply_next]]
+    i = w.replies[s.reply_next]
+    d = w.device[i]
     w.totals[0].decisions += 1
     if c.external_speculation == EXTERNAL_LENGTH:
         d.target_tokens = min(action, d.cap)
     elif action:
-        draft_one(c, d, w.source, w.survivals[w.replies[s.reply_next]])
+        draft_one(c, d, w.source, w.survivals[row_of(w.survivals, i)])
     else:
         s.mid_draft = 0
-        i = w.replies[s.reply_next]
         send_round(w, i)
         s.reply_next += 1
 

@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from wisp_gym.engine.rows import row_of
 from wisp_gym.engine.slo import on_time_tokens
 from wisp_gym.engine.world_type import world_type
 from wisp_gym.jit import INTEGER, NUMBER, VOID, jit, jit_allocating, on_demand
@@ -46,7 +47,7 @@ def draw_action(policy, o, chance):
 @on_demand(lambda: INTEGER(world_type(), INTEGER, NUMBER))
 def sampled_action(w, i, chance):
     """Draw the policy's action, returned as int64, and log the decision; there must be room."""
-    s, d, o = w.server[0], w.device[i], w.observation[i]
+    s, d, o = w.server[0], w.device[i], w.observation[row_of(w.observation, i)]
     action, log_probability = draw_action(w.policy, o, chance)
     row = w.decisions[s.n_decisions]
     row.round, row.device, row.action = d.round, i, action

@@ -23,6 +23,7 @@ from wisp_gym.engine.observe_device import (
     observe_token,
 )
 from wisp_gym.engine.rollout_log import sampled_action
+from wisp_gym.engine.rows import row_of
 from wisp_gym.engine.slo import on_time_tokens, token_deadline_s
 from wisp_gym.engine.source import begin_walk, draft_token, fate_here, mark, rewind, step
 from wisp_gym.engine.state import (
@@ -225,9 +226,9 @@ def follow_length(c, d, parameters, policy, memory, o):
 @jit_inline
 def wants_more(w, i):
     """Decision of the controller inside the engine, 1 to draft one more token; the oracle is told the next one's fate."""
-    c, d, o = w.config[0], w.device[i], w.observation[i]
+    c, d, o = w.config[0], w.device[i], w.observation[row_of(w.observation, i)]
     if c.speculation >= POLICY_LENGTH:
-        return follow_length(c, d, w.speculation_parameters, w.policy, w.memory[i], o)
+        return follow_length(c, d, w.speculation_parameters, w.policy, w.memory[row_of(w.memory, i)], o)
     observe_token(c, d, o)
     if c.sees_observation:
         observe_progress(c, d, o)
@@ -235,8 +236,9 @@ def wants_more(w, i):
         observe_statistics(c, d, o)
     next_fate = fate_here(c, d, w.source) if c.speculation == ORACLE and d.on_path else 0
     chance = own_chance(c, d, i) if c.speculation == RANDOM else 0.5
+    parameters, memory = w.speculation_parameters, w.memory[row_of(w.memory, i)]
     return continue_drafting(
-        c.speculation, w.speculation_parameters, w.policy, w.memory[i], c.max_draft_tokens, o, d.fate, next_fate, chance
+        c.speculation, parameters, w.policy, memory, c.max_draft_tokens, o, d.fate, next_fate, chance
     )
 
 
@@ -265,7 +267,7 @@ def drawn_decision(w, i):
     c, d = w.config[0], w.device[i]
     if c.speculation == POLICY_LENGTH and d.target_tokens >= 0:
         return 1 if d.drafted < d.target_tokens else 0
-    observe_all(c, d, w.observation[i])
+    observe_all(c, d, w.observation[row_of(w.observation, i)])
     action = sampled_action(w, i, own_chance(c, d, i))
     if c.speculation != POLICY_LENGTH:
         return action
@@ -280,7 +282,7 @@ def draft_round(w, i):
     external = decided_outside(c, i)
     while d.drafted < d.cap:
         if external == EXTERNAL_TOKEN or (external == EXTERNAL_LENGTH and d.target_tokens < 0):
-            observe_all(c, d, w.observation[i])
+            observe_all(c, d, w.observation[row_of(w.observation, i)])
             return DECIDE
         if external == EXTERNAL_LENGTH:
             more = 1 if d.drafted < d.target_tokens else 0
@@ -289,7 +291,7 @@ def draft_round(w, i):
             more = drawn_decision(w, i) if c.log_decisions else wants_more(w, i)
         if more == 0:
             return SENT
-        draft_one(c, d, w.source, w.survivals[i])
+        draft_one(c, d, w.source, w.survivals[row_of(w.survivals, i)])
     return SENT
 
 

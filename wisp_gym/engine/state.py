@@ -25,6 +25,7 @@ def table(shape: int | tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 PARAMETERS = 8  # parameters that a controller may have
 SURVIVALS = 32  # most tokens that a round may draft
 SLO_CLASSES = 8  # service classes that a scenario may have
+ROOFLINES = SURVIVALS + 2  # new tokens that a verification without prefill has at most, and none
 LATENCY_BINS = 512  # logarithmic bins of the latency histograms
 LATENCY_LOW_S, LATENCY_HIGH_S = 1e-3, 1e3
 
@@ -193,7 +194,7 @@ class World(NamedTuple):
     slo_totals: np.ndarray  # (SLO_CLASSES,) SLO_TOTALS
     histogram: np.ndarray  # (2, LATENCY_BINS) int64: round latency, time to first token
     device: np.ndarray  # (n,) DEVICE
-    observation: np.ndarray  # (n, OBSERVATION) float32
+    observation: np.ndarray  # (n, OBSERVATION) float32, or (1, …) where none outlives its decision
     event_device: np.ndarray  # (n,) int64 heap of devices whose message is on its way to the server
     event_s: np.ndarray  # (n,) float64 heap keys
     queue: np.ndarray  # (n,) int64 devices waiting at the server, in order of arrival
@@ -202,15 +203,16 @@ class World(NamedTuple):
     features: np.ndarray  # (n, FEATURES) float64 one row for each queued request
     keys: np.ndarray  # (n,) float64 priorities of the queued requests
     order: np.ndarray  # (n,) int64 heap of queue places by priority
+    rooflines: np.ndarray  # (ROOFLINES,) float64 `batch.roofline_s` of 0, 1, 2 … new tokens
     speculation_parameters: np.ndarray  # (PARAMETERS,) float64
     batching_parameters: np.ndarray  # (PARAMETERS,) float64
-    memory: np.ndarray  # (n + 1, MEMORY) float64 what a rule keeps of each device and, last, the server of all
+    memory: np.ndarray  # (n + 1, MEMORY) float64 what a rule keeps of each device and, last, the server; or (1, …)
     # what is written down, and working memory
     log: np.ndarray  # (capacity,) LOG_ROW
     decisions: np.ndarray  # (capacity,) DECISION
     seen: np.ndarray  # (capacity, OBSERVATION) float32 what the policy saw at each of them
     outcomes: np.ndarray  # (capacity,) OUTCOME
-    survivals: np.ndarray  # (n, SURVIVALS) float32 of each drafted token, where the server trims
+    survivals: np.ndarray  # (n, SURVIVALS) float32 of each drafted token, where the server trims; else (1, …)
     # shared by all worlds
     trace: np.ndarray = NO_TRACE  # (rows,) TRACE_ROW
     policy: np.ndarray = NO_POLICY  # (weights,) float32 of the learned speculation policy
@@ -230,6 +232,16 @@ class World(NamedTuple):
         """One of many worlds, as compiled functions take it, or some of them; its arrays are views."""
         views: dict[str, Any] = {name: array[index] for name, array in self.own().items()}
         return self._replace(**views)
+
+    def with_rows(self, **rows: int) -> World:
+        """The same with at least so many rows for each world in some arrays, by name; what they held stays."""
+        grown: dict[str, Any] = {}
+        for name, n in rows.items():
+            old = getattr(self, name)
+            if old.shape[1] < n:
+                grown[name] = np.zeros((old.shape[0], n, *old.shape[2:]), old.dtype)
+                grown[name][:, : old.shape[1]] = old
+        return self._replace(**grown) if grown else self
 
     def clear(self, index: int) -> None:
         """Set every number of world `index` to zero."""

@@ -25,6 +25,12 @@ def batch_time_s(
 
 
 @jit
+def with_roofline_s(host_s, launch_s, roofline_s, cached_token_s, pair_s, pairs, cached_tokens):
+    """`batch_time_s` where its roofline, two terms under three powers, is known; other arguments as there."""
+    return host_s + launch_s + roofline_s + cached_token_s * cached_tokens + pair_s * pairs
+
+
+@jit
 def marginal_s(weights_s, token_s, sharpness, new_tokens):
     """Time, in s, that one more token adds to a batch of T new ones: `b·(b·T)^(p−1)·(W^p + (b·T)^p)^(1/p−1)`.
 

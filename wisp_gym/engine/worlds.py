@@ -119,6 +119,11 @@ class Worlds:
             controller.speculation_parameters
         )
         self.arrays.batching_parameters[index, : len(controller.batching_parameters)] = controller.batching_parameters
+        n = self.arrays.device.shape[1]
+        if controller.learns or controller.suggests:
+            self.arrays = self.arrays.with_rows(memory=n + 1, observation=n)
+        if controller.trim:
+            self.arrays = self.arrays.with_rows(survivals=n)
         if len(controller.scorer):
             self.arrays = self.arrays._replace(scorer=controller.scorer)
         if len(controller.policy):

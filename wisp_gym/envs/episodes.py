@@ -122,7 +122,7 @@ class Episodes:
         self.room = max(self.devices, int(self.ranges.get("devices", (0, 0))[1]))
         trace = load_trace(self.scenario)
         warn_of_changes(self.scenario)
-        self.worlds = Worlds(n, self.room, log_rows, trace, threads)
+        self.worlds = self.with_observations(Worlds(n, self.room, log_rows, trace, threads))
         self.worlds.read_files(self.scenario)
         self.controller = resolve(settings.controller, self.scenario)
         self.template = self.make_template(trace, settings.horizon_s)
@@ -133,9 +133,14 @@ class Episodes:
         """The engine's arrays."""
         return self.worlds.arrays
 
+    def with_observations(self, worlds: Worlds) -> Worlds:
+        """The worlds with an observation of each device: what an agent saw last outlives its decision."""
+        worlds.arrays = worlds.arrays.with_rows(observation=self.room)
+        return worlds
+
     def make_template(self, trace: np.ndarray, horizon_s: float) -> Worlds:
         """One world from which all begin: everything is measured from the start to the horizon."""
-        template = Worlds(1, self.room, 0, trace, 1)
+        template = self.with_observations(Worlds(1, self.room, 0, trace, 1))
         template.fill(0, self.scenario, 0, self.controller, self.room)
         c = template.arrays.config[0, 0]
         c["warmup_s"], c["window_end_s"], c["end_s"] = 0.0, horizon_s, horizon_s
