@@ -20,7 +20,7 @@ some_worlds = settings(derandomize=True, deadline=None, max_examples=25, suppres
 
 def world_of_batch(drafts: list[list[float]], launch_s: float = 0.1, token_s: float = 0.01) -> World:
     """A composed batch at time 0: member k has drafted tokens of these survivals and takes them all, its context is cached."""
-    w = Worlds(1, len(drafts), threads=1).arrays.at(0)
+    w = Worlds(1, len(drafts), threads=1).arrays.with_rows(survivals=len(drafts)).at(0)
     c, s = w.config[0], w.server[0]
     c["est_launch_s"], c["est_new_token_s"] = launch_s, token_s
     s["n_batch"] = len(drafts)

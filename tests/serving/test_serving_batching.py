@@ -15,6 +15,7 @@ from wisp_gym.contract.tables import TABLES
 from wisp_gym.controllers.resolve import find_batching
 from wisp_gym.engine.build import empty_arrays, fill_world
 from wisp_gym.engine.compose import begin_batch, compose
+from wisp_gym.engine.line import enqueue
 from wisp_gym.serving.bundle.bundle import Bundle, from_bytes, load_bundle
 from wisp_gym.serving.bundle.schema import BundleError
 from wisp_gym.serving.estimator import TERMS, VerificationTimeEstimator
@@ -75,7 +76,7 @@ def composed_by_the_engine(
     c, s, d = w.config[0, 0], w.server[0, 0], w.device[0]
     c["batching"], c["max_batch_requests"], c["kv_capacity_tokens"] = kind, LIMITS.requests, LIMITS.kv_tokens
     c["chunk_tokens"], c["admit_share"], s["kv_tokens"] = LIMITS.prefill_tokens, admit_share, used
-    s["now_s"], s["mean_batch_s"], s["n_queue"] = now_s, MEAN_S, n
+    s["now_s"], s["mean_batch_s"] = now_s, MEAN_S
     for k, r in enumerate(requests):
         d[k]["arrived_s"], d[k]["deadline_s"], d[k]["prompt_tokens"] = r.arrived_s, r.deadline_s, r.context_tokens
         d[k]["cached_tokens"], d[k]["drafted"], d[k]["expected_tokens"] = (
@@ -85,7 +86,8 @@ def composed_by_the_engine(
         )
         d[k]["slo_tokens_per_s"] = r.slo_tokens_per_s
     w.batching_parameters[0, : len(parameters)] = parameters
-    w.queue[0] = np.arange(n)
+    for k in range(n):
+        enqueue(w.server[0, 0], d[k], w.line[0], w.places[0], w.queue[0], k)
     begin_batch(w.at(0))
     compose(w.at(0))
     members = w.batch[0, : int(s["n_batch"])].tolist()

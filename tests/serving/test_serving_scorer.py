@@ -21,10 +21,11 @@ from wisp_gym.controllers.scorer_policy import ScorerPolicy, make_scorer, save_s
 from wisp_gym.engine.build import empty_arrays, fill_world
 from wisp_gym.engine.compose import begin_batch, join_responses
 from wisp_gym.engine.compose_learned import compose_learned
+from wisp_gym.engine.line import enqueue
 from wisp_gym.engine.observe_request import observe_request
 from wisp_gym.engine.observe_server import observe_batch
 from wisp_gym.files import write_bytes
-from wisp_gym.rules.batching import AGE_S, COMMITTED_TOKENS, DUE_S
+from wisp_gym.rules.batching import AGE_S, COMMITTED_TOKENS, DUE_S, LEARNED
 from wisp_gym.scenario import dumps
 from wisp_gym.serving.bundle.bundle import Bundle, from_bytes, load_bundle
 from wisp_gym.serving.bundle.schema import BundleError
@@ -70,12 +71,8 @@ def filled(seed: int, now_s: float):  # type: ignore[no-untyped-def]
         LIMITS.kv_tokens,
         LIMITS.prefill_tokens,
     )
-    s["now_s"], s["mean_batch_s"], s["n_queue"], s["kv_tokens"] = (
-        now_s,
-        rng.uniform(0.05, 0.2),
-        n,
-        int(rng.integers(0, 30_000)),
-    )
+    c["batching"] = LEARNED
+    s["now_s"], s["mean_batch_s"], s["kv_tokens"] = now_s, rng.uniform(0.05, 0.2), int(rng.integers(0, 30_000))
     s["utilisation"], s["token_rate"], s["price"] = rng.random(), rng.uniform(0, 1500), rng.choice(PRICES)
     d["arrived_s"], d["deadline_s"] = np.sort(now_s - rng.uniform(0, 0.5, n)), now_s + rng.uniform(-0.2, 0.8, n)
     d["prompt_tokens"], d["committed"] = rng.integers(50, 1000, n), rng.integers(0, 300, n)
@@ -88,7 +85,8 @@ def filled(seed: int, now_s: float):  # type: ignore[no-untyped-def]
     d["expected_tokens"] = 1.0 + d["drafted"] * rng.uniform(0.2, 1.0, n)
     d["arrival_s"], d["first_token_s"] = now_s - rng.uniform(0.5, 60.0, n), now_s - rng.uniform(0.0, 40.0, n)
     d["delay_mean_s"] = rng.uniform(0.001, 0.05, n)
-    w.queue[0] = np.arange(n)
+    for k in range(n):
+        enqueue(w.server[0, 0], d[k], w.line[0], w.places[0], w.queue[0], k)
     begin_batch(w.at(0))
     return w, n
 

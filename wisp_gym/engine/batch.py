@@ -1,7 +1,7 @@
 """The server's side: launching and finishing verification batches.
 
 Legend: `w` World; `c` CONFIG, `s` SERVER and `d` DEVICE row; `i` number of a device; `devices` (n,) DEVICE;
-`queue`, `batch` (n,) int64 devices, of which the first `s.n_queue` and `s.n_batch` count; `totals` TOTALS row;
+`line` (2n,) and `batch` (n,) int64 devices, of which the first `s.line_end` and `s.n_batch` count; `totals` TOTALS row;
 `log` (capacity,) LOG_ROW; `rooflines` (ROOFLINES,) float64.
 """
 
@@ -9,14 +9,16 @@ import math
 
 from wisp_gym.contract.averages import FRESH, KEEP
 from wisp_gym.engine import draws
-from wisp_gym.engine.compose import predict_s, uncached_tokens
+from wisp_gym.engine.compose import predict_s
 from wisp_gym.engine.draws import normal, stream_key
 from wisp_gym.engine.kv_cache import forget, make_room, release, remember
+from wisp_gym.engine.line import leave_line
 from wisp_gym.engine.session import commit, in_window, write_log
-from wisp_gym.engine.state import LOG_END, LOG_LAUNCH, LOG_MEMBER, LOG_PREDICT, LOG_VERIFY, QUEUED, VERIFYING
+from wisp_gym.engine.state import LOG_END, LOG_LAUNCH, LOG_MEMBER, LOG_PREDICT, LOG_VERIFY, NOBODY, VERIFYING
 from wisp_gym.engine.trim import trim
 from wisp_gym.engine.turns import end_turn
 from wisp_gym.engine.verification import batch_time_s, marginal_s, with_roofline_s
+from wisp_gym.engine.waiting import uncached_tokens
 from wisp_gym.jit import jit
 from wisp_gym.rules.batching import PIPELINED
 
@@ -44,30 +46,34 @@ def solo_time_s(c, d, rooflines):
 
 
 @jit
-def leave_queue(s, devices, queue):
+def leave_queue(w):
     """Requests that the batch completes leave the queue; a prompt with chunks left stays in its place."""
-    kept = 0
+    s, kept = w.server[0], 0
     for q in range(s.n_queue):
-        d = devices[queue[q]]
+        i = w.queue[q]
+        d = w.device[i]
         if d.in_batch and d.completes:
             d.phase = VERIFYING
+            leave_line(s, w.line, w.places[i])
         else:
-            queue[kept] = queue[q]
+            w.queue[kept] = i
             kept += 1
     s.n_queue = kept
 
 
 @jit
-def queued_work_s(c, s, devices, queue):
+def queued_work_s(c, s, devices, line):
     """Predicted time, in s, that the waiting requests add to a batch: of all as of the first 64."""
-    n = min(s.n_queue, 64)
-    new, cached = 0.0, 0.0
-    for q in range(n):
-        d = devices[queue[q]]
-        new += uncached_tokens(d) + 1 + d.drafted
-        cached += d.cached_tokens
+    new, cached, n, place = 0, 0, 0, s.line_first
+    while n < min(s.n_waiting, 64):
+        if line[place] != NOBODY:
+            d = devices[line[place]]
+            new += uncached_tokens(d) + 1 + d.drafted
+            cached += d.cached_tokens
+            n += 1
+        place += 1
     work = c.est_new_token_s * new + c.est_cached_token_s * cached
-    return work * (s.n_queue / n) if n > 0 else 0.0
+    return work * (s.n_waiting / n) if n > 0 else 0.0
 
 
 @jit
@@ -102,8 +108,8 @@ def launch(w):
     s.predicted_end_s = s.now_s + predict_s(c, s.sum_new, s.sum_pairs, s.sum_cached)
     s.busy = 1
     s.batches += 1
-    leave_queue(s, devices, w.queue)
-    s.queue_s = queued_work_s(c, s, devices, w.queue)
+    leave_queue(w)
+    s.queue_s = queued_work_s(c, s, devices, w.line)
     external_work(c, s, devices)
     if c.batching == PIPELINED:
         end_turn(s, devices, w.batch, w.batching_parameters)
@@ -195,11 +201,3 @@ def finish_batch(w):
     for k in range(s.n_replies):
         tokens += w.device[w.replies[k]].commit_tokens
     s.token_rate = KEEP * s.token_rate + FRESH * tokens / max(s.batch_time_s, 1e-9)
-
-
-@jit
-def enqueue(s, devices, queue, i):
-    """A message reaches the server."""
-    devices[i].phase = QUEUED
-    queue[s.n_queue] = i
-    s.n_queue += 1

@@ -1,8 +1,8 @@
 """Composing a batch: what waits, what fits, and which requests the rule takes.
 
 Legend: `w` World; `c` CONFIG, `s` SERVER and `d` DEVICE row; `i` number of a device; `devices` (n,) DEVICE;
-`queue`, `batch` (n,) int64 devices; `f` (FEATURES,) and `features` (n, FEATURES) float64, a row for each queued
-request; `keys` (n,) float64 and `order` (n,) int64 heap of places in the queue, of which the first `n` count;
+`queue`, `batch` (n,) int64 devices; `f` (FEATURES,) and `features` (n, FEATURES) float64, a row for each device;
+`keys` (n,) float64 and `order` (n,) int64 heap of places in the `line`, of which the first `n` count;
 `parameters` (8,) float64 of the batching rule; `margin` share that is added to predicted times; `pairs` sum of new
 tokens × total length.
 """
@@ -10,17 +10,11 @@ tokens × total length.
 import math
 
 from wisp_gym.contract import ladders
-from wisp_gym.engine.heap import heapify, pop
-from wisp_gym.engine.slo import token_deadline_s
+from wisp_gym.engine.heap import before, heapify, pop
+from wisp_gym.engine.waiting import describe, draw, is_cold, set_aside, sets_aside, uncached_tokens
 from wisp_gym.jit import jit
 from wisp_gym.rules import batching as rules
-from wisp_gym.rules.batching import admits, binding_deadline_s, leads, margin_of, priority, protects
-
-
-@jit
-def uncached_tokens(d):
-    """Context, in tokens, of a waiting request that is not in the cache (the last token is always run through the model)."""
-    return d.prompt_tokens + d.committed - 1 - d.cached_tokens
+from wisp_gym.rules.batching import admits, binding_deadline_s, is_full, leads, margin_of, priority, protects
 
 
 @jit
@@ -30,45 +24,8 @@ def predict_s(c, new_tokens, pairs, cached_tokens):
 
 
 @jit
-def next_token_due_s(d):
-    """When, in s, the response's next token must leave the server to be delivered on time; of a first token its target."""
-    if d.committed == 0 and d.clock_from_arrival == 0:
-        return d.arrival_s + d.ttft_s - d.delay_mean_s
-    return token_deadline_s(d, d.committed) - d.delay_mean_s
-
-
-@jit
-def describe(c, d, now_s, turn, f):
-    """Fill the feature row of a queued request; `turn` is the group whose turn it is."""
-    uncached = uncached_tokens(d)
-    new = uncached + 1 + d.drafted
-    if c.chunk_tokens > 0 and uncached > c.chunk_tokens:
-        new = c.chunk_tokens
-    marginal = (
-        c.est_new_token_s * new + c.est_pair_s * new * (d.cached_tokens + new) + c.est_cached_token_s * d.cached_tokens
-    )
-    f[rules.WAITING_S] = now_s - d.arrived_s
-    f[rules.SLACK_S] = d.deadline_s - now_s
-    f[rules.NEW_TOKENS] = new
-    f[rules.UNCACHED_TOKENS] = uncached
-    f[rules.CACHED_TOKENS] = d.cached_tokens
-    f[rules.EXPECTED_TOKENS] = d.expected_tokens
-    f[rules.SLO_TOKENS_PER_S] = d.slo_tokens_per_s
-    f[rules.MARGINAL_S] = marginal
-    f[rules.SOLO_S] = c.est_launch_s + marginal
-    f[rules.DRAFT_TOKENS] = d.drafted
-    f[rules.ARRIVED_S] = d.arrived_s
-    f[rules.DEADLINE_S] = d.deadline_s
-    f[rules.RUNNING] = d.running
-    f[rules.TURN] = 1.0 if d.group == turn or d.group < 0 else 0.0
-    f[rules.AGE_S] = now_s - d.arrival_s
-    f[rules.COMMITTED_TOKENS] = d.committed
-    f[rules.DUE_S] = next_token_due_s(d)
-
-
-@jit
 def begin_batch(w):
-    """Start to compose: an empty batch, and a feature row for every queued request."""
+    """Start to compose: an empty batch, and a feature row for every request of the queue."""
     c, s = w.config[0], w.server[0]
     s.n_batch = 0
     s.sum_new, s.sum_pairs, s.sum_cached = 0.0, 0.0, 0.0
@@ -76,17 +33,36 @@ def begin_batch(w):
     s.chunk_left = c.chunk_tokens if c.chunk_tokens > 0 else 1 << 40
     s.earliest_deadline_s = math.inf
     s.chunk_settled = 0
-    s.kv_missing, s.prefill_waiting, s.n_starving = 0, 0, 0
-    for q in range(s.n_queue):
-        d = w.device[w.queue[q]]
-        describe(c, d, s.now_s, s.turn, w.features[q])
-        s.prefill_waiting += uncached_tokens(d)
-        s.kv_missing += uncached_tokens(d) if d.cached_tokens > 0 else 0
-        s.n_starving += 1 if rules.starving(w.features[q], ladders.PATIENCE_S) else 0
+    describe_queue(w)
     if c.chunk_tokens > 0:
         s.chunk_left = max(c.chunk_tokens, int(c.chunk_share * s.prefill_waiting))
     s.step_starved_s += s.n_starving * (s.now_s - s.composed_s)
     s.composed_s = s.now_s
+
+
+@jit
+def describe_queue(w):
+    """Describe the requests of the queue and sum up what waits; cold ones are set aside where the rule's order lasts.
+
+    Those that starve are counted in the queue alone: who reads their number sees all requests there.
+    """
+    c, s = w.config[0], w.server[0]
+    apart, kept = sets_aside(c, s), 0
+    s.kv_missing, s.prefill_waiting, s.n_starving = 0, 0, 0
+    for q in range(s.n_queue):
+        i = w.queue[q]
+        d, f = w.device[i], w.features[i]
+        describe(c, d, s.now_s, s.turn, f)
+        if apart and is_cold(d):
+            set_aside(w, i)
+            continue
+        w.queue[kept] = i
+        kept += 1
+        s.prefill_waiting += uncached_tokens(d)
+        s.kv_missing += uncached_tokens(d) if d.cached_tokens > 0 else 0
+        s.n_starving += 1 if rules.starving(f, ladders.PATIENCE_S) else 0
+    s.n_queue = kept
+    s.prefill_waiting += s.cold_tokens
 
 
 @jit
@@ -166,8 +142,9 @@ def join_responses(w):
     """Responses whose context is in memory join in order of arrival, as far as memory and the batch limit allow."""
     c, s = w.config[0], w.server[0]
     for q in range(s.n_queue):
-        if w.features[q, rules.UNCACHED_TOKENS] == 0.0 and fits(c, s, w.device[w.queue[q]]):
-            add(c, s, w.device, w.queue[q], w.batch, binding_deadline_s(rules.FCFS, s.now_s, w.features[q], 0.0))
+        i = w.queue[q]
+        if w.features[i, rules.UNCACHED_TOKENS] == 0.0 and fits(c, s, w.device[i]):
+            add(c, s, w.device, i, w.batch, binding_deadline_s(rules.FCFS, s.now_s, w.features[i], 0.0))
 
 
 @jit
@@ -211,18 +188,18 @@ def earliest_met_s(c, s, devices, batch, margin):
 
 
 @jit
-def is_sorted(keys, n):
-    """Whether keys[:n] do not fall."""
-    for q in range(1, n):
-        if keys[q] < keys[q - 1]:
+def is_sorted(keys, order, n):
+    """Whether n entries lie in their order, so that they need no heap."""
+    for k in range(1, n):
+        if before(keys, order, k, k - 1):
             return False
     return True
 
 
 @jit
-def is_closed(c, s, checked, margin):
+def is_closed(c, s, parameters, checked, margin):
     """Whether no further request can join: the batch is full, or one more token would miss its deadline, if that is `checked`."""
-    if s.n_batch >= c.max_batch_requests:
+    if s.n_batch >= c.max_batch_requests or is_full(c.batching, parameters, s.n_batch):
         return True
     if not checked or s.n_batch == 0:
         return False
@@ -230,11 +207,11 @@ def is_closed(c, s, checked, margin):
 
 
 @jit
-def keep_cached(features, keys, order, n):
+def keep_cached(line, features, keys, order, n):
     """Drop from the heap what needs prefill, once the chunk is used up (order is kept); returns how many are left."""
     kept = 0
     for k in range(n):
-        if features[order[k], rules.UNCACHED_TOKENS] == 0.0:
+        if features[line[order[k]], rules.UNCACHED_TOKENS] == 0.0:
             keys[kept] = keys[k]
             order[kept] = order[k]
             kept += 1
@@ -244,7 +221,7 @@ def keep_cached(features, keys, order, n):
 
 @jit
 def compose(w):
-    """Compose a batch by the batching rule: admit the queued requests in order of priority, passing over what may not join."""
+    """Compose a batch by the batching rule: admit the waiting requests in order of priority, passing over what may not join."""
     c, s, features, keys, order, parameters = (
         w.config[0],
         w.server[0],
@@ -253,27 +230,32 @@ def compose(w):
         w.order,
         w.batching_parameters,
     )
-    n = s.n_queue
     kind, margin = c.batching, margin_of(c.batching, parameters)
+    n = s.n_queue
     for q in range(n):
-        keys[q] = priority(kind, parameters, s.now_s, s.mean_batch_s, features[q])
-        order[q] = q
-    in_order = is_sorted(keys, n)
+        i = w.queue[q]
+        keys[q] = priority(kind, parameters, s.now_s, s.mean_batch_s, features[i])
+        order[q] = w.places[i]
+    in_order = s.n_cold == 0 and is_sorted(keys, order, n)
     if not in_order:
         heapify(keys, order, n)
     k = 0
     checked = False  # those that join in any case are through
-    while k < n and not is_closed(c, s, checked, margin):
+    while not is_closed(c, s, parameters, checked, margin):
+        if s.n_cold > 0 and s.chunk_left > 0:
+            n = draw(w, n)
+        if k == n:
+            break
         chunk_was_open = s.chunk_left > 0
-        q = order[k] if in_order else pop(keys, order, n)
-        if not checked and protects(kind) and not leads(kind, parameters, s.now_s, s.mean_batch_s, features[q]):
+        i = w.line[order[k] if in_order else pop(keys, order, n)]
+        if not checked and protects(kind) and not leads(kind, parameters, s.now_s, s.mean_batch_s, features[i]):
             checked = True
             s.earliest_deadline_s = earliest_met_s(c, s, w.device, w.batch, margin)
-        if may_join(c, s, w.device[w.queue[q]], features[q], parameters):
-            add(c, s, w.device, w.queue[q], w.batch, binding_deadline_s(kind, s.now_s, features[q], margin))
+        if may_join(c, s, w.device[i], features[i], parameters):
+            add(c, s, w.device, i, w.batch, binding_deadline_s(kind, s.now_s, features[i], margin))
         if in_order:
             k += 1
         else:
             n -= 1
         if chunk_was_open and s.chunk_left == 0 and not in_order:
-            n = keep_cached(features, keys, order, n)
+            n = keep_cached(w.line, features, keys, order, n)

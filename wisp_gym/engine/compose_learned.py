@@ -3,7 +3,7 @@
 Responses in memory join by themselves; the scorer embeds and picks only requests that lack context in memory.
 
 Legend: `w` World; `c` CONFIG and `s` SERVER row; `devices` (n,) DEVICE; `queue` (n,) int64 devices; `features` (n,
-FEATURES) float64, a row for each queued request; `scorer` float32 vector of `rules.scorer.pack`, H its width of an
+FEATURES) float64, a row for each device; `scorer` float32 vector of `rules.scorer.pack`, H its width of an
 embedding; `row` (REQUEST,) float32 entries of a request; `places` (m,) int64 places in the queue; `embeddings` (H,
 m) and `scores` (m,) float32.
 """
@@ -22,12 +22,12 @@ from wisp_gym.rules.scorer import best_head, embed, keep_still, pool, score_cont
 
 
 @jit_allocating
-def places_to_score(c, s, features):
+def places_to_score(c, s, queue, features):
     """(m,) int64 visible places in the queue whose request lacks context in memory."""
     places = np.empty(min(s.n_queue, c.visible_requests), np.int64)
     n = 0
     for q in range(len(places)):
-        if features[q, UNCACHED_TOKENS] > 0.0:
+        if features[queue[q], UNCACHED_TOKENS] > 0.0:
             places[n] = q
             n += 1
     return places[:n]
@@ -40,7 +40,7 @@ def embed_queue(c, s, devices, queue, features, scorer, places, embeddings):
     hidden, embedding = np.empty(shape_of(scorer).hidden, np.float32), np.empty(embeddings.shape[0], np.float32)
     for k in range(len(places)):
         q = places[k]
-        observe_request(c, s, devices[queue[q]], features[q], row)
+        observe_request(c, s, devices[queue[q]], features[queue[q]], row)
         keep_still(row)
         embed(scorer, row, seen, hidden, embedding)
         for h in range(len(embedding)):
@@ -65,7 +65,7 @@ def compose_learned(w):
     join_responses(w)
     shape = shape_of(scorer)
     launches, width = shape.launches, shape.embedding
-    places = places_to_score(c, s, features)
+    places = places_to_score(c, s, queue, features)
     n = len(places)
     embeddings, scores = np.empty((width, n), np.float32), np.empty(n, np.float32)
     embed_queue(c, s, devices, queue, features, scorer, places, embeddings)
@@ -80,7 +80,7 @@ def compose_learned(w):
         score_requests(query, embeddings, n, scores)
         q, score = best_pick(c, s, devices, queue, places, scores)
         if q >= 0 and score >= heads[other]:
-            add(c, s, devices, queue[q], w.batch, binding_deadline_s(FCFS, s.now_s, features[q], 0.0))
+            add(c, s, devices, queue[q], w.batch, binding_deadline_s(FCFS, s.now_s, features[queue[q]], 0.0))
         elif other > launches:
             choose_chunk(s, other - launches - 1)
         else:

@@ -18,10 +18,11 @@ DEVICE row; `i` number of a device; `request` number of its request; `action` in
 import math
 
 from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES, WAIT_SHARE
-from wisp_gym.engine.batch import enqueue, fill_rooflines, finish_batch, launch
+from wisp_gym.engine.batch import fill_rooflines, finish_batch, launch
 from wisp_gym.engine.compose import add, begin_batch, choose_chunk, chunk_is_open, compose, fits, join_responses
 from wisp_gym.engine.compose_learned import compose_learned
 from wisp_gym.engine.heap import pop, push
+from wisp_gym.engine.line import enqueue
 from wisp_gym.engine.network import DRAFT_TOKEN_BYTES
 from wisp_gym.engine.rollout_log import begin_logging, log_outcome
 from wisp_gym.engine.rows import row_of
@@ -59,7 +60,8 @@ def world_of(worlds, index):
     return World(
         worlds.config[index], worlds.server[index], worlds.totals[index], worlds.slo_totals[index],
         worlds.histogram[index], worlds.device[index], worlds.observation[index], worlds.event_device[index],
-        worlds.event_s[index], worlds.queue[index], worlds.batch[index], worlds.replies[index],
+        worlds.event_s[index], worlds.line[index], worlds.places[index], worlds.queue[index], worlds.cold[index], worlds.cold_keys[index],
+        worlds.batch[index], worlds.replies[index],
         worlds.features[index], worlds.keys[index], worlds.order[index], worlds.rooflines[index], worlds.speculation_parameters[index],
         worlds.batching_parameters[index], worlds.memory[index], worlds.log[index], worlds.decisions[index], worlds.seen[index],
         worlds.outcomes[index], worlds.survivals[index], worlds.trace, worlds.policy, worlds.scorer, worlds.source,
@@ -122,7 +124,7 @@ def take_events(w):
     while s.n_events > 0 and w.event_s[0] <= time_s:
         i = pop(w.event_s, w.event_device, s.n_events)
         s.n_events -= 1
-        enqueue(s, w.device, w.queue, i)
+        enqueue(s, w.device[i], w.line, w.places, w.queue, i)
         write_log(s, w.log, time_s, LOG_ARRIVE, i, w.device[i].drafted)
         w.totals[0].events += 1
     if s.busy and s.batch_end_s <= time_s:
@@ -139,13 +141,13 @@ def may_start(w):
     """Whether a batch may start now; sets the wake-up time of a rule that waits."""
     c, s = w.config[0], w.server[0]
     s.wake_s = math.inf
-    if s.busy or s.n_queue == 0:
+    if s.busy or s.n_waiting == 0:
         return False
     if c.batching == PIPELINED:
         wait_s = find_turn(c, s, w.device, w.batching_parameters)
     else:
-        oldest_wait_s = s.now_s - w.device[w.queue[0]].arrived_s
-        wait_s = ready(c.batching, w.batching_parameters, s.n_queue, oldest_wait_s)
+        oldest_wait_s = s.now_s - w.device[w.line[s.line_first]].arrived_s
+        wait_s = ready(c.batching, w.batching_parameters, s.n_waiting, oldest_wait_s)
     if wait_s > 0.0:
         s.wake_s = s.now_s + wait_s
     return wait_s <= 0.0
@@ -187,7 +189,7 @@ def answer(w, i):
         return False
     if c.centralized:
         d.round_start_s = d.delivered_s
-        enqueue(s, w.device, w.queue, i)
+        enqueue(s, d, w.line, w.places, w.queue, i)
         return False
     begin_round(c, d, i, w.observation[row_of(w.observation, i)], d.delivered_s)
     if c.log_decisions:
@@ -271,7 +273,7 @@ def pick(w, place):
     """Put the request that waits in a visible place into the batch, if it fits."""
     c, s = w.config[0], w.server[0]
     if 0 <= place < min(s.n_queue, c.visible_requests) and fits(c, s, w.device[w.queue[place]]):
-        due_s = binding_deadline_s(FCFS, s.now_s, w.features[place], 0.0)
+        due_s = binding_deadline_s(FCFS, s.now_s, w.features[w.queue[place]], 0.0)
         add(c, s, w.device, w.queue[place], w.batch, due_s)
     else:
         s.invalid_actions += 1

@@ -7,7 +7,8 @@ written in units of `scale`.
 
 from wisp_gym.contract import request
 from wisp_gym.contract.ladders import PATIENCE_S
-from wisp_gym.engine.compose import fits, predicted_with_s, uncached_tokens
+from wisp_gym.engine.compose import fits, predicted_with_s
+from wisp_gym.engine.waiting import uncached_tokens
 from wisp_gym.jit import jit
 from wisp_gym.rules import batching as rules
 

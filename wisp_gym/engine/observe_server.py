@@ -34,7 +34,7 @@ def observe_batch(c, s, o):
     put_in(o, server.BATCH_SLACK, s.earliest_deadline_s - s.now_s, t)
     put_in(o, server.BATCH_MEMORY, s.sum_kv, memory)
     put(o, server.CHUNK_LEFT, s.chunk_left)
-    put(o, server.QUEUE, s.n_queue)
+    put(o, server.QUEUE, s.n_waiting)
     put_in(o, server.MEMORY, s.kv_tokens, memory)
     put(o, server.UTILISATION, s.utilisation)
     put(o, server.MEAN_BATCH_TIME, t)
@@ -54,4 +54,4 @@ def observe_server(w, o):
     observe_batch(c, s, o)
     for q in range(min(s.n_queue, c.visible_requests)):
         start = server.SIZE + q * request.SIZE
-        observe_request(c, s, w.device[w.queue[q]], w.features[q], o[start : start + request.SIZE])
+        observe_request(c, s, w.device[w.queue[q]], w.features[w.queue[q]], o[start : start + request.SIZE])

@@ -13,7 +13,7 @@ import numpy as np
 from wisp_gym.jit import COMPILES
 from wisp_gym.rules.controller import NO_POLICY
 
-F, I, U = np.float64, np.int64, np.uint64
+F, I, U, B = np.float64, np.int64, np.uint64, np.int8
 
 
 def table(shape: int | tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -61,26 +61,29 @@ DEVICE = np.dtype(
     [
         # what the server reads of a waiting request, side by side
         ("arrived_s", F), ("deadline_s", F), ("expected_tokens", F), ("slo_tokens_per_s", F), ("prompt_tokens", I), ("committed", I),
-        ("cached_tokens", I), ("drafted", I), ("running", I), ("in_batch", I), ("take_tokens", I), ("completes", I), ("verified", I),
-        ("newer", I), ("older", I), ("resident", I), ("accepted", I), ("phase", I), ("commit_tokens", I), ("output_tokens", I), ("on_path", I),
+        ("cached_tokens", I), ("drafted", I), ("take_tokens", I), ("verified", I),
+        ("newer", I), ("older", I), ("accepted", I), ("phase", I), ("commit_tokens", I), ("output_tokens", I),
+        # 0 or 1: of the request at the server; of the token just drafted and the walk; of what else is said below
+        ("running", B), ("in_batch", B), ("completes", B), ("resident", B), ("on_path", B), ("fate", B), ("after_rejection", B),
+        ("mark_after_rejection", B), ("counted", B), ("clock_from_arrival", B), ("info_busy", B), ("last_rejected", B),
         ("group", I), ("turn_s", F),  # in a pipelined plan: group (−1: none), when it was last launched in its turn
         # constants of the device's class, link and service class
         ("token_s", F), ("round_overhead_s", F), ("predictor_s", F), ("draft_w", F), ("idle_w", F), ("radio_j", F),
         ("throttle_ratio", F), ("throttle_s", F),
         ("one_way_s", F), ("jitter", F), ("jitter_keep", F), ("jitter_fresh", F), ("loss", F), ("timeout_s", F),
         ("outages_per_s", F), ("outage_s", F), ("uplink_bytes_per_s", F), ("downlink_bytes_per_s", F), ("idle_after_s", F), ("wake_s", F),
-        ("grace_s", F), ("ttft_s", F), ("clock_from_arrival", I), ("class_id", I), ("slo_id", I),
+        ("grace_s", F), ("ttft_s", F), ("class_id", I), ("slo_id", I),
         # the request being served
         ("request", I), ("arrival_s", F),
-        ("first_token_s", F), ("counted", I), ("messages", I),
+        ("first_token_s", F), ("messages", I),
         # walk along the target's output: position, drift, what became of the last token
         ("acceptance_key", U), ("evidence_key", U), ("off_path_key", U), ("views_key", U), ("drift_key", U), ("network_key", U), ("loss_key", U),
         ("outage_key", U),
-        ("request_logit", F), ("drift", F), ("drift_block", I), ("position", I), ("after_rejection", I), ("p_accept", F), ("p_accept_after", F),
-        ("mark_drift", F), ("mark_after_rejection", I),  # at the start of the round
+        ("request_logit", F), ("drift", F), ("drift_block", I), ("position", I), ("p_accept", F), ("p_accept_after", F),
+        ("mark_drift", F),  # at the start of the round
         # the round
         ("round_start_s", F), ("clock_s", F), ("draft_token_s", F), ("cap", I), ("target_tokens", I),
-        ("survival", F), ("p_token", F), ("evidence", F), ("token_index", I), ("fate", I),
+        ("survival", F), ("p_token", F), ("evidence", F), ("token_index", I),
         ("sent_s", F), ("uplink_s", F), ("verified_tokens", F),
         # the last reply
         ("delivered_s", F),
@@ -88,10 +91,10 @@ DEVICE = np.dtype(
         ("link_state", F), ("link_used_s", F), ("heat", F), ("heat_at_s", F),
         # what the device has learned: running averages and the server state carried by its last reply
         ("delay_mean_s", F), ("delay_spread_s", F), ("accepted_sum", F), ("examined_sum", F), ("token_sum", F), ("time_sum_s", F),
-        ("info_s", F), ("info_end_s", F), ("info_busy", I), ("info_batch_s", F), ("info_queue_s", F), ("info_utilisation", F), ("price", F),
+        ("info_s", F), ("info_end_s", F), ("info_batch_s", F), ("info_queue_s", F), ("info_utilisation", F), ("price", F),
         ("suggested_tokens", I),
-        # what the running acceptance makes of the predictor's survival; whether the last reply corrected a drafted token
-        ("odds_ratio", F), ("adapted_survival", F), ("last_rejected", I),
+        # what the running acceptance makes of the predictor's survival
+        ("odds_ratio", F), ("adapted_survival", F),
         # measured
         ("window_tokens", I), ("draft_s", F), ("window_messages", I),
         ("round", I),  # number of the logged round, −1 for none
@@ -101,12 +104,14 @@ DEVICE = np.dtype(
     align=True,
 )  # fmt: skip
 THINKING, DRAFTING, UPLINK, QUEUED, VERIFYING, DOWNLINK = range(6)
+NOBODY = -1  # a gap in the line of those who wait
 
 SERVER = np.dtype(
     [
         ("now_s", F), ("stage", I), ("busy", I), ("batch_end_s", F), ("batch_start_s", F), ("batch_time_s", F), ("batch_clean_s", F), ("wake_s", F),
         ("n_events", I), ("n_open", I), ("n_queue", I), ("n_batch", I), ("n_replies", I), ("reply_next", I), ("mid_draft", I), ("batches", I),
         ("kv_tokens", I), ("lru_oldest", I), ("lru_newest", I), ("n_running", I), ("turn", I),
+        ("n_waiting", I), ("line_first", I), ("line_end", I), ("n_cold", I), ("cold_tokens", I),
         ("sum_new", F), ("sum_pairs", F), ("sum_cached", F), ("sum_kv", I), ("sum_context", I), ("kv_missing", I), ("prefill_waiting", I),
         ("n_starving", I), ("composed_s", F), ("chunk_settled", I), ("chunk_left", I), ("earliest_deadline_s", F),
         ("mean_batch_s", F), ("utilisation", F), ("predicted_end_s", F), ("last_end_s", F), ("token_rate", F), ("price", F), ("queue_s", F),
@@ -197,12 +202,16 @@ class World(NamedTuple):
     observation: np.ndarray  # (n, OBSERVATION) float32, or (1, …) where none outlives its decision
     event_device: np.ndarray  # (n,) int64 heap of devices whose message is on its way to the server
     event_s: np.ndarray  # (n,) float64 heap keys
-    queue: np.ndarray  # (n,) int64 devices waiting at the server, in order of arrival
+    line: np.ndarray  # (2n,) int64 devices waiting at the server in order of arrival, NOBODY where one has left
+    places: np.ndarray  # (n,) int64 place in the line of each of them
+    queue: np.ndarray  # (n,) int64 of them those described for the next batch, in order of arrival where all are
+    cold: np.ndarray  # (n,) int64 heap of all others, which have nothing in memory
+    cold_keys: np.ndarray  # (n,) float64 lowest priority that they can have
     batch: np.ndarray  # (n,) int64 members of the running batch
     replies: np.ndarray  # (n,) int64 members of the batch that has just ended
-    features: np.ndarray  # (n, FEATURES) float64 one row for each queued request
+    features: np.ndarray  # (n, FEATURES) float64 one row for each device, filled while its request is in the queue
     keys: np.ndarray  # (n,) float64 priorities of the queued requests
-    order: np.ndarray  # (n,) int64 heap of queue places by priority
+    order: np.ndarray  # (n,) int64 heap of their places in the line by priority
     rooflines: np.ndarray  # (ROOFLINES,) float64 `batch.roofline_s` of 0, 1, 2 … new tokens
     speculation_parameters: np.ndarray  # (PARAMETERS,) float64
     batching_parameters: np.ndarray  # (PARAMETERS,) float64

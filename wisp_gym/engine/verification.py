@@ -26,7 +26,7 @@ def batch_time_s(
 
 @jit
 def with_roofline_s(host_s, launch_s, roofline_s, cached_token_s, pair_s, pairs, cached_tokens):
-    """`batch_time_s` where its roofline, two terms under three powers, is known; other arguments as there."""
+    """`batch_time_s` where `roofline_s` is known, for which it takes three powers; `pairs` and the rest as there."""
     return host_s + launch_s + roofline_s + cached_token_s * cached_tokens + pair_s * pairs
 
 

@@ -16,7 +16,7 @@ import math
 from typing import NamedTuple
 
 from wisp_gym.contract.ladders import STARVED_TOKENS_PER_S
-from wisp_gym.jit import jit
+from wisp_gym.jit import jit, jit_inline
 
 (
     FCFS, STATIC, EDF, WISP, CONTINUOUS, EDF_DEMOTED, LEAST_LAXITY, CONTROL_LIMIT, MARGINAL, PACED, PIPELINED, AGED, LEARNED,
@@ -128,7 +128,7 @@ def aged_priority(parameters, now_s, f):
     return f[ARRIVED_S]
 
 
-@jit
+@jit_inline
 def priority(kind, parameters, now_s, mean_batch_s, f):
     """Sort key of a request, smallest first; of any unit, the same for all requests."""
     if kind == EDF:
@@ -148,6 +148,26 @@ def priority(kind, parameters, now_s, mean_batch_s, f):
             return f[DEADLINE_S] - FIRST_S
         return -f[EXPECTED_TOKENS] / f[SOLO_S] if kind == WISP else f[DEADLINE_S]
     return f[ARRIVED_S]
+
+
+@jit
+def keeps_order(kind):
+    """Whether requests without context in memory keep one order while they wait, until they are urgent, and few are passed over."""
+    return kind in (FCFS, STATIC, CONTROL_LIMIT, EDF, LEAST_LAXITY, WISP)
+
+
+@jit
+def lowest_priority(kind, parameters, f):
+    """Lowest sort key that a request can have at any time while nothing about it changes, under a rule that `keeps_order`."""
+    if kind == WISP:
+        return min(f[DEADLINE_S] - FIRST_S, -f[EXPECTED_TOKENS] / f[SOLO_S])
+    return priority(kind, parameters, 0.0, 0.0, f)
+
+
+@jit
+def is_full(kind, parameters, n_batch):
+    """Whether the rule lets no further request join a batch of `n_batch`, whatever it is."""
+    return kind == STATIC and n_batch >= parameters[0]
 
 
 @jit
