@@ -74,6 +74,7 @@ ELSEWHERE = {
     "wisp-gym evaluate": "20 worlds, or a policy that is not shipped; tests/evaluation/test_commands.py",
     "wisp-gym capacity": "a search; tests/evaluation/test_commands.py",
     "wisp-gym timeline": "one runs here; tests/evaluation",
+    "wisp-gym warm-up": "a minute of compiling; tests/engine/test_demand.py",
     "wisp-gym benchmark": "minutes of a quiet machine; tests/evaluation/test_speed.py",
     "wisp-gym export": "needs a run; tests/serving/test_export.py",
     "wisp-gym server": "serves until it is stopped; tests/testbed",

@@ -9,7 +9,7 @@ from wisp_gym.engine.build import empty_arrays, fill_world
 from wisp_gym.engine.call import Call
 from wisp_gym.engine.outside import Outside
 from wisp_gym.engine.run import TO_END
-from wisp_gym.engine.state import NO_TRACE, TRACE_ROW
+from wisp_gym.engine.state import NO_TRACE, TRACE_ROW, as_known
 from wisp_gym.engine.trace_files import load_source
 from wisp_gym.errors import InputError, of_kind, shown
 from wisp_gym.jit import COMPILES
@@ -31,7 +31,7 @@ def checked_trace(rows: np.ndarray) -> np.ndarray:
         raise InputError(f"trace: given {shown(rows)}, allowed is an array of TRACE_ROW of shape (n,)")
     if not (np.isfinite(rows["arrival_s"]).all() and (rows["arrival_s"] >= 0).all()):
         raise InputError("trace: given arrivals that are negative or no numbers, allowed are seconds from 0 on")
-    return np.require(rows, requirements=["C", "W", "A"])
+    return as_known(np.require(rows, requirements=["C", "W", "A"]))
 
 
 def follow_plan(devices: np.ndarray, plan: Plan) -> None:
