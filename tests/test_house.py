@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from wisp_gym.jit_cache import cache_folder
+from wisp_gym.jit_folder import cache_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = ("wisp_gym", "agents", "estimators", "traces")
@@ -40,7 +40,7 @@ ROOM_NEEDS = {
     "wisp_gym/envs/sb3.py": {"stable_baselines3"},
     "wisp_gym/jit_demand.py": {"llvmlite"},  # numba's own
     "wisp_gym/rules/dense.py": {"llvmlite"},  # numba's own
-    "wisp_gym/rules/lanes.py": {"llvmlite"},
+    "wisp_gym/jit_lanes.py": {"llvmlite"},  # numba's own
 }
 TESTBED = {"google", "grpc", "grpc_health", "prometheus_client", "torch", "tqdm", "transformers"}
 NEVER_IMPORTED = ("agents", "estimators", "traces", "torch", "sklearn", "stable_baselines3", "matplotlib", "grpc")
@@ -59,8 +59,10 @@ DIRECTION = (
     ("wisp_gym.arrays", "wisp_gym.files", "wisp_gym.values"),
     ("wisp_gym.interrupts", "wisp_gym.streams"),
     ("wisp_gym.process",),
-    ("wisp_gym.cli", "wisp_gym.jit_cache", "wisp_gym.jit_demand", "wisp_gym.jit_link", "wisp_gym.machine"),
+    ("wisp_gym.cli", "wisp_gym.jit_demand", "wisp_gym.jit_folder", "wisp_gym.jit_link", "wisp_gym.machine"),
+    ("wisp_gym.jit_cache",),
     ("wisp_gym.jit",),
+    ("wisp_gym.jit_lanes",),
     ("wisp_gym.contract",),
     ("wisp_gym.traces",),
     ("wisp_gym.rules",),
@@ -106,6 +108,8 @@ ROOMS = {
             "jit.py",
             "jit_cache.py",
             "jit_demand.py",
+            "jit_folder.py",
+            "jit_lanes.py",
             "jit_link.py",
             "machine.py",
             "policies.py",

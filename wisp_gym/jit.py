@@ -14,7 +14,8 @@ import numpy as np
 from numba import types
 
 from wisp_gym import jit_demand, jit_link
-from wisp_gym.jit_cache import CONFIG, kept
+from wisp_gym.jit_cache import kept
+from wisp_gym.jit_folder import CONFIG
 
 COMMON = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 COMPILES = not CONFIG.DISABLE_JIT

@@ -1,116 +1,27 @@
-"""Where compiled code is kept, and how processes share it.
+"""How compiled code is kept (`wisp_gym.jit_folder` says where), and how processes share it.
 
-Compiled code lies below a folder whose name holds the digest of all sources that it was made of. What is read from there is
-checked and, where damaged, compiled again. While one process compiles, the others that miss the same code wait for it, and
-both say so on standard error when it takes more than a moment.
+What is read is checked and, where damaged, compiled again. While one process compiles, the others that miss the same code
+wait for it, and both say so on standard error when it takes more than a moment.
 """
 
 import contextlib
 import gc
 import hashlib
 import os
-import shutil
-import stat
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numba
 from filelock import FileLock, Timeout
 from numba.core import caching
 from numba.core.compiler_lock import global_compiler_lock
 
-PACKAGE = Path(__file__).resolve().parent
-CONFIG: Any = numba.config
-COMPILED_FOLDERS = ("contract", "rules", "engine")  # what compiled code is made of, besides files that begin with jit
+from wisp_gym.jit_folder import LOCK, PACKAGE, cache_folder
+
 MOMENT_S = 2.0  # shorter compilations are not worth a line
-LOCK = "compiling.lock"
-
-
-# --- the folder ------------------------------------------------------------------------------------------------------
-
-
-@cache
-def sources_digest() -> str:
-    """Digest of all that compiled code depends on: sources, versions, and numba's switches that change code."""
-    digest = hashlib.sha256(f"{numba.__version__} {CONFIG.BOUNDSCHECK} {CONFIG.OPT}".encode())
-    compiled = [path for folder in COMPILED_FOLDERS for path in sorted((PACKAGE / folder).rglob("*.py"))]
-    for path in [*(PACKAGE / name for name in ("jit.py", "jit_demand.py", "jit_link.py")), *compiled]:
-        digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()
-
-
-@cache
-def cache_folder() -> Path:
-    """Where compiled code is kept: below NUMBA_CACHE_DIR, or in the package, or for the user, or for the time being.
-
-    The digest is part of the folder's name. numba checks the file of the function it loads, not the files of the functions
-    that one calls; so a changed callee would go unnoticed, wherever the cache lies. A read-only installation that was
-    warmed up gives its code to the folder that is used instead.
-    """
-    own, name = PACKAGE / "__pycache__", f"wisp-gym-{sources_digest()[:16]}"
-    folder = next((parent / name for parent in parents(own) if writable(parent / name)), None)
-    if folder is None:
-        return Path(tempfile.mkdtemp(prefix=f"{name}-"))
-    if folder.parent == own:
-        drop_others(own, name)
-    elif not any(folder.iterdir()):
-        copy_cache(own / name, folder)
-    return folder
-
-
-def parents(own: Path) -> Iterator[Path]:
-    """Where the folder may lie, best first."""
-    if CONFIG.CACHE_DIR:
-        yield Path(CONFIG.CACHE_DIR)
-    yield own
-    with contextlib.suppress(RuntimeError, KeyError):  # a user that the system does not know
-        yield Path(caching.AppDirs(appname="numba", appauthor=False).user_cache_dir)
-    if private := temporary_parent():
-        yield private
-
-
-def temporary_parent() -> Path | None:
-    """A folder of this user alone among the temporary ones; None where another one has taken its name.
-
-    Compiled code is run, so it is read from no folder in which somebody else could have put it.
-    """
-    if not hasattr(os, "getuid"):
-        return None
-    parent = Path(tempfile.gettempdir()) / f"wisp-gym-{os.getuid()}"
-    with contextlib.suppress(FileExistsError):
-        parent.mkdir(mode=0o700)
-    found = parent.lstat()
-    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
-    return parent if ours else None
-
-
-def writable(folder: Path) -> bool:
-    """Whether files can be written in a folder, which is made where it is missing."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError:  # a read-only installation, a user without a home
-        return False
-    return True
-
-
-def drop_others(parent: Path, name: str) -> None:
-    """Remove what was compiled from other sources of this very package."""
-    for stale in parent.glob("wisp-gym-*"):
-        if stale.name != name:
-            shutil.rmtree(stale, ignore_errors=True)
-
-
-def copy_cache(source: Path, folder: Path) -> None:
-    """Copy compiled code, as far as it can be read; half a file is found out when it is read."""
-    with contextlib.suppress(OSError, shutil.Error):
-        shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(LOCK))
 
 
 # --- one compiles, the others wait -----------------------------------------------------------------------------------
@@ -158,7 +69,7 @@ class Compilation:
     def tell(self) -> None:
         """Say what takes so long."""
         self.told = True
-        say(f"compiling the engine for this machine: once, half a minute or so (kept in {cache_folder()})")
+        say(f"compiling for this machine: once, the engine takes half a minute or so (kept in {cache_folder()})")
 
     def end(self) -> None:
         """What was missing is there."""
@@ -293,7 +204,9 @@ def kept(dispatcher: Any, function: Any) -> Any:
 
     def compile_alone(signature: Any) -> Any:
         with compilation:
+            if isinstance(dispatcher._cache, caching.NullCache):  # not at import: Python calls few of the functions
+                dispatcher._cache = FunctionCache(function)
             return compile_(signature)
 
-    dispatcher._cache, dispatcher.compile = FunctionCache(function), compile_alone
+    dispatcher.compile = compile_alone
     return dispatcher

@@ -9,11 +9,12 @@ from functools import partial
 from typing import Any
 
 from wisp_gym.cli import Parser, progress
-from wisp_gym.engine.arguments import keep, kind
+from wisp_gym.engine.arguments import arguments_type, keep
 from wisp_gym.engine.run import run
 from wisp_gym.jit import COMPILES, INTEGER, NUMBERS, SINGLES
-from wisp_gym.jit_cache import cache_folder
+from wisp_gym.jit_cache import compilation
 from wisp_gym.jit_demand import OnDemand
+from wisp_gym.jit_folder import cache_folder
 from wisp_gym.rules.observed import decide_batching, decide_drafting, score_batching
 
 PROGRAM = "wisp-gym warm-up"
@@ -23,7 +24,7 @@ ROWS, INTEGERS = SINGLES.copy(ndim=2), INTEGER[::1]
 def work() -> Iterator[tuple[str, Callable[[], Any]]]:
     """What Python calls and what compiled code calls on demand: names, and what compiles each."""
     yield "engine", partial(run.compile, (INTEGER, INTEGER))
-    yield "arguments", partial(keep.compile, (INTEGER, kind()))
+    yield "arguments", partial(keep.compile, (INTEGER, arguments_type()))
     for demanded in OnDemand.every.values():
         yield demanded.name.removeprefix("wisp_gym."), demanded.bind
     drafting = INTEGER, NUMBERS, SINGLES, NUMBERS, INTEGER, ROWS, INTEGERS, NUMBERS, INTEGERS
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("nothing to compile: NUMBA_DISABLE_JIT is set")
         return
     pieces = list(work())
-    with progress(len(pieces), unit="piece") as bar:
+    with compilation, progress(len(pieces), unit="piece") as bar:  # one compilation, so that its lines are said once
         for _, compile_one in pieces:
             compile_one()
             bar.update(1)

@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from wisp_gym.engine import draws
+from wisp_gym.engine.acceptance import exponentials
 from wisp_gym.engine.draws import (
     bits,
     clipped_lognormal,
@@ -20,6 +21,7 @@ from wisp_gym.engine.draws import (
     three_normals,
     uniform,
 )
+from wisp_gym.jit_lanes import EXP_BOUND
 
 CAUSES = (
     draws.ARRIVAL, draws.PROMPT, draws.OUTPUT, draws.NETWORK, draws.LOSS, draws.OUTAGE, draws.REQUEST_EFFECT,
@@ -148,3 +150,15 @@ def test_lengths_are_log_normal_rounded_and_clipped():
     assert np.median(drawn) == pytest.approx(150.0, rel=0.02)
     clipped = stats.norm.cdf(math.log(16.5 / 150) / 0.8) + stats.norm.sf(math.log(2047.5 / 150) / 0.8)
     assert np.isin(drawn, (16, 2048)).mean() == pytest.approx(clipped, rel=0.3)  # 172 of 50,000, four deviations
+
+
+@numba.njit
+def exponentials_of(x):
+    return exponentials(x, -x, 0.5 * x, 0.0)
+
+
+def test_exponentials_are_those_of_the_library_and_end_at_their_bounds():
+    for x in np.concatenate([np.random.default_rng(0).uniform(-40.0, 40.0, 2000), [-EXP_BOUND, EXP_BOUND]]).tolist():
+        assert exponentials_of(x) == pytest.approx([math.exp(y) for y in (x, -x, 0.5 * x, 0.0)], rel=1e-15)
+    for x in (EXP_BOUND + 1.0, 1e5, math.inf):
+        assert exponentials_of(x)[:2] == exponentials_of(EXP_BOUND)[:2]

@@ -12,6 +12,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from scipy.optimize import brentq
 
 from tests.support.invariants import LOG_ROWS, OF_A_RUN, Invariant, assert_kept, digest, ran
@@ -31,7 +32,7 @@ from wisp_gym.controllers.resolve import resolve
 from wisp_gym.engine.build import separation
 from wisp_gym.engine.loop import DONE, act_speculation, advance, open_world
 from wisp_gym.engine.state import TRACE_ROW
-from wisp_gym.engine.verification import batch_time_s
+from wisp_gym.engine.verification import batch_time_s, with_roofline_s
 from wisp_gym.engine.worlds import NO_TRACE, Worlds
 from wisp_gym.evaluation.metrics import measure
 from wisp_gym.scenario import Scenario, load, with_
@@ -410,3 +411,30 @@ def test_ending_early_changes_nothing_that_is_measured(name: str) -> None:
         ends = float(worlds.arrays.server[0, 0]["now_s"])
     assert metrics[0] == metrics[1]
     assert ends < 25.0 + scenario.horizon.drain_s / 2
+
+
+@settings(deadline=None, derandomize=True)
+@given(new=st.integers(0, 5000), cached=st.integers(0, 50_000), sharpness=st.floats(0.5, 8.0))
+def test_a_known_roofline_changes_no_bit_of_a_batch_time(new: int, cached: int, sharpness: float) -> None:
+    powers = {"weights_s": 0.03, "token_s": 2e-4, "sharpness": sharpness}
+    others = {"cached_token_s": 1e-7, "pair_s": 1e-9, "pairs": float(new) * (cached + new), "cached_tokens": cached}
+    whole = batch_time_s(0.004, 0.001, **powers, **others, new_tokens=new)
+    alone = batch_time_s(0.0, 0.0, **powers, cached_token_s=0.0, pair_s=0.0, new_tokens=new, pairs=0.0, cached_tokens=0)
+    assert with_roofline_s(0.004, 0.001, alone, **others) == whole
+
+
+def test_devices_have_rows_only_for_what_the_controller_keeps_of_them() -> None:
+    rows = {}
+    for name in ("wisp+fcfs", "banditspec+fcfs", "goodspeed+fcfs", "fixed:4+fcfs+tetris:8"):
+        w = run(plain(n_devices=5), name, [1])
+        rows[name] = w.memory.shape[1], w.observation.shape[1], w.survivals.shape[1]
+    assert list(rows.values()) == [(1, 1, 1), (6, 5, 1), (6, 5, 1), (1, 1, 5)]
+
+
+def test_worlds_keep_their_numbers_when_rows_are_added() -> None:
+    w = run(plain(n_devices=3), "wisp+fcfs", [1, 2])
+    w.memory[:, 0] = 7.0
+    grown = w.with_rows(memory=4, observation=1)
+    assert (grown.memory[:, 0] == 7.0).all()
+    assert not grown.memory[:, 1:].any()
+    assert grown.observation is w.observation

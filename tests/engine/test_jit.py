@@ -18,6 +18,7 @@ from filelock import FileLock
 import wisp_gym.jit
 import wisp_gym.jit_cache
 import wisp_gym.jit_demand
+import wisp_gym.jit_folder
 import wisp_gym.jit_link
 
 ROOT = Path(wisp_gym.jit.__file__).parents[1]
@@ -28,9 +29,9 @@ CALL = "from tiny.engine import caller; print(caller.twice(1), sum(caller.twice.
 def package(tmp_path: Path) -> Path:
     """A package of its own `jit`, whose one compiled function calls another of another file."""
     tiny = tmp_path / "tiny"
-    for folder in wisp_gym.jit_cache.COMPILED_FOLDERS:
+    for folder in wisp_gym.jit_folder.COMPILED_FOLDERS:
         (tiny / folder).mkdir(parents=True)
-    for module in (wisp_gym.jit, wisp_gym.jit_cache, wisp_gym.jit_demand, wisp_gym.jit_link):
+    for module in (wisp_gym.jit, wisp_gym.jit_cache, wisp_gym.jit_demand, wisp_gym.jit_folder, wisp_gym.jit_link):
         source = Path(str(module.__file__))
         (tiny / source.name).write_text(
             source.read_text().replace("wisp_gym.jit", "tiny.jit").replace("from wisp_gym", "from tiny")
@@ -68,8 +69,8 @@ def printed(code: str, folder: Path, **more: str) -> str:
 
 
 def loaded(tiny: Path) -> ModuleType:
-    """The package's `jit_cache` as a module of this process."""
-    spec = importlib.util.spec_from_file_location("tiny_jit_cache", tiny / "jit_cache.py")
+    """The package's `jit_folder` as a module of this process."""
+    spec = importlib.util.spec_from_file_location("tiny_jit_folder", tiny / "jit_folder.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -112,9 +113,9 @@ def test_a_package_that_cannot_be_written_keeps_its_code_elsewhere(
 ) -> None:
     (package / "__pycache__").write_text("a file in the place of the folder")
     users = tmp_path / "user"
-    monkeypatch.setattr(wisp_gym.jit_cache.CONFIG, "CACHE_DIR", "")
-    monkeypatch.setattr(wisp_gym.jit_cache.caching.AppDirs, "user_cache_dir", str(users))
-    monkeypatch.setattr(wisp_gym.jit_cache.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(wisp_gym.jit_folder.CONFIG, "CACHE_DIR", "")
+    monkeypatch.setattr(wisp_gym.jit_folder.caching.AppDirs, "user_cache_dir", str(users))
+    monkeypatch.setattr(wisp_gym.jit_folder.tempfile, "tempdir", str(tmp_path))
     assert loaded(package).cache_folder().parent == users
     shutil.rmtree(users)
     users.write_text("no folder either")
@@ -197,8 +198,8 @@ def test_code_that_cannot_be_kept_is_run_all_the_same(package: Path) -> None:
 
 def test_one_process_compiles_and_the_other_waits_and_says_so(package: Path) -> None:
     soon = "import tiny.jit_cache; tiny.jit_cache.MOMENT_S = 0.2\n"
-    folder = Path(printed("import tiny.jit_cache as c; print(c.cache_folder())", package.parent))
-    with FileLock(folder / wisp_gym.jit_cache.LOCK):
+    folder = Path(printed("import tiny.jit_folder as c; print(c.cache_folder())", package.parent))
+    with FileLock(folder / wisp_gym.jit_folder.LOCK):
         waiting = subprocess.Popen(
             [sys.executable, "-c", soon + CALL],
             cwd=package.parent,
@@ -218,7 +219,7 @@ def test_one_process_compiles_and_the_other_waits_and_says_so(package: Path) -> 
 def test_a_long_compilation_says_what_it_does_and_how_long_it_took(package: Path) -> None:
     soon = "import tiny.jit_cache; tiny.jit_cache.MOMENT_S = 0.0\n"
     first, second = (run(soon + CALL, package.parent).stderr.splitlines() for _ in range(2))
-    assert "compiling the engine for this machine" in first[0]
+    assert "compiling for this machine" in first[0]
     assert re.search(r"compiled in \d+ s", first[1])
     assert second == []
 

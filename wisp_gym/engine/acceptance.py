@@ -23,7 +23,7 @@ import numpy as np
 
 from wisp_gym.engine.draws import normal, three_normals, uniform
 from wisp_gym.jit import jit
-from wisp_gym.rules.lanes import exponential, four_at_once
+from wisp_gym.jit_lanes import exp, four_at_once
 
 DRIFT_BLOCK_TOKENS = 8
 OFF_PATH_INDEX = 1 << 32  # tokens drafted from a wrong prefix draw from places that no position of the output reaches
@@ -42,7 +42,7 @@ def orthogonal_complement(direction: np.ndarray) -> np.ndarray:
 
 
 VIEW_NOISE = orthogonal_complement(VIEW_DIRECTION)
-exponentials: Any = four_at_once(exponential)
+exponentials: Any = four_at_once(exp)
 
 
 @jit

@@ -1,6 +1,6 @@
 """What compiled code works on, which it takes once and keeps: to look into forty arrays at each call would cost ten microseconds.
 
-`keep` writes what numba found in them (addresses, shapes, strides) into memory that Python owns, and `kept` reads it there: Python
+`keep` writes what numba found in them (addresses, shapes, strides) into memory that Python owns, and `arguments_at` reads it there: Python
 then calls with that memory's address alone. The arrays must live as long, which `engine.call` sees to. In plain Python the
 arguments are their own address.
 
@@ -46,7 +46,7 @@ def outside(n_worlds: int, columns: int = 0) -> dict[str, np.ndarray]:
 
 
 @cache
-def kind() -> Any:
+def arguments_type() -> Any:
     """numba's type of all arguments: others would be read as these."""
     return numba.typeof(Arguments(empty_arrays(1, 1), **outside(1), place=np.zeros(1, np.int64)))
 
@@ -54,7 +54,7 @@ def kind() -> Any:
 @intrinsic
 def write(context: Any, address: Any, arguments: Any) -> Any:
     """Write arguments to an address."""
-    if arguments != kind():
+    if arguments != arguments_type():
         return None
 
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
@@ -85,7 +85,7 @@ def read(context: Any, address: Any) -> Any:
         form = context.get_value_type(signature.return_type)
         return builder.load(builder.inttoptr(given[0], form.as_pointer()))
 
-    return kind()(address), generate
+    return arguments_type()(address), generate
 
 
 @intrinsic
@@ -99,10 +99,10 @@ def count_up(context: Any, place: Any) -> Any:
     return types.int64(place), generate
 
 
-kept: Any
+arguments_at: Any
 next_place: Any
 if COMPILES:
-    kept, next_place = read, count_up
+    arguments_at, next_place = read, count_up
 
     @jit
     def keep(address, arguments):
@@ -117,7 +117,7 @@ if COMPILES:
 
 else:
 
-    def kept(address):  # type: ignore[no-untyped-def]
+    def arguments_at(address):  # type: ignore[no-untyped-def]
         """The arguments themselves."""
         return address
 

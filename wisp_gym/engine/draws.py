@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from wisp_gym.jit import jit
-from wisp_gym.rules.lanes import four_at_once
+from wisp_gym.jit_lanes import four_at_once
 
 # One cause of randomness each.
 (

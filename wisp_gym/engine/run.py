@@ -3,7 +3,7 @@
 Legend: `w` World; `a` Arguments; `address` of them, see `call`; `task` what is to be done; `index` of a world.
 """
 
-from wisp_gym.engine.arguments import kept, next_place
+from wisp_gym.engine.arguments import arguments_at, next_place
 from wisp_gym.engine.gather import gather
 from wisp_gym.engine.loop import (
     BATCHING,
@@ -29,7 +29,7 @@ def run(address, task):
     first decision. STEP: carry out `actions` and run to the next decision. LOG: open those of `which`, and run all until
     enough decisions are logged (FULL) or they are over (DONE).
     """
-    a = kept(address)
+    a = arguments_at(address)
     index = next_place(a.place)
     while index < a.kinds.shape[0]:
         if task == STEP:

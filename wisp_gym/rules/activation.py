@@ -5,7 +5,7 @@ One formula for numpy's arrays and for `Lanes`, by which compiled code is writte
 
 from typing import Any
 
-from wisp_gym.rules.lanes import polynomial
+from wisp_gym.jit_lanes import polynomial
 
 TANH, RELU, NONE = 0, 1, 2  # the first two are those that a packed network may ask for
 

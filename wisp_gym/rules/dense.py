@@ -20,8 +20,8 @@ from numba.core.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
 from wisp_gym.jit import COMPILES, jit
+from wisp_gym.jit_lanes import Lanes
 from wisp_gym.rules.activation import FORMULA
-from wisp_gym.rules.lanes import Lanes
 
 WIDTHS = (64, 8, 2, 1)  # outputs at a time: 64 keep the vector units busy while a sum waits for its last addition
 MAX_WIDTH = 1024  # of a layer

@@ -18,6 +18,7 @@ from wisp_gym.jit import COMPILES
 LOG2_E = 1.0 / math.log(2.0)
 LN_2, LN_2_REST = 6.93147180369123816490e-01, 1.90821492927058770002e-10  # the first has few digits: n·LN_2 is exact
 ROUNDS = 1.5 * 2.0**52  # added to a number, it leaves no place for a fraction
+EXP_BOUND = 700.0
 TAYLOR = tuple(1.0 / math.factorial(k) for k in range(13, -1, -1))
 
 
@@ -73,8 +74,12 @@ def polynomial(coefficients: tuple[float, ...], x: Any) -> Any:
     return total
 
 
-def exponential(x: Any) -> Any:
-    """e to the power of x, |x| ≤ 700, to 1e-15: with n the nearest whole number to x/ln 2, 2ⁿ·exp(x − n·ln 2)."""
+def exp(x: Any) -> Any:
+    """e to the power of x, to 1e-15: with n the nearest whole number to x/ln 2, 2ⁿ·exp(x − n·ln 2).
+
+    Beyond ±EXP_BOUND that of the bound: 1e304 and its inverse, where 2ⁿ has an exponent yet.
+    """
+    x = x.clip(-EXP_BOUND, EXP_BOUND) if isinstance(x, Lanes) else min(max(x, -EXP_BOUND), EXP_BOUND)
     n = (x * LOG2_E + ROUNDS) - ROUNDS
     rest = x - n * LN_2 - n * LN_2_REST
     return polynomial(TAYLOR, rest) * (n.power_of_two() if isinstance(n, Lanes) else 2.0**n)
