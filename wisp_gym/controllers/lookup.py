@@ -9,7 +9,7 @@ from wisp_gym.controllers.scorer_policy import DECISIONS
 from wisp_gym.controllers.shipped import shipped_names
 from wisp_gym.errors import did_you_mean, of_kind, one_line
 from wisp_gym.rules import speculation as speculation_rules
-from wisp_gym.rules.catalogue import ADDITIONS, ALIASES, BATCHING, CENTRALIZED, SPECULATION, Rule, Setting
+from wisp_gym.rules.catalogue import ADDITIONS, ALIASES, BATCHING, CENTRALIZED, COLOCATED, SPECULATION, Rule, Setting
 
 SAVED = Rule(
     speculation_rules.POLICY, "a saved policy", uses_predictor=True, sees_statistics=True, sees_observation=True
@@ -39,6 +39,8 @@ class Part:
 def parts_of(name: str) -> list[Part]:
     """The parts of a controller, at least one: speculation, batching and additions, or a server alone and additions.
 
+    Co-located drafting that stands first is an addition to `centralized:0`.
+
     Whole systems are written out. A saved policy alone is completed: one of devices with WISP's scheduler, one of the server
     as it was trained, beside `speculation-v1` and with `admit`.
 
@@ -51,6 +53,9 @@ def parts_of(name: str) -> list[Part]:
         served = saved_decision(first.name) in DECISIONS
         whole = ("speculation-v1", first.text, "admit") if served else (first.text, "wisp")
         first, *rest = map(one_piece, whole)
+    if first.name in COLOCATED:  # a server alone, without a limit, that drafts for itself
+        rest.insert(0, first)
+        first = one_piece("centralized:0")
     if first.name in CENTRALIZED:
         parts = [find(first, CENTRALIZED, "centralized")]
     else:
@@ -91,7 +96,7 @@ def unknown(piece: Piece, rules: Mapping[str, Rule], kind: str) -> ControllerErr
         return fault(piece.text, "a saved policy has no settings")
     if piece.name in ALIASES:
         return fault(piece.text, f"'{piece.name}' stands alone, it is short for '{ALIASES[piece.name]}'")
-    systems = [*ALIASES, *CENTRALIZED] if rules is SPECULATION else []
+    systems = [*ALIASES, *CENTRALIZED, *COLOCATED] if rules is SPECULATION else []
     allowed = dict.fromkeys([*rules, *systems, *shipped_names()])
     return ControllerError(one_line(f"unknown {kind} controller '{piece.name}'; {did_you_mean(piece.name, allowed)}"))
 

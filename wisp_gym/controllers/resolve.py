@@ -1,4 +1,4 @@
-"""Controllers by name: `speculation+batching[+trim][+chunk][+admit]`, each with its settings after a colon or in brackets.
+"""Controllers by name: `speculation+batching[+addition …]`, each with its settings after a colon or in brackets.
 
 Examples: `wisp+wisp`, `fixed:4+fcfs`, `aligned(thr=0.2, A=0.6)+static:4,0.1`, `centralized`, `fixed:8+fcfs+dspark`,
 `runs/mine/policy.json+wisp`, `speculation-v1+aged+chunk(tokens=256)+admit`. The grammar: `wisp_gym.controllers.names`.
@@ -7,11 +7,13 @@ Examples: `wisp+wisp`, `fixed:4+fcfs`, `aligned(thr=0.2, A=0.6)+static:4,0.1`, `
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from os import PathLike
 from statistics import NormalDist
 
 import numpy as np
 
+from wisp_gym.controllers.drafting import with_drafting
 from wisp_gym.controllers.lookup import SAVED, Part, find, parts_of
 from wisp_gym.controllers.names import fault, one_piece
 from wisp_gym.controllers.plan import make_plan
@@ -22,7 +24,7 @@ from wisp_gym.engine.trace_files import load_draft_trace, passed_confidence
 from wisp_gym.errors import InputError, of_kind, shown
 from wisp_gym.rules import batching as batching_rules
 from wisp_gym.rules import speculation as speculation_rules
-from wisp_gym.rules.catalogue import ADMISSION, BATCHING, CENTRALIZED, CHUNK, TRIMMING
+from wisp_gym.rules.catalogue import ADMISSION, BATCHING, CENTRALIZED, CHUNK, COLOCATED, DRAFTERS, OVERLAP, TRIMMING
 from wisp_gym.rules.controller import NO_POLICY, Controller
 from wisp_gym.rules.rejection_predictor import load_predictor
 from wisp_gym.scenario import Scenario
@@ -32,13 +34,20 @@ AnyController = Controller | str | PathLike[str]  # itself, or by its name
 NAME = texts("a controller's name such as wisp+fcfs")
 # WISP's published operating point: share of accepted tokens that its MLP lets pass (arXiv 2601.11652).
 WISP_RECALL = 0.801
+# Kinds of additions by name, those that need devices that draft, and those that need another one beside them.
+KINDS = {
+    "trimming": TRIMMING, "chunk": CHUNK, "admission": ADMISSION,
+    "co-located drafting": COLOCATED, "who drafts": DRAFTERS, "overlap": OVERLAP,
+}  # fmt: skip
+OF_DEVICES = ("who drafts", "overlap")
+NEEDS = {"co-located drafting": "who drafts"}
 
 
 def resolve(given: AnyController, scenario: Scenario, load: Callable[[str], Policy] = load_policy) -> Controller:
     """Controller of a name; a controller is returned as it is.
 
     Args:
-        given: `speculation+batching[+trim][+chunk][+admit]`, a whole system, a server alone, or a saved policy (by default with
+        given: `speculation+batching[+addition …]`, a whole system, a server alone, or a saved policy (by default with
             wisp, one of the server beside `speculation-v1`). In place of a batching rule, a saved policy of the server.
         scenario: gives the default of WISP's threshold, and devices to plan for.
         load: reads the policy of devices.
@@ -57,9 +66,9 @@ def resolve(given: AnyController, scenario: Scenario, load: Callable[[str], Poli
     first, *rest = parts_of(name)
     if first.name in CENTRALIZED:
         found = Controller(name, speculation_rules.FIXED, (0.0,), first.rule.kind, first.values, centralized=True)
-        return with_additions(found, rest)
+        return with_additions(found, rest, scenario)
     policy = load(first.name) if first.is_policy else None
-    return with_additions(paired(name, first, policy, rest[0], scenario), rest[1:])
+    return with_additions(paired(name, first, policy, rest[0], scenario), rest[1:], scenario)
 
 
 def with_policy(name: str, policy: Policy, batching: str, scenario: Scenario) -> Controller:
@@ -122,20 +131,35 @@ def decided_by(batching: Part, scenario: Scenario) -> tuple[int, tuple[float, ..
     return kind, parameters, NO_POLICY
 
 
-def with_additions(controller: Controller, additions: list[Part]) -> Controller:
-    """The controller with at most one trimming rule, one prefill chunk and one limit of admission."""
+def with_additions(controller: Controller, additions: list[Part], scenario: Scenario) -> Controller:
+    """The controller with at most one addition of each kind."""
+    seen: list[str] = []
     for part in additions:
-        if part.name in CHUNK and controller.chunk_tokens is None:
-            controller = replace(controller, chunk_tokens=int(part.values[0]), chunk_share=part.values[1])
-        elif part.name in ADMISSION and not controller.admit_share:
-            controller = replace(controller, admit_share=part.values[0])
-        elif part.name in TRIMMING and not controller.trim and not controller.centralized:
-            tokens = int(part.values[0]) if part.values else 0  # survivals are the predictor's, so its time is spent
-            controller = replace(controller, trim=part.rule.kind, trim_tokens=tokens, uses_predictor=True)
-        else:
-            allowed = f"allowed: one of {', '.join(TRIMMING)} where devices draft, one chunk, one admit"
-            raise fault(controller.name, f"'{part.name}' does not fit; {allowed}")
+        kind = next(kind for kind, rules in KINDS.items() if part.name in rules)
+        if kind in seen or (controller.centralized and kind in OF_DEVICES):
+            kinds = [kind for kind in KINDS if not (controller.centralized and kind in OF_DEVICES)]
+            raise fault(controller.name, f"'{part.name}' does not fit; allowed: one each of {', '.join(kinds)}")
+        seen.append(kind)
+        controller = with_addition(controller, part, scenario)
+    for kind, needed in NEEDS.items():
+        if kind in seen and not controller.centralized and needed not in seen:
+            raise fault(controller.name, f"{kind} needs {needed}; allowed: {', '.join(KINDS[needed])}")
+    if "trimming" in seen and controller.centralized and not controller.drafting.hosted:
+        raise fault(controller.name, f"trimming needs drafts; allowed: {', '.join(COLOCATED)}")
     return controller
+
+
+def with_addition(controller: Controller, part: Part, scenario: Scenario) -> Controller:
+    """The controller with one addition."""
+    if part.name in CHUNK:
+        return replace(controller, chunk_tokens=int(part.values[0]), chunk_share=part.values[1])
+    if part.name in ADMISSION:
+        return replace(controller, admit_share=part.values[0])
+    if part.name in TRIMMING:
+        tokens = int(part.values[0]) if part.values else 0  # survivals are the predictor's, so its time is spent
+        return replace(controller, trim=part.rule.kind, trim_tokens=tokens, uses_predictor=True)
+    refuse = partial(fault, controller.name)
+    return replace(controller, drafting=with_drafting(controller.drafting, part, scenario, refuse))
 
 
 def published_threshold(scenario: Scenario) -> float:

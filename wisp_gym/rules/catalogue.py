@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from wisp_gym.rules import batching, speculation, trimming
+from wisp_gym.rules import batching, drafters, server_lengths, speculation, trimming
 
 
 @dataclass(frozen=True)
@@ -151,12 +151,54 @@ ADMISSION = {
         (Setting("share", 0.95, 0.01, 1, tune=(0.7, 1)),),
     )
 }
-ADDITIONS = TRIMMING | CHUNK | ADMISSION
+# Which of the scenario's server drafts the server loads, the first one being 0.
+SOURCE = Setting("draft", 0, 0, 7, whole=True)
+SESSIONS = Setting("n", math.inf, 0, math.inf, tune=(1, 256), log=True, whole=True)
+
+COLOCATED = {
+    "colocated": Rule(server_lengths.FIXED, "the server drafts k tokens for each session",
+        (Setting("k", 2, 0, 32, tune=(0, 6), whole=True), SOURCE)),
+    "colocated-table": Rule(server_lengths.TABLE, "vLLM's length by the number of scheduled requests: the longest k ≤ k_max within its "
+        "threshold, solved from the scenario and times `stretch`",
+        (Setting("k_max", 4, 0, server_lengths.TABLE_LENGTHS, tune=(1, 6), whole=True),
+         Setting("stretch", 1, 0, 100, tune=(0.25, 4), log=True), SOURCE)),
+    "colocated-turbospec": Rule(server_lengths.TURBOSPEC, "TurboSpec (arXiv 2406.14066): the k with the most expected tokens a second of the "
+        "batch, favouring 0 by a factor", (Setting("favour", 1.1, 1, 10, tune=(1, 2)), SOURCE)),
+    "colocated-ema": Rule(server_lengths.EMA, "SGLang's adaptive steps: a ladder of three lengths climbed by the average accepted",
+        (Setting("low", 1, 0, 32, whole=True), Setting("mid", 3, 0, 32, tune=(1, 6), whole=True),
+         Setting("high", 7, 0, 32, tune=(3, 12), whole=True),
+         Setting("keep", 0.2, 0, 1), Setting("down", -0.25, -10, 10, tune=(-1, 1)), Setting("up", 0, -10, 10, tune=(-1, 2)),
+         Setting("every", 5, 1, 1e6, whole=True), Setting("warmup", 10, 0, 1e6, whole=True), SOURCE)),
+    "colocated-throughput": Rule(server_lengths.THROUGHPUT, "SGLang's throughput-aware steps: of three lengths the one with the most expected "
+        "tokens per predicted second, once it gains `margin`",
+        (Setting("low", 0, 0, 32, whole=True), Setting("mid", 2, 0, 32, tune=(1, 4), whole=True),
+         Setting("high", 5, 0, 32, tune=(3, 12), whole=True), Setting("margin", 0.05, 0, 10, tune=(0, 0.3)), SOURCE)),
+    "colocated-survival": Rule(server_lengths.SURVIVAL, "the server stops drafting for a session when the predicted probability that a token is "
+        "rejected exceeds h", (Setting("h", 0.6, 0, 1, tune=(0.2, 0.9)), Setting("k_max", 7, 0, 32, tune=(1, 12), whole=True), SOURCE)),
+}  # fmt: skip
+DRAFTERS = {
+    "by-load": Rule(drafters.BY_LOAD, "the server drafts for n sessions at most, each until its response ends",
+        (Setting("n", 16, 0, 1e6, tune=(1, 256), log=True, whole=True),)),
+    "by-class": Rule(drafters.BY_CLASS, "the server drafts for sessions of classes from v tokens/s on, n at most",
+        (Setting("v", 6, 0, 1e9, tune=(1, 12)), SESSIONS)),
+    "by-speed": Rule(drafters.BY_SPEED, "the server drafts for devices that draft at most v tokens/s, n at most",
+        (Setting("v", 30, 0, 1e9, tune=(5, 200), log=True), SESSIONS)),
+    "by-price": Rule(drafters.BY_PRICE, "the server drafts for a session, n at most, where it gains more tokens/s than A times what the server's "
+        "time brings in elsewhere", (Setting("A", 1, -1e3, 1e3, tune=(0, 3)), SESSIONS)),
+}  # fmt: skip
+OVERLAP = {
+    "overlap": Rule(
+        trimming.NONE, "while a round is away its device drafts on, n tokens at most, if all that it sent and its own next token are accepted with "
+        "a probability of at least p",
+        (Setting("n", 8, 0, 32, tune=(0, 16), whole=True), Setting("p", 0, 0, 1, tune=(0, 0.6)))),
+}  # fmt: skip
+ADDITIONS = TRIMMING | CHUNK | ADMISSION | COLOCATED | DRAFTERS | OVERLAP
 
 ALIASES = {
     "wisp": "wisp+wisp",
-    "sled": "fixed:8+static:4,0.1",
-    "sled-confidence": "confidence:0.6+static:4,0.1",
+    "sled": "fixed:8+static:4,0.1+overlap",
+    "sled-confidence": "confidence:0.6+static:4,0.1+overlap",
+    "sled-plain": "fixed:8+static:4,0.1",  # as WISP describes its baseline: without drafting on while it waits
     "dipsd": "dipsd+pipelined",
     "dspark": "fixed:8+fcfs+dspark",
     "tetris": "fixed:8+fcfs+tetris",

@@ -6,7 +6,6 @@ The engine's compiled rules index by these numbers, so whoever makes a controlle
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -15,10 +14,10 @@ from wisp_gym.contract import device, ladders, request, server
 from wisp_gym.errors import InputError, of_kind, shown
 from wisp_gym.rules import batching, mlp, scorer, speculation, trimming
 from wisp_gym.rules.catalogue import BATCHING, BUDGET, CENTRALIZED, CHUNK, SPECULATION, Setting
+from wisp_gym.rules.drafting import MOST_TOKENS, NO_DRAFTING, Drafting, check_rule
 from wisp_gym.values import between, whole
 
 NO_POLICY = np.zeros(0, dtype=np.float32)  # (0,) weights, where nothing is learned
-MOST_TOKENS = 32  # of a round
 MOST_GROUPS = 4096  # of a plan
 
 # Kind of a rule → its numbers, in the order in which the engine reads them.
@@ -78,6 +77,7 @@ class Controller:
         chunk_tokens: prompt tokens of a batch at most; None takes the scenario's. chunk_share: of the prompt tokens that
             wait, where that is more.
         admit_share: share of KV memory that may be spoken for when a prompt begins; 0 sets no limit.
+        drafting: who drafts besides a device before it sends.
         policy, scorer: float32 weights of `rules.mlp` and `rules.scorer`, empty where nothing is learned.
 
     Raises:
@@ -101,6 +101,7 @@ class Controller:
     chunk_tokens: int | None = None
     chunk_share: float = 0.0
     admit_share: float = 0.0
+    drafting: Drafting = NO_DRAFTING
     policy: np.ndarray = field(default_factory=lambda: NO_POLICY, compare=False)
     scorer: np.ndarray = field(default_factory=lambda: NO_POLICY, compare=False)
 
@@ -115,8 +116,17 @@ class Controller:
             whole(0, int(CHUNK["chunk"].settings[0].high)).checked(f"{place}: chunk_tokens", self.chunk_tokens)
         between(0.0, 1.0).checked(f"{place}: chunk_share", self.chunk_share)
         between(0.0, 1.0).checked(f"{place}: admit_share", self.admit_share)
+        self.check_drafting(place)
         self.check_plan(place)
         self.check_weights(place)
+
+    def check_drafting(self, place: str) -> None:
+        """A server alone has no devices that draft, and drafts for nobody else where it is never chosen."""
+        drafting = of_kind(f"{place}: drafting", self.drafting, Drafting)
+        if self.centralized and (drafting.mixes or drafting.overlap_tokens):
+            raise InputError(f"{place}: drafting given devices that draft, allowed where the server is not alone")
+        if drafting.hosted and not (self.centralized or drafting.mixes):
+            raise InputError(f"{place}: drafting given a draft at the server, allowed with a rule of who drafts")
 
     def check_plan(self, place: str) -> None:
         """Rules that follow a plan need one."""
@@ -133,18 +143,3 @@ class Controller:
         if self.batching == batching.LEARNED or len(self.scorer):
             checked = scorer.check(f"{place}: scorer", self.scorer, SCORER, LAUNCHES)
             object.__setattr__(self, "scorer", checked)
-
-
-def check_rule(place: str, kind: Any, parameters: Any, rules: Settings) -> None:
-    """Refuse a rule that there is none, or numbers that are not its own."""
-    whole(min(rules), max(rules)).checked(place, kind)
-    settings = rules.get(kind)
-    if settings is None:
-        raise InputError(f"{place}: given {kind}, allowed are {', '.join(map(str, sorted(rules)))}")
-    if not isinstance(parameters, tuple) or len(parameters) != len(settings):
-        names = ", ".join(setting.name for setting in settings) or "none"
-        raise InputError(
-            f"{place}: given parameters {shown(parameters)}, allowed is a tuple of {len(settings)}: {names}"
-        )
-    for setting, value in zip(settings, parameters, strict=True):
-        between(setting.low, setting.high).checked(f"{place}: {setting.name}", value)

@@ -87,8 +87,9 @@ class Part:
     """
 
     def __post_init__(self) -> None:
+        optional = defaults(type(self))  # a list among them may be empty
         for name, hint in field_types(type(self)).items():
-            object.__setattr__(self, name, _checked(getattr(self, name), hint, name))
+            object.__setattr__(self, name, _checked(getattr(self, name), hint, name, name in optional))
         self.check()
 
     def check(self) -> None:
@@ -171,11 +172,11 @@ def _built(hint: Any, value: Any, path: str) -> Any:
     return tuple(build(part, item, f"{path}[{i}]") for i, item in enumerate(value))
 
 
-def _checked(value: Any, hint: Any, key: str) -> Any:
+def _checked(value: Any, hint: Any, key: str, empty: bool = False) -> Any:
     if get_origin(hint) is Literal:
         return _choice(value, get_args(hint), key)
     if get_origin(hint) is tuple:
-        return _parts(value, get_args(hint)[0], key)
+        return _parts(value, get_args(hint)[0], key, empty)
     if get_origin(hint) is Annotated:
         base, rule = get_args(hint)
         return _text(value, key, empty=False) if base is str else _number(value, base, rule, key)
@@ -210,9 +211,9 @@ def _choice(value: Any, allowed: tuple[str, ...], key: str) -> str:
     return value
 
 
-def _parts(value: Any, part: type[Part], key: str) -> tuple[Part, ...]:
+def _parts(value: Any, part: type[Part], key: str, empty: bool) -> tuple[Part, ...]:
     if not isinstance(value, (list, tuple)) or not all(isinstance(item, part) for item in value):
         raise ScenarioError(f"given {shown(value)}, allowed: a tuple of {part.__name__}", key)
-    if not value:
+    if not (value or empty):
         raise ScenarioError(f"given an empty list, allowed: at least one {part.__name__}", key)
     return tuple(value)

@@ -147,6 +147,40 @@ class Draft(Part):
 
 
 @dataclass(frozen=True)
+class DraftTime(Part):
+    """Time of drafting on the server, for the whole batch (docs/model/who-drafts.md).
+
+    Step j of a batch takes `launch + sequence·B + token·n + cached_token·c`: B sequences that draft a j-th token, n tokens run
+    through the draft model for them (in the first step all that its cache lacks), c tokens read from its cache.
+    """
+
+    overhead_s: Seconds  # per batch in which the server drafts at all
+    launch_s: Seconds  # per step
+    sequence_s: Seconds  # per sequence in a step
+    token_s: Seconds  # arithmetic per token
+    cached_token_s: Seconds  # reading one cached token's keys and values
+
+
+@dataclass(frozen=True)
+class ServerDraft(Part):
+    """A source of drafts on the server itself: a small model beside the target, a head on it, a search in the text.
+
+    Its fates have a process of their own, which shares its draws with the devices' draft as `correlation` says; with the same
+    process and correlation 1 they are those of the devices' draft, place by place.
+    """
+
+    name: Name
+    weights_bytes: CountOrZero
+    kv_bytes_per_token: CountOrZero  # beside the target's
+    offer: Annotated[
+        float, Range(0.0, 1.0)
+    ]  # share of rounds with nothing right to draft in which it drafts all the same
+    correlation: Annotated[float, Range(0.0, 1.0)]  # share of the draws that it has in common with the devices' draft
+    acceptance: Acceptance
+    time: DraftTime
+
+
+@dataclass(frozen=True)
 class Link(Part):
     """A network path of a device: each message's delay, loss, outages, bandwidth and waking from idle."""
 
@@ -282,16 +316,32 @@ class Scenario(Part):
     horizon: Horizon
     n_devices: Annotated[int, Range(1, MAX_DEVICES)]  # default population
     max_draft_tokens: Annotated[int, Range(1, 32)]  # cap per round
+    server_drafts: tuple[ServerDraft, ...] = ()  # what the server can draft with, one of them at a time
 
     @property
     def kv_tokens(self) -> int:
         """Tokens whose keys and values fit: (memory · utilisation − weights − activations) / bytes per token."""
-        server, usable = self.server, self.server.memory_bytes * self.server.memory_utilisation
-        return int((usable - self.target.weights_bytes - server.activation_bytes) // self.target.kv_bytes_per_token)
+        return self.kv_tokens_beside(0, 0)
+
+    def kv_tokens_beside(self, weights_bytes: int, kv_bytes_per_token: int) -> int:
+        """The same where a draft model with such weights, keys and values is loaded too; not above 0 where it has no room.
+
+        A block of memory holds keys and values of both models for its tokens, whoever drafts (as in vLLM).
+        """
+        server, target = self.server, self.target
+        usable = server.memory_bytes * server.memory_utilisation - server.activation_bytes
+        free = usable - target.weights_bytes - weights_bytes
+        return int(free // (target.kv_bytes_per_token + kv_bytes_per_token))
+
+    @property
+    def longest_tokens(self) -> int:
+        """Most tokens that one request keeps in memory: prompt, output and drafts."""
+        return self.workload.prompt.max_tokens + self.workload.output.max_tokens + self.max_draft_tokens
 
     def check(self) -> None:
         _refuse_doubles("devices", [device.name for device in self.devices])
         _refuse_doubles("slo", [slo.name for slo in self.slo])
+        _refuse_doubles("server_drafts", [draft.name for draft in self.server_drafts])
         if len(self.slo) > MAX_SLO_CLASSES:
             raise ScenarioError(f"given {len(self.slo)} classes, allowed: 1 to {MAX_SLO_CLASSES}", "slo")
         if self.kv_tokens <= 0:
@@ -304,7 +354,7 @@ class Scenario(Part):
         # A trace's requests are checked one by one where it is read: its longest prompt need not have its longest output.
         if self.workload.arrivals == "trace":
             return
-        longest = self.workload.prompt.max_tokens + self.workload.output.max_tokens + self.max_draft_tokens
+        longest = self.longest_tokens
         if longest > self.kv_tokens:
             raise ScenarioError(
                 f"longest prompt + output + max_draft_tokens is {longest} tokens, allowed: <= {self.kv_tokens}, all "
