@@ -34,13 +34,13 @@ AnyController = Controller | str | PathLike[str]  # itself, or by its name
 NAME = texts("a controller's name such as wisp+fcfs")
 # WISP's published operating point: share of accepted tokens that its MLP lets pass (arXiv 2601.11652).
 WISP_RECALL = 0.801
-# Kinds of additions by name, those that need devices that draft, and those that need another one beside them.
+# Kinds of additions by name: those that say who drafts, and those that need devices that draft.
+COLOCATION, CHOICE, OVERLAPPING = "co-located drafting", "who drafts", "overlap"
 KINDS = {
-    "trimming": TRIMMING, "chunk": CHUNK, "admission": ADMISSION,
-    "co-located drafting": COLOCATED, "who drafts": DRAFTERS, "overlap": OVERLAP,
+    "trimming": TRIMMING, "chunk": CHUNK, "admission": ADMISSION, COLOCATION: COLOCATED, CHOICE: DRAFTERS, OVERLAPPING: OVERLAP,
 }  # fmt: skip
-OF_DEVICES = ("who drafts", "overlap")
-NEEDS = {"co-located drafting": "who drafts"}
+OF_DRAFTING = (COLOCATION, CHOICE, OVERLAPPING)
+OF_DEVICES = (CHOICE, OVERLAPPING)
 
 
 def resolve(given: AnyController, scenario: Scenario, load: Callable[[str], Policy] = load_policy) -> Controller:
@@ -132,34 +132,39 @@ def decided_by(batching: Part, scenario: Scenario) -> tuple[int, tuple[float, ..
 
 
 def with_additions(controller: Controller, additions: list[Part], scenario: Scenario) -> Controller:
-    """The controller with at most one addition of each kind."""
-    seen: list[str] = []
-    for part in additions:
-        kind = next(kind for kind, rules in KINDS.items() if part.name in rules)
-        if kind in seen or (controller.centralized and kind in OF_DEVICES):
-            kinds = [kind for kind in KINDS if not (controller.centralized and kind in OF_DEVICES)]
-            raise fault(controller.name, f"'{part.name}' does not fit; allowed: one each of {', '.join(kinds)}")
-        seen.append(kind)
-        controller = with_addition(controller, part, scenario)
-    for kind, needed in NEEDS.items():
-        if kind in seen and not controller.centralized and needed not in seen:
-            raise fault(controller.name, f"{kind} needs {needed}; allowed: {', '.join(KINDS[needed])}")
-    if "trimming" in seen and controller.centralized and not controller.drafting.hosted:
-        raise fault(controller.name, f"trimming needs drafts; allowed: {', '.join(COLOCATED)}")
-    return controller
+    """The controller with at most one addition of each kind, and those that an addition needs."""
+    kinds = kinds_of(controller, additions)
+    drafting, refuse = controller.drafting, partial(fault, controller.name)
+    for part, kind in zip(additions, kinds, strict=True):
+        if kind in OF_DRAFTING:
+            drafting = with_drafting(drafting, part, scenario, refuse)
+        else:
+            controller = with_addition(controller, part)
+    if "trimming" in kinds and controller.centralized and not drafting.hosted:
+        raise refuse(f"trimming needs drafts; allowed: {', '.join(COLOCATED)}")
+    return replace(controller, drafting=drafting)
 
 
-def with_addition(controller: Controller, part: Part, scenario: Scenario) -> Controller:
-    """The controller with one addition."""
+def kinds_of(controller: Controller, additions: list[Part]) -> list[str]:
+    """The kind of each addition."""
+    kinds = [next(kind for kind, rules in KINDS.items() if part.name in rules) for part in additions]
+    allowed = [kind for kind in KINDS if not (controller.centralized and kind in OF_DEVICES)]
+    for k, (part, kind) in enumerate(zip(additions, kinds, strict=True)):
+        if kind in kinds[:k] or kind not in allowed:
+            raise fault(controller.name, f"'{part.name}' does not fit; allowed: one each of {', '.join(allowed)}")
+    if COLOCATION in kinds and not controller.centralized and CHOICE not in kinds:
+        raise fault(controller.name, f"{COLOCATION} needs a rule of {CHOICE}; allowed: {', '.join(DRAFTERS)}")
+    return kinds
+
+
+def with_addition(controller: Controller, part: Part) -> Controller:
+    """The controller with a prefill chunk, a limit of admission or a trimming rule."""
     if part.name in CHUNK:
         return replace(controller, chunk_tokens=int(part.values[0]), chunk_share=part.values[1])
     if part.name in ADMISSION:
         return replace(controller, admit_share=part.values[0])
-    if part.name in TRIMMING:
-        tokens = int(part.values[0]) if part.values else 0  # survivals are the predictor's, so its time is spent
-        return replace(controller, trim=part.rule.kind, trim_tokens=tokens, uses_predictor=True)
-    refuse = partial(fault, controller.name)
-    return replace(controller, drafting=with_drafting(controller.drafting, part, scenario, refuse))
+    tokens = int(part.values[0]) if part.values else 0  # survivals are the predictor's, so its time is spent
+    return replace(controller, trim=part.rule.kind, trim_tokens=tokens, uses_predictor=True)
 
 
 def published_threshold(scenario: Scenario) -> float:

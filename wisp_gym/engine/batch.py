@@ -9,10 +9,12 @@ import math
 
 from wisp_gym.contract.averages import FRESH, KEEP
 from wisp_gym.engine import draws
-from wisp_gym.engine.compose import predict_s
+from wisp_gym.engine.colocated import draft_at_server, log_drafts, lone_drafting_s
+from wisp_gym.engine.compose import lookahead, predict_s
 from wisp_gym.engine.draws import normal, stream_key
 from wisp_gym.engine.kv_cache import forget, make_room, release, remember
 from wisp_gym.engine.line import leave_line
+from wisp_gym.engine.rows import row_of
 from wisp_gym.engine.session import commit, in_window, write_log
 from wisp_gym.engine.state import LOG_END, LOG_LAUNCH, LOG_MEMBER, LOG_PREDICT, LOG_VERIFY, NOBODY, VERIFYING
 from wisp_gym.engine.trim import trim
@@ -38,7 +40,7 @@ def fill_rooflines(c, rooflines):
 
 @jit
 def solo_time_s(c, d, rooflines):
-    """True time, in s and without noise, of a batch of this request alone."""
+    """True time, in s and without noise, of a batch of this request alone, the server's drafting left out."""
     new = d.take_tokens
     time_s = rooflines[new] if new < rooflines.shape[0] else roofline_s(c, new)
     pairs = float(new) * (d.cached_tokens + new)
@@ -77,12 +79,19 @@ def queued_work_s(c, s, devices, line):
 
 
 @jit
+def spare_tokens(c, d):
+    """Places, in tokens, that the server keeps in memory for a member beyond what it runs: its drafts may be fewer."""
+    return lookahead(c, d) - d.verified * d.at_server
+
+
+@jit
 def reserve_memory(c, s, devices, batch, totals):
     """Make room for the batch: members leave the list of idle sessions, others are evicted as needed."""
     growth = 0
     for k in range(s.n_batch):
+        d = devices[batch[k]]
         forget(s, devices, batch[k])
-        growth += devices[batch[k]].take_tokens
+        growth += d.take_tokens + spare_tokens(c, d)
     totals.evictions += make_room(s, devices, growth, c.kv_capacity_tokens)
     s.kv_tokens += growth
     totals.kv_peak_tokens = max(totals.kv_peak_tokens, s.kv_tokens)
@@ -92,12 +101,14 @@ def reserve_memory(c, s, devices, batch, totals):
 def launch(w):
     """Start the composed batch, trimmed where the server trims."""
     c, s, devices = w.config[0], w.server[0], w.device
+    if c.server_length:
+        draft_at_server(w)
     if c.trim:
         trim(w)
     reserve_memory(c, s, devices, w.batch, w.totals[0])
     clean = batch_time_s(
         c.host_s, c.launch_s, c.weights_s, c.token_s, c.sharpness, c.cached_token_s, c.pair_s, s.sum_new, s.sum_pairs, s.sum_cached
-    )  # fmt: skip
+    ) + s.draft_s  # fmt: skip
     noise = normal(stream_key(c.seed, draws.BATCH_NOISE, 0, 0), s.batches) if c.noise > 0.0 else 0.0
     s.batch_clean_s = clean
     if c.log_decisions:
@@ -105,7 +116,7 @@ def launch(w):
     s.batch_time_s = clean * math.exp(c.noise * noise)
     s.batch_start_s = s.now_s
     s.batch_end_s = s.now_s + s.batch_time_s
-    s.predicted_end_s = s.now_s + predict_s(c, s.sum_new, s.sum_pairs, s.sum_cached)
+    s.predicted_end_s = s.now_s + (predict_s(c, s.sum_new, s.sum_pairs, s.sum_cached) + s.draft_s)
     s.busy = 1
     s.batches += 1
     leave_queue(w)
@@ -114,6 +125,8 @@ def launch(w):
     if c.batching == PIPELINED:
         end_turn(s, devices, w.batch, w.batching_parameters)
     log_launch(s, devices, w.batch, w.log)
+    if c.server_length:
+        log_drafts(w)
 
 
 @jit
@@ -151,11 +164,14 @@ def count_batch(c, s, totals):
 
 
 @jit
-def count_member(c, s, d, totals, rooflines):
+def count_member(c, s, d, session, totals, rooflines):
     """Interference that a member suffers: `T(batch) − T(it alone)`; tokens computed again after an eviction."""
     if in_window(c, s.now_s):
         totals.verified_requests += 1
-        totals.interference_s += s.batch_clean_s - solo_time_s(c, d, rooflines)
+        alone_s = solo_time_s(c, d, rooflines)
+        if c.server_length and d.at_server:
+            alone_s += lone_drafting_s(c, d, session)
+        totals.interference_s += s.batch_clean_s - alone_s
         if d.committed > 0:
             totals.recomputed_tokens += d.take_tokens - (1 + d.verified if d.completes else 0)
 
@@ -165,12 +181,13 @@ def finish_member(w, i):
     """Outcome for one member: a chunk of its prompt is cached, or its verification is complete."""
     c, s, devices, d, totals = w.config[0], w.server[0], w.device, w.device[i], w.totals[0]
     d.in_batch = 0
-    count_member(c, s, d, totals, w.rooflines)
+    count_member(c, s, d, w.sessions[row_of(w.sessions, i)], totals, w.rooflines)
+    s.kv_tokens -= spare_tokens(c, d)
     d.cached_tokens += d.take_tokens
     if d.completes == 0:
         remember(s, devices, i)
         return
-    commit(c, d, totals)
+    commit(c, d, w.source, totals)
     write_log(s, w.log, s.now_s, LOG_VERIFY, i, d.accepted)
     kept = d.prompt_tokens + d.committed + d.accepted  # keys and values of rejected tokens are dropped
     s.kv_tokens -= d.cached_tokens - kept

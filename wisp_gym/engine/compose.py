@@ -30,6 +30,7 @@ def begin_batch(w):
     s.n_batch = 0
     s.sum_new, s.sum_pairs, s.sum_cached = 0.0, 0.0, 0.0
     s.sum_kv, s.sum_context = 0, 0
+    s.n_drafting, s.draft_context, s.sum_lookahead = 0, 0, 0
     s.chunk_left = c.chunk_tokens if c.chunk_tokens > 0 else 1 << 40
     s.earliest_deadline_s = math.inf
     s.chunk_settled = 0
@@ -88,7 +89,7 @@ def tokens_to_run(s, d):
 @jit
 def spoken_for(s):
     """Tokens of KV memory that are in use, that the batch so far adds, or that prompts begun still lack."""
-    return s.kv_tokens + s.sum_new + s.kv_missing
+    return s.kv_tokens + s.sum_new + s.sum_lookahead + s.kv_missing
 
 
 @jit
@@ -99,14 +100,20 @@ def may_begin(c, s, d):
     """
     if c.admit_share <= 0.0 or d.cached_tokens > 0 or spoken_for(s) == 0:
         return True
-    return spoken_for(s) + uncached_tokens(d) + 1 + d.drafted <= c.admit_share * c.kv_capacity_tokens
+    return spoken_for(s) + uncached_tokens(d) + 1 + d.drafted + lookahead(c, d) <= c.admit_share * c.kv_capacity_tokens
+
+
+@jit
+def lookahead(c, d):
+    """Places in memory, in tokens, that the server keeps for its drafts of a session."""
+    return c.lookahead_tokens * d.at_server
 
 
 @jit
 def fits(c, s, d):
     """Whether memory, batch size and prefill chunk let a request join the batch so far."""
     take = tokens_to_run(s, d)
-    room = s.sum_kv + d.cached_tokens + take <= c.kv_capacity_tokens
+    room = s.sum_kv + d.cached_tokens + take + lookahead(c, d) <= c.kv_capacity_tokens
     return take > 0 and room and may_begin(c, s, d) and s.n_batch < c.max_batch_requests and d.in_batch == 0
 
 
@@ -129,9 +136,14 @@ def add(c, s, devices, i, batch, due_s):
     s.sum_new += take
     s.sum_pairs += take * float(d.cached_tokens + take)
     s.sum_cached += d.cached_tokens
-    s.sum_kv += d.cached_tokens + take
+    s.sum_kv += d.cached_tokens + take + lookahead(c, d)
     s.sum_context += d.prompt_tokens + d.committed
     s.earliest_deadline_s = min(s.earliest_deadline_s, due_s)
+    if c.server_length:
+        s.sum_lookahead += lookahead(c, d)
+        if would_draft(d):
+            s.n_drafting += 1
+            s.draft_context += d.prompt_tokens + d.committed
     if c.centralized and d.running == 0:
         d.running = 1
         s.n_running += 1
@@ -148,11 +160,38 @@ def join_responses(w):
 
 
 @jit
+def would_draft(d):
+    """Whether the server drafts for a session once it is in a batch: where it can, with a token and all context in memory."""
+    return d.at_server == 1 and d.committed > 0 and uncached_tokens(d) == 0
+
+
+@jit
+def drafting_s(c, k, n, context):
+    """Time, in s, of k draft steps of n sessions with so many tokens of context in all, as the server predicts it."""
+    if k == 0 or n == 0:
+        return 0.0
+    step_s = c.step_launch_s + n * (c.step_sequence_s + c.step_token_s) + c.step_cached_token_s * context
+    return c.step_overhead_s + k * step_s
+
+
+@jit
+def so_far_s(c, s, more_tokens=0.0):
+    """Predicted time, in s, of the batch so far, with so many new tokens more."""
+    verify_s = predict_s(c, s.sum_new + more_tokens, s.sum_pairs, s.sum_cached)
+    return verify_s + drafting_s(c, s.server_tokens, s.n_drafting, s.draft_context) if c.server_length else verify_s
+
+
+@jit
 def predicted_with_s(c, s, d):
     """Predicted time, in s, of the batch so far with one more request."""
     take = tokens_to_run(s, d)
     pairs = s.sum_pairs + take * float(d.cached_tokens + take)
-    return predict_s(c, s.sum_new + take, pairs, s.sum_cached + d.cached_tokens)
+    verify_s = predict_s(c, s.sum_new + take, pairs, s.sum_cached + d.cached_tokens)
+    if c.server_length == 0:
+        return verify_s
+    more = would_draft(d)
+    context = s.draft_context + (d.prompt_tokens + d.committed if more else 0)
+    return verify_s + drafting_s(c, s.server_tokens, s.n_drafting + (1 if more else 0), context)
 
 
 @jit
@@ -168,7 +207,7 @@ def may_join(c, s, d, f, parameters):
     """Whether the rule and the engine's limits let a device's request join."""
     if not fits(c, s, d):
         return False
-    batch_s = predict_s(c, s.sum_new, s.sum_pairs, s.sum_cached)
+    batch_s = so_far_s(c, s)
     predicted_s = decode_step_with_s(c, s, d) if c.batching == rules.PACED else predicted_with_s(c, s, d)
     return admits(
         c.batching, parameters, s.now_s, s.mean_batch_s, f, s.n_batch, s.n_running, batch_s, predicted_s, s.earliest_deadline_s
@@ -178,7 +217,7 @@ def may_join(c, s, d, f, parameters):
 @jit
 def earliest_met_s(c, s, devices, batch, margin):
     """Earliest deadline, in s, among the members of the batch so far that it still meets; inf for none."""
-    end_s = s.now_s + predict_s(c, s.sum_new, s.sum_pairs, s.sum_cached) * (1.0 + margin)
+    end_s = s.now_s + so_far_s(c, s) * (1.0 + margin)
     due_s = math.inf
     for k in range(s.n_batch):
         deadline_s = devices[batch[k]].deadline_s
@@ -203,7 +242,7 @@ def is_closed(c, s, parameters, checked, margin):
         return True
     if not checked or s.n_batch == 0:
         return False
-    return s.now_s + predict_s(c, s.sum_new + 1.0, s.sum_pairs, s.sum_cached) * (1.0 + margin) > s.earliest_deadline_s
+    return s.now_s + so_far_s(c, s, 1.0) * (1.0 + margin) > s.earliest_deadline_s
 
 
 @jit

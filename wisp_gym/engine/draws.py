@@ -34,7 +34,13 @@ from wisp_gym.jit_lanes import four_at_once
     BATCH_NOISE,
     CONTROLLER,
     ANSWER,
-) = range(15)
+    SERVER_EFFECT,  # of a draft on the server that is not the devices': its request effect …
+    SERVER_DRIFT,  # … the innovations of its drift
+    SERVER_ACCEPTANCE,  # … its fates
+    SERVER_SHARED,  # … whether it takes the devices' draw at a place
+    SERVER_OFFER,  # … whether it drafts what is rejected at once
+    SERVER_EVIDENCE,  # … the noise of its evidence
+) = range(21)
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 MIX_1 = np.uint64(0xBF58476D1CE4E5B9)

@@ -19,27 +19,25 @@ import math
 
 from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES, WAIT_SHARE
 from wisp_gym.engine.batch import fill_rooflines, finish_batch, launch
+from wisp_gym.engine.colocated import learn_from_drafting
 from wisp_gym.engine.compose import add, begin_batch, choose_chunk, chunk_is_open, compose, fits, join_responses
 from wisp_gym.engine.compose_learned import compose_learned
+from wisp_gym.engine.handover import deliver_round, go_on_at_server, keep_sessions, leave_server
 from wisp_gym.engine.heap import pop, push
 from wisp_gym.engine.line import enqueue
 from wisp_gym.engine.network import DRAFT_TOKEN_BYTES
-from wisp_gym.engine.rollout_log import begin_logging, log_outcome
+from wisp_gym.engine.overlap import note_sent
+from wisp_gym.engine.requests import FOREVER_S, begin_request, first_arrival_s, following_arrival_s
+from wisp_gym.engine.rollout_log import begin_logging
 from wisp_gym.engine.rows import row_of
 from wisp_gym.engine.session import (
     DECIDE,
     EXTERNAL_LENGTH,
-    FOREVER_S,
-    begin_request,
     begin_round,
-    deliver,
     draft_one,
     draft_round,
     finish_drafting,
-    first_arrival_s,
-    following_arrival_s,
     in_window,
-    learn_from_round,
     send,
     write_log,
 )
@@ -49,6 +47,7 @@ from wisp_gym.engine.turns import find_turn
 from wisp_gym.engine.world_type import world_type
 from wisp_gym.jit import INTEGER, VOID, jit, on_demand
 from wisp_gym.rules.batching import FCFS, LEARNED, PIPELINED, binding_deadline_s, ready
+from wisp_gym.rules.drafters import is_mixed
 
 # What `advance` returns: the world is over, which decision it waits for, or that the room for logged decisions is used up.
 DONE, SPECULATION, BATCHING, FULL = 0, 1, 2, 3
@@ -63,7 +62,8 @@ def world_of(worlds, index):
         worlds.event_s[index], worlds.line[index], worlds.places[index], worlds.queue[index], worlds.cold[index], worlds.cold_keys[index],
         worlds.batch[index], worlds.replies[index],
         worlds.features[index], worlds.keys[index], worlds.order[index], worlds.rooflines[index], worlds.speculation_parameters[index],
-        worlds.batching_parameters[index], worlds.memory[index], worlds.log[index], worlds.decisions[index], worlds.seen[index],
+        worlds.batching_parameters[index], worlds.drafter_parameters[index], worlds.length_parameters[index], worlds.server_memory[index],
+        worlds.sessions[index], worlds.memory[index], worlds.log[index], worlds.decisions[index], worlds.seen[index],
         worlds.outcomes[index], worlds.survivals[index], worlds.trace, worlds.policy, worlds.scorer, worlds.source,
     )  # fmt: skip
 
@@ -131,6 +131,10 @@ def take_events(w):
         finish_batch(w)
         if c.suggests:
             suggest_lengths(w)
+        if c.server_length:
+            learn_from_drafting(w)
+        if is_mixed(c.drafter):
+            keep_sessions(w)
         w.totals[0].events += 1
     s.stage = REPLY if c.centralized else COMPOSE
     return True
@@ -178,18 +182,14 @@ def wait_a_little(s):
 def answer(w, i):
     """Deliver the reply to device i and begin what follows; returns True when a round of drafting has begun."""
     c, s, d = w.config[0], w.server[0], w.device[i]
-    complete = deliver(w, i)
-    if c.learns:
-        o, memory = w.observation[row_of(w.observation, i)], w.memory[row_of(w.memory, i)]
-        learn_from_round(c, d, i, w.speculation_parameters, memory, o)
-    if c.log_decisions and d.round >= 0:
-        log_outcome(w, i)
+    complete = deliver_round(w, i)
+    if is_mixed(c.drafter):
+        leave_server(w, i)
     if complete:
         after_response(w, i)
         return False
     if c.centralized:
-        d.round_start_s = d.delivered_s
-        enqueue(s, d, w.line, w.places, w.queue, i)
+        go_on_at_server(w, i)
         return False
     begin_round(c, d, i, w.observation[row_of(w.observation, i)], d.delivered_s)
     if c.log_decisions:
@@ -200,8 +200,10 @@ def answer(w, i):
 @jit
 def send_round(w, i):
     """The round's drafting is over: its message is on the way."""
-    d = w.device[i]
-    finish_drafting(w.config[0], d, w.totals[0])
+    c, d = w.config[0], w.device[i]
+    finish_drafting(c, d, w.totals[0])
+    if c.overlap_tokens or is_mixed(c.drafter):
+        note_sent(c, d, w.sessions[i], w.totals[0])
     reach_later(w, i, send(w, i, d.drafted * DRAFT_TOKEN_BYTES))
 
 
@@ -261,7 +263,7 @@ def act_speculation(w, action):
     if c.external_speculation == EXTERNAL_LENGTH:
         d.target_tokens = min(action, d.cap)
     elif action:
-        draft_one(c, d, w.source, w.survivals[row_of(w.survivals, i)])
+        draft_one(c, d, w.source, w.survivals[row_of(w.survivals, i)], w.sessions[row_of(w.sessions, i)])
     else:
         s.mid_draft = 0
         send_round(w, i)

@@ -11,7 +11,7 @@ import math
 from wisp_gym.contract.averages import FRESH, KEEP, PRIOR_TOKENS
 from wisp_gym.engine import draws
 from wisp_gym.engine.drafting import cool, heat_up, seconds_per_token
-from wisp_gym.engine.draws import clipped_lognormal, exponential, stream_key, uniform
+from wisp_gym.engine.draws import stream_key, uniform
 from wisp_gym.engine.network import TOKEN_BYTES, transfer_s
 from wisp_gym.engine.observe_device import (
     adapt_survival,
@@ -25,9 +25,8 @@ from wisp_gym.engine.observe_device import (
 from wisp_gym.engine.rollout_log import sampled_action
 from wisp_gym.engine.rows import row_of
 from wisp_gym.engine.slo import on_time_tokens, token_deadline_s
-from wisp_gym.engine.source import begin_walk, draft_token, fate_here, mark, rewind, step
+from wisp_gym.engine.source import draft_token, fate_here, first_fate, mark, rewind, step
 from wisp_gym.engine.state import (
-    CLOSED,
     DOWNLINK,
     DRAFTING,
     LATENCY_BINS,
@@ -35,10 +34,8 @@ from wisp_gym.engine.state import (
     LATENCY_LOW_S,
     LOG_DELIVER,
     LOG_DONE,
-    LOG_REQUEST,
     LOG_SEND,
     THINKING,
-    TRACE,
     UPLINK,
 )
 from wisp_gym.jit import jit, jit_inline
@@ -53,7 +50,6 @@ from wisp_gym.rules.speculation import (
 
 SENT, DECIDE = 0, 1
 EXTERNAL_TOKEN, EXTERNAL_LENGTH = 1, 2
-FOREVER_S = 1e18
 BINS_PER_LOG = LATENCY_BINS / math.log(LATENCY_HIGH_S / LATENCY_LOW_S)
 
 
@@ -81,77 +77,6 @@ def latency_bin(latency_s):
 def in_window(c, time_s):
     """Whether a time lies in the window of measurement."""
     return c.warmup_s <= time_s < c.window_end_s
-
-
-@jit
-def first_arrival_s(c, i, trace):
-    """Time, in s, of a device's first request; FOREVER_S where none comes."""
-    if c.arrivals == TRACE:
-        return trace[i].arrival_s if i < trace.shape[0] else FOREVER_S
-    key = stream_key(c.seed, draws.ARRIVAL, i, 0)
-    return c.start_window_s * uniform(key, 0) if c.arrivals == CLOSED else exponential(key, 0) / c.requests_per_s
-
-
-@jit
-def following_arrival_s(c, d, i, request, done_s, trace):
-    """Time, in s, of the device's request number `request` (> 0), the one before having ended at `done_s`."""
-    if c.arrivals == TRACE:
-        row = i + request * c.n_devices
-        return trace[row].arrival_s if row < trace.shape[0] else FOREVER_S
-    key = stream_key(c.seed, draws.ARRIVAL, i, request)
-    if c.arrivals == CLOSED:
-        return done_s + c.think_s * exponential(key, 0)
-    return d.arrival_s + exponential(key, 0) / c.requests_per_s
-
-
-@jit
-def draw_lengths(c, d, i, trace):
-    """Prompt and output length, in tokens, of the device's current request."""
-    if c.arrivals == TRACE:
-        row = i + d.request * c.n_devices
-        d.prompt_tokens = min(max(trace[row].prompt_tokens, int(c.prompt_min)), int(c.prompt_max))
-        d.output_tokens = min(max(trace[row].output_tokens, int(c.output_min)), int(c.output_max))
-        return
-    prompt = stream_key(c.seed, draws.PROMPT, i, d.request)
-    output = stream_key(c.seed, draws.OUTPUT, i, d.request)
-    d.prompt_tokens = clipped_lognormal(prompt, 0, c.prompt_log_mean, c.prompt_log_std, c.prompt_min, c.prompt_max)
-    d.output_tokens = clipped_lognormal(output, 0, c.output_log_mean, c.output_log_std, c.output_min, c.output_max)
-
-
-@jit
-def draw_keys(c, d, i):
-    """Streams of the device's current request."""
-    d.acceptance_key = stream_key(c.seed, draws.ACCEPTANCE, i, d.request)
-    d.evidence_key = stream_key(c.seed, draws.EVIDENCE, i, d.request)
-    d.off_path_key = stream_key(c.seed, draws.OFF_PATH, i, d.request)
-    d.views_key = stream_key(c.seed, draws.VIEWS, i, d.request)
-    d.drift_key = stream_key(c.seed, draws.DRIFT, i, d.request)
-    d.network_key = stream_key(c.seed, draws.NETWORK, i, d.request)
-    d.loss_key = stream_key(c.seed, draws.LOSS, i, d.request)
-    d.outage_key = stream_key(c.seed, draws.OUTAGE, i, 0)  # one process for the device, whatever it requests
-
-
-@jit
-def begin_request(w, i, request, arrival_s, start_s):
-    """Take the next request; its prompt leaves at `start_s`. Returns the time it reaches the server, in s."""
-    c, s, d = w.config[0], w.server[0], w.device[i]
-    d.request = request
-    d.arrival_s = arrival_s
-    d.messages = 0
-    d.committed = 0
-    d.last_rejected = 0
-    draw_lengths(c, d, i, w.trace)
-    draw_keys(c, d, i)
-    begin_walk(c, d, i, w.source)
-    d.counted = 1 if in_window(c, arrival_s) else 0
-    w.totals[0].requests_in += 1
-    w.slo_totals[d.slo_id].arrived += d.counted
-    s.n_open += d.counted
-    d.round_start_s = start_s
-    d.clock_s = start_s
-    clear_draft(d)
-    write_log(s, w.log, start_s, LOG_REQUEST, i, d.prompt_tokens)
-    return send(w, i, d.prompt_tokens * TOKEN_BYTES)
 
 
 @jit
@@ -208,6 +133,8 @@ def begin_round(c, d, i, o, now_s):
     d.clock_s = now_s
     d.cap = min(c.max_draft_tokens, d.output_tokens - d.committed - 1)
     clear_draft(d)
+    while d.position < d.committed:  # the server, or nobody, drafted since
+        step(c, d)
     mark(d)
     if c.sees_observation or outside:
         adapt_to_request(c, d)
@@ -249,11 +176,15 @@ def own_chance(c, d, i):
 
 
 @jit_inline
-def draft_one(c, d, source, survivals):
+def draft_one(c, d, source, survivals, session):
     """Draft one token; the clock moves on. The message carries its survival to a server that trims."""
-    if d.drafted == 0:
-        d.clock_s += d.round_overhead_s
-    d.clock_s += d.draft_token_s
+    if c.overlap_tokens and d.drafted < session.head_tokens + session.under_way:
+        if d.drafted == session.head_tokens:  # those before it were done while the last round was away
+            d.clock_s = session.under_way_s
+    else:
+        if d.drafted == 0:
+            d.clock_s += d.round_overhead_s
+        d.clock_s += d.draft_token_s
     draft_token(c, d, source)
     if c.sees_observation or c.external_speculation:
         adapt_survival(d)
@@ -291,7 +222,7 @@ def draft_round(w, i):
             more = drawn_decision(w, i) if c.log_decisions else wants_more(w, i)
         if more == 0:
             return SENT
-        draft_one(c, d, w.source, w.survivals[row_of(w.survivals, i)])
+        draft_one(c, d, w.source, w.survivals[row_of(w.survivals, i)], w.sessions[row_of(w.sessions, i)])
     return SENT
 
 
@@ -307,13 +238,20 @@ def finish_drafting(c, d, totals):
 
 
 @jit
-def commit(c, d, totals):
-    """Outcome of the verification at the server: A accepted tokens and one of the target's own."""
+def commit(c, d, source, totals):
+    """Outcome of the verification at the server: A accepted tokens and one of the target's own.
+
+    The walk of a session at the server follows when somebody drafts again.
+    """
+    d.guess_held = 0
     if d.verified < d.accepted:  # the server left out tokens that would have been accepted
         d.accepted = d.verified
-        rewind(c, d, d.committed + d.verified)
-        step(c, d)
-    elif c.centralized == 0 and d.on_path:  # everything drafted was accepted (or nothing drafted): the bonus token
+        if d.at_server == 0 or c.server_shares:
+            rewind(c, d, d.committed + d.verified)
+            step(c, d)
+    elif d.at_server == 0 and d.on_path:  # everything drafted was accepted (or nothing drafted): the bonus token
+        if c.overlap_tokens:
+            d.guess_held = first_fate(c, d, source)
         step(c, d)
     d.commit_tokens = min(d.accepted + 1, d.output_tokens - d.committed)
     totals.accepted += d.accepted
@@ -323,15 +261,23 @@ def commit(c, d, totals):
 
 
 @jit
+def learn_delay(d, delay_s):
+    """A message's one-way delay enters the device's running averages."""
+    d.delay_spread_s = KEEP * d.delay_spread_s + FRESH * abs(delay_s - d.delay_mean_s)
+    d.delay_mean_s = KEEP * d.delay_mean_s + FRESH * delay_s
+
+
+@jit
 def learn_from_reply(c, s, d, downlink_s):
     """Running averages of the device and the server state that the reply carries."""
-    for delay in (d.uplink_s, downlink_s):
-        d.delay_spread_s = KEEP * d.delay_spread_s + FRESH * abs(delay - d.delay_mean_s)
-        d.delay_mean_s = KEEP * d.delay_mean_s + FRESH * delay
-    examined = min(d.accepted + 1, d.verified)
-    d.last_rejected = 1 if d.accepted < d.verified else 0
-    d.accepted_sum = KEEP * d.accepted_sum + d.accepted + FRESH * PRIOR_TOKENS * c.accept_prior
-    d.examined_sum = KEEP * d.examined_sum + examined + FRESH * PRIOR_TOKENS
+    if d.at_server == 0 or d.committed == 0:  # a message went up
+        learn_delay(d, d.uplink_s)
+    learn_delay(d, downlink_s)
+    if d.at_server == 0 or c.server_length == 0 or c.server_shares:
+        examined = min(d.accepted + 1, d.verified)
+        d.last_rejected = 1 if d.accepted < d.verified else 0
+        d.accepted_sum = KEEP * d.accepted_sum + d.accepted + FRESH * PRIOR_TOKENS * c.accept_prior
+        d.examined_sum = KEEP * d.examined_sum + examined + FRESH * PRIOR_TOKENS
     if d.committed > 0:
         d.token_sum = KEEP * d.token_sum + d.commit_tokens
         d.time_sum_s = KEEP * d.time_sum_s + (d.delivered_s - d.round_start_s)
@@ -362,7 +308,10 @@ def count_round(c, d, totals, histogram):
     totals.window_trimmed += d.drafted - d.verified
     totals.round_latency_s += latency_s
     histogram[0, latency_bin(latency_s)] += 1
-    if d.drafted > 0:
+    if d.at_server:
+        totals.server_rounds += 1 if d.drafted > 0 else 0
+        totals.server_drafted += d.drafted
+    elif d.drafted > 0:
         totals.wasted_s += d.draft_token_s * wasted_tokens(d)
         totals.wasted_with_rejected_s += d.draft_token_s * (d.drafted - d.accepted)
         totals.draft_s += d.draft_token_s * d.drafted
@@ -391,7 +340,7 @@ def count_tokens(w, i):
         s.step_committed += d.commit_tokens
         s.step_on_time += on_time
         s.step_round_s += 0.0 if first else d.delivered_s - d.round_start_s
-        if d.drafted > 0:
+        if d.drafted > 0 and d.at_server == 0:
             s.step_wasted += wasted_tokens(d)
 
 

@@ -34,6 +34,12 @@ def fate_here(c, d, source):
 
 
 @jit
+def first_fate(c, d, source):
+    """The same where nothing has been drafted from here: of a trace, that of the first token of the position's row."""
+    return trace_source.first_fate(d, source) if c.from_trace else acceptance.fate_here(d)
+
+
+@jit
 def step(c, d):
     """Move past the current position without drafting there: the target's own bonus token."""
     if c.from_trace:

@@ -19,7 +19,7 @@ F, I, U, B = np.float64, np.int64, np.uint64, np.int8
 def table(shape: int | tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Zeroed rows, whose fields plain Python can read as attributes too where nothing is compiled."""
     zeros = np.zeros(shape, dtype)
-    return zeros if COMPILES else zeros.view(np.recarray)
+    return zeros if COMPILES or not dtype.names else zeros.view(np.recarray)
 
 
 PARAMETERS = 8  # parameters that a controller may have
@@ -53,6 +53,14 @@ CONFIG = np.dtype(
         ("external_speculation", I), ("external_device", I), ("external_batching", I), ("visible_requests", I), ("sets_prices", I),
         ("responses_join", I),  # those in memory, before an outside decision about a batch
         ("log_decisions", I),  # draw the policy's actions and log this many decisions (0: take its best action, log none)
+        # who drafts besides a device before it sends: tokens drafted on while a round is away, how a session's drafter and the server's
+        # length are chosen, places kept for the server's drafts; memory without a draft model
+        ("overlap_tokens", I), ("overlap_chance", F), ("drafter", I), ("server_length", I), ("lookahead_tokens", I), ("memory_tokens", I),
+        # the draft on the server: time of its steps, whether its fates are the devices', else its process
+        ("step_overhead_s", F), ("step_launch_s", F), ("step_sequence_s", F), ("step_token_s", F), ("step_cached_token_s", F),
+        ("server_shares", I), ("server_offer", F), ("server_correlation", F), ("server_own", F), ("server_logit_mean", F),
+        ("server_request_std", F), ("server_drift_std", F), ("server_drift_keep", F), ("server_drift_fresh", F),
+        ("server_after_rejection_logit", F), ("server_prior", F), ("server_base_logit", F),
     ]
 )  # fmt: skip
 CLOSED, OPEN, TRACE = 0, 1, 2
@@ -66,6 +74,7 @@ DEVICE = np.dtype(
         # 0 or 1: of the request at the server; of the token just drafted and the walk; of what else is said below
         ("running", B), ("in_batch", B), ("completes", B), ("resident", B), ("on_path", B), ("fate", B), ("after_rejection", B),
         ("mark_after_rejection", B), ("counted", B), ("clock_from_arrival", B), ("info_busy", B), ("last_rejected", B),
+        ("at_server", B), ("guess_held", B),  # who drafts is the server; the target's next token was the draft's own
         ("group", I), ("turn_s", F),  # in a pipelined plan: group (−1: none), when it was last launched in its turn
         # constants of the device's class, link and service class
         ("token_s", F), ("round_overhead_s", F), ("predictor_s", F), ("draft_w", F), ("idle_w", F), ("radio_j", F),
@@ -106,6 +115,20 @@ DEVICE = np.dtype(
 THINKING, DRAFTING, UPLINK, QUEUED, VERIFYING, DOWNLINK = range(6)
 NOBODY = -1  # a gap in the line of those who wait
 
+# What is kept of a session besides where the server may draft for it, or its device drafts on while a round is away.
+SESSION = np.dtype(
+    [
+        ("draft_cached", I), ("drafting", I),  # context in the server draft's cache; whether the server drafts for it in this batch
+        ("accepted_sum", F), ("examined_sum", F), ("device_tokens", I),  # the server's averages; length of the device's last round
+        # walk of a server draft that is not the devices', and where it stood at the start of the round
+        ("request", I), ("logit", F), ("drift", F), ("block", I), ("position", I), ("after_rejection", I),
+        ("mark_drift", F), ("mark_block", I), ("mark_position", I), ("mark_after_rejection", I),
+        # overlapped drafting: whether the device drafts on; what the next round begins with: tokens that are there, one under way
+        ("overlaps", I), ("away_token_s", F), ("head_tokens", I), ("under_way", I), ("under_way_s", F),
+    ],
+    align=True,
+)  # fmt: skip
+
 SERVER = np.dtype(
     [
         ("now_s", F), ("stage", I), ("busy", I), ("batch_end_s", F), ("batch_start_s", F), ("batch_time_s", F), ("batch_clean_s", F), ("wake_s", F),
@@ -120,6 +143,8 @@ SERVER = np.dtype(
         ("invalid_actions", I), ("log_length", I),
         # logged for a learner since it last took them
         ("rounds", I), ("n_decisions", I), ("n_outcomes", I),
+        # sessions that the server drafts for; length of its last batch; of the batch so far: sessions, their context, places kept
+        ("n_at_server", I), ("server_tokens", I), ("n_drafting", I), ("draft_context", I), ("sum_lookahead", I), ("draft_s", F),
         ("batch_token_s", F), ("ended_token_s", F),  # time that one more token would add to the running batch, to the one that ended
     ],
     align=True,
@@ -136,6 +161,7 @@ TOTALS = np.dtype(
         ("busy_s", F), ("batches", I), ("batched_requests", I), ("recomputed_tokens", I), ("evictions", I), ("messages", I),
         ("round_latency_s", F), ("ttft_s", F), ("ttft_n", I),
         ("kv_peak_tokens", I), ("events", I), ("decisions", I),
+        ("server_rounds", I), ("server_drafted", I), ("server_draft_s", F), ("overlapped", I), ("overlap_used", I), ("overlap_s", F),
     ],
     align=True,
 )  # fmt: skip
@@ -170,11 +196,15 @@ OUTCOME = np.dtype(
 )  # fmt: skip
 
 LOG_ROW = np.dtype([("time_s", F), ("kind", I), ("device", I), ("value", F)])
-# Values: prompt tokens; drafted; drafted; members; members; tokens; tokens; accepted; new tokens run; predicted end, s.
+# Values: prompt tokens; drafted; drafted; members; members; tokens; tokens; accepted; new tokens run; predicted end, s; drafted by the
+# server; who drafts from now on (1 the server); drafted while the round was away.
 (
     LOG_REQUEST, LOG_SEND, LOG_ARRIVE, LOG_LAUNCH, LOG_END, LOG_DELIVER, LOG_DONE, LOG_VERIFY, LOG_MEMBER, LOG_PREDICT,
-) = range(10)  # fmt: skip
-LOG_KINDS = ("request", "send", "arrive", "launch", "end", "deliver", "done", "verify", "member", "predict")
+    LOG_DRAFT, LOG_DRAFTER, LOG_OVERLAP,
+) = range(13)  # fmt: skip
+LOG_KINDS = (
+    "request", "send", "arrive", "launch", "end", "deliver", "done", "verify", "member", "predict", "draft", "drafter", "overlap",
+)  # fmt: skip
 
 
 class Source(NamedTuple):
@@ -215,6 +245,10 @@ class World(NamedTuple):
     rooflines: np.ndarray  # (ROOFLINES,) float64 `batch.roofline_s` of 0, 1, 2 … new tokens
     speculation_parameters: np.ndarray  # (PARAMETERS,) float64
     batching_parameters: np.ndarray  # (PARAMETERS,) float64
+    drafter_parameters: np.ndarray  # (PARAMETERS,) float64
+    length_parameters: np.ndarray  # (PARAMETERS,) float64
+    server_memory: np.ndarray  # (MEMORY,) float64 what the rule of the server's own lengths keeps
+    sessions: np.ndarray  # (n,) SESSION, or (1,) where nobody drafts but a device before it sends
     memory: np.ndarray  # (n + 1, MEMORY) float64 what a rule keeps of each device and, last, the server; or (1, …)
     # what is written down, and working memory
     log: np.ndarray  # (capacity,) LOG_ROW
@@ -248,7 +282,7 @@ class World(NamedTuple):
         for name, n in rows.items():
             old = getattr(self, name)
             if old.shape[1] < n:
-                grown[name] = np.zeros((old.shape[0], n, *old.shape[2:]), old.dtype)
+                grown[name] = table((old.shape[0], n, *old.shape[2:]), old.dtype)
                 grown[name][:, : old.shape[1]] = old
         return self._replace(**grown) if grown else self
 
@@ -263,7 +297,7 @@ class World(NamedTuple):
             getattr(self, name)[index] = getattr(template, name)[0]
 
 
-STRUCTURES = (CONFIG, DEVICE, SERVER, TOTALS, SLO_TOTALS, TRACE_ROW, TRACE_TOKEN, DECISION, OUTCOME, LOG_ROW)
+STRUCTURES = (CONFIG, DEVICE, SESSION, SERVER, TOTALS, SLO_TOTALS, TRACE_ROW, TRACE_TOKEN, DECISION, OUTCOME, LOG_ROW)
 
 
 def arrived(*parts: Any) -> World:

@@ -27,7 +27,7 @@ def note_batch(c, s, devices, replies, memory, knowledge):
     forget(knowledge)
     for k in range(s.n_replies):
         d = devices[replies[k]]
-        if d.committed > 0:
+        if d.committed > 0 and d.at_server == 0:
             draft_s = d.sent_s - d.round_start_s
             context = d.prompt_tokens + d.committed
             note_round(knowledge, d.verified, d.accepted, draft_s, d.arrived_s - d.info_s - draft_s, context)

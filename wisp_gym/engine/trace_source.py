@@ -31,6 +31,13 @@ def fate_here(d, source):
 
 
 @jit
+def first_fate(d, source):
+    """Whether the first token that would be drafted at the current position is accepted (1) or not (0)."""
+    p = source.tokens[d.answer + d.position, 0].acceptance
+    return 1 if uniform(d.acceptance_key, d.position) < p else 0
+
+
+@jit
 def draft_token(d, source):
     """Draft one more token: its fate, its statistics, and the draft's own confidence as predicted acceptance."""
     if d.on_path:

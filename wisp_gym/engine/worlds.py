@@ -1,10 +1,12 @@
 """Worlds: the engine's arrays with the controllers in place, run on several threads."""
 
 import copy
+import math
 import os
 
 import numpy as np
 
+from wisp_gym.contract.averages import PRIOR_TOKENS
 from wisp_gym.engine.build import empty_arrays, fill_world
 from wisp_gym.engine.call import Call
 from wisp_gym.engine.outside import Outside
@@ -13,7 +15,9 @@ from wisp_gym.engine.state import NO_TRACE, TRACE_ROW, as_known
 from wisp_gym.engine.trace_files import load_source
 from wisp_gym.errors import InputError, of_kind, shown
 from wisp_gym.jit import COMPILES
+from wisp_gym.rules import drafters
 from wisp_gym.rules.controller import Controller, Plan
+from wisp_gym.rules.drafting import Drafting, Hosted
 from wisp_gym.scenario import Scenario
 from wisp_gym.values import DEVICES, THREADS, WORLDS, whole
 
@@ -42,6 +46,39 @@ def follow_plan(devices: np.ndarray, plan: Plan) -> None:
     for d in devices[n:]:
         alike = np.flatnonzero(devices["class_id"][:n] == d["class_id"])
         d["suggested_tokens"] = devices["suggested_tokens"][alike[0]] if len(alike) else 0
+
+
+def follow_drafting(c: np.void, drafting: Drafting, centralized: bool) -> None:
+    """Write into a CONFIG row who drafts besides a device before it sends, and the draft that the server has loaded."""
+    c["overlap_tokens"], c["overlap_chance"] = drafting.overlap_tokens, drafting.overlap_chance
+    c["drafter"] = drafters.SERVER if centralized else drafting.drafter
+    c["server_length"], c["lookahead_tokens"] = drafting.length, drafting.lookahead_tokens
+    c["kv_capacity_tokens"] = drafting.hosted.kv_tokens if drafting.hosted else c["memory_tokens"]
+    if drafting.hosted:
+        host(c, drafting.hosted)
+
+
+def host(c: np.void, draft: Hosted) -> None:
+    """Write a server draft's constants into a CONFIG row."""
+    values = {
+        "step_overhead_s": draft.overhead_s, "step_launch_s": draft.launch_s, "step_sequence_s": draft.sequence_s,
+        "step_token_s": draft.token_s, "step_cached_token_s": draft.cached_token_s,
+        "server_shares": draft.shares_fates, "server_offer": draft.offer, "server_correlation": draft.correlation,
+        "server_own": math.sqrt(1.0 - draft.correlation**2), "server_logit_mean": draft.logit_mean,
+        "server_request_std": draft.request_std, "server_drift_std": draft.drift_std, "server_drift_keep": draft.drift_keep,
+        "server_drift_fresh": math.sqrt(1.0 - draft.drift_keep**2), "server_after_rejection_logit": draft.after_rejection_logit,
+        "server_prior": draft.share, "server_base_logit": math.log(draft.share / (1.0 - draft.share)),
+    }  # fmt: skip
+    for name, value in values.items():
+        c[name] = value
+    if draft.shares_fates:  # of a recorded trace, its mean
+        c["server_prior"] = c["accept_prior"]
+
+
+def begin_sessions(sessions: np.ndarray, c: np.void) -> None:
+    """Starting values of (n,) SESSION rows: no round yet, averages at what is expected beforehand."""
+    sessions["request"], sessions["device_tokens"] = -1, -1
+    sessions["accepted_sum"], sessions["examined_sum"] = PRIOR_TOKENS * c["accept_prior"], PRIOR_TOKENS
 
 
 class Worlds:
@@ -115,6 +152,7 @@ class Worlds:
         c["chunk_tokens"], c["chunk_share"] = chunk_tokens, controller.chunk_share
         c["trim"], c["trim_tokens"] = controller.trim, controller.trim_tokens
         c["admit_share"] = controller.admit_share
+        self.share_drafting(index, controller)
         self.arrays.speculation_parameters[index, : len(controller.speculation_parameters)] = (
             controller.speculation_parameters
         )
@@ -128,6 +166,20 @@ class Worlds:
             self.arrays = self.arrays._replace(scorer=controller.scorer)
         if len(controller.policy):
             self.arrays = self.arrays._replace(policy=controller.policy)
+
+    def share_drafting(self, index: int, controller: Controller) -> None:
+        """Write who drafts in world `index` besides a device before it sends."""
+        drafting, arrays = controller.drafting, self.arrays
+        if drafting.mixes or drafting.hosted or drafting.overlap_tokens:
+            self.arrays = arrays = arrays.with_rows(sessions=arrays.device.shape[1])
+        if drafting.mixes:
+            arrays = self.arrays = arrays.with_rows(observation=arrays.device.shape[1])
+        follow_drafting(arrays.config[index, 0], drafting, controller.centralized)
+        arrays.drafter_parameters[index, : len(drafting.drafter_parameters)] = drafting.drafter_parameters
+        arrays.length_parameters[index, : len(drafting.length_parameters)] = drafting.length_parameters
+        arrays.server["server_tokens"][index] = drafting.lookahead_tokens
+        arrays.device["at_server"][index] = controller.centralized
+        begin_sessions(arrays.sessions[index], arrays.config[index, 0])
 
     def run(self, early: bool = False) -> None:
         """Run every world to its end.
