@@ -18,7 +18,8 @@ from wisp_gym import cli as command_line
 from wisp_gym.controllers.resolve import published_threshold, resolve
 from wisp_gym.engine import draws
 from wisp_gym.engine.draws import stream_key
-from wisp_gym.engine.session import clear_draft, draw_keys
+from wisp_gym.engine.requests import draw_keys
+from wisp_gym.engine.session import clear_draft
 from wisp_gym.engine.source import begin_walk, draft_token, mark, rewind, step
 from wisp_gym.engine.worlds import Worlds
 from wisp_gym.evaluation import comparison as evaluate

@@ -2,7 +2,7 @@
 
 Legend: `w` World; `c` CONFIG, `s` SERVER and `d` DEVICE row; `i` number of a device; `devices` (n,) DEVICE;
 `line` (2n,) and `batch` (n,) int64 devices, of which the first `s.line_end` and `s.n_batch` count; `totals` TOTALS row;
-`log` (capacity,) LOG_ROW; `rooflines` (ROOFLINES,) float64.
+`log` (capacity,) LOG_ROW; `rooflines` (ROOFLINES,) float64; `session` SESSION row.
 """
 
 import math

@@ -1,6 +1,7 @@
 """The server drafts, before it verifies a batch, for those members whose sessions it drafts for (docs/model/who-drafts.md).
 
-Legend: `w` World; `c` CONFIG, `s` SERVER, `d` DEVICE and `r` SESSION row; `i` number of a device; `k` length in tokens.
+Legend: `w` World; `c` CONFIG, `s` SERVER, `d` DEVICE and `r` SESSION row; `i` number of a device; `k` length in tokens; `j` number
+of a draft step, from 1; `n` sessions, `context` of all of them; `tokens` run through the draft, `cached` tokens read; `source` Source.
 """
 
 from wisp_gym.engine import server_fates

@@ -4,7 +4,7 @@ Legend: `w` World; `c` CONFIG, `s` SERVER and `d` DEVICE row; `i` number of a de
 `queue`, `batch` (n,) int64 devices; `f` (FEATURES,) and `features` (n, FEATURES) float64, a row for each device;
 `keys` (n,) float64 and `order` (n,) int64 heap of places in the `line`, of which the first `n` count;
 `parameters` (8,) float64 of the batching rule; `margin` share that is added to predicted times; `pairs` sum of new
-tokens × total length.
+tokens × total length; `k` drafted tokens of each session.
 """
 
 import math
@@ -167,7 +167,7 @@ def would_draft(d):
 
 @jit
 def drafting_s(c, k, n, context):
-    """Time, in s, of k draft steps of n sessions with so many tokens of context in all, as the server predicts it."""
+    """Time, in s, of k draft steps of n sessions with `context` tokens in all, as the server predicts it."""
     if k == 0 or n == 0:
         return 0.0
     step_s = c.step_launch_s + n * (c.step_sequence_s + c.step_token_s) + c.step_cached_token_s * context

@@ -1,6 +1,7 @@
 """Sessions move between their devices and the server: who drafts next is chosen at the end of each round.
 
-Legend: `w` World; `c` CONFIG, `s` SERVER, `d` DEVICE and `r` SESSION row; `i` number of a device.
+Legend: `w` World; `c` CONFIG, `s` SERVER, `d` DEVICE and `r` SESSION row; `i` number of a device; `n_answered` members
+of the batch that ended; `stays` whether the server drafts next.
 """
 
 from wisp_gym.contract.averages import FRESH, KEEP, PRIOR_TOKENS
@@ -18,7 +19,10 @@ from wisp_gym.rules.lengths import ALPHA_HIGH, ALPHA_LOW, expected_tokens
 
 @jit
 def deliver_round(w, i, device_goes_on=1):
-    """The reply leaves; what its round teaches. Returns 1 when the response is complete, else its device may go on to draft."""
+    """The reply leaves; what its round teaches. Returns 1 when the response is complete.
+
+    `device_goes_on`: 1 where the device drafts next, if the response is not complete.
+    """
     c, d = w.config[0], w.device[i]
     complete = deliver(w, i)
     if c.learns and d.at_server == 0:

@@ -3,7 +3,8 @@
 What it drafts then is right exactly where all it sent is accepted and the target's own next token is its own: so nothing is drawn
 here, only time and heat are counted, and the next round finds its first tokens done.
 
-Legend: `c` CONFIG, `s` SERVER, `d` DEVICE, `r` SESSION and `totals` TOTALS row; `log` (capacity,) LOG_ROW; `i` number of a device.
+Legend: `c` CONFIG, `s` SERVER, `d` DEVICE, `r` SESSION and `totals` TOTALS row; `log` (capacity,) LOG_ROW; `i` number of a device;
+`done` tokens drafted while the round was away, in `busy_s`; `guessed` 1 where the first was right and is of use.
 """
 
 from wisp_gym.engine.drafting import heat_up

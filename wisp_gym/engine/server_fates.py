@@ -15,7 +15,7 @@ from wisp_gym.jit import jit
 
 @jit
 def mixed(c, device, own):
-    """A normal that is correlated with the device's."""
+    """A normal that is correlated with the `device`'s, by a share of its `own`."""
     return c.server_correlation * device + c.server_own * own
 
 

@@ -3,7 +3,8 @@
 Legend: `w` World; `c` CONFIG, `s` SERVER and `d` DEVICE row; `i` number of the device; `request` number of its
 request, from 0; `o` (SIZE,) float32 observation; `trace` (rows,) TRACE_ROW; `source` Source; `parameters` (8,) and
 `memory` (MEMORY,) float64, `policy` float32 weights of the speculation rule; `survivals` (SURVIVALS,) float32 of
-the round's tokens; `totals` TOTALS row; `histogram` (2, LATENCY_BINS) int64; `log` (capacity,) LOG_ROW.
+the round's tokens; `totals` TOTALS row; `histogram` (2, LATENCY_BINS) int64; `log` (capacity,) LOG_ROW; `session`
+SESSION row.
 """
 
 import math

@@ -107,7 +107,7 @@ class Drafting:
         whole(0, MOST_TOKENS).checked("drafting: lookahead_tokens", self.lookahead_tokens)
         check_rule("drafting: drafter", self.drafter, self.drafter_parameters, DRAFTER_SETTINGS)
         check_rule("drafting: length", self.length, self.length_parameters, LENGTH_SETTINGS)
-        of_kind("drafting: hosted", self.hosted, Hosted | None)
+        of_kind("drafting: hosted", self.hosted, (Hosted, type(None)))
         if (self.length != server_lengths.NONE) != (self.hosted is not None):
             raise InputError(
                 f"drafting: hosted given {shown(self.hosted)}, allowed is a Hosted where the server drafts, else None"

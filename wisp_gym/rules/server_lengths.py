@@ -10,7 +10,8 @@ token of each adds to the verification.
 
 Legend: `kind` id of the rule; `parameters` (8,) float64 of it; `memory` (MEMORY,) float64 of the server, zero at first; `k`
 length in tokens, at most `k_max`; `drafting` sessions that the server drafts for, B; `others` further members of the batch;
-`expected` acceptance beforehand, 0 to 1.
+`expected` acceptance beforehand, 0 to 1; `drafted`, `accepted`
+tokens of a round; `survival` probability that all drafted so far are accepted; `scheduled` requests of the batch.
 """
 
 from wisp_gym.jit import INTEGER, NUMBER, NUMBERS, VOID, jit, on_demand
