@@ -18,7 +18,16 @@ from wisp_gym.cli import seed_list, seeds
 from wisp_gym.errors import InputError
 from wisp_gym.evaluation.capacities import Goal
 from wisp_gym.files import read_text
-from wisp_gym.rules.catalogue import ADDITIONS, ALIASES, BATCHING, CENTRALIZED, SPECULATION
+from wisp_gym.rules.catalogue import (
+    ADDITIONS,
+    ALIASES,
+    BATCHING,
+    CENTRALIZED,
+    COLOCATED,
+    DRAFTERS,
+    SPECULATION,
+    TRIMMING,
+)
 from wisp_gym.scenario import Horizon, Scenario, ScenarioError, dumps, load, loads, with_, with_slo
 from wisp_gym.scenario.fields import Count, CountOrZero, Name, NonNegative, Part, Positive, Range, Ratio, build, nearest
 
@@ -202,10 +211,19 @@ def every_rule() -> list[str]:
     whole system.
     """
     plain = [f"{name}+fcfs" for name in SPECULATION]
-    batched = [*(f"wisp+{name}" for name in BATCHING), *(f"wisp+fcfs+{name}" for name in ADDITIONS)]
+    additions = [name for name in ADDITIONS if name not in COLOCATED | DRAFTERS]
+    batched = [*(f"wisp+{name}" for name in BATCHING), *(f"wisp+fcfs+{name}" for name in additions)]
     best = [f"{name}+aged+chunk+admit" for name in ("wisp", "aligned")]  # what helps most, together
     alone = ["centralized:0", "centralized:0+chunk", "centralized:0+chunk+admit"]
-    return [*plain, *batched, "aligned+fcfs+chunk", *best, *ALIASES, *CENTRALIZED, *alone]
+    return [*plain, *batched, "aligned+fcfs+chunk", *best, *ALIASES, *CENTRALIZED, *alone, *who_drafts()]
+
+
+def who_drafts() -> list[str]:
+    """Every way to draft but at the device before it sends: the server's own lengths, the choice between both, drafting on while waiting."""
+    trimmed = [f"colocated+{name}" for name in TRIMMING]
+    mixed = [f"aligned+wisp+colocated+{name}" for name in DRAFTERS]
+    overlapped = [f"{name}+wisp+overlap" for name in ("wisp", "aligned", "survival", "price")]
+    return [*COLOCATED, *trimmed, *mixed, *overlapped]
 
 
 # --- cells -----------------------------------------------------------------------------------------------------------

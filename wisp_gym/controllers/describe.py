@@ -4,7 +4,18 @@ from wisp_gym.controllers.lookup import parts_of, signature
 from wisp_gym.controllers.resolve import filled
 from wisp_gym.controllers.shipped import shipped_names
 from wisp_gym.errors import of_kind
-from wisp_gym.rules.catalogue import ADDITIONS, ALIASES, BATCHING, CENTRALIZED, SPECULATION
+from wisp_gym.rules.catalogue import (
+    ADMISSION,
+    ALIASES,
+    BATCHING,
+    CENTRALIZED,
+    CHUNK,
+    COLOCATED,
+    DRAFTERS,
+    OVERLAP,
+    SPECULATION,
+    TRIMMING,
+)
 from wisp_gym.scenario import Scenario
 
 WIDTH = 24  # of the column of names; what is longer has its meaning in the next line
@@ -38,7 +49,12 @@ def listing() -> str:
         ("speculation", SPECULATION),
         ("batching", BATCHING),
         ("server alone", CENTRALIZED),
-        ("added to batching", ADDITIONS),
+        ("added to batching", TRIMMING | CHUNK | ADMISSION | OVERLAP),
+        (
+            "drafted by the server (alone, or added to a server alone, or to batching with a rule of who drafts)",
+            COLOCATED,
+        ),
+        ("who drafts, the device or the server (added to batching)", DRAFTERS),
     ):
         lines.append(f"{title}:")
         lines += [row(signature(name, rule), rule.meaning) for name, rule in rules.items()]
