@@ -13,7 +13,7 @@ from wisp_gym.controllers.resolve import NAME, AnyController, resolve
 from wisp_gym.engine.state import PARAMETERS
 from wisp_gym.errors import InputError
 from wisp_gym.rules.bandits import MEMORY
-from wisp_gym.rules.catalogue import ALIASES, CENTRALIZED, SPECULATION
+from wisp_gym.rules.catalogue import ALIASES, CENTRALIZED, COLOCATED, SPECULATION
 from wisp_gym.rules.controller import Controller
 from wisp_gym.rules.observed import decide_drafting
 from wisp_gym.rules.speculation import ORACLE, PERFECT
@@ -107,5 +107,5 @@ def named(given: AnyController, scenario: Scenario) -> Controller:
     if isinstance(given, Controller):
         return given
     first, *more = parse(name := NAME.checked("controller", given))
-    whole = more or first.is_policy or name in ALIASES or first.name in CENTRALIZED
+    whole = more or first.is_policy or name in ALIASES or first.name in CENTRALIZED | COLOCATED
     return resolve(name if whole else f"{name}+fcfs", scenario)

@@ -24,6 +24,10 @@ COSTS: tuple[Column, ...] = (
     ("joules_per_1k_tokens", "energy", "J/1k tokens", 0, 1.0),
     ("dollars_per_1k_tokens", "cost", "$/1k tokens", 5, 1.0),
 )
+DRAFTERS: tuple[Column, ...] = (  # shown where somebody drafts besides a device before it sends
+    ("server_drafted_share", "by server", "% rounds", 1, 100.0),
+    ("overlap_used_share", "ahead, used", "%", 1, 100.0),
+)
 CLASSES: tuple[Column, ...] = (
     ("requests", "requests", "a world", 1, 1.0),
     ("slo_attainment", "SLO met", "%", 1, 100.0),
@@ -41,9 +45,10 @@ def show(rows: Sequence[Row], scenario: Scenario) -> str:
     names = ["controller", "goodput", "", f"vs {first['reference']}", ""]
     units = ["", "tokens/s", "95 %", "tokens/s", "95 %"]
     service = [[row["controller"], *goodput_cells(row), *metric_cells(row, SERVICE)] for row in rows]
-    costs = [[row["controller"], *metric_cells(row, COSTS)] for row in rows]
+    columns = COSTS + tuple(column for column in DRAFTERS if any(row[column[0]] for row in rows))
+    costs = [[row["controller"], *metric_cells(row, columns)] for row in rows]
     tables = [title, aligned(with_columns([names, units], SERVICE), service)]
-    tables.append(aligned(with_columns([["controller"], [""]], COSTS), costs))
+    tables.append(aligned(with_columns([["controller"], [""]], columns), costs))
     return "\n\n".join([*tables, show_classes(rows)] if "classes" in first else tables)
 
 

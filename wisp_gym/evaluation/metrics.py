@@ -30,6 +30,8 @@ class Metrics:
         interference_s: mean over verified requests of T(batch) − T(request alone).
         acceptance, trimmed_share: accepted / drafted tokens, left out by the server / drafted. drafted_per_round, committed_per_round: tokens.
         server_use: share of time that the server verifies. batch_requests: mean batch size. batch_s: batch time that the mean request meets.
+        server_drafted_share: share of rounds in which the server drafted. server_drafting_share: share of time that it drafts.
+        overlap_used_share: of the tokens drafted while a round was away, those of use.
         joules_per_1k_tokens, dollars_per_1k_tokens: edge and server together; the server's price alone.
         starved_share: share of devices that got less than 1 token/s.
         requests, finished: counted requests and those of them that finished.
@@ -56,6 +58,9 @@ class Metrics:
     server_use: float
     batch_requests: float
     batch_s: float
+    server_drafted_share: float
+    server_drafting_share: float
+    overlap_used_share: float
     joules_per_1k_tokens: float
     edge_joules_per_1k_tokens: float
     dollars_per_1k_tokens: float
@@ -125,6 +130,9 @@ def measure(worlds: World, index: int, scenario: Scenario) -> Metrics:
         server_use=float(t["busy_s"]) / measure_s,
         batch_requests=ratio(t["batched_requests"], t["batches"]),
         batch_s=ratio(t["verify_s"], t["batched_requests"]),
+        server_drafted_share=ratio(t["server_rounds"], rounds),
+        server_drafting_share=float(t["server_draft_s"]) / measure_s,
+        overlap_used_share=ratio(t["overlap_used"], t["overlapped"]),
         joules_per_1k_tokens=ratio((edge_j + server_j) * 1e3, tokens),
         edge_joules_per_1k_tokens=ratio(edge_j * 1e3, tokens),
         dollars_per_1k_tokens=ratio(scenario.server.dollars_per_hour * measure_s / 3600.0 * 1e3, tokens),

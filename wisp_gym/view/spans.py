@@ -10,7 +10,8 @@ between two moments of a device follows from their kinds:
     verification → delivery                                flight to the device
     end of a response → next request                       thinking
 
-In centralized serving a sequence queues again as soon as its verification ends, while its token is in flight.
+A session that the server drafts for, as in centralized serving, queues again as soon as its verification ends, while its tokens are
+in flight.
 """
 
 from collections.abc import Mapping
@@ -86,6 +87,9 @@ class Events:
     def __init__(self, log: np.ndarray, end_s: float):
         rows = log[log["device"] >= 0]
         rows = rows[np.argsort(rows["device"], kind="stable")]
+        at_server = self.at_server(rows)
+        told = ~np.isin(rows["kind"], (state.LOG_DRAFT, state.LOG_DRAFTER, state.LOG_OVERLAP))
+        rows, self.stays = rows[told], at_server[told]
         self.device, self.kind, self.time_s, self.value = rows["device"], rows["kind"], rows["time_s"], rows["value"]
         self.end_s = end_s
 
@@ -93,11 +97,21 @@ class Events:
         """Places of the events of some kinds."""
         return np.flatnonzero(np.isin(self.kind, kinds))
 
-    def streaming(self) -> bool:
-        """Whether sequences stay at the server and are verified again at once (centralized serving)."""
+    @staticmethod
+    def at_server(rows: np.ndarray) -> np.ndarray:
+        """Whether each session was the server's after each event: it has said so since the request began, or streams all of them."""
+        kind, places = rows["kind"], np.arange(len(rows))
+        said = np.isin(kind, (state.LOG_DRAFTER, state.LOG_REQUEST))
+        last = np.maximum.accumulate(np.where(said, places, -1))
+        known = (last >= 0) & (rows["device"][last] == rows["device"]) & (kind[last] == state.LOG_DRAFTER)
+        chosen = known & (rows["value"][last] == 1.0)
+        return chosen | (streaming(kind, rows["device"]) and not (kind == state.LOG_DRAFTER).any())
+
+    def kept(self) -> np.ndarray:
+        """Places of verifications after which the session queues again: its next delivery finds it at the server."""
         verified = self.places(state.LOG_VERIFY)
-        before = preceding(verified, self.places(state.LOG_ARRIVE, state.LOG_VERIFY), self.device)
-        return bool((self.kind[before[before >= 0]] == state.LOG_VERIFY).any())
+        delivered = following(verified, self.places(state.LOG_DELIVER), self.device)
+        return verified[self.stays[np.where(delivered >= 0, delivered, verified)]]
 
     def followed_by(self, starts: np.ndarray, kind: int) -> np.ndarray:
         """Which of the places have an event of this kind, or nothing yet, directly after them."""
@@ -111,11 +125,18 @@ class Events:
         return make(self.device[starts], span_kind, self.time_s[starts], end_s, self.value[starts])
 
 
+def streaming(kind: np.ndarray, device: np.ndarray) -> bool:
+    """Whether sequences stay at the server and are verified again at once; events ordered by device."""
+    verified = np.flatnonzero(kind == state.LOG_VERIFY)
+    comes = np.flatnonzero(np.isin(kind, (state.LOG_ARRIVE, state.LOG_VERIFY)))
+    before = preceding(verified, comes, device)
+    return bool((kind[before[before >= 0]] == state.LOG_VERIFY).any())
+
+
 def drafting(events: Events, overhead_s: np.ndarray | float) -> np.ndarray:
     """Drafting, split where the tokens beyond the first rejected one begin: `max(0, K − A − 1)` of K are wasted."""
-    sends, begins = events.places(state.LOG_SEND), events.places(state.LOG_REQUEST)
-    if not events.streaming():
-        begins = events.places(state.LOG_REQUEST, state.LOG_DELIVER)
+    sends, begins = events.places(state.LOG_SEND), events.places(state.LOG_REQUEST, state.LOG_DELIVER)
+    begins = begins[(events.kind[begins] == state.LOG_REQUEST) | ~events.stays[begins]]
     begins = begins[events.followed_by(begins, state.LOG_SEND)]  # a response's last delivery is followed by its end
     drafts = events.between(DRAFTING, begins, sends)
     sent = following(begins, sends, events.device)
@@ -169,7 +190,7 @@ def verification(events: Events, served: np.ndarray) -> np.ndarray:
 
 def waiting(events: Events, served: np.ndarray) -> np.ndarray:
     """Queueing of requests that no later batch has taken yet."""
-    begins = events.places(state.LOG_ARRIVE, state.LOG_MEMBER, *([state.LOG_VERIFY] if events.streaming() else []))
+    begins = np.sort(np.concatenate((events.places(state.LOG_ARRIVE, state.LOG_MEMBER), events.kept())))
     later = events.places(state.LOG_MEMBER, state.LOG_VERIFY, state.LOG_DONE)
     begins = begins[following(begins, later, events.device) < 0]
     since_s, drafted = waits_since(events, begins, served)
