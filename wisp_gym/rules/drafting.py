@@ -119,9 +119,6 @@ class Drafting:
         return self.drafter != drafters.DEVICE
 
 
-NO_DRAFTING = Drafting()
-
-
 def check_rule(place: str, kind: Any, parameters: Any, rules: Mapping[int, tuple[Setting, ...]]) -> None:
     """Refuse a rule that there is none, or numbers that are not its own."""
     whole(min(rules), max(rules)).checked(place, kind)
@@ -135,3 +132,6 @@ def check_rule(place: str, kind: Any, parameters: Any, rules: Mapping[int, tuple
         )
     for setting, value in zip(settings, parameters, strict=True):
         between(setting.low, setting.high).checked(f"{place}: {setting.name}", value)
+
+
+NO_DRAFTING = Drafting()
