@@ -34,7 +34,13 @@ from wisp_gym.jit_lanes import four_at_once
     BATCH_NOISE,
     CONTROLLER,
     ANSWER,
-) = range(15)
+    SERVER_EFFECT,  # a server draft that is not the devices': its own request effect
+    SERVER_DRIFT,  # its own drift innovations, by block of the output
+    SERVER_ACCEPTANCE,  # its own uniforms, by place in the output
+    SERVER_SHARED,  # whether a place takes the devices' uniform instead, by place
+    SERVER_OFFER,  # whether it drafts where its first token would be rejected, by place of that token
+    SERVER_EVIDENCE,  # its own evidence, by place; tokens from a wrong prefix draw beyond all places
+) = range(21)
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
