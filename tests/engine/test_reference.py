@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,15 @@ DEFAULT_CONTROLLERS = (
     "survival+wisp+adaserve:12", "wisp+aged:2+admit:0.5", *CENTRALIZED,
 )  # fmt: skip
 
+WHO_DRAFTS = (
+    "sled", "sled-confidence", "wisp+wisp+overlap:4,0.3", "colocated:3", "colocated:5,1+dspark", "colocated-table:4,4", "colocated-turbospec",
+    "colocated-ema(draft=1)", "colocated-throughput", "colocated-survival:0.6,7,1+tetris:12", "centralized:3,5+colocated:2+chunk:64+admit:0.8",
+    "centralized-paced+colocated-turbospec:1.1,1", "fixed:4+fcfs+by-load:3+colocated:3,1", "wisp+wisp+by-class:6+colocated-survival",
+    "wisp+edf+by-speed:40,3", "wisp+wisp+by-price:8+colocated-turbospec+overlap", "vllm-dynamic+aged:2+by-price:3,4+colocated-ema",
+    "dipsd+pipelined+by-load:2+colocated:2", "goodspeed:12+fcfs+adaserve:12+by-speed:100,3+colocated:4",
+)  # fmt: skip
+DRAFT_TIME = {"overhead_s": 0.002, "launch_s": 0.004, "sequence_s": 1e-4, "token_s": 2e-5, "cached_token_s": 5e-8}
+
 
 @settings(derandomize=True, deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 @given(small_worlds())
@@ -47,6 +56,24 @@ def test_engine_and_reference_tell_the_same_story(world: SmallWorld) -> None:
 @pytest.mark.parametrize("controller", DEFAULT_CONTROLLERS)
 def test_same_story_in_the_default_scenario(controller: str) -> None:
     scenario = with_(BASE, n_devices=6, horizon=horizon(2.0, 10.0, 2.0))
+    assert assert_same(SmallWorld(scenario, controller, 7, NO_TRACE)) > 500
+
+
+@pytest.mark.parametrize("controller", WHO_DRAFTS)
+def test_same_story_whoever_drafts(controller: str) -> None:
+    """With a server that can load the devices' draft, or a lighter one with fates of its own."""
+    acceptance = asdict(BASE.draft.acceptance)
+    same = {"name": "same", "weights_bytes": 12 * 10**8, "kv_bytes_per_token": 10**5, "offer": 1.0, "correlation": 1.0}
+    other = {"name": "other", "weights_bytes": 0, "kv_bytes_per_token": 0, "offer": 0.4, "correlation": 0.5}
+    drafts = [
+        same | {"acceptance": acceptance, "time": DRAFT_TIME},
+        other
+        | {
+            "acceptance": acceptance | {"logit_mean": 0.3},
+            "time": DRAFT_TIME | {"launch_s": 0.001, "cached_token_s": 0.0},
+        },
+    ]
+    scenario = with_(BASE, n_devices=6, horizon=horizon(2.0, 10.0, 2.0), server_drafts=drafts)
     assert assert_same(SmallWorld(scenario, controller, 7, NO_TRACE)) > 500
 
 

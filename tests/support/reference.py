@@ -1,8 +1,11 @@
-"""A slow, plain simulator of the model of docs/model/model.md: a heap, objects, and every drafted token an event of its own.
+"""A slow, plain simulator of docs/model/model.md and who-drafts.md: a heap, objects, every drafted token an event of its own.
 
 It shares with the engine only the draws, the formula of a batch's time and the controllers' pure functions. Sessions,
 links, queueing, composition of batches, memory, deadlines and measures are written again, from the description. Nothing
 is carried out ahead of its time: what the engine does in one go when a reply leaves happens here token by token.
+
+Besides this file: `reference_parts` what it moves about, `reference_source` fates and drafted tokens, `reference_host` the
+server where it drafts, `reference_sight` what a device sees.
 """
 
 from __future__ import annotations
@@ -11,119 +14,26 @@ import heapq
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 
 import numpy as np
 
+from tests.support.reference_host import Host, eight
+from tests.support.reference_parts import Ahead, Device, Head, Member, Reply, Request, Token
 from tests.support.reference_sight import ServerState, Sight
+from tests.support.reference_source import Source
 from wisp_gym.engine import draws
-from wisp_gym.engine.acceptance import VIEW_DIRECTION, VIEW_NOISE
-from wisp_gym.engine.build import accepted_share, mean_acceptance, separation
+from wisp_gym.engine.build import accepted_share
 from wisp_gym.engine.verification import batch_time_s
 from wisp_gym.rules import batching as rules
 from wisp_gym.rules import speculation, suggestions, trimming
 from wisp_gym.rules.bandits import MEMORY
 from wisp_gym.rules.controller import Controller
-from wisp_gym.rules.rejection_predictor import load_predictor
-from wisp_gym.scenario import DeviceClass, Scenario, SLOClass
-from wisp_gym.traces.speculation import find, read_speculation_trace
+from wisp_gym.scenario import Scenario
 
 # Order of events of the same time (docs/model/model.md); what happens on a device comes first.
 AT_DEVICE, ARRIVE, END, LOOK, INFORM, DELIVER = range(6)
-OUTAGE_SLOT_S, MESSAGE_BYTES, TOKEN_BYTES, DRAFT_TOKEN_BYTES, DRIFT_BLOCK_TOKENS = 10.0, 256.0, 4.0, 24.0, 8
-
-
-def sigmoid(x: float) -> float:
-    """Logistic function."""
-    return 1.0 / (1.0 + math.exp(-x))
-
-
-@dataclass
-class Token:
-    """A drafted token: its fate (given that all before it were accepted, else 0) and what is predicted of it."""
-
-    fate: int
-    p_accept: float
-    confidence: float
-    entropy: float
-    margin: float
-    spread: float
-
-
-@dataclass
-class Request:
-    """A request, what the draft would get right at each position of its output, and how far it has come."""
-
-    number: int
-    arrival_s: float
-    prompt_tokens: int
-    output_tokens: int
-    counted: bool
-    fates: list[int]
-    answer: int = -1
-    committed: int = 0
-    first_token_s: float = math.inf
-    messages: int = 0
-
-
-@dataclass
-class Device:
-    """A device with its link, its heat and the round it is in."""
-
-    index: int
-    kind: DeviceClass
-    slo: SLOClass
-    sight: Sight
-    memory: np.ndarray
-    request: Request | None = None
-    next_number: int = 0
-    link_state: float = 0.0
-    link_used_s: float = -math.inf
-    heat: float = 0.0
-    heat_at_s: float = 0.0
-    round_start_s: float = 0.0
-    token_s: float = 0.0
-    tokens: list[Token] = field(default_factory=list)
-    length: int | None = None  # that the rule chose at the start of the round
-    row: np.ndarray | None = None  # the observation at its last decision
-    verified: int = 0  # of the tokens, once a batch has been launched
-    sent_s: float = 0.0
-    arrived_s: float = 0.0
-    deadline_s: float = 0.0
-    delivered_s: float = 0.0
-    running: bool = False
-    group: int = 0  # in a pipelined plan
-    turn_s: float = 0.0  # when it was last launched in its group's turn
-    comes_back: bool = False  # answered, and not at the server
-
-    @property
-    def accepted(self) -> int:
-        """Drafted tokens before the first rejected one."""
-        return next((n for n, token in enumerate(self.tokens) if not token.fate), len(self.tokens))
-
-    @property
-    def kept(self) -> int:
-        """Accepted ones of the verified tokens."""
-        return min(self.accepted, self.verified)
-
-    @property
-    def survivals(self) -> np.ndarray:
-        """Probability that each token is accepted, in single precision as the message carries it."""
-        return np.cumprod([token.p_accept for token in self.tokens]).astype(np.float32)
-
-    @property
-    def expected_tokens(self) -> float:
-        """Expected tokens that the round commits: 1 + p₁ + p₁p₂ + …"""
-        return 1.0 + sum(np.cumprod([token.p_accept for token in self.tokens]))
-
-
-@dataclass
-class Member:
-    """A request in a batch: tokens run through the model, and whether its context is complete after it."""
-
-    device: Device
-    take_tokens: int
-    completes: bool
+OUTAGE_SLOT_S, MESSAGE_BYTES, TOKEN_BYTES, DRAFT_TOKEN_BYTES = 10.0, 256.0, 4.0, 24.0
 
 
 def share_of(place: float, shares: list[float]) -> int:
@@ -141,11 +51,8 @@ class Reference:
         self.window_end_s = h.warmup_s + h.measure_s
         self.end_s = self.window_end_s + h.drain_s
         self.mean_batch_s = scenario.server.host_s + v.launch_s + v.weights_s
-        self.separation = separation(scenario.draft.statistics.auc)
-        share = mean_acceptance(scenario.draft.acceptance)
-        self.base_logit = math.log(share / (1.0 - share))
-        self.recording = read_speculation_trace(find(scenario.draft.trace)) if scenario.draft.trace else None
-        self.predictor = load_predictor(scenario.draft.predictor) if scenario.draft.predictor else None
+        self.source = Source(scenario, seed, controller.drafting.hosted)
+        self.host = Host(scenario, controller, self.source)
         self.now_s, self.heap, self.serial = 0.0, [], 0
         self.chunk_tokens = (
             scenario.server.prefill_chunk_tokens if controller.chunk_tokens is None else controller.chunk_tokens
@@ -162,10 +69,8 @@ class Reference:
         self.totals: Counter[str] = Counter()
         self.slo_totals = [Counter() for _ in scenario.slo]
         self.devices = [self.new_device(i) for i in range(scenario.n_devices)]
-        self.speculation_parameters = np.zeros(8)
-        self.batching_parameters = np.zeros(8)
-        self.speculation_parameters[: len(controller.speculation_parameters)] = controller.speculation_parameters
-        self.batching_parameters[: len(controller.batching_parameters)] = controller.batching_parameters
+        self.speculation_parameters = eight(controller.speculation_parameters)
+        self.batching_parameters = eight(controller.batching_parameters)
 
     def new_device(self, i: int) -> Device:
         """Device i with its classes from the two low-discrepancy sequences."""
@@ -236,24 +141,6 @@ class Reference:
             found.append(int(min(max(value, length.min_tokens), length.max_tokens)))
         return found[0], found[1]
 
-    def fates(self, device: Device, number: int, n: int) -> list[int]:
-        """Whether the draft is right at each of n positions of the target's output, given the true prefix."""
-        a = self.scenario.draft.acceptance
-        effect = a.logit_mean + a.request_std * draws.normal(self.key(draws.REQUEST_EFFECT, device.index, number), 0)
-        drift_key = self.key(draws.DRIFT, device.index, number)
-        accept_key = self.key(draws.ACCEPTANCE, device.index, number)
-        keep = math.exp(-DRIFT_BLOCK_TOKENS / a.drift_tokens)
-        fates: list[int] = []
-        drift = draws.normal(drift_key, 0)
-        for position in range(n):
-            block, place = divmod(position, DRIFT_BLOCK_TOKENS)
-            if block and not place:
-                drift = keep * drift + math.sqrt(1.0 - keep * keep) * draws.normal(drift_key, block)
-            harder = a.after_rejection_logit if fates and not fates[-1] else 0.0
-            p = sigmoid(effect + a.drift_std * drift - harder)
-            fates.append(int(draws.uniform(accept_key, position) < p))
-        return fates
-
     def next_request(self, device: Device) -> None:
         """Plan the device's next request."""
         number, opened = device.next_number, self.scenario.workload.arrivals == "open"
@@ -265,20 +152,15 @@ class Reference:
 
     def begin(self, device: Device, number: int, arrival_s: float) -> None:
         """The device takes a request: its prompt goes to the server."""
-        prompt, output = self.lengths(device, number)
-        answer, fates = -1, []
-        if self.recording:
-            answer = int(draws.uniform(self.key(draws.ANSWER, device.index, number), 0) * len(self.recording))
-            output = int(self.recording.output_tokens[answer])
-        else:
-            fates = self.fates(device, number, output + 1)
+        r = Request(number, arrival_s, *self.lengths(device, number), self.in_window(arrival_s))
+        self.source.begin(device.index, r)
         device.sight.last_rejected = False
-        device.request = Request(number, arrival_s, prompt, output, self.in_window(arrival_s), fates, answer)
-        device.tokens, device.round_start_s = [], self.now_s
+        device.request, device.tokens, device.verified, device.guessed_tokens = r, [], 0, 1.0
+        device.round_start_s, device.at_server = self.now_s, self.controller.centralized
         if self.scenario.workload.arrivals == "closed":  # the others are counted at the end, begun or not
-            self.slo_totals[self.scenario.slo.index(device.slo)]["arrived"] += device.request.counted
-        self.write("request", device.index, prompt)
-        self.send(device, prompt * TOKEN_BYTES, arrival_s + device.slo.ttft_s - device.sight.delay_mean_s)
+            self.slo_totals[self.scenario.slo.index(device.slo)]["arrived"] += r.counted
+        self.write("request", device.index, r.prompt_tokens)
+        self.send(device, r.prompt_tokens * TOKEN_BYTES, arrival_s + device.slo.ttft_s - device.sight.delay_mean_s)
 
     def count_unstarted(self) -> None:
         """Open arrivals in the window count, whether or not their device got to them."""
@@ -351,17 +233,41 @@ class Reference:
         r = device.request
         cap = min(self.scenario.max_draft_tokens, r.output_tokens - r.committed - 1)
         if len(device.tokens) < cap and self.wants_more(device):
-            start_s = self.now_s if device.tokens else self.now_s + device.kind.round_overhead_s
-            self.at(start_s + device.token_s, AT_DEVICE, device.index, lambda: self.token_done(device))
+            self.at(self.done_s(device), AT_DEVICE, device.index, lambda: self.token_done(device))
             return
-        busy_s = self.now_s - device.round_start_s
-        if device.kind.throttle_ratio < 1.0:
-            device.heat = 1.0 - (1.0 - device.heat) * math.exp(-busy_s / device.kind.throttle_s)
-            device.heat_at_s = self.now_s
+        self.heat_up(device, self.now_s - device.round_start_s)
+        device.heat_at_s = self.now_s
+        device.round_tokens = len(device.tokens)
         due_s = (
             device.round_start_s + device.expected_tokens / device.slo.speed_tokens_per_s - device.sight.delay_mean_s
         )
         self.send(device, len(device.tokens) * DRAFT_TOKEN_BYTES, due_s)
+        device.ahead = self.draft_on(device)
+
+    def heat_up(self, device: Device, busy_s: float) -> None:
+        """The device drafts for some time."""
+        if device.kind.throttle_ratio < 1.0:
+            device.heat = 1.0 - (1.0 - device.heat) * math.exp(-busy_s / device.kind.throttle_s)
+
+    def done_s(self, device: Device) -> float:
+        """When the next token of the round is done: those of the head are there, one may be under way."""
+        head = device.head
+        if head and head.tokens:
+            head.tokens -= 1
+            self.count_used(head.token_s)
+            return self.now_s
+        if head and head.under_way_s is not None:
+            device.head = None
+            return max(head.under_way_s, self.now_s)
+        return (self.now_s if device.tokens else self.now_s + device.kind.round_overhead_s) + device.token_s
+
+    def draft_on(self, device: Device) -> Ahead | None:
+        """The round that has just been sent, if the device drafts on while it is away."""
+        drafting, drafted = self.controller.drafting, len(device.tokens)
+        likely = device.survival * device.sight.acceptance >= drafting.overlap_chance
+        if not (drafting.overlap_tokens and drafted and likely):
+            return None
+        return Ahead(self.now_s, device.token_s, drafted, device.request.committed + drafted)
 
     def look_around(self, device: Device) -> np.ndarray:
         """The device's observation."""
@@ -369,7 +275,7 @@ class Reference:
         last = tokens[-1] if tokens else Token(1, 1.0, 1.0, 0.0, 1.0, 0.0)
         v = device.slo.speed_tokens_per_s
         return device.sight.row(
-            self.now_s, cap, device.token_s, drafted_tokens=len(tokens), survival=math.prod(t.p_accept for t in tokens),
+            self.now_s, cap, device.token_s, drafted_tokens=len(tokens), survival=device.survival,
             adapted_survival=device.sight.adapted([t.p_accept for t in tokens]),
             accept_probability=last.p_accept, confidence=last.confidence, entropy=last.entropy, margin=last.margin,
             logit_spread=last.spread, expected_tokens=device.expected_tokens, context=r.prompt_tokens + r.committed,
@@ -387,52 +293,14 @@ class Reference:
             if device.length is None:
                 device.length = speculation.choose_length(*given, device.row)
             return n < device.length
-        on_path = all(token.fate for token in device.tokens)
-        next_fate = self.next_fate(device) if on_path else 0
+        next_fate = self.source.next_fate(device) if self.source.on_path(device) else 0
         last_fate = device.tokens[-1].fate if n else 1
         return bool(speculation.continue_drafting(*given, device.row, last_fate, next_fate))
 
-    def next_fate(self, device: Device) -> int:
-        """Fate of the token to be drafted next, all before it being accepted."""
-        r, j, trace = device.request, len(device.tokens), self.recording
-        if trace is None:
-            return r.fates[r.committed + j]
-        row = trace.positions(r.answer).start + r.committed
-        if trace.acceptance is None:
-            return int(j < trace.accepted_run[row])
-        chance = draws.uniform(self.key(draws.ACCEPTANCE, device.index, r.number), r.committed + j)
-        return int(chance < float(trace.acceptance[row, j]))  # a float16 would round the draw
-
     def token_done(self, device: Device) -> None:
         """A token has been drafted."""
-        token, statistics = self.recorded_token(device) if self.recording else self.parametric_token(device)
-        if self.predictor:
-            token.p_accept = float(self.predictor.probability(np.array(statistics)))
-        device.tokens.append(token)
+        self.source.draft(device)
         self.decide(device)
-
-    def recorded_token(self, device: Device) -> tuple[Token, list[float]]:
-        """The next token of the row at which the round began, and its four statistics."""
-        fate = self.next_fate(device) if all(token.fate for token in device.tokens) else 0
-        row = self.recording.positions(device.request.answer).start + device.request.committed
-        statistics = [float(x) for x in self.recording.statistics[row, len(device.tokens)]]
-        return Token(fate, statistics[0], *statistics), statistics
-
-    def parametric_token(self, device: Device) -> tuple[Token, list[float]]:
-        """A token with evidence about its fate, and the four statistics that hold the evidence."""
-        r, who = device.request, (device.index, device.request.number)
-        if all(token.fate for token in device.tokens):
-            place = r.committed + len(device.tokens)
-            fate, noise = r.fates[place], draws.normal(self.key(draws.EVIDENCE, *who), place)
-        else:  # from a wrong prefix: counted from the position after the rejected token
-            place = 2**32 + (r.committed + device.accepted + 1) * 64 + len(device.tokens)
-            fate, noise = 0, draws.normal(self.key(draws.OFF_PATH, *who), place)
-        evidence = (fate - 0.5) * self.separation + noise
-        views = [draws.normal(self.key(draws.VIEWS, *who), place * 3 + k) for k in range(3)]
-        y = VIEW_DIRECTION * evidence + VIEW_NOISE @ views
-        confidence = sigmoid(self.base_logit + self.scenario.draft.statistics.overconfidence + 2.0 * y[0])
-        statistics = [confidence, 1.2 * math.exp(-0.6 * y[1]), sigmoid(0.5 + 1.5 * y[2]), 3.0 * math.exp(0.15 * y[3])]
-        return Token(fate, sigmoid(self.base_logit + self.separation * evidence), *statistics), statistics
 
     # --- the server --------------------------------------------------------------------------------------------------
 
@@ -465,6 +333,7 @@ class Reference:
         for q in sorted(range(len(self.queue)), key=lambda q: (keys[q], q)):
             self.try_to_add(self.queue[q], features[q])
         if self.batch:
+            self.draft()
             self.trim()
             self.launch()
 
@@ -492,6 +361,22 @@ class Reference:
         """Context to compute before the last committed token."""
         r = device.request
         return r.prompt_tokens + r.committed - 1 - self.cached.get(device.index, 0)
+
+    def verified(self, members: list[Member]) -> list[tuple[int, int]]:
+        """New and cached tokens of each member."""
+        return [(m.take_tokens, self.cached.get(m.device.index, 0)) for m in members]
+
+    def drafting(self, members: list[Member]) -> list[Member]:
+        """Members for which the server drafts: their sessions are there, begun, with their context in memory."""
+        if not self.host.draft:
+            return []
+        return [m for m in members if m.device.at_server and m.device.request.committed and not self.uncached(m.device)]
+
+    def places(self, m: Member) -> int:
+        """Places in memory that a member needs beyond its context there: at the server for the longest draft, whatever is drafted."""
+        if not m.device.at_server:
+            return m.take_tokens
+        return (self.uncached(m.device) + 1 if m.completes else m.take_tokens) + self.host.lookahead_tokens
 
     def predict_s(self, members: list[tuple[int, int]]) -> float:
         """Predicted time of a batch of (new, cached) tokens."""
@@ -533,9 +418,9 @@ class Reference:
         taken = {m.device.index: self.prefilled(m) for m in self.batch}
         begun = [d for d in self.queue if self.cached.get(d.index, 0) or d.index in taken]
         missing = sum(self.uncached(d) - taken.get(d.index, 0) for d in begun)
-        spoken_for = sum(self.cached.values()) + sum(m.take_tokens for m in self.batch) + missing
-        whole = self.uncached(device) + 1 + len(device.tokens)
-        return not spoken_for or spoken_for + whole <= self.controller.admit_share * self.scenario.kv_tokens
+        spoken_for = sum(self.cached.values()) + sum(map(self.places, self.batch)) + missing
+        whole = self.places(Member(device, self.uncached(device) + 1 + len(device.tokens), True))
+        return not spoken_for or spoken_for + whole <= self.controller.admit_share * self.host.kv_tokens
 
     def try_to_add(self, device: Device, features: np.ndarray) -> None:
         """Put a request into the batch if chunk, memory, batch size and the rule allow it."""
@@ -546,19 +431,23 @@ class Reference:
         chunk_left = chunk - sum(self.prefilled(m) for m in self.batch)
         whole = uncached <= chunk_left or not self.chunk_tokens
         take = uncached + 1 + len(device.tokens) if whole else chunk_left
-        members = [(m.take_tokens, self.cached.get(m.device.index, 0)) for m in self.batch]
-        members.append((take, self.cached.get(device.index, 0)))
-        if take <= 0 or sum(n + k for n, k in members) > self.scenario.kv_tokens or len(members) > s.max_batch_requests:
+        members = [*self.batch, Member(device, take, whole)]
+        needed = sum(self.places(m) + self.cached.get(m.device.index, 0) for m in members)
+        if take <= 0 or needed > self.host.kv_tokens or len(members) > s.max_batch_requests:
             return
         if not self.may_begin(device):
             return
-        before_s = self.predict_s(members[:-1])
-        with_s = self.decode_step_s(device) if c.batching == rules.PACED else self.predict_s(members)
+        before_s = self.guess_s(self.batch)
+        with_s = self.decode_step_s(device) if c.batching == rules.PACED else self.guess_s(members)
         n_running = sum(d.running for d in self.devices)
         if rules.admits(c.batching, self.batching_parameters, self.now_s, self.mean_batch_s, features, len(self.batch), n_running,
                         before_s, with_s, self.due_of_batch_s(before_s)):  # fmt: skip
-            self.batch.append(Member(device, take, whole))
+            self.batch = members
             device.running = c.centralized
+
+    def guess_s(self, members: list[Member]) -> float:
+        """Predicted time of a batch while it is composed, when the length of its drafts is not known."""
+        return self.predict_s(self.verified(members)) + self.host.guess_s([m.device for m in self.drafting(members)])
 
     def decode_step_s(self, device: Device) -> float:
         """Predicted time of one token for each sequence of the batch and one more, prompts computed."""
@@ -574,9 +463,20 @@ class Reference:
         end_s = self.now_s + before_s * (1.0 + margin)
         return min((m.device.deadline_s for m in self.batch if m.device.deadline_s >= end_s), default=math.inf)
 
+    def draft(self) -> None:
+        """The server drafts for those members of the batch that it may, before their verification."""
+        drafting = self.drafting(self.batch)
+        if not drafting:
+            return
+        base_s = self.predict_s(self.verified(self.batch))
+        length = self.host.choose_length(drafting, len(self.batch) - len(drafting), base_s)
+        for m in drafting:
+            self.host.draft_for(m.device, length)
+            m.take_tokens += len(m.device.tokens)
+
     def trim(self) -> None:
         """How many of its drafted tokens the server verifies for each member."""
-        whole_s = self.predict_s([(m.take_tokens, self.cached.get(m.device.index, 0)) for m in self.batch])
+        whole_s = self.predict_s(self.verified(self.batch))
         for m in self.batch:
             m.device.verified = len(m.device.tokens)
         if self.controller.trim == trimming.NONE:
@@ -601,7 +501,7 @@ class Reference:
 
     def tokens_per_s(self, members: list[Member], tokens: list[tuple[float, int, int]]) -> float:
         """Expected tokens per predicted second of the batch that verifies these drafted tokens."""
-        rows = [(m.take_tokens, self.cached.get(m.device.index, 0)) for m in self.batch if not m.completes]
+        rows = self.verified([m for m in self.batch if not m.completes])
         for k, m in enumerate(members):
             verified = sum(member == k for _, member, _ in tokens)
             rows.append((self.uncached(m.device) + 1 + verified, self.cached.get(m.device.index, 0)))
@@ -618,22 +518,30 @@ class Reference:
 
     def time_s(self, members: list[Member]) -> float:
         """True time of a batch, without noise."""
-        counts = [(m.take_tokens, self.cached.get(m.device.index, 0)) for m in members]
-        return batch_time_s(
+        counts = self.verified(members)
+        return self.host.draft_s(members) + batch_time_s(
             self.scenario.server.host_s, *asdict(self.scenario.verification).values(), sum(n for n, _ in counts),
             float(sum(n * (n + c) for n, c in counts)), sum(c for _, c in counts))  # fmt: skip
 
-    def launch(self) -> None:
-        """The composed batch starts; idle sessions are evicted, least recently used first, until it fits."""
+    def evict(self) -> None:
+        """Sessions outside the batch lose their place in memory, least recently used first, until it fits."""
         inside = {m.device.index for m in self.batch}
-        growth = sum(m.take_tokens for m in self.batch)
-        self.batch_clean_s = self.time_s(self.batch)
+        growth = sum(map(self.places, self.batch))
         for index in [i for i in self.cached if i not in inside and self.cached[i]]:
-            if sum(self.cached.values()) + growth > self.scenario.kv_tokens:
-                del self.cached[index]
+            if sum(self.cached.values()) + growth > self.host.kv_tokens:
+                self.forget(index)
                 self.totals["evictions"] += 1
-        peak = sum(self.cached.values()) + growth
-        self.totals["kv_peak_tokens"] = max(self.totals["kv_peak_tokens"], peak)
+        self.totals["kv_peak_tokens"] = max(self.totals["kv_peak_tokens"], sum(self.cached.values()) + growth)
+
+    def forget(self, index: int) -> None:
+        """A session's keys and values are gone, those of the server's draft too."""
+        del self.cached[index]
+        self.host.cached.pop(index, None)
+
+    def launch(self) -> None:
+        """The composed batch starts."""
+        self.batch_clean_s = self.time_s(self.batch)
+        self.evict()
         noise = draws.normal(self.key(draws.BATCH_NOISE, 0, 0), self.batches)
         self.batch_noisy_s = self.batch_clean_s * math.exp(self.scenario.server.noise * noise)
         self.batches += 1
@@ -641,8 +549,7 @@ class Reference:
         gone = [m.device for m in self.batch if m.completes]
         self.queue = [device for device in self.queue if device not in gone]
         e = self.scenario.estimator
-        members = [(m.take_tokens, self.cached.get(m.device.index, 0)) for m in self.batch]
-        self.predicted_end_s = self.now_s + self.predict_s(members)
+        self.predicted_end_s = self.now_s + self.host.draft_s(self.batch) + self.predict_s(self.verified(self.batch))
         first = self.queue[:64]  # the rest is taken to be like them
         work_s = sum(e.new_token_s * (self.uncached(d) + 1 + len(d.tokens)) for d in first)
         work_s += sum(e.cached_token_s * self.cached.get(d.index, 0) for d in first)
@@ -653,6 +560,9 @@ class Reference:
         self.write("predict", -1, self.predicted_end_s)
         for member in self.batch:
             self.write("member", member.device.index, member.take_tokens)
+        for m in self.batch:
+            if m.device.at_server and m.device.tokens:
+                self.write("draft", m.device.index, len(m.device.tokens))
         self.at(self.now_s + self.batch_noisy_s, END, 0, self.end)
 
     def end(self) -> None:
@@ -669,10 +579,11 @@ class Reference:
         elif self.controller.suggests:
             suggestions.forget(self.knowledge)
         for member in self.batch:
-            i = member.device.index
-            self.cached[i] = self.cached.pop(i, 0) + member.take_tokens
-            if member.completes:
-                self.answer(member.device)
+            self.settle(member)
+        self.host.note_rate(sum(d.kept + 1 for d in answered), self.batch_noisy_s)
+        self.host.learn(answered)
+        for device in answered:
+            self.answer(device, len(answered))
         self.batch = []
         self.look_at(self.now_s)
         self.at(self.now_s, INFORM, 0, lambda: self.inform(answered))
@@ -689,7 +600,7 @@ class Reference:
         """Lengths for the devices whose rounds have been verified, by the rule's own pure functions."""
         c, e, know = self.controller, self.scenario.estimator, self.knowledge
         cap, memory = self.scenario.max_draft_tokens, np.array([d.memory for d in devices])
-        rounds = [(d, memory[row]) for row, d in enumerate(devices) if d.request.committed]
+        rounds = [(d, memory[row]) for row, d in enumerate(devices) if d.request.committed and not d.at_server]
         suggestions.forget(know)
         for d, session in rounds:
             verified, draft_s = d.verified, d.sent_s - d.round_start_s
@@ -713,57 +624,106 @@ class Reference:
             shared = c.speculation == speculation.GOODSPEED
             d.sight.suggested = int(session[suggestions.S_LENGTH]) if shared else min(length, cap)
 
-    def answer(self, device: Device) -> None:
-        """Outcome of a verification: keys and values of rejected tokens are dropped, the reply leaves."""
-        r = device.request
+    def settle(self, m: Member) -> None:
+        """Outcome for a member: what of it stays in memory, keys and values of rejected tokens being dropped, and what it commits."""
+        device, r = m.device, m.device.request
+        self.cached[device.index] = self.cached.pop(device.index, 0) + m.take_tokens
+        if not m.completes:
+            return
         self.write("verify", device.index, device.kept)
-        tokens = device.kept + 1
-        self.cached[device.index] = r.prompt_tokens + r.committed + device.kept
+        self.cached[device.index] = r.context_tokens + device.kept
+        self.host.settle(device)
         verified, drafted = device.verified, len(device.tokens)
         self.totals.update(
             drafted=drafted, accepted=device.kept, rejected=verified - device.kept, trimmed=drafted - verified
         )
-        downlink_s = self.transfer_s(device, tokens * TOKEN_BYTES, device.kind.link.downlink_bytes_per_s)
-        due_s = max(device.delivered_s, self.now_s + downlink_s)  # a reply never overtakes the one before
-        goes_on = self.controller.centralized and r.committed > 0
-        round_start_s = device.delivered_s if goes_on else device.round_start_s
-        first, r.committed, device.delivered_s = r.committed, r.committed + tokens, due_s
-        self.at(due_s, DELIVER, device.index, lambda: self.deliver(device, r, first, tokens, round_start_s, downlink_s))
-        device.comes_back = r.committed < r.output_tokens
-        if not device.comes_back:
-            del self.cached[device.index]
+        r.committed += device.kept + 1
+        if r.committed >= r.output_tokens:
+            self.forget(device.index)
             device.running = False
-        elif self.controller.centralized:  # the sequence goes on at once
-            self.queue.append(device)
+
+    def answer(self, device: Device, answered: int) -> None:
+        """Who drafts next, and the reply; a session at the server goes on at once."""
+        r, by_server, tokens = device.request, device.at_server, device.kept + 1
+        goes_on = r.committed < r.output_tokens
+        self.choose_drafter(device, answered, goes_on)
+        reply = Reply(
+            r, r.committed - tokens, len(device.tokens), device.verified, device.kept, by_server, goes_on and not device.at_server,
+            device.round_start_s, device.token_s)  # fmt: skip
+        downlink_s = self.transfer_s(device, tokens * TOKEN_BYTES, device.kind.link.downlink_bytes_per_s)
+        device.delivered_s = max(device.delivered_s, self.now_s + downlink_s)  # a reply never overtakes the one before
+        self.at(device.delivered_s, DELIVER, device.index, lambda: self.deliver(device, reply))
+        self.teach(device, reply, downlink_s)
+        device.comes_back = reply.to_device
+        if goes_on and device.at_server:
+            self.stay(device)
+
+    def choose_drafter(self, device: Device, answered: int, goes_on: bool) -> None:
+        """Who drafts a session's next round; one that is over gives up its place at the server."""
+        if not self.controller.drafting.mixes:
+            return
+        before, others = device.at_server, sum(d.at_server for d in self.devices if d is not device)
+        device.at_server = goes_on and self.host.drafts_next(device, others, answered, self.mean_batch_s)
+        if goes_on and device.at_server != before:
+            self.write("drafter", device.index, device.at_server)
+
+    def teach(self, device: Device, reply: Reply, downlink_s: float) -> None:
+        """Averages that a reply changes; nobody looks at them before it is there, but the server where the session stays."""
+        stayed = reply.by_server and reply.first
+        for delay in [downlink_s] if stayed else [device.arrived_s - device.sent_s, downlink_s]:
+            device.sight.learn_delay(delay)
+        of_another = bool(reply.by_server and reply.drafted and self.source.other)
+        device.sight.learn_fates(reply.verified, reply.kept, of_another)
+        if reply.first:
+            device.sight.learn_rate(reply.tokens, device.delivered_s - reply.round_start_s)
+        else:
+            reply.request.first_token_s = device.delivered_s
+
+    def stay(self, device: Device) -> None:
+        """A session at the server joins the queue again; its round starts when the reply before it is delivered."""
+        device.tokens, device.verified, device.round_start_s = [], 0, device.delivered_s
+        device.guessed_tokens = self.host.guess_tokens(device)
+        if not self.controller.centralized:
+            device.arrived_s = self.now_s
+            device.deadline_s = (
+                device.delivered_s + device.guessed_tokens / device.slo.speed_tokens_per_s - device.sight.delay_mean_s
+            )
+        self.queue.append(device)
 
     # --- at the device again -----------------------------------------------------------------------------------------
 
-    def deliver(
-        self, device: Device, r: Request, first: int, tokens: int, round_start_s: float, downlink_s: float
-    ) -> None:
+    def deliver(self, device: Device, reply: Reply) -> None:
         """A reply reaches the device."""
-        self.write("deliver", device.index, tokens)
-        for delay in (device.arrived_s - device.sent_s, downlink_s):
-            device.sight.learn_delay(delay)
-        device.sight.learn_fates(device.verified, device.kept)
-        if first == 0:
-            r.first_token_s = self.now_s
-        else:
-            self.learn(device, tokens, self.now_s - round_start_s)
-        self.count_delivery(device, r, first, tokens, round_start_s)
-        if first + tokens >= r.output_tokens:
-            self.write("done", device.index, r.output_tokens)
+        self.write("deliver", device.index, reply.tokens)
+        if reply.first and self.controller.learns and not reply.by_server:
+            speculation.learn(
+                self.controller.speculation, self.speculation_parameters, device.memory, device.row, reply.drafted,
+                reply.kept, reply.tokens, self.now_s - reply.round_start_s)  # fmt: skip
+        self.count_delivery(device, reply)
+        device.head = self.head(device, reply)
+        if reply.completes:
+            self.write("done", device.index, reply.request.output_tokens)
             self.next_request(device)
-        elif not self.controller.centralized:
+        elif reply.to_device:
             self.begin_round(device)
 
-    def learn(self, device: Device, tokens: int, round_s: float) -> None:
-        """What a round teaches the device and its rule."""
-        device.sight.learn_rate(tokens, round_s)
-        if self.controller.learns:
-            speculation.learn(
-                self.controller.speculation, self.speculation_parameters, device.memory, device.row, len(device.tokens),
-                device.kept, tokens, round_s)  # fmt: skip
+    def head(self, device: Device, reply: Reply) -> Head | None:
+        """What the device has of its next round, if it drafted on while this one was away."""
+        ahead, most, device.ahead = device.ahead, self.controller.drafting.overlap_tokens, None
+        if ahead is None:
+            return None
+        away_s = self.now_s - ahead.sent_s
+        done = min(most, math.floor(away_s / ahead.token_s))
+        busy_s = min(most * ahead.token_s, away_s)
+        self.heat_up(device, busy_s)
+        device.heat_at_s = ahead.sent_s + busy_s
+        self.write("overlap", device.index, done)
+        self.count_ahead(done, ahead.token_s)
+        right = reply.kept == ahead.drafted and self.source.fate(device, ahead.guess_place, 0)
+        if not (done and right and reply.to_device):
+            return None
+        self.count_used(ahead.token_s)
+        return Head(done - 1, ahead.sent_s + (done + 1) * ahead.token_s if done < most else None, ahead.token_s)
 
     def due_s(self, device: Device, r: Request, index: int) -> float:
         """Latest delivery of a token of a response."""
@@ -772,23 +732,40 @@ class Reference:
             return r.arrival_s + slo.ttft_s + (index + 1) / slo.speed_tokens_per_s + slo.grace_s
         return r.first_token_s + index / slo.speed_tokens_per_s + slo.grace_s
 
-    def count_delivery(self, device: Device, r: Request, first: int, tokens: int, round_start_s: float) -> None:
+    def count_delivery(self, device: Device, reply: Reply) -> None:
         """Measures of a delivered reply."""
-        row = self.slo_totals[self.scenario.slo.index(device.slo)]
-        on_time = sum(self.now_s <= self.due_s(device, r, n) + 1e-9 for n in range(first, first + tokens))
-        if r.counted and first + tokens >= r.output_tokens:
+        r, row = reply.request, self.slo_totals[self.scenario.slo.index(device.slo)]
+        places = range(reply.first, reply.first + reply.tokens)
+        on_time = sum(self.now_s <= self.due_s(device, r, n) + 1e-9 for n in places)
+        if r.counted and reply.completes:
             attained = self.now_s <= self.due_s(device, r, r.output_tokens - 1)
             row.update(finished=1, attained=attained, attained_tokens=attained * r.output_tokens)
         if not self.in_window(self.now_s):
             return
-        row.update(tokens=tokens, tokens_on_time=on_time)
-        self.totals.update(tokens=tokens, tokens_on_time=on_time)
-        if first > 0:
-            trimmed = len(device.tokens) - device.verified
-            wasted = trimmed + max(0, device.verified - device.kept - 1)
-            self.totals.update(
-                rounds=1, window_drafted=len(device.tokens), window_accepted=device.kept, window_trimmed=trimmed,
-                round_latency_s=self.now_s - round_start_s, wasted_s=device.token_s * wasted)  # fmt: skip
+        row.update(tokens=reply.tokens, tokens_on_time=on_time)
+        self.totals.update(tokens=reply.tokens, tokens_on_time=on_time)
+        if reply.first:
+            self.count_round(reply)
+
+    def count_round(self, reply: Reply) -> None:
+        """Measures of a round delivered in the window."""
+        self.totals.update(
+            rounds=1, window_drafted=reply.drafted, window_accepted=reply.kept, window_trimmed=reply.drafted - reply.verified,
+            round_latency_s=self.now_s - reply.round_start_s)  # fmt: skip
+        if not reply.by_server:
+            self.totals["wasted_s"] += reply.token_s * reply.wasted_tokens
+        elif reply.drafted:
+            self.totals.update(server_rounds=1, server_drafted=reply.drafted)
+
+    def count_ahead(self, tokens: int, token_s: float) -> None:
+        """Tokens that a device drafted while its round was away: wasted but for those of use."""
+        if self.in_window(self.now_s):
+            self.totals.update(overlapped=tokens, wasted_s=token_s * tokens)
+
+    def count_used(self, token_s: float) -> None:
+        """One of them was of use."""
+        if self.in_window(self.now_s):
+            self.totals.update(overlap_used=1, wasted_s=-token_s)
 
     def count_batch(self) -> None:
         """Measures of a batch that ends now."""

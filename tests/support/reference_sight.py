@@ -49,10 +49,14 @@ class Sight:
         self.delay_spread_s = KEEP * self.delay_spread_s + FRESH * abs(delay_s - self.delay_mean_s)
         self.delay_mean_s = KEEP * self.delay_mean_s + FRESH * delay_s
 
-    def learn_fates(self, verified: int, accepted: int) -> None:
-        """A reply: of the verified tokens, those up to the first rejected one have been examined."""
-        self.accepted = KEEP * self.accepted + accepted
-        self.examined = KEEP * self.examined + min(accepted + 1, verified)
+    def learn_fates(self, verified: int, accepted: int, of_another: bool) -> None:
+        """A reply: of the verified tokens, those up to the first rejected one have been examined.
+
+        Tokens `of_another` draft, the server's, tell the device nothing of its own.
+        """
+        if not of_another:
+            self.accepted = KEEP * self.accepted + accepted
+            self.examined = KEEP * self.examined + min(accepted + 1, verified)
         self.last_rejected = accepted < verified
 
     def learn_rate(self, tokens: int, seconds: float) -> None:

@@ -37,6 +37,13 @@ CENTRALIZED = (
     "centralized-paced:1",
 )
 
+DRAFTERS = (
+    "by-load:1", "by-load:3", "by-class:6", "by-class:2,2", "by-speed:40", "by-speed:100,2", "by-price", "by-price:5,3", "by-price:20",
+    "by-price:100", "by-price:60,2", "by-price:-1",
+)  # fmt: skip
+OVERLAPS = ("", "", "+overlap", "+overlap:1", "+overlap:3,0.3", "+overlap:12,0.1")
+LADDERS = ("1,3,7", "0,1,3", "0,2,5", "2,1,4")
+
 # Every position is accepted with the same probability.
 CONSTANT_ACCEPTANCE = {
     "draft.acceptance.request_std": 0.0,
@@ -66,9 +73,12 @@ def plain(scenario: Scenario = BASE, **changes: Any) -> Scenario:
     return with_(with_(scenario, devices=[device], slo=[asdict(scenario.slo[0])], **calm), **changes)
 
 
-def memory_for(kv_tokens: int, scenario: Scenario = BASE) -> dict[str, Any]:
-    """Changes that leave room for exactly `kv_tokens` keys and values."""
-    bytes_ = scenario.target.weights_bytes + kv_tokens * scenario.target.kv_bytes_per_token
+def memory_for(
+    kv_tokens: int, scenario: Scenario = BASE, weights_bytes: int = 0, kv_bytes_per_token: int = 0
+) -> dict[str, Any]:
+    """Changes that leave room for exactly `kv_tokens` keys and values, beside a draft with such weights, keys and values."""
+    target = scenario.target
+    bytes_ = target.weights_bytes + weights_bytes + kv_tokens * (target.kv_bytes_per_token + kv_bytes_per_token)
     return {"server.memory_bytes": bytes_, "server.memory_utilisation": 1.0, "server.activation_bytes": 0}
 
 
@@ -128,6 +138,27 @@ def slo_classes(draw: st.DrawFn, name: str) -> dict[str, Any]:
 
 
 @st.composite
+def server_drafts(draw: st.DrawFn, acceptance: dict[str, Any]) -> list[dict[str, Any]]:
+    """None, one or two drafts of a server: one with the fates of the devices' draft, another with its own."""
+    times = st.fixed_dictionaries({
+        "overhead_s": st.sampled_from([0.0, 0.004]), "launch_s": st.sampled_from([0.0, 0.002, 0.015]),
+        "sequence_s": st.sampled_from([0.0, 0.0005]), "token_s": st.sampled_from([0.0, 2e-5, 1e-3]), "cached_token_s": st.sampled_from([0.0, 1e-6]),
+    })  # fmt: skip
+    same = {"name": "same", "correlation": 1.0, "offer": draw(st.sampled_from([0.0, 1.0])), "acceptance": acceptance}
+    other = {
+        "name": "other", "correlation": draw(st.sampled_from([0.0, 0.6, 1.0])), "offer": draw(st.sampled_from([0.0, 0.5, 1.0])),
+        "acceptance": {
+            "logit_mean": draw(st.floats(-2.0, 3.0)), "request_std": draw(st.sampled_from([0.0, 0.7])),
+            "drift_std": draw(st.sampled_from([0.0, 0.8])), "drift_tokens": 30.0,
+            "after_rejection_logit": draw(st.sampled_from([0.0, 2.0])),
+        },
+    }  # fmt: skip
+    drafts = draw(st.sampled_from([[], [same], [other], [same, other], [other, same]]))
+    sizes = {"weights_bytes": 10**9, "kv_bytes_per_token": draw(st.sampled_from([0, 10**5]))}
+    return [draft | sizes | {"time": draw(times)} for draft in drafts]
+
+
+@st.composite
 def scenarios(draw: st.DrawFn) -> Scenario:
     """A scenario of one to six devices, short requests and often too little memory."""
     prompt, output = draw(st.integers(8, 120)), draw(st.integers(1, 60))
@@ -153,8 +184,12 @@ def scenarios(draw: st.DrawFn) -> Scenario:
         "draft.acceptance.after_rejection_logit": draw(st.sampled_from([0.0, 1.0])),
         "draft.acceptance.drift_tokens": draw(st.sampled_from([5.0, 100.0])),
         "draft.statistics.auc": draw(st.sampled_from([0.5, 0.81, 0.97])),
-    } | memory_for(longest + draw(st.sampled_from([0, 50, 100_000])))  # fmt: skip
-    return with_(BASE, **changes)
+    }  # fmt: skip
+    scenario = with_(BASE, **changes)
+    drafts = draw(server_drafts(asdict(scenario.draft.acceptance)))
+    size = [max((draft[key] for draft in drafts), default=0) for key in ("weights_bytes", "kv_bytes_per_token")]
+    room = memory_for(longest + draw(st.sampled_from([0, 50, 100_000])), BASE, *size)
+    return with_(scenario, server_drafts=drafts, **room)
 
 
 @st.composite
@@ -185,12 +220,47 @@ def traces(draw: st.DrawFn) -> np.ndarray:
 
 
 @st.composite
+def colocated(draw: st.DrawFn, drafts: int) -> str:
+    """A rule of the server's own drafts, one of so many."""
+    name = draw(st.sampled_from([
+        "colocated:0", "colocated:1", "colocated:4", "colocated:9", "colocated-table:3,0.3", "colocated-table:6,4", "colocated-turbospec:1",
+        "colocated-turbospec:1.1", f"colocated-ema:{draw(st.sampled_from(LADDERS))},0.4,-0.25,0,{draw(st.sampled_from(['1,0', '2,3']))}",
+        f"colocated-throughput:{draw(st.sampled_from(LADDERS))},{draw(st.sampled_from(['0', '0.05']))}",
+        "colocated-survival:0.6,7", "colocated-survival:0.2,12", "colocated-survival:1,3",
+    ]))  # fmt: skip
+    return f"{name},{draw(st.integers(0, drafts - 1))}"
+
+
+@st.composite
+def servers_alone(draw: st.DrawFn, drafts: int) -> str:
+    """A server alone, which drafts for itself if it can."""
+    name = draw(st.sampled_from(CENTRALIZED))
+    if not drafts:
+        return name
+    own = draw(colocated(drafts))
+    trim = "" if own.startswith("colocated:0") else draw(st.sampled_from(TRIMS))
+    return draw(st.sampled_from([name, own + trim, f"{name}+{own}{trim}"]))
+
+
+@st.composite
+def with_devices(draw: st.DrawFn, drafts: int) -> str:
+    """Devices that draft and a batching rule; the server may draft for some, and the devices while their rounds are away."""
+    parts = SPECULATIONS, BATCHINGS, TRIMS, OVERLAPS
+    speculation, batching, trim, overlap = (draw(st.sampled_from(names)) for names in parts)
+    name = f"{speculation}+{batching}{trim}{overlap}"
+    if draw(st.integers(0, 2)) == 0:
+        return name
+    name += f"+{draw(st.sampled_from(DRAFTERS))}"
+    return f"{name}+{draw(colocated(drafts))}" if drafts and draw(st.integers(0, 3)) else name
+
+
+@st.composite
 def small_worlds(draw: st.DrawFn) -> SmallWorld:
     """A scenario with a controller, a seed and a trace (used where arrivals come from one)."""
     scenario = draw(scenarios())
-    pair = f"{draw(st.sampled_from(SPECULATIONS))}+{draw(st.sampled_from(BATCHINGS))}{draw(st.sampled_from(TRIMS))}"
-    controller = draw(st.sampled_from([pair, pair, pair, draw(st.sampled_from(CENTRALIZED))])) + draw(
-        st.sampled_from(CHUNKS)
+    kind, drafts = (
+        draw(st.sampled_from([with_devices, with_devices, with_devices, servers_alone])),
+        len(scenario.server_drafts),
     )
-    controller += draw(st.sampled_from(ADMISSIONS))
-    return SmallWorld(scenario, controller, draw(st.integers(0, 2**40)), draw(traces()))
+    additions = (draw(st.sampled_from(names)) for names in (CHUNKS, ADMISSIONS))
+    return SmallWorld(scenario, draw(kind(drafts)) + "".join(additions), draw(st.integers(0, 2**40)), draw(traces()))

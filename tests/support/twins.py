@@ -16,6 +16,7 @@ COMPARED = (
     "rounds", "window_drafted", "window_accepted", "window_trimmed", "accepted", "rejected", "trimmed",
     "tokens", "tokens_on_time", "wasted_s", "interference_s", "batches",
     "batched_requests", "evictions", "kv_peak_tokens", "round_latency_s",
+    "server_rounds", "server_drafted", "overlapped", "overlap_used",
 )  # fmt: skip
 COMPARED_BY_CLASS = ("arrived", "finished", "attained", "attained_tokens", "tokens", "tokens_on_time")
 

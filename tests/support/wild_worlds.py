@@ -9,7 +9,19 @@ from typing import Annotated, Any, get_args, get_origin
 from hypothesis import strategies as st
 
 from tests.support.small_worlds import SmallWorld, scenarios, traces
-from wisp_gym.rules.catalogue import ADDITIONS, ALIASES, BATCHING, CENTRALIZED, SPECULATION, TRIMMING, Rule, Setting
+from wisp_gym.controllers.resolve import resolve
+from wisp_gym.errors import InputError
+from wisp_gym.rules.catalogue import (
+    ADDITIONS,
+    ALIASES,
+    BATCHING,
+    CENTRALIZED,
+    COLOCATED,
+    DRAFTERS,
+    SPECULATION,
+    Rule,
+    Setting,
+)
 from wisp_gym.scenario import Scenario, ScenarioError, with_
 from wisp_gym.scenario.fields import Range, field_types, part_of
 
@@ -90,26 +102,40 @@ def one_of_rules(draw: st.DrawFn, rules: dict[str, Rule]) -> str:
 
 
 @st.composite
-def controllers(draw: st.DrawFn) -> str:
-    """The name of any controller."""
+def controllers(draw: st.DrawFn, scenario: Scenario) -> str:
+    """The name of any controller that a scenario has room for."""
     kind = draw(st.integers(0, 9))
     if kind == 0:
         return draw(st.sampled_from([*ALIASES, *SAVED]))
     if kind == 1:
-        name = draw(one_of_rules(CENTRALIZED))
+        name = draw(one_of_rules(CENTRALIZED | COLOCATED))
     else:
         first = SAVED[0] if kind == 2 else draw(one_of_rules(SPECULATION))
         second = draw(st.sampled_from(SAVED[1:])) if kind == 3 else draw(one_of_rules(BATCHING))
-        name = f"{first}+{second}" + (f"+{draw(one_of_rules(TRIMMING))}" if draw(st.booleans()) else "")
-    others = {key: rule for key, rule in ADDITIONS.items() if key not in TRIMMING}
-    for key in draw(st.lists(st.sampled_from(sorted(others)), unique=True)):
-        name += f"+{draw(settings_of(key, others[key]))}"
+        name = f"{first}+{second}"
+    if not works(name, scenario):  # no such draft at the server, or no room for it
+        name = "centralized"
+    chosen = draw(st.lists(st.sampled_from(tuple(ADDITIONS)), unique=True))
+    for key in sorted(
+        chosen, key=lambda key: key not in DRAFTERS
+    ):  # a server that drafts besides devices needs them first
+        longer = f"{name}+{draw(settings_of(key, ADDITIONS[key]))}"
+        name = longer if works(longer, scenario) else name
     return name
+
+
+def works(name: str, scenario: Scenario) -> bool:
+    """Whether there is such a controller: additions exclude each other, or need each other."""
+    try:
+        resolve(name, scenario)
+    except InputError:
+        return False
+    return True
 
 
 @st.composite
 def wild_worlds(draw: st.DrawFn) -> SmallWorld:
     """Any scenario under any controller."""
-    return SmallWorld(
-        draw(wild_scenarios()), draw(controllers()), draw(st.integers(-(2**63), 2**64 - 1)), draw(traces())
-    )
+    scenario = draw(wild_scenarios())
+    seed = draw(st.integers(-(2**63), 2**64 - 1))
+    return SmallWorld(scenario, draw(controllers(scenario)), seed, draw(traces()))

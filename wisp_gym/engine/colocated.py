@@ -68,7 +68,7 @@ def length_of_batch(w, n, context):
 def draft_session(w, i, k):
     """Draft up to k tokens for a session; the batch's sums follow."""
     c, s, d, r = w.config[0], w.server[0], w.device[i], w.sessions[i]
-    d.expected_tokens = 1.0
+    expected = d.expected_tokens
     d.cap = min(c.max_draft_tokens, d.output_tokens - d.committed - 1)
     k = begin_drafting(c, d, r, i, min(k, d.cap))
     while d.drafted < k and goes_on(c.server_length, w.length_parameters, d.survival):
@@ -80,7 +80,7 @@ def draft_session(w, i, k):
             draft_fate(c, d, w.source)
         if c.trim:
             w.survivals[row_of(w.survivals, i), d.drafted - 1] = d.survival
-    d.verified = d.drafted
+    d.verified, d.expected_tokens = d.drafted, expected
     before, after = d.take_tokens, d.take_tokens + d.drafted
     s.sum_new += d.drafted
     s.sum_pairs += after * float(d.cached_tokens + after) - before * float(d.cached_tokens + before)

@@ -4,7 +4,6 @@ Legend: `w` World; `c` CONFIG, `s` SERVER, `d` DEVICE and `r` SESSION row; `i` n
 of the batch that ended; `stays` whether the server drafts next.
 """
 
-from wisp_gym.contract.averages import FRESH, KEEP, PRIOR_TOKENS
 from wisp_gym.engine.line import enqueue
 from wisp_gym.engine.overlap import end_overlap
 from wisp_gym.engine.rollout_log import log_outcome
@@ -42,6 +41,7 @@ def go_on_at_server(w, i):
     d.round_start_s = d.delivered_s
     if w.config[0].server_length:
         clear_draft(d)
+        d.expected_tokens = expected_tokens(server_acceptance(w.config[0], d), s.server_tokens)
     enqueue(s, d, w.line, w.places, w.queue, i)
 
 
@@ -56,8 +56,6 @@ def keep_sessions(w):
     for m in range(n_answered):
         i = w.replies[m]
         d = w.device[i]
-        if d.committed > 0 and (d.at_server == 0 or c.server_length == 0 or c.server_shares):
-            note_round(c, d, w.sessions[i])
         stays = d.committed + d.commit_tokens < d.output_tokens and goes_to_server(w, i, n_answered)
         count_choice(w, i, stays)
         if stays:
@@ -66,13 +64,6 @@ def keep_sessions(w):
             w.replies[left] = i
             left += 1
     s.n_replies = left
-
-
-@jit
-def note_round(c, d, r):
-    """A verified round enters the server's averages of the session, which are kept as a device keeps its own."""
-    r.accepted_sum = KEEP * r.accepted_sum + d.accepted + FRESH * PRIOR_TOKENS * c.accept_prior
-    r.examined_sum = KEEP * r.examined_sum + min(d.accepted + 1, d.verified) + FRESH * PRIOR_TOKENS
 
 
 @jit
@@ -98,15 +89,15 @@ def keep(w, i):
     d.round_start_s = d.delivered_s
     d.arrived_s = s.now_s
     clear_draft(d)
-    d.expected_tokens = expected_tokens(server_acceptance(c, w.sessions[i]), s.server_tokens)
+    d.expected_tokens = expected_tokens(server_acceptance(c, d), s.server_tokens)
     d.deadline_s = deadline_of_round_s(d)
     enqueue(s, d, w.line, w.places, w.queue, i)
 
 
 @jit
-def server_acceptance(c, r):
-    """What the server expects of its draft's tokens for a session: its own average, or the mean of another source than the devices'."""
-    alpha = r.accepted_sum / r.examined_sum if c.server_length == 0 or c.server_shares else c.server_prior
+def server_acceptance(c, d):
+    """What the server expects of its draft's tokens for a session: the running average, or the mean of another source than the devices'."""
+    alpha = d.accepted_sum / d.examined_sum if c.server_length == 0 or c.server_shares else c.server_prior
     return min(max(alpha, ALPHA_LOW), ALPHA_HIGH)
 
 
@@ -132,9 +123,9 @@ def gain_and_price(c, s, d, r, n_answered):
     """Tokens a second that a session gains at the server, and what the server's time for it brings in elsewhere."""
     batch_s, k, context = s.mean_batch_s, s.server_tokens, d.prompt_tokens + d.committed + d.commit_tokens
     length = r.device_tokens if r.device_tokens >= 0 else FIRST_LENGTH
-    round_s = device_round_s(length, d.round_overhead_s, d.token_s, d.one_way_s, batch_s)
-    alpha = r.accepted_sum / r.examined_sum
-    gain = tokens_per_s(server_acceptance(c, r), k, batch_s) - tokens_per_s(alpha, length, round_s)
+    round_s = device_round_s(length, d.round_overhead_s, d.token_s, d.delay_mean_s, batch_s)
+    alpha = d.accepted_sum / d.examined_sum
+    gain = tokens_per_s(server_acceptance(c, d), k, batch_s) - tokens_per_s(alpha, length, round_s)
     cached_s = c.est_cached_token_s * context
     draft_s = c.step_launch_s / n_answered + c.step_sequence_s + c.step_token_s + c.step_cached_token_s * context
     at_server = (k * draft_s + c.est_new_token_s * (k + 1) + cached_s) / batch_s

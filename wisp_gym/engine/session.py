@@ -274,9 +274,9 @@ def learn_from_reply(c, s, d, downlink_s):
     if d.at_server == 0 or d.committed == 0:  # a message went up
         learn_delay(d, d.uplink_s)
     learn_delay(d, downlink_s)
-    if d.at_server == 0 or c.server_length == 0 or c.server_shares:
+    d.last_rejected = 1 if d.accepted < d.verified else 0
+    if d.at_server == 0 or d.drafted == 0 or c.server_shares:  # else it is another draft's
         examined = min(d.accepted + 1, d.verified)
-        d.last_rejected = 1 if d.accepted < d.verified else 0
         d.accepted_sum = KEEP * d.accepted_sum + d.accepted + FRESH * PRIOR_TOKENS * c.accept_prior
         d.examined_sum = KEEP * d.examined_sum + examined + FRESH * PRIOR_TOKENS
     if d.committed > 0:

@@ -119,7 +119,7 @@ NOBODY = -1  # a gap in the line of those who wait
 SESSION = np.dtype(
     [
         ("draft_cached", I), ("drafting", I),  # context in the server draft's cache; whether the server drafts for it in this batch
-        ("accepted_sum", F), ("examined_sum", F), ("device_tokens", I),  # the server's averages; length of the device's last round
+        ("device_tokens", I),  # length of the device's last round
         # walk of a server draft that is not the devices', and where it stood at the start of the round
         ("request", I), ("logit", F), ("drift", F), ("block", I), ("position", I), ("after_rejection", I),
         ("mark_drift", F), ("mark_block", I), ("mark_position", I), ("mark_after_rejection", I),

@@ -6,7 +6,6 @@ import os
 
 import numpy as np
 
-from wisp_gym.contract.averages import PRIOR_TOKENS
 from wisp_gym.engine.build import empty_arrays, fill_world
 from wisp_gym.engine.call import Call
 from wisp_gym.engine.outside import Outside
@@ -75,10 +74,9 @@ def host(c: np.void, draft: Hosted) -> None:
         c["server_prior"] = c["accept_prior"]
 
 
-def begin_sessions(sessions: np.ndarray, c: np.void) -> None:
-    """Starting values of (n,) SESSION rows: no round yet, averages at what is expected beforehand."""
+def begin_sessions(sessions: np.ndarray) -> None:
+    """Starting values of (n,) SESSION rows: no request and no round yet."""
     sessions["request"], sessions["device_tokens"] = -1, -1
-    sessions["accepted_sum"], sessions["examined_sum"] = PRIOR_TOKENS * c["accept_prior"], PRIOR_TOKENS
 
 
 class Worlds:
@@ -179,7 +177,7 @@ class Worlds:
         arrays.length_parameters[index, : len(drafting.length_parameters)] = drafting.length_parameters
         arrays.server["server_tokens"][index] = drafting.lookahead_tokens
         arrays.device["at_server"][index] = controller.centralized
-        begin_sessions(arrays.sessions[index], arrays.config[index, 0])
+        begin_sessions(arrays.sessions[index])
 
     def run(self, early: bool = False) -> None:
         """Run every world to its end.
