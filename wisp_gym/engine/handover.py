@@ -51,7 +51,7 @@ def keep_sessions(w):
 
     The others stay among the replies.
     """
-    c, s, left = w.config[0], w.server[0], 0
+    s, left = w.server[0], 0
     n_answered = s.n_replies
     for m in range(n_answered):
         i = w.replies[m]
