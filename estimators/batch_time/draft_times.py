@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 import wisp_gym
+from wisp_gym.files import read_text
 from wisp_gym.scenario import DraftTime
 
 CATALOGUE = Path(wisp_gym.__path__[0]) / "scenarios" / "catalogue"
@@ -123,7 +124,7 @@ def parts(launch_s: Mapping[str, float]) -> tuple[float, float]:
 
 def catalogue(kind: str) -> dict[str, dict[str, Any]]:
     """Return one file of the catalogue of scenarios."""
-    return tomllib.loads((CATALOGUE / f"{kind}.toml").read_text(encoding="utf-8"))
+    return tomllib.loads(read_text(CATALOGUE / f"{kind}.toml"))
 
 
 def reading(server: str, layer_s: float) -> float:
