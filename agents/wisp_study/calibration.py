@@ -89,8 +89,10 @@ def study_scenario(target: str, given: dict[str, float]) -> Scenario:
         "server.memory_utilisation": given["memory_utilisation"],
         "server.prefill_chunk_tokens": round(given["prefill_chunk_tokens"]),
     }  # fmt: skip
-    for part in ("verification", "estimator"):
-        for name, value in asdict(getattr(scenario, part)).items():
+    times = {part: getattr(scenario, part) for part in ("verification", "estimator")}
+    times |= {f"server_drafts.{i}.time": draft.time for i, draft in enumerate(scenario.server_drafts)}
+    for part, time in times.items():
+        for name, value in asdict(time).items():
             if name.endswith("_s"):
                 changes[f"{part}.{name}"] = value * given["verification_scale"]
     return with_(scenario, **changes)

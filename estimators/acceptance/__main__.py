@@ -8,6 +8,7 @@ COMMANDS = Commands(
     "Fit the engine's acceptance process to published figures or to recorded traces.",
     {
         "fit": ("estimators.acceptance.fit", "fit and print, or write"),
+        "together": ("estimators.acceptance.together", "two sources of drafts at the same places"),
         "report": ("estimators.acceptance.trace_report", "recorded traces beside published figures"),
     },
     default="fit",

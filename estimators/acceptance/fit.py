@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from estimators.acceptance import recorded as recorded_acceptance
 from estimators.acceptance.pairs import ASSUMED_LIKE, PAIRS, Pair
-from estimators.acceptance.process import BLOCK_TOKENS, START, Process, search, search_from_all, to_free
+from estimators.acceptance.process import BLOCK_TOKENS, RARE, START, STARTS, Process, search, search_from_all, to_free
 from estimators.rejection.models import MAX_SEED
 from wisp_gym.cli import Parser, output_file, table, whole
 from wisp_gym.errors import one_of
@@ -34,6 +34,7 @@ TYPICAL_ROUNDS = 116  # rounds of the response in which an average Spec-Bench ro
 RATE_TOLERANCE = 0.01  # a published acceptance that is missed by this much costs as much as ...
 DERIVED_TOLERANCE = 0.03  # ... one recovered from a throughput missed by this much, or ...
 CORRELATION_TOLERANCE = 0.03  # ... a correlation or a spread of responses missed by this much (most pairs borrow them)
+RARELY = 0.3  # a source whose first draft is accepted less often is rare
 PRIOR_WEIGHT = 0.05  # a weak pull to START, so that parameters on which nothing is published stay ordinary
 
 
@@ -178,7 +179,8 @@ def fit(pair: Pair, world: World, like: Process | None = None, iterations: int =
     if pair.like:
         assert like is not None, "a pair that leans on another needs that one's fit"
         return search(cost, like, iterations, free=1)[1]
-    return search_from_all(cost, f"{pair.draft}, {pair.data}", iterations)
+    rare = pair.survival and pair.survival[0] < RARELY
+    return search_from_all(cost, f"{pair.draft}, {pair.data}", iterations, (*STARTS, RARE) if rare else STARTS)
 
 
 def fit_all(names: Sequence[str], responses: int, seed: int) -> dict[str, Process]:

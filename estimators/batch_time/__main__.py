@@ -12,6 +12,7 @@ COMMANDS = Commands(
             "estimators.batch_time.profiles",
             "measured profiles: fit, score by configuration, compare, write presets",
         ),
+        "drafting": ("estimators.batch_time.drafting", "drafts on the server: fitted steps, the catalogue's times"),
         "measured": ("estimators.batch_time.measured", "three forms on measured and reconstructed servers"),
     },
 )

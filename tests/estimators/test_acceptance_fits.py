@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import tomllib
 from pathlib import Path
@@ -39,12 +40,19 @@ def process_of(row: dict[str, Any]) -> Process:
 
 @pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: row["pair"])
 def test_engine_meets_each_published_table(row: dict[str, Any]) -> None:
-    """Within .01 of the error that the fit itself leaves for an acceptance, and .06 of a correlation or a spread."""
+    """Within .01 of the error that the fit itself leaves for an acceptance, and .06 of a correlation or a spread.
+
+    A head's chance falls with the place in the round. The process can follow only with too little correlation: its error, then.
+    """
     pair = published.PAIRS[row["pair"]]
     fates, evidence = answers(process_of(row), AUC, 1000, acceptance.positions_of(pair), 3)
     got, wanted = acceptance.measures(fates.T == 1, pair), acceptance.targets(pair)
     for name, value in wanted.items():
-        allowed = row["max_error"] + 0.01 if name.startswith(("P(", "accepted")) else 0.06
+        left = abs(row["fitted"][name] - value) if "Qwen3-32B-speculator" in pair.draft else 0.0
+        allowed = row["max_error"] + 0.01 if name.startswith(("P(", "accepted")) else max(0.06, left + 0.03)
+        allowed = (
+            max(allowed, 0.2 * value) if name == "spread of responses" else allowed
+        )  # of few answers, where above 1
         assert got[name] == pytest.approx(value, abs=allowed), name
     ones = np.ones(fates.size)
     assert rejection_scores.auc(evidence.ravel(), fates.ravel() == 1, ones) == pytest.approx(AUC, abs=0.005)
@@ -91,16 +99,53 @@ def test_what_the_process_cannot_follow_is_known() -> None:
 def test_the_catalogue_is_these_fits() -> None:
     fits = {row["pair"]: row for row in PUBLISHED}
     fits["llama-3.2-1b--llama-70b"] = fits.pop("llama-3.2-1b-instruct--llama-70b")
-    path = Path(wisp_gym.__file__).parent / "scenarios" / "catalogue" / "drafts.toml"
+    fits |= {pair: fits[like] for pair, like in published.ASSUMED_LIKE.items()}
+    folder = Path(wisp_gym.__file__).parent / "scenarios" / "catalogue"
     checked = set()
-    for draft, entry in tomllib.loads(path.read_text()).items():
-        for target, parameters in entry["acceptance"].items():
-            if row := fits.get(f"{draft}--{target}"):
+    for name in ("drafts", "server-drafts"):
+        for draft, entry in tomllib.loads((folder / f"{name}.toml").read_text()).items():
+            for target, parameters in entry.get("acceptance", {}).items():
                 checked.add(draft)
-                for name in PARAMETERS:
-                    assert parameters[name] == pytest.approx(row[name], rel=5e-3, abs=6e-4), (draft, name)
-    assert {"qwen3-0.6b", "qwen3-1.7b", "llama-3.2-1b"} <= checked
+                for parameter in PARAMETERS:
+                    fitted = fits[f"{draft}--{target}"][parameter]
+                    assert parameters[parameter] == pytest.approx(fitted, rel=5e-3, abs=6e-4), (
+                        draft,
+                        target,
+                        parameter,
+                    )
+    assert checked == {
+        *("qwen3-0.6b", "qwen3-1.7b", "qwen3-4b", "llama-3.2-1b"),
+        *("eagle3-qwen3-32b", "eagle3-llama-70b", "ngram"),
+    }
     assert BASE.draft.statistics.auc == pytest.approx(AUC)
+
+
+def test_what_a_search_offers_is_rare_but_long() -> None:
+    """A first token of fourteen is right, and after it more than two of three."""
+    row = next(row for row in PUBLISHED if row["pair"] == "ngram--llama-3.1-8b")
+    for figures in (row["published"], row["fitted"]):
+        survival = [figures[f"P(accepted >= {i})"] for i in range(1, 9)]
+        assert survival[0] == pytest.approx(0.072, abs=0.003)
+        assert min(after / before for before, after in itertools.pairwise(survival)) > 0.6
+        assert survival[7] / survival[6] > 0.8
+    assert row["max_error"] < 0.003
+
+
+def test_a_heads_misfit_is_known() -> None:
+    """Its chance falls from .65 to .52 with the place in the round; the fitted process keeps .62."""
+    row = next(row for row in PUBLISHED if row["pair"] == "eagle3-qwen3-32b--qwen3-32b")
+    hazards = []
+    for figures in (row["published"], row["fitted"]):
+        survival = [1.0, *(figures[f"P(accepted >= {i})"] for i in range(1, 5))]
+        hazards.append([after / before for before, after in itertools.pairwise(survival)])
+    published_, fitted = hazards
+    assert published_[0] - published_[3] > 0.12
+    assert max(fitted) - min(fitted) < 0.02
+    assert row["max_error"] < 0.06
+    tokens = [
+        1.0 + sum(figures[f"P(accepted >= {i})"] for i in (1, 2, 3)) for figures in (row["published"], row["fitted"])
+    ]
+    assert tokens[1] == pytest.approx(tokens[0], rel=0.02)
 
 
 def test_recorded_answers_by_hand() -> None:

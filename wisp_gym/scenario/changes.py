@@ -11,9 +11,10 @@ from wisp_gym.scenario.parts import Scenario
 def with_(scenario: Scenario, **changes: Any) -> Scenario:
     """A copy with some fields changed, named by dotted paths; the whole is checked once, after all changes.
 
-    Members of `devices` and `slo` are named by position or by name, e.g.
+    Members of `devices`, `slo` and `server_drafts` are named by position or by name, e.g.
     `with_(s, **{"workload.prompt.median_tokens": 300, "devices.0.link.loss": 0.01, "slo.speed-2.share": 3})`.
-    Nothing else follows a change: replacing `target` leaves `verification` as it was.
+    A server draft that is the devices' own draft goes with that one's acceptance. Nothing else follows a change: replacing
+    `target` leaves `verification` as it was.
 
     Raises:
         ScenarioError: unknown path or impossible value.
@@ -21,7 +22,19 @@ def with_(scenario: Scenario, **changes: Any) -> Scenario:
     tables = _plain(of_kind("scenario", scenario, Scenario, ScenarioError))
     for path, value in changes.items():
         _set(tables, path, _plain(value))
+    _follow(tables, scenario)
     return build(Scenario, tables)
+
+
+def _follow(tables: dict[str, Any], before: Scenario) -> None:
+    """Give a changed acceptance of the devices' draft to server drafts that were the same source and still are to be."""
+    draft, listed, old = tables["draft"], tables["server_drafts"], _plain(before.draft.acceptance)
+    if not isinstance(draft, dict) or not isinstance(listed, list):
+        return  # what is wrong with them is said when all is built
+    same = {"name": draft.get("name"), "correlation": 1.0, "acceptance": old}
+    for one in listed:
+        if isinstance(one, dict) and same.items() <= one.items() and "acceptance" in draft:
+            one["acceptance"] = draft["acceptance"]
 
 
 def with_slo(scenario: Scenario, speed_tokens_per_s: float) -> Scenario:

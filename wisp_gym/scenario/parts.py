@@ -342,6 +342,7 @@ class Scenario(Part):
         _refuse_doubles("devices", [device.name for device in self.devices])
         _refuse_doubles("slo", [slo.name for slo in self.slo])
         _refuse_doubles("server_drafts", [draft.name for draft in self.server_drafts])
+        _refuse_two_of_one(self)
         if len(self.slo) > MAX_SLO_CLASSES:
             raise ScenarioError(f"given {len(self.slo)} classes, allowed: 1 to {MAX_SLO_CLASSES}", "slo")
         if self.kv_tokens <= 0:
@@ -365,6 +366,19 @@ def _refuse_doubles(key: str, names: list[str]) -> None:
     for i, name in enumerate(names):
         if name in names[:i]:
             raise ScenarioError(f"given '{name}' twice, allowed: a name of its own", f"{key}[{i}].name")
+
+
+def _refuse_two_of_one(scenario: Scenario) -> None:
+    """Refuse a server draft that is the devices' own draft, fate by fate, and has other numbers."""
+    for i, draft in enumerate(scenario.server_drafts):
+        if (
+            draft.name == scenario.draft.name
+            and draft.correlation == 1.0
+            and draft.acceptance != scenario.draft.acceptance
+        ):
+            raise ScenarioError(
+                f"given other numbers than draft '{draft.name}' of the devices has, allowed with its name and correlation 1: "
+                "those of draft.acceptance", f"server_drafts[{i}].acceptance")  # fmt: skip
 
 
 def _refuse_endless(scenario: Scenario) -> None:

@@ -2,8 +2,8 @@
 
 A table may say `use = "name"`: the rest of that part then comes from `wisp_gym/scenarios/catalogue`, and the fields
 given beside it replace the catalogue's. At the top of a file `use = "preset"` starts from a preset. What depends on two
-names is looked up by both: a device's drafting speed and power by the draft, a draft's acceptance by the target, the
-verification time by server and target, the estimator in `wisp_gym/data/verification_time/<server>--<target>.json`.
+names is looked up by both: a device's drafting speed and power by the draft, a draft's acceptance by the target, a server
+draft's time by the server, the verification time by server and target, the estimator in `wisp_gym/data/verification_time/<server>--<target>.json`.
 """
 
 import json
@@ -27,7 +27,17 @@ from wisp_gym.scenario.fields import (
     nearest,
     refuse_unknown,
 )
-from wisp_gym.scenario.parts import Acceptance, DeviceClass, Draft, Link, Scenario, Server, Target
+from wisp_gym.scenario.parts import (
+    Acceptance,
+    DeviceClass,
+    Draft,
+    DraftTime,
+    Link,
+    Scenario,
+    Server,
+    ServerDraft,
+    Target,
+)
 from wisp_gym.scenario.replayed import replayed
 from wisp_gym.values import Kind, texts
 
@@ -124,6 +134,10 @@ def _resolve(tables: Table, folder: Path | None = None) -> Scenario:
     if not isinstance(devices, list):
         raise ScenarioError(f"given {shown(devices)}, allowed: a list of tables ([[devices]])", "devices")
     full["devices"] = [_device(device, draft_key, f"devices[{i}]") for i, device in enumerate(devices)]
+    if "server_drafts" in tables:
+        full["server_drafts"] = _server_drafts(
+            tables["server_drafts"], "server_drafts" in own, full["draft"], server_key, target_key
+        )
     full["verification"] = _verification(tables.get("verification", {}), server_key, target_key)
     full.setdefault("description", "")
     if "workload" in tables:
@@ -190,15 +204,67 @@ def _draft(given: Any, target: str) -> Table:
     if "use" not in table:
         return table
     entry = _entry("drafts", table["use"], "draft.use")
-    by_target = entry.pop("acceptance")
-    own = table.get("acceptance")
-    if target not in by_target and not (isinstance(own, dict) and own.keys() >= field_types(Acceptance).keys()):
-        raise ScenarioError(
-            f"no acceptance of '{table['use']}' by target '{target}' is known; {nearest(target, by_target)}, "
-            "or give all its fields", "draft.acceptance")  # fmt: skip
+    acceptance = _accepted(entry.pop("acceptance"), table, target, "draft")
     rest = {key: value for key, value in table.items() if key != "use"}
     refuse_unknown(rest, [*field_types(Draft), "use"], "draft")
-    return _merged({"name": table["use"], **entry, "acceptance": by_target.get(target, {})}, rest)
+    return _merged({"name": table["use"], **entry, "acceptance": acceptance}, rest)
+
+
+def _accepted(by_target: Mapping[str, Table], table: Table, target: str, path: str) -> Table:
+    """The acceptance that a table's draft has by this target."""
+    what = f"no acceptance of '{table['use']}' by target '{target}' is known"
+    return _looked_up(by_target, target, table.get("acceptance"), Acceptance, what, f"{path}.acceptance")
+
+
+def _looked_up(known: Mapping[str, Table], name: str, own: Any, part: type[Any], what: str, path: str) -> Table:
+    """What the catalogue has under a name; nothing where it has nothing, but the file gives every field itself."""
+    if name not in known and not (isinstance(own, dict) and own.keys() >= field_types(part).keys()):
+        raise ScenarioError(f"{what}; {nearest(name, known)}, or give all its fields", path)
+    return known.get(name, {})
+
+
+def _acceptances(name: str) -> Table:
+    """Acceptance by target of a draft that a server can host: a model's that devices draft with, or its own."""
+    of_devices = _catalogue("drafts").get(name, {}).get("acceptance", {})
+    return {**of_devices, **_catalogue("server-drafts").get(name, {}).get("acceptance", {})}
+
+
+def _server_drafts(given: Any, own: bool, draft: Table, server: str, target: str) -> list[Any]:
+    """Tables of the server's drafts, the file's own or those of the preset that it starts from.
+
+    Of a preset's drafts those are left out of which nothing is known for this server or target, and one that is the devices' own
+    draft goes with what the file says of that.
+    """
+    if not isinstance(given, list):
+        raise ScenarioError(f"given {shown(given)}, allowed: a list of tables ([[server_drafts]])", "server_drafts")
+    if not own:
+        same, of_devices = {"name": draft.get("name"), "correlation": 1.0}, {"acceptance": draft.get("acceptance")}
+        given = [one for one in given if _is_known(one, server, target)]
+        given = [{**one, **of_devices} if same.items() <= one.items() else one for one in given]
+    return [_server_draft(one, draft, server, target, f"server_drafts[{i}]") for i, one in enumerate(given)]
+
+
+def _is_known(server_draft: Table, server: str, target: str) -> bool:
+    """Whether the catalogue knows a preset's server draft on this server by this target, or need not."""
+    name = server_draft.get("use")
+    return not name or (target in _acceptances(name) and server in _catalogue("server-drafts")[name]["time"])
+
+
+def _server_draft(given: Any, draft: Table, server: str, target: str, path: str) -> Table:
+    """A server draft's table: acceptance by target, time by server; one of the devices' own draft has that one's fates."""
+    table = _table(given, ServerDraft, path)
+    if "use" not in table:
+        return table
+    entry = _entry("server-drafts", table["use"], dotted(path, "use"))
+    rest = {key: value for key, value in table.items() if key != "use"}
+    refuse_unknown(rest, [*field_types(ServerDraft), "use"], path)
+    if rest.get("name", table["use"]) == draft.get("name"):
+        entry |= {"correlation": 1.0, "acceptance": draft.get("acceptance", {})}
+    else:
+        entry["acceptance"] = _accepted(_acceptances(table["use"]), table, target, path)
+    what = f"no time of '{table['use']}' on server '{server}' is known"
+    entry["time"] = _looked_up(entry["time"], server, table.get("time"), DraftTime, what, f"{path}.time")
+    return _merged({"name": table["use"], **entry}, rest)
 
 
 def _device(given: Any, draft: str, path: str) -> Table:
