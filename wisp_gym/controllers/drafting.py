@@ -96,12 +96,11 @@ def thresholds(scenario: Scenario, draft: ServerDraft) -> tuple[float, ...]:
 
 
 def survivals(acceptance: Acceptance, n: int) -> np.ndarray:
-    """(n,) probability that the first 1, 2 … n drafted tokens of a round are accepted, over requests and drift."""
+    """(n,) probability that the first 1, 2 … n drafted tokens of a round that follows a rejection are accepted, over requests and drift."""
     nodes, weights = normal_nodes()
     logit = acceptance.logit_mean + math.hypot(acceptance.request_std, acceptance.drift_std) * nodes
-    after_accepted, after_rejected = sigmoid(logit), sigmoid(logit - acceptance.after_rejection_logit)
-    first = after_rejected / (1.0 - after_accepted + after_rejected)
-    return weights @ (first[:, None] * after_accepted[:, None] ** np.arange(n))
+    first, later = sigmoid(logit - acceptance.after_rejection_logit), sigmoid(logit)
+    return weights @ (first[:, None] * later[:, None] ** np.arange(n))
 
 
 def step_s(scenario: Scenario, draft: ServerDraft, batch: np.ndarray, k: np.ndarray) -> np.ndarray:
