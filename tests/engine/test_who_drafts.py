@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.support.reference import Reference
 from tests.support.reference_parts import Request
 from tests.support.reference_source import Source
-from tests.support.small_worlds import CONSTANT_ACCEPTANCE, horizon, log_of, memory_for, plain, run
+from tests.support.small_worlds import CONSTANT_ACCEPTANCE, horizon, log_of, memory_for, plain, run, scenarios
 from tests.support.twins import LOG_ROWS
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.scenario import Scenario, with_
@@ -325,3 +327,19 @@ def test_places_at_the_server_are_taken_and_given_up(tell: Callable[[Scenario, s
 def shorter_rounds(log: Log) -> int:
     """Rounds of one draft where the rule asks for two: those near the end of a response."""
     return sum(kind == "draft" and value == 1.0 for _, kind, _, value in log)
+
+
+@settings(max_examples=60, deadline=None)
+@given(scenarios(), st.integers(1, 8), st.integers(1, 16), st.integers(0, 2**40))
+def test_drafting_on_never_slows_a_lone_device_but_by_heat(scenario: Scenario, k: int, most: int, seed: int) -> None:
+    """With the same lengths, every token comes at the latest when it comes without."""
+    changes = {"n_devices": 1, "devices.0.throttle_ratio": 1.0, "workload.arrivals": "closed", "workload.think_s": 0.0}
+    lone = with_(scenario, devices=[asdict(scenario.devices[0])], **changes)
+    delivered = []
+    for name in (f"fixed:{k}+fcfs+overlap:{most}", f"fixed:{k}+fcfs"):
+        log = log_of(run(lone, name, [seed], LOG_ROWS))
+        rows = [(time_s, value) for time_s, kind, _, value in log if kind == "deliver"]
+        at, tokens = np.array(rows).reshape(-1, 2).T
+        delivered.append(np.repeat(at, tokens.astype(int)))
+    n = min(map(len, delivered))
+    assert (delivered[0][:n] <= delivered[1][:n] + 1e-9).all()

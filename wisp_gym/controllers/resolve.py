@@ -140,7 +140,7 @@ def with_additions(controller: Controller, additions: list[Part], scenario: Scen
             drafting = with_drafting(drafting, part, scenario, refuse)
         else:
             controller = with_addition(controller, part)
-    if "trimming" in kinds and controller.centralized and not drafting.hosted:
+    if "trimming" in kinds and controller.centralized and COLOCATION not in kinds:
         raise refuse(f"trimming needs drafts; allowed: {', '.join(COLOCATED)}")
     return replace(controller, drafting=drafting)
 
