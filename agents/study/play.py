@@ -155,12 +155,16 @@ def identity(entrant: Entrant, suite: Suite, trained: Scores) -> Row:
 
 
 def kind(entrant: Entrant) -> str:
-    """`bound` (knows what no device can), `learned`, `centralized` or `rule`."""
+    """`bound` (knows what no device can), `learned`, `mixed` (device or server drafts), `colocated`, `centralized` or `rule`."""
     controller = resolve(entrant.setting, entrant.cell.scenario)
     if controller.speculation in (PERFECT, ORACLE):
         return "bound"
     if controller.policy.size:
         return "learned"
+    if controller.drafting.mixes:
+        return "mixed"
+    if controller.drafting.hosted:
+        return "colocated"
     return "centralized" if controller.centralized else "rule"
 
 

@@ -17,7 +17,8 @@ from agents.study.rows import GOODPUT, Row
 from agents.study.tables import capacity_title
 from wisp_gym.evaluation.statistics import bootstrap_interval, mean, performance_profile, profile_interval
 
-COLOURS = {title: f"C{i}" for i, title in enumerate(dict.fromkeys([*LADDER, *AS_THEY_ARE]))}
+PALETTE = [*(f"C{i}" for i in range(10)), "navy", "darkgoldenrod", "black"]
+COLOURS = dict(zip(dict.fromkeys([*LADDER, *AS_THEY_ARE]), PALETTE, strict=False))
 
 
 def figures(results: Results) -> list[Picture]:

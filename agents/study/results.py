@@ -16,7 +16,7 @@ from agents.study.suite import WISP
 from wisp_gym.evaluation import statistics
 from wisp_gym.evaluation.statistics import Scores, bootstrap_interval, interval, iqm, mean
 
-BEST_RULE = "best rule"
+BEST_RULE, COLOCATED, MIXED = "best rule", "server drafts", "device or server"
 WISP_TUNED = "WISP, tuned, better scheduler"
 AS_THEY_ARE = {"SLED": "sled", "centralized": "centralized", "centralized:0": "centralized:0"}  # rungs of capacities
 Variant = tuple[str, str]  # controller, tuning
@@ -34,11 +34,13 @@ LADDER: dict[str, Callable[[Row], bool]] = {  # rung → the rows that may stand
     WISP_TUNED: lambda row: row["controller"] in WISP and tuned_there(row),
     "fixed length": lambda row: row["controller"].startswith("fixed+") and tuned_there(row),
     BEST_RULE: lambda row: row["kind"] == "rule" and tuned_there(row),
+    COLOCATED: lambda row: row["kind"] == "colocated" and tuned_there(row),
+    MIXED: lambda row: row["kind"] == "mixed" and tuned_there(row),
     "learned": lambda row: row["kind"] == "learned",
     "perfect predictor": lambda row: row["controller"].startswith("perfect+"),
     "oracle": lambda row: row["controller"].startswith("oracle+"),
 }
-RIVALS = ("centralized", WISP_TUNED, BEST_RULE, "learned")  # who can win a cell: bounds know what no device can
+RIVALS = ("centralized", WISP_TUNED, BEST_RULE, COLOCATED, MIXED, "learned")  # who can win a cell: bounds know what no device can
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ class Results:
         order = sorted(own.values(), key=lambda one: -goodput(one[1]).mean())
         best = goodput(order[0][1])
         return [
-            f"{rung} ({rows[0]['controller']})" if rung == BEST_RULE else rung
+            f"{rung} ({rows[0]['controller']})" if rung in (BEST_RULE, COLOCATED, MIXED) else rung
             for rung, rows in order
             if rows is order[0][1] or (bootstrap_interval(list(best - goodput(rows)))[0] or 0.0) <= 0.0
         ]

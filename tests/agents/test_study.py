@@ -15,7 +15,7 @@ import pytest
 from agents.study import run as study
 from agents.study.capacities import entrants
 from agents.study.folder import STUDY, WORLDS, Worlds
-from agents.study.play import cell_bounds
+from agents.study.play import Entrant, cell_bounds, kind
 from agents.study.results import BEST_RULE, LADDER, WISP_TUNED, Results
 from agents.study.rows import GOODPUT, METRICS, PER_CELL, TRAINING, TUNED
 from agents.study.suite import ALL, WISP, chosen_controllers, described, read_suite, restored, suites
@@ -167,6 +167,23 @@ def test_a_wrong_flag_is_one_line(
 # --- tuning ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("wisp+wisp+overlap", "rule"),
+        ("centralized:0+chunk", "centralized"),
+        ("colocated:0", "centralized"),
+        ("colocated:2,1+chunk", "colocated"),
+        ("aligned+wisp+colocated:2,1+by-price", "mixed"),
+        ("speculation-v1+wisp+by-load:8", "learned"),
+        ("oracle+fcfs+overlap", "bound"),
+    ],
+)
+def test_rows_say_what_kind_of_controller_they_are_of(name: str, found: str) -> None:
+    cell = read_suite("quick").cells[0]
+    assert kind(Entrant(name, "default", name, cell)) == found
+
+
 def test_families_share_what_is_searched() -> None:
     names = [
         "wisp+fcfs",
@@ -174,7 +191,7 @@ def test_families_share_what_is_searched() -> None:
         "survival:0.5,8+edf",
         "survival+edf",
         "perfect+fcfs",
-        "sled",
+        "sled-plain",
         "centralized:0",
     ]
     found = {family.name: family.starts for family in families(names)}
@@ -182,7 +199,7 @@ def test_families_share_what_is_searched() -> None:
         "wisp+fcfs": ("wisp+fcfs", "wisp:0.3+fcfs"),
         "survival:*,8+edf": ("survival:0.5,8+edf",),
         "survival+edf": ("survival+edf",),
-        "fixed+static": ("sled",),
+        "fixed+static": ("sled-plain",),
         "centralized": ("centralized:0",),
     }
     assert family_name("runs/mine+fcfs") == "runs/mine+fcfs"
@@ -190,7 +207,7 @@ def test_families_share_what_is_searched() -> None:
 
 
 def test_positions_respect_scale_and_grid() -> None:
-    (sled,) = families(["sled"])  # k 0…12 whole; n 1…32 log, whole; timeout 0.005…0.5 log
+    (sled,) = families(["sled-plain"])  # k 0…12 whole; n 1…32 log, whole; timeout 0.005…0.5 log
     assert sled.spelled(np.array([0.0, 0.0, 0.0])) == "fixed:0+static:1,0.005"
     assert sled.spelled(np.array([0.5, 0.6, 0.5])) == "fixed:6+static:8,0.05"  # 32^0.6 = 8, √(0.005·0.5) = 0.05
     assert sled.spelled(np.array([1.0, 1.0, 1.0])) == "fixed:12+static:32,0.5"
