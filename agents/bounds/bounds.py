@@ -4,16 +4,19 @@
 
 Bounds are on long-run throughput, and so on goodput (`agents.bounds.fluid`; what they mean and assume: docs/model/bounds.md):
 with the predictor's information, with every fate known once drafted (`perfect`), with every fate known beforehand
-(`oracle`), and for centralized serving. With one device class there is also the best periodic schedule
-(`agents.bounds.identical`). The controllers are simulated on paired worlds; each is compared with the bound of what it knows.
+(`oracle`), and for centralized serving; where the scenario's server can draft, also for serving from the server alone
+(`colocated`) and for rounds drafted by either (`+server`). With one device class there is also the best periodic schedule
+(`agents.bounds.identical`). The controllers are simulated on paired worlds; each is compared with the bound of what it
+knows and of who may draft.
 """
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from agents.bounds.fluid import Bound, bounds_of, capacity
 from agents.bounds.identical import best_periodic, capacity_at_speed, is_identical
+from agents.bounds.kinds import BOUNDS, CENTRALIZED, COLOCATED, INFORMATION, NAMES, SERVER_BOUNDS, named
 from wisp_gym import cli
 from wisp_gym.cli import aligned, cell, interval_cell
 from wisp_gym.controllers.resolve import resolve
@@ -24,6 +27,7 @@ from wisp_gym.evaluation.outcomes import Outcome, Row, chosen_controllers, chose
 from wisp_gym.evaluation.statistics import bootstrap_interval, mean
 from wisp_gym.rules.controller import Controller
 from wisp_gym.rules.speculation import ORACLE, PERFECT
+from wisp_gym.rules.trimming import NONE as NO_TRIMMING
 from wisp_gym.scenario import Scenario
 from wisp_gym.values import MAX_DEVICES
 
@@ -34,10 +38,24 @@ MEASURES = ("throughput_tokens_per_s", "goodput_tokens_per_s")
 
 
 def bound_for(controller: Controller) -> str:
-    """Which bound a controller is held to."""
-    if controller.centralized:
-        return "centralized"
-    return {ORACLE: "oracle", PERFECT: "perfect"}.get(controller.speculation, "information")
+    """Which bound a controller is held to: by what it knows, and by who may draft.
+
+    A server that trims has seen the evidence of tokens that it does not verify; only an oracle is known to do no worse.
+    """
+    drafting = controller.drafting
+    knows = {ORACLE: "oracle", PERFECT: "perfect"}.get(controller.speculation, INFORMATION)
+    knows = "oracle" if controller.trim != NO_TRIMMING else knows
+    if controller.centralized and drafting.hosted is None:
+        return CENTRALIZED
+    if controller.centralized and knows == INFORMATION:
+        return COLOCATED
+    return named(knows, server=controller.centralized or drafting.mixes, overlap=drafting.overlap_tokens > 0)
+
+
+def bounds_shown(scenario: Scenario, controllers: Iterable[Controller]) -> list[str]:
+    """Names of the bounds to compute: those of devices, of a server that can draft, and of each controller."""
+    shown = {*BOUNDS, *(SERVER_BOUNDS if scenario.server_drafts else ()), *map(bound_for, controllers)}
+    return [name for name in NAMES if name in shown]
 
 
 def bound_row(name: str, bound: Bound) -> Row:
@@ -61,10 +79,11 @@ def measured_row(name: str, kind: str, bound: Bound, outcomes: Sequence[Outcome]
 
 def show_bounds(bounds: dict[str, Bound]) -> str:
     """Table of the bounds."""
-    names = ["bound", "throughput", "batch", "server use", "a server second", "verifying a token"]
-    units = ["", "tokens/s", "requests", "%", "tokens", "tokens"]
+    names = ["bound", "throughput", "at the server", "batch", "server use", "a server second", "verifying a token"]
+    units = ["", "tokens/s", "% of rounds", "requests", "%", "tokens", "tokens"]
     lines = [
-        [name, cell(b.tokens_per_s), cell(b.batch_requests), cell(b.server_use, 1, 100.0), cell(b.server_price), cell(b.token_price, 3)]
+        [name, cell(b.tokens_per_s), cell(b.at_server, 1, 100.0), cell(b.batch_requests), cell(b.server_use, 1, 100.0),
+         cell(b.server_price), cell(b.token_price, 3)]
         for name, b in bounds.items()
     ]  # fmt: skip
     return aligned([names, units], lines)
@@ -116,7 +135,7 @@ def measure_all(
     with cli.progress(len(everyone) * len(seeds)) as bar:
         outcomes = run_all(scenario, everyone, seeds, bar=bar)
     known = [(name, bound_for(controller)) for name, controller in controllers.items()]
-    known += [(f"best fixed ({name})", "information") for name in fixed]
+    known += [(f"best fixed ({name})", INFORMATION) for name in fixed]
     rows = [measured_row(name, kind, bounds[kind], own) for (name, kind), own in zip(known, outcomes, strict=True)]
     best = max(rows[len(controllers) :], key=lambda row: row[MEASURES[0]] or 0.0)
     return [*rows[: len(controllers)], best]
@@ -133,7 +152,8 @@ def closed_forms(scenario: Scenario, speed_tokens_per_s: float | None) -> list[s
         )
     if speed_tokens_per_s is not None:
         most = capacity(scenario, speed_tokens_per_s)
-        lines.append(f"at most {most} devices can get {speed_tokens_per_s:g} tokens/s each")
+        alone = ", where devices alone draft, before they send" if scenario.server_drafts else ""
+        lines.append(f"at most {most} devices can get {speed_tokens_per_s:g} tokens/s each{alone}")
         if is_identical(scenario):
             devices, k = capacity_at_speed(scenario, speed_tokens_per_s)
             lines.append(f"fixed lengths on a periodic schedule: {devices} devices, with {k} drafts a round")
@@ -155,9 +175,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     controllers = chosen_controllers(given.controllers, scenario)  # wrong names end the command before the work starts
     for warning in warnings(scenario):
         print(f"note: {warning}", file=sys.stderr)
-    bounds = bounds_of(scenario, given.fairness or 0.0)
+    bounds = bounds_of(scenario, given.fairness or 0.0, bounds_shown(scenario, controllers.values()))
     rows = measure_all(controllers, scenario, given.seeds, bounds)
-    tables = [show_bounds(bounds), show_classes(bounds["information"]), show_measured(rows)]
+    tables = [show_bounds(bounds), show_classes(bounds[INFORMATION]), show_measured(rows)]
     about = title(scenario, given.slo, given.seeds, given.fairness)
     cli.write_rows([*(bound_row(name, bound) for name, bound in bounds.items()), *rows], given.json, given.csv)
     print("\n\n".join([about, *tables, *closed_forms(scenario, given.capacity)]))

@@ -21,9 +21,10 @@ class Group:
     """Devices of one class. Times are means in seconds; `kinds` of time that no controller can avoid.
 
     Attributes:
-        devices: how many. token_s: drafting one token, cold. predictor_s: with it where the controller pays for it.
+        devices: how many. token_s, slowest_s: drafting one token, cold and throttled. predictor_s: with it where the controller pays for it.
         round_s, request_s: links of a round without its draft payload, and of a prompt with think time.
         turns: pairs (g, e): n round trips of which m are told apart take those m at least `g·m − e·n`. See `turns_of`.
+        waits: pairs (g, e): m of n messages chosen beforehand take at least m means, less `g·m + e·n`. See `waits_of`.
         draft_payload_s, token_payload_s: sending one drafted token up, one committed token down.
         heating: share of its speed that a device drafting all the time loses over the window. heat_error: see `heat`.
     """
@@ -31,11 +32,13 @@ class Group:
     name: str
     devices: int
     token_s: float
+    slowest_s: float
     predictor_s: float
     overhead_s: float
     round_s: float
     request_s: float
     turns: tuple[tuple[float, float], ...]
+    waits: tuple[tuple[float, float], ...]
     draft_payload_s: float
     token_payload_s: float
     heating: float
@@ -119,6 +122,19 @@ def turns_of(link: Link) -> tuple[tuple[float, float], ...]:
     return tuple((fixed_s + 2.0 * g, 2.0 * put(g, link.one_way_s, link.jitter)) for g in strikes)
 
 
+def waits_of(link: Link) -> tuple[tuple[float, float], ...]:
+    """Pairs (g, e): m of n messages, each chosen by what is known before it, take at least m means less `g·m + e·n` seconds.
+
+    A delay is expected to be log-normal in what is known: its mean, and of its jitter the share that the message before
+    tells. With strike s, as in `turns_of`, the expectations sum up to at least `s·m − e·n`.
+    """
+    spread = link.jitter * link.autocorrelation
+    mean_s = link.one_way_s * math.exp(link.jitter**2 / 2.0)
+    median_s = mean_s * math.exp(-(spread**2) / 2.0)
+    strikes = [median_s * factor for factor in ((0.6, 0.8, 0.9, 1.0, 1.1, 1.3, 2.0) if spread > 0.0 else (1.0,))]
+    return tuple((mean_s - strike, put(strike, median_s, spread)) for strike in strikes)
+
+
 def heat(device: DeviceClass, scenario: Scenario) -> tuple[float, float]:
     """(heating, error): a share b of the window spent drafting gives at most `v·(b·(1 + error) − heating·b²)` tokens/s.
 
@@ -146,10 +162,11 @@ def group_of(device: DeviceClass, n: int, scenario: Scenario, pays_predictor: bo
     prompt_s = TOKEN_BYTES * requests_of(scenario).prompt / link.uplink_bytes_per_s
     think_s = w.think_s if w.arrivals == "closed" else 0.0
     heating, error = heat(device, scenario)
+    token_s = 1.0 / device.draft_tokens_per_s
     return Group(
-        device.name, n, 1.0 / device.draft_tokens_per_s, device.predictor_s if pays_predictor else 0.0,
-        device.round_overhead_s, both_s, both_s + prompt_s + think_s, turns_of(link), DRAFT_TOKEN_BYTES / link.uplink_bytes_per_s,
-        TOKEN_BYTES / link.downlink_bytes_per_s, heating, error,
+        device.name, n, token_s, token_s / device.throttle_ratio, device.predictor_s if pays_predictor else 0.0,
+        device.round_overhead_s, both_s, both_s + prompt_s + think_s, turns_of(link), waits_of(link),
+        DRAFT_TOKEN_BYTES / link.uplink_bytes_per_s, TOKEN_BYTES / link.downlink_bytes_per_s, heating, error,
     )  # fmt: skip
 
 
@@ -173,12 +190,13 @@ def batch_s(scenario: Scenario, new_tokens: float) -> float:
     return a + slope * new_tokens
 
 
-def cached_per_token(scenario: Scenario, requests: Requests) -> float:
+def cached_per_token(scenario: Scenario, requests: Requests, rejected: float | None = None) -> float:
     """Least cached tokens that verification reads per committed token, beyond the shortest prompt in every round.
 
     Each rejected position ends a round, whatever the controller does, and that round began at most K positions before:
-    its context was at least prompt + position − K − 1.
+    its context was at least prompt + position − K − 1. `rejected`: share of positions; default that of the devices' draft.
     """
-    _, p, weights = first_and_later(scenario)
-    rejected = float(weights @ (1.0 - p))
+    if rejected is None:
+        _, p, weights = first_and_later(scenario)
+        rejected = float(weights @ (1.0 - p))
     return rejected * (requests.prompt - requests.prompt_min + requests.late_context)

@@ -39,9 +39,6 @@ from wisp_gym.scenario import Scenario
 
 Array = NDArray[np.float64]
 
-# Of each group, in this order; the batch rate f and the share of time u that a batch runs come last.
-FIELDS = ("X", "R", "D", "V", "Y", "S", "E", "Q", "B", "O", "W", "Z")
-PRICED = "RDVYSE"  # what a round is made of
 TOLERANCE = 1e-4  # rows and plans are added until neither moves the optimum by this share
 MISSING_TOKEN = 1e4  # what a token short of the fairness floor takes off the objective: a floor out of reach shows as 0
 FIRST_PRICES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # of a drafted token, in rounds
@@ -50,23 +47,27 @@ FIRST_PRICES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # of a drafted token, in
 class Programme:
     """The linear programme: rows `coefficients · rates ≤ limit`, each with a label."""
 
+    # Of each group, in this order; of the server the batch rate f and the share of time u that a batch runs come last.
+    fields: tuple[str, ...] = ("X", "R", "D", "V", "Y", "S", "E", "Q", "B", "O", "W", "Z")
+    priced = "RDVYSE"  # what a round is made of
+    of_server = 2
+
     def __init__(self, scenario: Scenario, kind: str, fairness_tokens_per_s: float) -> None:
         self.scenario, self.kind = scenario, kind
         self.requests: Requests = requests_of(scenario)
         self.groups: list[Group] = groups_of(scenario, pays_predictor=kind == "predictor")
         self.n = len(self.groups)
-        self.size = len(FIELDS) * self.n + 2
+        self.size = len(self.fields) * self.n + self.of_server
         self.rows: list[Array] = []
         self.limits: list[float] = []
         self.labels: list[tuple[str, float]] = []
         self.fairness = fairness_tokens_per_s
-        self.plan: Plan | None = None if kind == "centralized" else cheapest_plan(scenario, kind)
         self.state_fixed_rows()
         self.begin_cuts()
 
     def of(self, field: str) -> slice:
         """Places of a field of all groups."""
-        first = FIELDS.index(field) * self.n
+        first = self.fields.index(field) * self.n
         return slice(first, first + self.n)
 
     def add(
@@ -84,7 +85,7 @@ class Programme:
     def state_fixed_rows(self) -> None:
         """Rows that need no tangents."""
         server, requests = self.scenario.server, self.requests
-        context = cached_per_token(self.scenario, requests)
+        context = self.context()
         for i, (group, one) in enumerate(zip(self.groups, np.eye(self.n), strict=True)):
             self.state_group(i, group, one)
             self.add("members", 0.0, batches=-group.devices, R=one, Q=one, S=one)
@@ -112,17 +113,26 @@ class Programme:
         if self.fairness > 0.0:
             self.add("fairness", -self.fairness * n, X=-one, Q=-one, Z=-one)
 
+    def context(self) -> float:
+        """Least cached tokens that verification reads per committed token, beyond the shortest prompt in every round."""
+        return cached_per_token(self.scenario, self.requests)
+
     def begin_cuts(self) -> None:
         """First tangents and plans."""
         for new_tokens in np.geomspace(1.0, 4096.0, 13):
             self.cut_server(new_tokens)
             self.cut_alone(new_tokens)
+        self.begin_plans()
+
+    def begin_plans(self) -> None:
+        """First plans."""
+        self.plan: Plan | None = None if self.kind == "centralized" else cheapest_plan(self.scenario, self.kind)
         self.plans = [self.made_of(np.eye(self.scenario.max_draft_tokens + 1)[0], None)]  # a token a round
         for price in FIRST_PRICES if self.plan else ():
             self.find_plan(np.array([1.0, price, 0.0, 0.0, 0.0, 0.0]))
 
     def made_of(self, rounds: Array, price: Array | None) -> Array:
-        """(1 + PRICED,) what a committed token takes of X and each of PRICED under a plan.
+        """(1 + priced,) what a committed token takes of X and each of `priced` under a plan.
 
         A round skips a batch or hurries, whichever costs less at the price; without one it hurries.
         """
@@ -132,7 +142,7 @@ class Programme:
         return np.array([1.0, rounds.sum(), *(rounds @ part for part in parts)])
 
     def find_plan(self, price: Array) -> float:
-        """The cheapest plan at a price of each of PRICED joins the known ones; returns its cost per token."""
+        """The cheapest plan at a price of each of `priced` joins the known ones; returns its cost per token."""
         assert self.plan is not None
         k = np.arange(self.scenario.max_draft_tokens + 1)
         r, d, v, y, skip, hurry = price
@@ -146,7 +156,7 @@ class Programme:
         a, s = tangent(self.scenario, new_tokens)
         v, requests, noise = self.scenario.verification, self.requests, math.exp(self.scenario.server.noise**2 / 2.0)
         read, pair = min(v.cached_token_s * noise, s), v.pair_s * noise
-        context = cached_per_token(self.scenario, requests) * (read + pair)
+        context = self.context() * (read + pair)
         whole = 1.0 if self.scenario.server.prefill_chunk_tokens == 0 else 0.5  # chunks: Σ n·(cached + n) ≥ prompt²/2
         self.add(
             "server", 0.0, batches=a, busy=-1.0, tag=s, R=s + requests.prompt_min * (read + pair) + pair, D=s + requests.prompt_min * pair,
@@ -177,7 +187,7 @@ class Programme:
 
     def rates(self) -> Array:
         """(size, variables) matrix from what the solver chooses to the rates: tokens by plan and group, then the rest."""
-        made = np.array(self.plans).T  # (1 + PRICED, plans)
+        made = np.array(self.plans).T  # (1 + priced, plans)
         by_plan = np.vstack([np.kron(row, np.eye(self.n)) for row in made])
         return block_diag(by_plan, np.eye(self.size - self.of("Q").start))
 
@@ -198,24 +208,49 @@ class Programme:
         over groups of `price of X + least cost`, are feasible for every plan there is, known or not.
         """
         price = duals @ np.array(self.rows)
-        if self.plan is None:
+        if self.kind == "centralized":
             return 1.0
-        own = np.stack([price[self.of(field)] for field in PRICED], axis=-1)  # (n, PRICED)
+        own = np.stack([price[self.of(field)] for field in self.priced], axis=-1)  # (n, priced)
         worth = [tokens + self.find_plan(one) for tokens, one in zip(price[self.of("X")], own, strict=True)]
         return float(max(min(1.0, *worth), 1e-9))
 
     def refine(self, x: Array, duals: Array) -> None:
         """Add the rows that the solution breaks."""
-        members, f = x[self.of("R")] + x[self.of("Q")], max(x[-2], 1e-12)
-        roots = x[self.of("V")] + x[self.of("Q")] * self.requests.prompt_root
-        self.cut_server((members + x[self.of("D")] + x[self.of("Q")] * (self.requests.prompt - 1.0)).sum() / f)
-        self.weigh(members, roots, x[self.of("O")] + x[self.of("W")], f)
+        f = max(x[-2], 1e-12)
+        members, roots = self.members(x), self.roots(x)
+        self.cut_server(self.new_tokens(x) / f)
+        self.weigh(members, roots, self.spent(x), f)
         worth = self.device_price(duals)
         if worth.max() > 0.0:
             self.cut_weighted(np.sqrt(worth), members, roots, f)
         for i, group in enumerate(self.groups):
             if group.heating > 0.0:
-                self.cut_heat(i, x[self.of("B")][i])
+                self.cut_heat(i, self.drafting(x)[i])
+
+    def rounds(self, x: Array) -> tuple[Array, Array, Array]:
+        """(n,) rounds of sessions at their devices, rounds of those at the server, and drafted tokens of both."""
+        central, rounds = self.kind == "centralized", x[self.of("R")]
+        return rounds * (not central), rounds * central, x[self.of("D")]
+
+    def members(self, x: Array) -> Array:
+        """(n,) requests verified."""
+        return np.asarray(x[self.of("R")] + x[self.of("Q")])
+
+    def new_tokens(self, x: Array) -> float:
+        """New tokens verified."""
+        return float((self.members(x) + x[self.of("D")] + x[self.of("Q")] * (self.requests.prompt - 1.0)).sum())
+
+    def roots(self, x: Array) -> Array:
+        """(n,) √(new tokens) of the members of batches."""
+        return np.asarray(x[self.of("V")] + x[self.of("Q")] * self.requests.prompt_root)
+
+    def spent(self, x: Array) -> Array:
+        """(n,) time in running batches."""
+        return np.asarray(x[self.of("O")] + x[self.of("W")])
+
+    def drafting(self, x: Array) -> Array:
+        """(n,) drafting time."""
+        return np.asarray(x[self.of("B")])
 
     def weigh(self, members: Array, roots: Array, spent: Array, f: float) -> None:
         """Row 7 with equal weights and with those that break it most, for tangents around the solution.

@@ -129,30 +129,37 @@ def transition(prior: Array, grid: Array, d: float) -> Array:
     return weights
 
 
-class Stopping:
-    """Stopping rules of a device that knows the logit, by dynamic programming over (k, survival), for all logits at once.
+class Rounds:
+    """Rounds of one source whose drafter knows the logit, by dynamic programming over (k, survival), for all logits at once.
 
     Arrays have the axes: fate before the round (2), logit (n), survival (m), and three outcomes: tokens, cost, and
     whether the next round starts after an accepted position.
     """
 
-    def __init__(self, scenario: Scenario, d: float) -> None:
-        first, p, self.weights = first_and_later(scenario)
-        grid = survival_grid()
-        self.first = first  # (2, n): after an accepted and after a rejected position
-        self.later = grid * p[:, None]  # (n, m) chance that one more token is accepted too
-        self.move_first = transition(first, grid, d)  # (2, n, m)
-        self.move_later = transition(self.later, grid, d)  # (n, m, m)
-        self.steps = scenario.max_draft_tokens
+    def __init__(self, first: Array, steps: int, d: float, offer: float = 1.0) -> None:
+        """Tables of a source.
 
-    def best_round(self, cost: Array, rate: Array, worth: Array) -> tuple[Array, list[Array]]:
-        """Outcomes (2, n, 3) of the round that maximises `rate·tokens − cost + worth·start`, and where it goes on.
+        Args:
+            first: (2, n) acceptance after an accepted and after a rejected position. steps: longest round K, tokens.
+            d: distance of the evidence. offer: probability that the source drafts where its first token would be rejected.
+        """
+        grid = survival_grid()
+        self.first, self.steps = first, steps
+        self.offered = (
+            first + (1.0 - first) * offer if offer < 1.0 else np.ones_like(first)
+        )  # (2, n) that it drafts at all
+        self.later = grid * first[0][:, None]  # (n, m) chance that one more token is accepted too
+        self.move_first = transition(first / self.offered, grid, d)  # (2, n, m)
+        self.move_later = transition(self.later, grid, d)  # (n, m, m)
+
+    def going_on(self, cost: Array, rate: Array, worth: Array) -> tuple[Array, list[Array]]:
+        """Outcomes (n, m, 3) of what follows the first token where that maximises `rate·tokens − cost + worth·start`.
 
         Args:
             cost: (K + 1,) cost of a round. rate: (n,) worth of a token. worth: (n,) of starting after an accepted one.
 
         Returns:
-            The outcomes, and for k = 0 … K − 1 whether one more token is drafted: (2, n), then (n, m) each.
+            The outcomes, and for k = 1 … K − 1 whether one more token is drafted: (n, m) each.
         """
         price = np.stack([rate, -np.ones_like(rate), worth], axis=-1)[:, None, :]  # (n, 1, 3)
         stop = self.outcome(self.later)  # (n, m, 3)
@@ -164,13 +171,14 @@ class Stopping:
             better = ((more - stop) * price).sum(axis=-1) > 0.0
             best = np.where(better[..., None], more, stop)
             goes_on.append(better)
-        send = self.outcome(self.first)  # (2, n, 3)
-        draft = (self.move_first[..., None, :] @ best)[..., 0, :]
+        return best, goes_on[::-1]
+
+    def drafted(self, best: Array, cost: Array) -> Array:
+        """Outcomes (2, n, 3) of drafting a first token, beyond a round of none, given those of what follows it."""
+        draft = self.offered[..., None] * (self.move_first[..., None, :] @ best)[..., 0, :]
         draft[..., 0] += self.first
-        draft[..., 1] += cost[1] - cost[0]
-        better = ((draft - send) * price[:, 0, :]).sum(axis=-1) > 0.0
-        chosen = np.where(better[..., None], draft, send) + np.array([1.0, cost[0], 0.0])
-        return chosen, [better, *reversed(goes_on)]
+        draft[..., 1] += self.offered * (cost[1] - cost[0])
+        return np.asarray(draft)
 
     @staticmethod
     def outcome(next_accepted: Array) -> Array:
@@ -181,14 +189,31 @@ class Stopping:
     def lengths(self, goes_on: list[Array]) -> Array:
         """(2, n, K + 1) shares of rounds by drafted tokens under a rule."""
         shares = np.zeros((*self.first.shape, self.steps + 1))
-        shares[..., 0] = 1.0 - goes_on[0]
-        reached = self.move_first * goes_on[0][..., None]
+        shares[..., 0] = 1.0 - self.offered * goes_on[0]
+        reached = self.move_first * (self.offered * goes_on[0])[..., None]
         for k in range(1, self.steps):
             going = reached * goes_on[k]
             shares[..., k] = (reached - going).sum(axis=-1)
             reached = (going[..., None, :] @ self.move_later)[..., 0, :]
-        shares[..., self.steps] = reached.sum(axis=-1)
+        shares[..., self.steps] += reached.sum(axis=-1)
         return shares
+
+
+class Stopping(Rounds):
+    """The best stopping rule of the devices' draft, where devices alone draft."""
+
+    def __init__(self, scenario: Scenario, d: float) -> None:
+        first, _, self.weights = first_and_later(scenario)
+        super().__init__(first, scenario.max_draft_tokens, d)
+
+    def best_round(self, cost: Array, rate: Array, worth: Array) -> tuple[Array, list[Array]]:
+        """Outcomes (2, n, 3) of the best round, arguments as of `going_on`, and for k = 0 … K − 1 where it goes on."""
+        price = np.stack([rate, -np.ones_like(rate), worth], axis=-1)
+        best, goes_on = self.going_on(cost, rate, worth)
+        send, draft = self.outcome(self.first), self.drafted(best, cost)
+        better = ((draft - send) * price).sum(axis=-1) > 0.0
+        chosen = np.where(better[..., None], draft, send) + np.array([1.0, cost[0], 0.0])
+        return chosen, [better, *goes_on]
 
     def plan(self, cost: Array) -> Array:
         """Cheapest plan, by policy iteration from the rule that never drafts."""
