@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from agents.bounds.fluid import BOUNDS, bounds_of
+from agents.bounds.fluid import bounds_of
+from agents.bounds.kinds import BOUNDS, COLOCATED
 from agents.study.folder import Worlds
 from agents.study.rows import DEFAULT, GOODPUT, METRICS, PER_CELL, TRAINING, TUNED, Row
 from agents.study.suite import Cell, Suite
@@ -171,7 +172,8 @@ def kind(entrant: Entrant) -> str:
 def all_bounds(suite: Suite, worlds: Worlds, pool: Pool) -> dict[str, Row]:
     """The bounds of every cell, stored as they are found: a linear programme takes seconds."""
     missing = [cell for cell in suite.cells if ("bounds", cell.name) not in worlds.known]
-    found = pool.map(cell_bounds, [(cell.scenario,) for cell in missing])
+    names = bounds_shown(suite)
+    found = pool.map(cell_bounds, [(cell.scenario, names) for cell in missing])
     with progress(len(missing), "cell", desc="bounds") as bar:
         for cell, bounds in zip(missing, found, strict=True):
             worlds.add(("bounds", cell.name), [bounds])
@@ -179,10 +181,15 @@ def all_bounds(suite: Suite, worlds: Worlds, pool: Pool) -> dict[str, Row]:
     return {cell.name: worlds.known["bounds", cell.name][0] for cell in suite.cells}
 
 
-def cell_bounds(scenario: Scenario) -> Row:
+def bounds_shown(suite: Suite) -> tuple[str, ...]:
+    """The bounds of devices that draft and, where a suite has servers that do, of these. With both to choose from one takes a minute."""
+    return (*BOUNDS, COLOCATED) if any("colocated" in name for name in suite.controllers) else BOUNDS
+
+
+def cell_bounds(scenario: Scenario, names: Sequence[str] = BOUNDS) -> Row:
     """Upper bounds of a scenario's goodput by key, tokens/s; None where a window begins without a warm-up.
 
     The bounds are for the long run: when all devices begin at once, more can be delivered in the first window.
     """
-    found = bounds_of(scenario) if scenario.horizon.warmup_s > 0.0 else {}
-    return {f"bound_{name}_tokens_per_s": found[name].tokens_per_s if found else None for name in BOUNDS}
+    found = bounds_of(scenario, names=names) if scenario.horizon.warmup_s > 0.0 else {}
+    return {f"bound_{name}_tokens_per_s": found[name].tokens_per_s if found else None for name in names}
