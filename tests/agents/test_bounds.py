@@ -376,14 +376,16 @@ def test_the_command_writes_what_it_shows(tmp_path: Path, capsys: pytest.Capture
     shown = capsys.readouterr().out
     rows = json.loads((tmp_path / "b.json").read_text())
     assert [row["name"] for row in rows[:4]] == ["information", "perfect", "oracle", "centralized"]
-    assert [row["name"] for row in rows[4:6]] == ["wisp", "oracle+fcfs"]
-    assert rows[6]["name"].startswith("best fixed (fixed:")
-    assert rows[4]["bound"] == "information"
-    assert rows[5]["bound"] == "oracle"
+    bounds_of_servers = ["colocated", "information+server", "perfect+server", "oracle+server"]
+    assert [row["name"] for row in rows[4:8]] == bounds_of_servers
+    assert [row["name"] for row in rows[8:10]] == ["wisp", "oracle+fcfs"]
+    assert rows[10]["name"].startswith("best fixed (fixed:")
+    assert rows[8]["bound"] == "information"
+    assert rows[9]["bound"] == "oracle"
     assert "periodic schedule of identical devices" in shown
     assert "devices can get 4 tokens/s each" in shown
     assert f"{rows[0]['bound_tokens_per_s']:,.1f}" in shown
-    assert len((tmp_path / "b.csv").read_text().splitlines()) == 8
+    assert len((tmp_path / "b.csv").read_text().splitlines()) == 12
 
 
 def test_the_command_names_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:

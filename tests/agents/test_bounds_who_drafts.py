@@ -201,7 +201,7 @@ def test_identical_sequences_at_the_server_have_a_closed_form(devices: int) -> N
 
 def test_without_a_draft_the_server_alone_is_centralized_serving() -> None:
     for devices in (16, 128):
-        scenario = with_(BASE, n_devices=devices)
+        scenario = with_(BASE, n_devices=devices, server_drafts=[])
         found = fluid_bound(scenario, "colocated").tokens_per_s
         assert found == pytest.approx(fluid_bound(scenario, "centralized").tokens_per_s * 1.0, rel=6e-3)
 
@@ -264,7 +264,7 @@ def test_bounds_rise_with_what_is_known_and_with_who_may_draft() -> None:
 
 
 def test_a_draft_without_room_is_not_loaded() -> None:
-    scenario = with_(BASE, n_devices=8)
+    scenario = with_(BASE, n_devices=8, server_drafts=[])
     large = drafting(scenario, weights_bytes=10**12)
     assert fluid_bound(large, "colocated") == fluid_bound(scenario, "colocated")
     assert fluid_bound(drafting(scenario), "colocated").tokens_per_s > fluid_bound(scenario, "colocated").tokens_per_s
