@@ -22,7 +22,7 @@ Scores = list[tuple[int, float, float]]  # of validations: decisions, goodput in
 BATCHING = "fcfs"  # beside the learned policy; the batching controller is learned elsewhere
 FIXED = [f"fixed:{k}+fcfs" for k in (0, 1, 2, 3, 4, 6, 8)]
 RIVALS = [
-    "random:0.5+fcfs", "wisp", "wisp+fcfs", "sled", "centralized", "centralized:0", "survival:0.5+fcfs", "aligned+fcfs",
+    "random:0.5+fcfs", "wisp", "wisp+fcfs", "sled-plain", "centralized", "centralized:0", "survival:0.5+fcfs", "aligned+fcfs",
     *FIXED, "perfect+fcfs",
 ]  # fmt: skip
 TUNING_SEEDS = range(3_000_000, 3_000_000 + 4)  # for WISP's threshold; worlds of no training, validation or test
