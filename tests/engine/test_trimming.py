@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from tests.support.homes import at_home
 from tests.support.small_worlds import BASE, CONSTANT_ACCEPTANCE, SmallWorld, horizon, log_of, plain, run, small_worlds
 from wisp_gym.engine.state import World
 from wisp_gym.engine.trim import trim
@@ -39,7 +40,7 @@ def world_of_batch(drafts: list[list[float]], launch_s: float = 0.1, token_s: fl
 def trimmed(w: World, kind: int, tokens: int = 0) -> list[int]:
     """Verified tokens of each member after a rule has trimmed the batch, whose sums must follow."""
     w.config[0]["trim"], w.config[0]["trim_tokens"] = kind, tokens
-    trim(w)
+    at_home(trim, w)
     d, s = w.device, w.server[0]
     assert (s["sum_new"], s["sum_kv"]) == (d["take_tokens"].sum(), d["take_tokens"].sum())
     assert s["sum_pairs"] == (d["take_tokens"] * (d["cached_tokens"] + d["take_tokens"])).sum()
@@ -85,7 +86,7 @@ def test_a_part_of_a_prompt_is_no_member_to_trim() -> None:
     w = world_of_batch([[0.9], [0.8]])
     w.device[0]["completes"], w.device[0]["take_tokens"] = 0, 2
     w.config[0]["trim"], w.config[0]["trim_tokens"] = trimming.TETRIS, 0
-    trim(w)
+    at_home(trim, w)
     assert list(w.device["take_tokens"]) == [2, 1]
 
 

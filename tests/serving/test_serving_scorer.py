@@ -14,6 +14,7 @@ import torch
 from agents.batching.scorer_network import Scorer
 from tests.serving.test_bundle import sealed
 from tests.support.bundles import SCENARIO
+from tests.support.homes import at_home
 from wisp_gym.cli import run
 from wisp_gym.contract import request, server
 from wisp_gym.contract.ladders import PRICES
@@ -127,7 +128,7 @@ def test_batches_are_those_of_the_engine(tmp_path: Path, decision: str) -> None:
             s, d = w.server[0, 0], w.device[0]
             scheduler = scheduler_of(bundle, s)
             batch = scheduler.compose(requests_of(w, n, 70.0), 70.0, int(s["kv_tokens"]))
-            compose_learned(w._replace(scorer=policy.weights).at(0))
+            at_home(compose_learned, w._replace(scorer=policy.weights).at(0))
             members = w.batch[0, : int(s["n_batch"])].tolist()
             assert not scheduler.fallbacks
             # sums are taken in another order: where two scores are equal to seven digits, the other may win
@@ -225,7 +226,7 @@ def test_admission_is_that_of_the_engine(tmp_path: Path) -> None:
             c["admit_share"], kept.limits = 0.3, replace(LIMITS, admit_share=0.3)
             requests, used = requests_of(w, n, 70.0), int(s["kv_tokens"])
             batch = kept.compose(requests, 70.0, used)
-            compose_learned(w._replace(scorer=policy.weights).at(0))
+            at_home(compose_learned, w._replace(scorer=policy.weights).at(0))
             same += batch.members == w.batch[0, : int(s["n_batch"])].tolist()
             kept_out += batch.members != free.compose(requests, 70.0, used).members
             assert not kept.fallbacks

@@ -4,7 +4,8 @@
 then calls with that memory's address alone. The arrays must live as long, which `engine.call` sees to. In plain Python the
 arguments are their own address.
 
-Legend: `address` int64; `arguments` Arguments; `place` (1,) int64 of the next world to be worked on.
+Legend: `address` int64; `arguments` Arguments; `place` (1,) int64 of the next world to be worked on;
+`index` of a world.
 """
 
 from functools import cache
@@ -73,6 +74,8 @@ def borrowed(context: Any, builder: Any, form: Any, value: Any) -> Any:
         array = context.make_array(form)(context, builder, value)
         array.meminfo, array.parent = array.meminfo.type(None), array.parent.type(None)
         return array._getvalue()
+    if isinstance(form, types.Integer):
+        return value
     parts = [borrowed(context, builder, part, builder.extract_value(value, k)) for k, part in enumerate(form.types)]
     return context.make_tuple(builder, form, parts)
 
@@ -97,6 +100,21 @@ def count_up(context: Any, place: Any) -> Any:
         return builder.atomic_rmw("add", first, context.get_constant(types.int64, 1), "monotonic")
 
     return types.int64(place), generate
+
+
+@jit
+def world_of(worlds, index, home):
+    """One world out of `worlds`, arrays with a leading axis (W, …); `home` address of the arguments that hold them."""
+    return World(
+        worlds.config[index], worlds.server[index], worlds.totals[index], worlds.slo_totals[index],
+        worlds.histogram[index], worlds.device[index], worlds.observation[index], worlds.event_device[index],
+        worlds.event_s[index], worlds.line[index], worlds.places[index], worlds.queue[index], worlds.cold[index], worlds.cold_keys[index],
+        worlds.batch[index], worlds.replies[index],
+        worlds.features[index], worlds.keys[index], worlds.order[index], worlds.rooflines[index], worlds.speculation_parameters[index],
+        worlds.batching_parameters[index], worlds.drafter_parameters[index], worlds.length_parameters[index], worlds.server_memory[index],
+        worlds.sessions[index], worlds.memory[index], worlds.log[index], worlds.decisions[index], worlds.seen[index],
+        worlds.outcomes[index], worlds.survivals[index], worlds.trace, worlds.policy, worlds.scorer, worlds.source, home, index,
+    )  # fmt: skip
 
 
 arguments_at: Any
@@ -129,3 +147,13 @@ else:
     def address_of(arguments: Arguments, memory: np.ndarray) -> Any:
         """The arguments themselves."""
         return arguments
+
+
+@jit
+def world_at(home, place):
+    """World number `place` of the arguments at the address `home`.
+
+    Functions on demand that work on a world take these two, for a world itself is more than two hundred numbers, which all who
+    might call one would have to keep at hand.
+    """
+    return world_of(arguments_at(home).worlds, place, home)

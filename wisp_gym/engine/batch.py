@@ -102,9 +102,9 @@ def launch(w):
     """Start the composed batch, trimmed where the server trims."""
     c, s, devices = w.config[0], w.server[0], w.device
     if c.server_length:
-        draft_at_server(w)
+        draft_at_server(w.home, w.place)
     if c.trim:
-        trim(w)
+        trim(w.home, w.place)
     reserve_memory(c, s, devices, w.batch, w.totals[0])
     clean = batch_time_s(
         c.host_s, c.launch_s, c.weights_s, c.token_s, c.sharpness, c.cached_token_s, c.pair_s, s.sum_new, s.sum_pairs, s.sum_cached

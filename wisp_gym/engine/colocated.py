@@ -5,19 +5,20 @@ of a draft step, from 1; `n` sessions, `context` of all of them; `tokens` run th
 """
 
 from wisp_gym.engine import server_fates
+from wisp_gym.engine.arguments import world_at
 from wisp_gym.engine.compose import predict_s
 from wisp_gym.engine.rows import row_of
 from wisp_gym.engine.session import write_log
 from wisp_gym.engine.source import draft_token, fate_here, mark, step
 from wisp_gym.engine.state import LOG_DRAFT
-from wisp_gym.engine.world_type import world_type
-from wisp_gym.jit import VOID, jit, on_demand
+from wisp_gym.jit import INTEGER, VOID, jit, on_demand
 from wisp_gym.rules.server_lengths import SURVIVAL, goes_on, note_server_round, server_learns, server_length
 
 
-@on_demand(lambda: VOID(world_type()))
-def draft_at_server(w):
+@on_demand(lambda: VOID(INTEGER, INTEGER))
+def draft_at_server(home, place):
     """Choose the length of the composed batch, and draft for its members."""
+    w = world_at(home, place)
     c, s = w.config[0], w.server[0]
     s.draft_s = 0.0
     n, context = find_drafting(w)
@@ -169,9 +170,10 @@ def log_drafts(w):
             write_log(s, w.log, s.now_s, LOG_DRAFT, w.batch[m], d.drafted)
 
 
-@on_demand(lambda: VOID(world_type()))
-def learn_from_drafting(w):
+@on_demand(lambda: VOID(INTEGER, INTEGER))
+def learn_from_drafting(home, place):
     """The batch that has ended tells how the server's drafts fared; their keys and values stay as far as they are right."""
+    w = world_at(home, place)
     c, s, n, accepted = w.config[0], w.server[0], 0, 0
     for m in range(s.n_replies):
         d, r = w.device[w.replies[m]], w.sessions[w.replies[m]]

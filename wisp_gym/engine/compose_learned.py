@@ -12,11 +12,11 @@ import numpy as np
 
 from wisp_gym.contract import request, server
 from wisp_gym.contract.ladders import PRICES
+from wisp_gym.engine.arguments import world_at
 from wisp_gym.engine.compose import add, choose_chunk, chunk_is_open, fits, join_responses
 from wisp_gym.engine.observe_request import observe_request
 from wisp_gym.engine.observe_server import observe_batch
-from wisp_gym.engine.world_type import world_type
-from wisp_gym.jit import VOID, jit_allocating, on_demand
+from wisp_gym.jit import INTEGER, VOID, jit_allocating, on_demand
 from wisp_gym.rules.batching import FCFS, UNCACHED_TOKENS, binding_deadline_s
 from wisp_gym.rules.scorer import best_head, embed, keep_still, pool, score_context, score_requests, shape_of
 
@@ -58,9 +58,10 @@ def best_pick(c, s, devices, queue, places, scores):
     return best, best_score
 
 
-@on_demand(lambda: VOID(world_type()), allocating=True)
-def compose_learned(w):
+@on_demand(lambda: VOID(INTEGER, INTEGER), allocating=True)
+def compose_learned(home, place):
     """Take the best action until it is to launch, or to wait (then the batch is empty)."""
+    w = world_at(home, place)
     c, s, devices, queue, features, scorer = w.config[0], w.server[0], w.device, w.queue, w.features, w.scorer
     join_responses(w)
     shape = shape_of(scorer)

@@ -55,7 +55,7 @@ def observe(w, kind, observation):
     if c.external_batching:
         if kind == DONE:  # the feature rows are still those of the last batch composed
             begin_batch(w)
-        observe_server(w, observation)
+        observe_server(w.home, w.place, observation)
     else:
         seen = w.observation[row_of(w.observation, max(c.external_device, 0))]
         for k in range(seen.shape[0]):  # copying a slice would need an allocation, in case the two overlap

@@ -4,14 +4,14 @@ Legend: `w` World; `c` CONFIG, `s` SERVER, `d` DEVICE and `r` SESSION row; `i` n
 of the batch that ended; `stays` whether the server drafts next.
 """
 
+from wisp_gym.engine.arguments import world_at
 from wisp_gym.engine.line import enqueue
 from wisp_gym.engine.overlap import end_overlap
 from wisp_gym.engine.rollout_log import log_outcome
 from wisp_gym.engine.rows import row_of
 from wisp_gym.engine.session import clear_draft, deadline_of_round_s, deliver, learn_from_round, write_log
 from wisp_gym.engine.state import LOG_DRAFTER
-from wisp_gym.engine.world_type import world_type
-from wisp_gym.jit import VOID, jit, on_demand
+from wisp_gym.jit import INTEGER, VOID, jit, on_demand
 from wisp_gym.rules.drafters import BY_PRICE, FIRST_LENGTH, device_round_s, server_drafts, tokens_per_s
 from wisp_gym.rules.lengths import ALPHA_HIGH, ALPHA_LOW, expected_tokens
 
@@ -28,7 +28,7 @@ def deliver_round(w, i, device_goes_on=1):
         o, memory = w.observation[row_of(w.observation, i)], w.memory[row_of(w.memory, i)]
         learn_from_round(c, d, i, w.speculation_parameters, memory, o)
     if c.log_decisions and d.round >= 0:
-        log_outcome(w, i)
+        log_outcome(w.home, w.place, i)
     if c.overlap_tokens:
         end_overlap(c, w.server[0], d, w.sessions[i], w.totals[0], w.log, i, device_goes_on - complete)
     return complete
@@ -45,12 +45,13 @@ def go_on_at_server(w, i):
     enqueue(s, d, w.line, w.places, w.queue, i)
 
 
-@on_demand(lambda: VOID(world_type()))
-def keep_sessions(w):
+@on_demand(lambda: VOID(INTEGER, INTEGER))
+def keep_sessions(home, place):
     """Choose who drafts next for each member of the batch that has ended; those of the server are answered and join the queue.
 
     The others stay among the replies.
     """
+    w = world_at(home, place)
     s, left = w.server[0], 0
     n_answered = s.n_replies
     for m in range(n_answered):

@@ -18,6 +18,7 @@ DEVICE row; `i` number of a device; `request` number of its request; `action` in
 import math
 
 from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES, WAIT_SHARE
+from wisp_gym.engine.arguments import world_at
 from wisp_gym.engine.batch import fill_rooflines, finish_batch, launch
 from wisp_gym.engine.colocated import learn_from_drafting
 from wisp_gym.engine.compose import add, begin_batch, choose_chunk, chunk_is_open, compose, fits, join_responses
@@ -41,31 +42,15 @@ from wisp_gym.engine.session import (
     send,
     write_log,
 )
-from wisp_gym.engine.state import CLOSED, COMPOSE, EVENTS, LOG_ARRIVE, OVER, PICK, REPLY, TRACE, World
+from wisp_gym.engine.state import CLOSED, COMPOSE, EVENTS, LOG_ARRIVE, OVER, PICK, REPLY, TRACE
 from wisp_gym.engine.suggest import suggest_lengths
 from wisp_gym.engine.turns import find_turn
-from wisp_gym.engine.world_type import world_type
 from wisp_gym.jit import INTEGER, VOID, jit, on_demand
 from wisp_gym.rules.batching import FCFS, LEARNED, PIPELINED, binding_deadline_s, ready
 from wisp_gym.rules.drafters import is_mixed
 
 # What `advance` returns: the world is over, which decision it waits for, or that the room for logged decisions is used up.
 DONE, SPECULATION, BATCHING, FULL = 0, 1, 2, 3
-
-
-@jit
-def world_of(worlds, index):
-    """One world out of arrays with a leading axis."""
-    return World(
-        worlds.config[index], worlds.server[index], worlds.totals[index], worlds.slo_totals[index],
-        worlds.histogram[index], worlds.device[index], worlds.observation[index], worlds.event_device[index],
-        worlds.event_s[index], worlds.line[index], worlds.places[index], worlds.queue[index], worlds.cold[index], worlds.cold_keys[index],
-        worlds.batch[index], worlds.replies[index],
-        worlds.features[index], worlds.keys[index], worlds.order[index], worlds.rooflines[index], worlds.speculation_parameters[index],
-        worlds.batching_parameters[index], worlds.drafter_parameters[index], worlds.length_parameters[index], worlds.server_memory[index],
-        worlds.sessions[index], worlds.memory[index], worlds.log[index], worlds.decisions[index], worlds.seen[index],
-        worlds.outcomes[index], worlds.survivals[index], worlds.trace, worlds.policy, worlds.scorer, worlds.source,
-    )  # fmt: skip
 
 
 @jit
@@ -130,11 +115,11 @@ def take_events(w):
     if s.busy and s.batch_end_s <= time_s:
         finish_batch(w)
         if c.suggests:
-            suggest_lengths(w)
+            suggest_lengths(w.home, w.place)
         if c.server_length:
-            learn_from_drafting(w)
+            learn_from_drafting(w.home, w.place)
         if is_mixed(c.drafter):
-            keep_sessions(w)
+            keep_sessions(w.home, w.place)
         w.totals[0].events += 1
     s.stage = REPLY if c.centralized else COMPOSE
     return True
@@ -163,7 +148,7 @@ def compose_and_launch(w):
     c, s = w.config[0], w.server[0]
     begin_batch(w)
     if c.batching == LEARNED:
-        compose_learned(w)
+        compose_learned(w.home, w.place)
     else:
         compose(w)
     if s.n_batch > 0:
@@ -281,13 +266,14 @@ def pick(w, place):
         s.invalid_actions += 1
 
 
-@on_demand(lambda: VOID(world_type(), INTEGER))
-def act_batching(w, action):
+@on_demand(lambda: VOID(INTEGER, INTEGER, INTEGER))
+def act_batching(home, place, action):
     """Carry out a decision on the batch: with Q visible places and L prices (1 where none is set), action
 
     0 … Q − 1 picks a request, Q … Q + L − 1 launches, Q + L waits, and those after it choose the prefill chunk. What is not
     possible is counted and changes nothing; launching nothing waits, and waiting with a batch launches it.
     """
+    w = world_at(home, place)
     c, s = w.config[0], w.server[0]
     w.totals[0].decisions += 1
     place = action - c.visible_requests

@@ -5,10 +5,10 @@ mean batch time T; `entry` place of an entry, written in units of `scale`.
 """
 
 from wisp_gym.contract import request, server
-from wisp_gym.engine.compose import chunk_is_open, predict_s, spoken_for
+from wisp_gym.engine.arguments import world_at
+from wisp_gym.engine.compose import chunk_is_open, so_far_s, spoken_for
 from wisp_gym.engine.observe_request import observe_request
-from wisp_gym.engine.world_type import world_type
-from wisp_gym.jit import SINGLES, VOID, jit, on_demand
+from wisp_gym.jit import INTEGER, SINGLES, VOID, jit, on_demand
 
 
 @jit
@@ -27,7 +27,7 @@ def put_in(o, entry, quantity, scale):
 def observe_batch(c, s, o):
     """Write the entries of the batch so far, of the queue and of the server itself; o: (server.SIZE,)."""
     t, memory = s.mean_batch_s, c.kv_capacity_tokens
-    predicted_s = predict_s(c, s.sum_new, s.sum_pairs, s.sum_cached) if s.n_batch > 0 else 0.0
+    predicted_s = so_far_s(c, s) if s.n_batch > 0 else 0.0
     put(o, server.BATCH_REQUESTS, s.n_batch)
     put(o, server.BATCH_TOKENS, s.sum_new)
     put_in(o, server.BATCH_TIME, predicted_s, t)
@@ -46,9 +46,10 @@ def observe_batch(c, s, o):
     put(o, server.PRICE, s.price)
 
 
-@on_demand(lambda: VOID(world_type(), SINGLES))
-def observe_server(w, o):
+@on_demand(lambda: VOID(INTEGER, INTEGER, SINGLES))
+def observe_server(home, place, o):
     """Write the whole observation of a world, (server.SIZE + Q·request.SIZE,); places without a request are zero."""
+    w = world_at(home, place)
     c, s = w.config[0], w.server[0]
     o[:] = 0.0
     observe_batch(c, s, o)

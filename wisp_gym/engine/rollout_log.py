@@ -10,9 +10,9 @@ import math
 
 import numpy as np
 
+from wisp_gym.engine.arguments import world_at
 from wisp_gym.engine.rows import row_of
 from wisp_gym.engine.slo import on_time_tokens
-from wisp_gym.engine.world_type import world_type
 from wisp_gym.jit import INTEGER, NUMBER, VOID, jit, jit_allocating, on_demand
 from wisp_gym.rules.mlp import N_OUT, logits
 
@@ -44,9 +44,10 @@ def draw_action(policy, o, chance):
     return action, float(out[action] - top) - math.log(total)
 
 
-@on_demand(lambda: INTEGER(world_type(), INTEGER, NUMBER))
-def sampled_action(w, i, chance):
+@on_demand(lambda: INTEGER(INTEGER, INTEGER, INTEGER, NUMBER))
+def sampled_action(home, place, i, chance):
     """Draw the policy's action, returned as int64, and log the decision; there must be room."""
+    w = world_at(home, place)
     s, d, o = w.server[0], w.device[i], w.observation[row_of(w.observation, i)]
     action, log_probability = draw_action(w.policy, o, chance)
     row = w.decisions[s.n_decisions]
@@ -58,9 +59,10 @@ def sampled_action(w, i, chance):
     return action
 
 
-@on_demand(lambda: VOID(world_type(), INTEGER))
-def log_outcome(w, i):
+@on_demand(lambda: VOID(INTEGER, INTEGER, INTEGER))
+def log_outcome(home, place, i):
     """The reply of a logged round has been delivered and counted."""
+    w = world_at(home, place)
     c, s, d = w.config[0], w.server[0], w.device[i]
     row = w.outcomes[s.n_outcomes]
     before = d.committed - d.commit_tokens

@@ -3,7 +3,7 @@
 Legend: `w` World; `a` Arguments; `address` of them, see `call`; `task` what is to be done; `index` of a world.
 """
 
-from wisp_gym.engine.arguments import arguments_at, next_place
+from wisp_gym.engine.arguments import arguments_at, next_place, world_of
 from wisp_gym.engine.gather import gather
 from wisp_gym.engine.loop import (
     BATCHING,
@@ -13,7 +13,6 @@ from wisp_gym.engine.loop import (
     advance,
     count_unstarted,
     open_world,
-    world_of,
 )
 from wisp_gym.engine.masks import nearest_valid
 from wisp_gym.jit import jit
@@ -33,16 +32,16 @@ def run(address, task):
     index = next_place(a.place)
     while index < a.kinds.shape[0]:
         if task == STEP:
-            step(a, index)
+            step(a, address, index)
         else:
-            begin_or_go_on(a, index, task)
+            begin_or_go_on(a, address, index, task)
         index = next_place(a.place)
 
 
 @jit
-def begin_or_go_on(a, index, task):
+def begin_or_go_on(a, address, index, task):
     """Do a task other than STEP in one world."""
-    w = world_of(a.worlds, index)
+    w = world_of(a.worlds, index, address)
     if task == TO_END or a.which[index]:
         open_world(w)
     if task != BEGIN or a.which[index]:
@@ -54,9 +53,9 @@ def begin_or_go_on(a, index, task):
 
 
 @jit
-def step(a, index):
+def step(a, address, index):
     """Carry out one decision, run to the next and gather what happened; a world that is over stays as it is."""
-    w, kind = world_of(a.worlds, index), a.kinds[index]
+    w, kind = world_of(a.worlds, index, address), a.kinds[index]
     if kind != DONE:
         decide(w, kind, a.masks[index], a.actions[index])
         kind = advance(w)
@@ -72,6 +71,6 @@ def decide(w, kind, mask, action):
     c, s = w.config[0], w.server[0]
     taken = nearest_valid(c, s, w.device[max(c.external_device, 0)], mask, action)
     if kind == BATCHING:
-        act_batching(w, taken)
+        act_batching(w.home, w.place, taken)
     else:
         act_speculation(w, taken)

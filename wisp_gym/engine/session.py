@@ -200,7 +200,7 @@ def drawn_decision(w, i):
     if c.speculation == POLICY_LENGTH and d.target_tokens >= 0:
         return 1 if d.drafted < d.target_tokens else 0
     observe_all(c, d, w.observation[row_of(w.observation, i)])
-    action = sampled_action(w, i, own_chance(c, d, i))
+    action = sampled_action(w.home, w.place, i, own_chance(c, d, i))
     if c.speculation != POLICY_LENGTH:
         return action
     d.target_tokens = action

@@ -261,6 +261,9 @@ class World(NamedTuple):
     policy: np.ndarray = NO_POLICY  # (weights,) float32 of the learned speculation policy
     scorer: np.ndarray = NO_POLICY  # (weights,) float32 of the learned batching policy
     source: Source = NO_SOURCE
+    # where compiled code that is called on demand finds it again, see `arguments.world_at`
+    home: int = 0
+    place: int = 0
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         """How copies and other processes get it, see `arrived`."""
@@ -305,8 +308,8 @@ def arrived(*parts: Any) -> World:
 
     Theirs are equal, but numba knows only these by sight: with others every call would compare all fields.
     """
-    *arrays, source = parts
-    return World._make([*map(as_known, arrays), Source(*map(as_known, source))])
+    *arrays, source, home, place = parts
+    return World._make([*map(as_known, arrays), Source(*map(as_known, source)), home, place])
 
 
 def as_known(array: np.ndarray) -> np.ndarray:

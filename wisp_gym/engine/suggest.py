@@ -5,8 +5,8 @@ the batch that ended; `memory` (n + 1, MEMORY) float64; `knowledge` (MEMORY,) it
 `parameters` (8,) float64 of the rule; `rounds` verified and `mean_accepted` tokens of each.
 """
 
-from wisp_gym.engine.world_type import world_type
-from wisp_gym.jit import VOID, jit, on_demand
+from wisp_gym.engine.arguments import world_at
+from wisp_gym.jit import INTEGER, VOID, jit, on_demand
 from wisp_gym.rules.speculation import GOODSPEED, SGLANG_LOAD, TURBOSPEC
 from wisp_gym.rules.suggestions import (
     S_LENGTH,
@@ -49,9 +49,10 @@ def length_for_all(c, parameters, knowledge, rounds, mean_accepted):
     return vllm_length(knowledge, max(rounds, 1), c.max_draft_tokens, expected, *costs)
 
 
-@on_demand(lambda: VOID(world_type()))
-def suggest_lengths(w):
+@on_demand(lambda: VOID(INTEGER, INTEGER))
+def suggest_lengths(home, place):
     """Compute lengths for the members of the batch that has just ended; their replies carry them."""
+    w = world_at(home, place)
     c, s, devices, replies, memory = w.config[0], w.server[0], w.device, w.replies, w.memory
     knowledge = memory[memory.shape[0] - 1]
     rounds, mean_accepted = note_batch(c, s, devices, replies, memory, knowledge)

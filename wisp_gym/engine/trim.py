@@ -10,10 +10,10 @@ verified; `members` that complete; `verified` tokens of a member, which commit `
 
 import math
 
+from wisp_gym.engine.arguments import world_at
 from wisp_gym.engine.compose import predict_s
 from wisp_gym.engine.heap import pop, push, sift_down
-from wisp_gym.engine.world_type import world_type
-from wisp_gym.jit import VOID, jit, on_demand
+from wisp_gym.jit import INTEGER, VOID, jit, on_demand
 from wisp_gym.rules.trimming import ADASERVE, DSPARK
 
 
@@ -101,13 +101,14 @@ def best_number(w, members):
     return best
 
 
-@on_demand(lambda: VOID(world_type()))
-def trim(w):
+@on_demand(lambda: VOID(INTEGER, INTEGER))
+def trim(home, place):
     """Choose how many drafted tokens of each member the batch verifies, by the server's rule.
 
     DSPARK: the n most likely with the largest (Σ over members (1 + Σ S_ij)) / t(batch). TETRIS: the C most likely.
     ADASERVE: of C tokens first the most likely ones that members need to keep their speed, then the most likely.
     """
+    w = world_at(home, place)
     c, s = w.config[0], w.server[0]
     whole_end_s = s.now_s + predict_s(c, s.sum_new, s.sum_pairs, s.sum_cached)
     members = verify_none(s, w.device, w.batch)
