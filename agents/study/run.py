@@ -19,7 +19,7 @@ from agents.study.capacities import capacities
 from agents.study.folder import ROWS, Told, Worlds, default_folder, opened, policies_of, read_study, refuse_other, told
 from agents.study.play import play
 from agents.study.rows import Row
-from agents.study.suite import Suite, chosen_controllers, described, own_cells, read_suite, restored, suites
+from agents.study.suite import Suite, chosen_controllers, described, own_cells, read_suite, restored, suites, who_drafts
 from agents.study.tables import show
 from wisp_gym.cli import Parser, output_file, refuse_same_files, write_rows
 from wisp_gym.controllers.resolve import resolve
@@ -67,7 +67,19 @@ def chosen_suite(given: argparse.Namespace) -> Suite:
     suite = read_suite(given.suite or DEFAULT_SUITE)
     groups = [*(given.controllers or [suite.controllers]), *(given.also or [])]
     suite = replace(suite, controllers=chosen_controllers([name for group in groups for name in group]))
-    return replace(suite, name="own", cells=own_cells(given.cells), capacity=None) if given.cells else suite
+    suite = replace(suite, name="own", cells=own_cells(given.cells), capacity=None) if given.cells else suite
+    return without_hosts(suite)
+
+
+def without_hosts(suite: Suite) -> Suite:
+    """The suite without the catalogue's rules of servers that draft, where a cell's server has nothing to draft with."""
+    bare = [cell.name for cell in suite.cells if not cell.scenario.server_drafts]
+    left_out = {name for name in who_drafts() if "colocated" in name} & set(suite.controllers) if bare else set()
+    if left_out:
+        print(
+            f"note: cell '{bare[0]}' names no [[server_drafts]]: rules with 'colocated' are left out", file=sys.stderr
+        )
+    return replace(suite, controllers=tuple(name for name in suite.controllers if name not in left_out))
 
 
 def chosen_study(given: argparse.Namespace) -> tuple[Suite, Path, Told]:

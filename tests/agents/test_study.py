@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,18 @@ def test_a_wrong_flag_is_one_line(
 def test_rows_say_what_kind_of_controller_they_are_of(name: str, found: str) -> None:
     cell = read_suite("quick").cells[0]
     assert kind(Entrant(name, "default", name, cell)) == found
+
+
+def test_where_a_server_has_nothing_to_draft_with_such_rules_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    suite = read_suite("quick")
+    suite = replace(suite, controllers=chosen_controllers([ALL]))
+    assert study.without_hosts(suite) == suite
+    cell = suite.cells[0]
+    bare = replace(suite, cells=(replace(cell, scenario=with_(cell.scenario, server_drafts=[])),))
+    found = study.without_hosts(bare)
+    assert "names no [[server_drafts]]" in capsys.readouterr().err
+    assert not [name for name in found.controllers if "colocated" in name]
+    study.check(found)
 
 
 def test_families_share_what_is_searched() -> None:
