@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from agents.study.frontier import asks_who_drafts, frontier_figure
 from agents.study.page import Picture
 from agents.study.report_tables import IN_A_CLOSED_LOOP
 from agents.study.results import AS_THEY_ARE, LADDER, WISP_TUNED, Results, bounds_of
@@ -25,6 +26,7 @@ def figures(results: Results) -> list[Picture]:
     """Every figure that the study has data for."""
     drawn = [
         *against_devices(results),
+        *who_drafts(results),
         (
             "Goodput of each rung over that of tuned WISP, with 95 % intervals of the paired difference; a choice among "
             "several was made in training worlds. Bounds, where drawn, are black.", relative_ladder(results),
@@ -43,6 +45,12 @@ def figures(results: Results) -> list[Picture]:
         ),
     ]  # fmt: skip
     return [Picture(caption, svg(figure)) for caption, figure in drawn]
+
+
+def who_drafts(results: Results) -> list[tuple[str, Figure]]:
+    """Where drafting at the edge pays, of studies that ask."""
+    caption = "Best of each way to draft over the best whose devices draft, 95 % intervals of the paired difference."
+    return [(caption, frontier_figure(results))] if asks_who_drafts(results) else []
 
 
 def against_devices(results: Results) -> list[tuple[str, Figure]]:
