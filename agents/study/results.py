@@ -40,7 +40,14 @@ LADDER: dict[str, Callable[[Row], bool]] = {  # rung → the rows that may stand
     "perfect predictor": lambda row: row["controller"].startswith("perfect+"),
     "oracle": lambda row: row["controller"].startswith("oracle+"),
 }
-RIVALS = ("centralized", WISP_TUNED, BEST_RULE, COLOCATED, MIXED, "learned")  # who can win a cell: bounds know what no device can
+RIVALS = (
+    "centralized",
+    WISP_TUNED,
+    BEST_RULE,
+    COLOCATED,
+    MIXED,
+    "learned",
+)  # who can win a cell: bounds know what no device can
 
 
 @dataclass(frozen=True)
