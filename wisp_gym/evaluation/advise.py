@@ -34,7 +34,8 @@ DEFAULT_SEEDS = 20
 CAPACITY_SEEDS = 3  # the first of the held-out ones
 CAPACITY_DEVICES = 200  # a larger case goes without: its worlds take too long
 MOST_CAPACITY = 512  # where the search ends
-BUDGET = values.whole(3, 10_000)
+MOST_SETTINGS = 10_000
+BUDGET = values.whole(3, MOST_SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -86,14 +87,14 @@ def advise(
 
     Args:
         scenario, devices, slo, seeds, pool, bar: as for `wisp_gym.evaluation.evaluate`; at least two seeds, none of `TRAIN_SEEDS`.
-        settings: of each controller that are tried, at least 3; default by the number of devices (`settings_for`).
+        settings: of each controller that are tried, at least 3; default by the size of the case (`settings_for`).
         capacities: search for them too, where the case is small enough.
 
     Raises:
         InputError: one line that names what is wrong.
     """
     world, each = chosen_scenario(scenario, devices, slo), held_out(seeds)
-    budget = settings_for(world.n_devices) if settings is None else BUDGET.checked("settings", settings)
+    budget = settings_for(world) if settings is None else BUDGET.checked("settings", settings)
     fitting, _ = loadable(world)
     best = Search(world, budget, pool, bar).best_of_each_kind(fitting)
     found = evaluate(list(best.values()), world, seeds=each, reference=next(iter(best.values())), pool=pool, bar=bar)
@@ -159,6 +160,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--seeds", type=seeds, default=tuple(range(DEFAULT_SEEDS)), metavar="S",
         help=f"held-out worlds: a count, or seeds and ranges such as 7,10-19 (default {DEFAULT_SEEDS})",
     )  # fmt: skip
+    add(
+        "--settings", type=whole(3, MOST_SETTINGS), metavar="N",
+        help=f"of each controller that are tried (default {SETTINGS}, fewer in large cases)",
+    )  # fmt: skip
     add("--no-capacity", action="store_true", help="leave out how many devices each carries: a third of the time")
     add("--png", type=output_file(".png"), metavar="FILE.png", help="draw it")
     add("--json", type=output_file(), metavar="FILE", help="write answer, notes and rows as JSON")
@@ -191,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.png:
         require("matplotlib", "plot")
     scenario, each = case(given), held_out(given.seeds)
-    settings = settings_for(scenario.n_devices)
+    settings = given.settings or settings_for(scenario)
     for note in notes(scenario, settings):
         print(f"note: {note}", file=sys.stderr)
     fitting, _ = loadable(scenario)

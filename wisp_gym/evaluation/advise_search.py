@@ -6,23 +6,28 @@ from dataclasses import dataclass, field
 
 from wisp_gym.cli import Bar
 from wisp_gym.controllers.resolve import resolve
-from wisp_gym.evaluation.advise_cases import SERVER, candidates, is_hosting, trials
-from wisp_gym.evaluation.outcomes import goodput, run_all
+from wisp_gym.engine.trace_load import load_trace
+from wisp_gym.evaluation.advise_cases import DEVICE_RULES, SERVER, candidates, is_hosting, trials
+from wisp_gym.evaluation.outcomes import goodput, run_all, run_world
 from wisp_gym.evaluation.pool import Pool
 from wisp_gym.evaluation.tuning import Scores, families, family_name, tune
 from wisp_gym.scenario import Scenario, with_
 
-TRAIN_SEEDS = range(1000, 1003)  # worlds that settings are chosen in
-SETTINGS = 24  # of each controller that are tried; a third of them, see `wisp_gym.evaluation.tuning`, at random
+TRAIN_SEEDS = range(1000, 1002)  # worlds that settings are chosen in
+SETTINGS = 36  # of each controller that are tried; a third of them, see `wisp_gym.evaluation.tuning`, at random
 LEAST_SETTINGS = 6
-FULL_DEVICES = 128  # up to here all settings are tried; a larger population has fewer, in proportion
+# Up to here all settings are tried; a larger case has fewer, in proportion: about half a minute of one core either way.
+FULL_ROUNDS, FULL_DEVICES = 75_000, 300  # of a training world
 DRAFTS = 2  # server drafts that are tuned
-WARMUP_S, MEASURE_S = 20.0, 60.0  # of a training world at most
+WARMUP_S, MEASURE_S = 20.0, 120.0  # of a training world at most: those of the presets
 
 
-def settings_for(n_devices: int) -> int:
-    """How many settings of each controller are tried, so that the time stays about the same: a multiple of 3."""
-    return max(LEAST_SETTINGS, SETTINGS * FULL_DEVICES // max(n_devices, FULL_DEVICES) // 3 * 3)
+def settings_for(scenario: Scenario) -> int:
+    """How many settings of each controller are tried, a multiple of 3: by the rounds of one world, not by a clock."""
+    training = shortened(scenario)
+    world = run_world(training, resolve(DEVICE_RULES[0], training), TRAIN_SEEDS[0], load_trace(training))
+    size = max(world.metrics["rounds"] / FULL_ROUNDS, scenario.n_devices / FULL_DEVICES, 1.0)
+    return max(LEAST_SETTINGS, int(SETTINGS / size) // 3 * 3)
 
 
 def shortened(scenario: Scenario) -> Scenario:
