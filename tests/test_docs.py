@@ -73,6 +73,7 @@ ELSEWHERE = {
     "python -m traces": "trains or reads a pair of models, or is repeated in tests/engine/test_request_trace.py",
     "wisp-gym evaluate": "20 worlds, or a policy that is not shipped; tests/evaluation/test_commands.py",
     "wisp-gym capacity": "a search; tests/evaluation/test_commands.py",
+    "wisp-gym advise": "half a minute; tests/evaluation/test_advise.py",
     "wisp-gym timeline": "one runs here; tests/evaluation",
     "wisp-gym warm-up": "a minute of compiling; tests/engine/test_demand.py",
     "wisp-gym benchmark": "minutes of a quiet machine; tests/evaluation/test_speed.py",

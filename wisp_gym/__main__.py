@@ -21,6 +21,10 @@ COMMANDS = Commands(
     "Controllers for edge-cloud speculative decoding: compared, exported, and run on real servers.",
     {
         "evaluate": ("wisp_gym.evaluation.comparison", "compare controllers in the same worlds"),
+        "advise": (
+            "wisp_gym.evaluation.advise",
+            "who should draft in your case, device or server, by which controller",
+        ),
         "capacity": ("wisp_gym.evaluation.capacities", "how many devices a server carries under each controller"),
         "timeline": ("wisp_gym.evaluation.timeline", "draw what devices and server do"),
         "export": ("wisp_gym.serving.export.command", "a policy or a rule as one file for a server"),

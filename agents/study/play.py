@@ -12,12 +12,12 @@ from agents.bounds.kinds import BOUNDS, COLOCATED
 from agents.study.folder import Worlds
 from agents.study.rows import DEFAULT, GOODPUT, METRICS, PER_CELL, TRAINING, TUNED, Row
 from agents.study.suite import Cell, Suite
-from agents.study.tuning import Scores, Tuned, families, pieces, tune
 from wisp_gym.cli import Bar, progress
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.engine.trace_load import load_trace
 from wisp_gym.evaluation.outcomes import Outcome, run_world
 from wisp_gym.evaluation.pool import Pool
+from wisp_gym.evaluation.tuning import Scores, Tuned, families, pieces, tune
 from wisp_gym.rules.controller import Controller
 from wisp_gym.rules.speculation import ORACLE, PERFECT
 from wisp_gym.scenario import Scenario

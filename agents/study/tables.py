@@ -7,11 +7,11 @@ import numpy as np
 from agents.study.results import BEST_RULE, LADDER, WISP_TUNED, Results, bounds_of
 from agents.study.rows import GOODPUT, Row
 from agents.study.suite import Suite
-from agents.study.tuning import Tuned
 from wisp_gym.cli import aligned, cell, interval_cell, seed_list, table
 from wisp_gym.evaluation import capacities
 from wisp_gym.evaluation.comparison_tables import COSTS, SERVICE, metric_cells, with_columns
 from wisp_gym.evaluation.statistics import performance_profile
+from wisp_gym.evaluation.tuning import Tuned
 
 Lines = tuple[list[str], list[list[str]]]  # header, lines
 # Columns of the aggregate tables, as `wisp_gym.evaluation.comparison_tables` shows them.

@@ -20,11 +20,11 @@ from agents.study.play import Entrant, cell_bounds, kind
 from agents.study.results import BEST_RULE, LADDER, WISP_TUNED, Results
 from agents.study.rows import GOODPUT, METRICS, PER_CELL, TRAINING, TUNED
 from agents.study.suite import ALL, WISP, chosen_controllers, described, read_suite, restored, suites
-from agents.study.tuning import Family, families, family_name, tune
 from tests.support.tiny import SUITE
 from wisp_gym.cli import run
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.evaluation import capacities as capacity
+from wisp_gym.evaluation.tuning import Family, families, family_name, tune
 from wisp_gym.rules.catalogue import BATCHING, SPECULATION
 from wisp_gym.scenario import dumps, load, with_
 from wisp_gym.simulation import simulate

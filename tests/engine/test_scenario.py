@@ -60,15 +60,15 @@ def test_preset_is_complete_and_survives_toml(name):
 
 def test_catalogue_holds_the_promised_devices_and_links():
     devices = {"raspberry-pi-4b", "raspberry-pi-5", "jetson-orin-nano", "jetson-agx-orin", "phone", "laptop"}
-    assert devices <= scenario_toml._catalogue("devices").keys()
-    assert {"wifi-good", "wifi-bad", "lte", "5g", "5g-driving"} <= scenario_toml._catalogue("links").keys()
+    assert devices <= scenario_toml.catalogue("devices").keys()
+    assert {"wifi-good", "wifi-bad", "lte", "5g", "5g-driving"} <= scenario_toml.catalogue("links").keys()
 
 
-@pytest.mark.parametrize("draft", sorted(scenario_toml._catalogue("drafts")))
-@pytest.mark.parametrize("device", sorted(scenario_toml._catalogue("devices")))
+@pytest.mark.parametrize("draft", sorted(scenario_toml.catalogue("drafts")))
+@pytest.mark.parametrize("device", sorted(scenario_toml.catalogue("devices")))
 def test_every_device_has_a_speed_and_a_power_for_every_draft(device, draft):
-    target = next(iter(scenario_toml._catalogue("drafts")[draft]["acceptance"]))
-    server = next(s for s, targets in scenario_toml._catalogue("verification").items() if target in targets)
+    target = next(iter(scenario_toml.catalogue("drafts")[draft]["acceptance"]))
+    server = next(s for s, targets in scenario_toml.catalogue("verification").items() if target in targets)
     scenario = loads(
         f'{BASE}server = {{use = "{server}"}}\ntarget = {{use = "{target}"}}\ndraft = {{use = "{draft}"}}\n'
         f'[[devices]]\nuse = "{device}"\nshare = 1\nlink = "lte"\n')  # fmt: skip
@@ -93,8 +93,8 @@ def test_kv_memory_of_known_models(default):
 
 def test_attention_arithmetic_follows_from_the_shapes():
     """FlashAttention-2's highest rate is 230 TFLOP/s on A100 and 335 on H100 (arXiv 2307.08691); causal: half."""
-    servers, targets = (scenario_toml._catalogue(kind) for kind in ("servers", "targets"))
-    for server, by_target in scenario_toml._catalogue("verification").items():
+    servers, targets = (scenario_toml.catalogue(kind) for kind in ("servers", "targets"))
+    for server, by_target in scenario_toml.catalogue("verification").items():
         rate = (230e12 if server.startswith("a100") else 335e12) * servers[server]["gpus"]
         for target, time in by_target.items():
             shape = targets[target]

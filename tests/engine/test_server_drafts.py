@@ -49,9 +49,7 @@ def test_presets_can_draft_with_the_devices_model_a_head_and_a_search(name):
     assert (own.name, own.correlation, own.acceptance) == (scenario.draft.name, 1.0, scenario.draft.acceptance)
     assert own.offer == 1.0
     head = f"eagle3-{scenario.target.name}"
-    known = (
-        [head] if head in scenario_toml._catalogue("server-drafts") else []
-    )  # nobody has published one for Qwen3-14B
+    known = [head] if head in scenario_toml.catalogue("server-drafts") else []  # nobody has published one for Qwen3-14B
     assert [draft.name for draft in others] == [*known, "ngram"]
     assert (others[-1].weights_bytes, others[-1].kv_bytes_per_token) == (0, 0)
     assert all(0 < draft.correlation < 1 for draft in others)
@@ -69,17 +67,17 @@ def test_memory_beside_each_draft(name):
         assert 0 <= scenario.server.memory_bytes * scenario.server.memory_utilisation - used < each
 
 
-@pytest.mark.parametrize("draft", sorted(scenario_toml._catalogue("server-drafts")))
+@pytest.mark.parametrize("draft", sorted(scenario_toml.catalogue("server-drafts")))
 def test_every_draft_of_the_catalogue_has_an_acceptance_and_a_time_for_every_server(draft):
-    entry = scenario_toml._catalogue("server-drafts")[draft]
-    assert entry["time"].keys() == scenario_toml._catalogue("servers").keys()
-    assert scenario_toml._acceptances(draft).keys() <= scenario_toml._catalogue("targets").keys()
-    assert scenario_toml._acceptances(draft)
+    entry = scenario_toml.catalogue("server-drafts")[draft]
+    assert entry["time"].keys() == scenario_toml.catalogue("servers").keys()
+    assert scenario_toml.acceptances(draft).keys() <= scenario_toml.catalogue("targets").keys()
+    assert scenario_toml.acceptances(draft)
 
 
 def test_a_model_that_devices_draft_with_too_has_one_acceptance_by_each_target():
-    of_devices = scenario_toml._catalogue("drafts")
-    for name, entry in scenario_toml._catalogue("server-drafts").items():
+    of_devices = scenario_toml.catalogue("drafts")
+    for name, entry in scenario_toml.catalogue("server-drafts").items():
         assert not (name in of_devices and "acceptance" in entry), name
 
 

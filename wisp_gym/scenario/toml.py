@@ -113,7 +113,7 @@ def _parse(text: str, file: str) -> Table:
 
 
 @cache
-def _catalogue(kind: str) -> Table:
+def catalogue(kind: str) -> Table:
     """Tables of one catalogue file, by name. Read once; callers copy what they change."""
     return _read(_PRESETS / "catalogue" / f"{kind}.toml")
 
@@ -192,7 +192,7 @@ def _table(given: Any, part: type[Any], path: str) -> Table:
 
 
 def _entry(kind: str, name: Any, path: str) -> Table:
-    known = _catalogue(kind)
+    known = catalogue(kind)
     if not isinstance(name, str) or name not in known:
         raise ScenarioError(f"given {shown(name)}; {nearest(str(name), known)}", path)
     return dict(known[name])
@@ -223,10 +223,10 @@ def _looked_up(known: Mapping[str, Table], name: str, own: Any, part: type[Any],
     return known.get(name, {})
 
 
-def _acceptances(name: str) -> Table:
+def acceptances(name: str) -> Table:
     """Acceptance by target of a draft that a server can host: a model's that devices draft with, or its own."""
-    of_devices = _catalogue("drafts").get(name, {}).get("acceptance", {})
-    return {**of_devices, **_catalogue("server-drafts").get(name, {}).get("acceptance", {})}
+    of_devices = catalogue("drafts").get(name, {}).get("acceptance", {})
+    return {**of_devices, **catalogue("server-drafts").get(name, {}).get("acceptance", {})}
 
 
 def _server_drafts(given: Any, own: bool, draft: Table, server: str, target: str) -> list[Any]:
@@ -239,15 +239,15 @@ def _server_drafts(given: Any, own: bool, draft: Table, server: str, target: str
         raise ScenarioError(f"given {shown(given)}, allowed: a list of tables ([[server_drafts]])", "server_drafts")
     if not own:
         same, of_devices = {"name": draft.get("name"), "correlation": 1.0}, {"acceptance": draft.get("acceptance")}
-        given = [one for one in given if _is_known(one, server, target)]
+        given = [one for one in given if is_known(one, server, target)]
         given = [{**one, **of_devices} if same.items() <= one.items() else one for one in given]
     return [_server_draft(one, draft, server, target, f"server_drafts[{i}]") for i, one in enumerate(given)]
 
 
-def _is_known(server_draft: Table, server: str, target: str) -> bool:
+def is_known(server_draft: Table, server: str, target: str) -> bool:
     """Whether the catalogue knows a preset's server draft on this server by this target, or need not."""
     name = server_draft.get("use")
-    return not name or (target in _acceptances(name) and server in _catalogue("server-drafts")[name]["time"])
+    return not name or (target in acceptances(name) and server in catalogue("server-drafts")[name]["time"])
 
 
 def _server_draft(given: Any, draft: Table, server: str, target: str, path: str) -> Table:
@@ -261,7 +261,7 @@ def _server_draft(given: Any, draft: Table, server: str, target: str, path: str)
     if rest.get("name", table["use"]) == draft.get("name"):
         entry |= {"correlation": 1.0, "acceptance": draft.get("acceptance", {})}
     else:
-        entry["acceptance"] = _accepted(_acceptances(table["use"]), table, target, path)
+        entry["acceptance"] = _accepted(acceptances(table["use"]), table, target, path)
     what = f"no time of '{table['use']}' on server '{server}' is known"
     entry["time"] = _looked_up(entry["time"], server, table.get("time"), DraftTime, what, f"{path}.time")
     return _merged({"name": table["use"], **entry}, rest)
@@ -288,11 +288,11 @@ def _by_draft(table: Mapping[str, Any], draft: str, path: str) -> Any:
 
 def _verification(own: Any, server: str, target: str) -> Any:
     """The roofline's table: the catalogue's for this server and target, with the fields given here replaced."""
-    known = _catalogue("verification").get(server, {}).get(target)
+    known = catalogue("verification").get(server, {}).get(target)
     if not isinstance(own, Mapping) or (known is None and own):
         return own
     if known is None:
-        pairs = [f"{s} with {t}" for s, targets in _catalogue("verification").items() for t in targets]
+        pairs = [f"{s} with {t}" for s, targets in catalogue("verification").items() for t in targets]
         wanted = f"{server} with {target}"
         raise ScenarioError(f"not known for {wanted}; {nearest(wanted, pairs)}, or give its fields", "verification")
     return {**known, **own}

@@ -2,7 +2,7 @@
 
 Three equal shares of the budget, every setting tried in the same training worlds:
 
-1. Latin-hypercube samples of the ranges (McKay, Beckman and Conover, 1979), the suite's own settings among them, in all
+1. Latin-hypercube samples of the ranges (McKay, Beckman and Conover, 1979), the settings that are given among them, in all
    training cells.
 2. The cross-entropy method (Rubinstein, 1999) on the mean goodput over all training cells: a normal distribution is fitted
    to the best settings so far, and the next ones are drawn from it. The best of 1 and 2 is the *tuned* setting.
@@ -13,12 +13,11 @@ import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import qmc
 
-from agents.study.suite import Cell
 from wisp_gym.controllers.lookup import Part, parts_of
 from wisp_gym.rules.catalogue import Setting
 
@@ -28,7 +27,18 @@ SMALLEST_STD = 0.02  # of the range, so that the search does not stand still
 DIGITS = 4  # of a setting, so that the printed one is the one that ran
 
 Scores = dict[tuple[str, str], float]  # (controller, cell) → mean goodput over the training worlds, tokens/s
-Evaluate = Callable[[Sequence[tuple[str, Cell]]], Scores]
+
+
+class Cell(Protocol):
+    """A case that worlds run in, known by its name."""
+
+    @property
+    def name(self) -> str:
+        """Its name, of no other cell."""
+
+
+CellT = TypeVar("CellT", bound=Cell)
+Evaluate = Callable[[Sequence[tuple[str, CellT]]], Scores]
 
 
 class Piece(Part):
@@ -59,7 +69,7 @@ class Family:
     """Controllers that differ in searched settings alone.
 
     Attributes:
-        name: their rules, such as `wisp+fcfs`. starts: those that the suite names.
+        name: their rules, such as `wisp+fcfs`. starts: those that were given.
     """
 
     name: str
@@ -122,7 +132,7 @@ def pieces(controller: str) -> tuple[Piece, ...]:
 
 
 def families(controllers: Sequence[str]) -> list[Family]:
-    """The families of a suite's controllers that have something to tune, in the order of the first of each."""
+    """The families of controllers that have something to tune, in the order of the first of each."""
     found: dict[str, Family] = {}
     for controller in controllers:
         name = family_name(controller)
@@ -148,7 +158,9 @@ class Tuned:
     per_cell: dict[str, str]
 
 
-def tune(chosen: Sequence[Family], cells: Sequence[Cell], candidates: int, evaluate: Evaluate) -> dict[str, Tuned]:
+def tune(
+    chosen: Sequence[Family], cells: Sequence[CellT], candidates: int, evaluate: Evaluate[CellT]
+) -> dict[str, Tuned]:
     """Settings of every family, by name.
 
     Args:
@@ -187,9 +199,20 @@ def generations(total: int) -> list[int]:
 
 
 def first_settings(family: Family, count: int) -> list[str]:
-    """The suite's own settings and Latin-hypercube samples, `count` in all."""
-    samples = qmc.LatinHypercube(len(family.settings), rng=generator(family.name)).random(count)
+    """The settings that were given and Latin-hypercube samples, `count` in all."""
+    samples = latin_hypercube(generator(family.name), count, len(family.settings))
     return [*family.starts, *(family.spelled(x) for x in samples)][:count]
+
+
+def latin_hypercube(draws: np.random.Generator, count: int, dimensions: int) -> NDArray[np.float64]:
+    """(count, dimensions) points of the unit cube, in each dimension one in each of `count` equal slices.
+
+    The same points as those of scipy's `qmc.LatinHypercube(dimensions, rng=draws).random(count)`.
+    """
+    own = draws.spawn(1)[0]
+    inside = own.uniform(size=(count, dimensions))
+    slices = np.array([own.permutation(np.arange(1, count + 1)) for _ in range(dimensions)]).T
+    return np.asarray((slices - inside) / count)
 
 
 def ranked(tried: Sequence[str], scores: Scores, cells: Sequence[Cell]) -> list[str]:
