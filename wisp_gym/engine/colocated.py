@@ -1,7 +1,7 @@
 """The server drafts, before it verifies a batch, for those members whose sessions it drafts for (docs/model/who-drafts.md).
 
-Legend: `w` World; `c` CONFIG, `s` SERVER, `d` DEVICE and `r` SESSION row; `i` number of a device; `k` length in tokens; `j` number
-of a draft step, from 1; `n` sessions, `context` of all of them; `tokens` run through the draft, `cached` tokens read; `source` Source.
+Legend: `w` World; `c` CONFIG, `s` SERVER, `d` DEVICE and `r` SESSION row; `i` number of a device; `k` length in tokens; `n`
+sessions, `context` of all of them; `source` Source.
 """
 
 from wisp_gym.engine import server_fates
@@ -26,11 +26,14 @@ def draft_at_server(home, place):
         return
     k = length_of_batch(w, n, context)
     s.server_tokens = k
+    longest = 0
     for m in range(s.n_batch):
         i = w.batch[m]
         if w.sessions[i].drafting:
             draft_session(w, i, k)
-    s.draft_s = batch_drafting_s(w, k)
+            longest = max(longest, w.device[i].drafted)
+            s.draft_s += member_drafting_s(c, w.device[i], w.sessions[i])
+    s.draft_s += launches_s(c, longest)
     overlap_s = min(s.now_s + s.draft_s, c.window_end_s) - max(s.now_s, c.warmup_s)
     w.totals[0].server_draft_s += max(overlap_s, 0.0)
 
@@ -39,12 +42,12 @@ def draft_at_server(home, place):
 def find_drafting(w):
     """Mark the members that the server drafts for; returns how many, and their context in all.
 
-    Where context was computed again, the draft's cache has gone too.
+    Where context is computed, for the first time or again, the draft's cache has gone too.
     """
     s, n, context = w.server[0], 0, 0
     for m in range(s.n_batch):
         d, r = w.device[w.batch[m]], w.sessions[w.batch[m]]
-        if d.completes == 0 or d.take_tokens > 1 + d.drafted:
+        if d.committed == 0 or d.completes == 0 or d.take_tokens > 1 + d.drafted:
             r.draft_cached = 0
         r.drafting = 1 if d.at_server == 1 and d.completes == 1 and d.committed > 0 and d.take_tokens == 1 else 0
         if r.drafting:
@@ -114,50 +117,30 @@ def draft_fate(c, d, source):
 
 
 @jit
-def batch_drafting_s(w, k):
-    """Time, in s, of the draft steps of a batch of which no member has more than k drafts."""
-    c, s, time_s = w.config[0], w.server[0], w.config[0].step_overhead_s
-    for j in range(1, k + 1):
-        n, tokens, cached = 0, 0, 0
-        for m in range(s.n_batch):
-            d, r = w.device[w.batch[m]], w.sessions[w.batch[m]]
-            if r.drafting and d.drafted >= j:
-                n += 1
-                tokens += new_in_step(d, r, j)
-                cached += cached_in_step(d, r, j)
-        if n == 0:
-            return time_s if j > 1 else 0.0
-        time_s += step_s(c, n, tokens, cached)
-    return time_s if k > 0 else 0.0
+def member_drafting_s(c, d, r):
+    """Time, in s, that a member adds to the draft steps of its batch, their launches left out.
+
+    Of k drafts on a context of x tokens, y of them in the draft's cache, step 1 runs x − y tokens and reads y; each further step j
+    runs one and reads x + j − 2.
+    """
+    k, context = d.drafted, d.prompt_tokens + d.committed
+    if k == 0:
+        return 0.0
+    tokens = context - r.draft_cached + k - 1
+    cached = r.draft_cached + (k - 1) * context + (k - 1) * (k - 2) // 2
+    return c.step_sequence_s * k + c.step_token_s * tokens + c.step_cached_token_s * cached
 
 
 @jit
-def step_s(c, n, tokens, cached):
-    """Time, in s, of a draft step of n sessions."""
-    return c.step_launch_s + c.step_sequence_s * n + c.step_token_s * tokens + c.step_cached_token_s * cached
-
-
-@jit
-def new_in_step(d, r, j):
-    """Tokens that step j runs through the draft for a session: in the first all that its cache lacks."""
-    return d.prompt_tokens + d.committed - r.draft_cached if j == 1 else 1
-
-
-@jit
-def cached_in_step(d, r, j):
-    """Tokens that step j reads from the draft's cache for a session."""
-    return r.draft_cached if j == 1 else d.prompt_tokens + d.committed + j - 2
+def launches_s(c, k):
+    """Time, in s, of drafting k tokens apart from what members add."""
+    return c.step_overhead_s + c.step_launch_s * k if k > 0 else 0.0
 
 
 @jit
 def lone_drafting_s(c, d, r):
     """Time, in s, of the draft steps of a member if it were alone."""
-    if r.drafting == 0 or d.drafted == 0:
-        return 0.0
-    time_s = c.step_overhead_s
-    for j in range(1, d.drafted + 1):
-        time_s += step_s(c, 1, new_in_step(d, r, j), cached_in_step(d, r, j))
-    return time_s
+    return launches_s(c, d.drafted) + member_drafting_s(c, d, r) if r.drafting else 0.0
 
 
 @jit
