@@ -1,12 +1,17 @@
 """Where drafting at the edge pays: for each cell the best of each way to draft, beside the best whose devices draft."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from agents.study.results import BEST_RULE, COLOCATED, MIXED, Own, Results, goodput
+from agents.study.rows import GOODPUT
 from wisp_gym.evaluation.statistics import bootstrap_interval
+
+DOLLARS_PER_J = 0.3 / 3.6e6  # 0.30 $ a kWh: assumption
+PRICES = (0.1, 0.3, 1.0, 3.0)  # of the server, over the scenario's
 
 WAYS = {  # rung → who drafts, colour
     BEST_RULE: ("device", "tab:blue"),
@@ -65,6 +70,24 @@ def winners(results: Results, cell: str) -> list[Margin]:
     return [
         one for one in order if one is best or (bootstrap_interval(list(own[best.way] - own[one.way]))[0] or 0.0) <= 0.0
     ]
+
+
+def dollars_per_1k(own: Own, price: float) -> float:
+    """Cost of 1,000 tokens on time: the server at so many times its price, and electricity for it and the devices."""
+    worlds = [row for row in own if row[GOODPUT] > 0.0]
+    if not worlds:
+        return math.inf
+    return float(np.mean([
+        (price * row["dollars_per_1k_tokens"] + DOLLARS_PER_J * row["joules_per_1k_tokens"]) * row["throughput_tokens_per_s"] / row[GOODPUT]
+        for row in worlds
+    ]))  # fmt: skip
+
+
+def cheapest(results: Results, cell: str, price: float) -> str:
+    """The way to draft whose tokens on time cost least in a cell."""
+    rungs = results.rungs[cell]
+    costs = {way: dollars_per_1k(rungs[rung], price) for rung, (way, _) in WAYS.items() if rung in rungs}
+    return min(costs, key=costs.__getitem__)
 
 
 def asks_who_drafts(results: Results) -> bool:

@@ -1,5 +1,6 @@
 """The tables of a study's report."""
 
+from agents.study.frontier import PRICES, WAYS, asks_who_drafts, cheapest, margins, winners
 from agents.study.page import Table
 from agents.study.results import Results, bounds_of
 from agents.study.rows import GOODPUT, Row
@@ -23,6 +24,7 @@ def tables(results: Results) -> list[Table]:
         over_cells(results, False), over_cells(results, True), profiles(results, False), profiles(results, True),
         rungs(results), capacity(results), every_cell(results), per_class(results), starvation(results),
     ]  # fmt: skip
+    found = [who_wins(results), who_is_cheapest(results), *found] if asks_who_drafts(results) else found
     return [table for table in found if table.lines]
 
 
@@ -57,6 +59,33 @@ def rungs(results: Results) -> Table:
 def goodput_cells(row: Row) -> list[str]:
     """Goodput with its interval."""
     return [cell(row[GOODPUT]), interval_cell(row["goodput_low"], row["goodput_high"])]
+
+
+def who_wins(results: Results) -> Table:
+    """The best of each way to draft in each cell."""
+    lines = []
+    for name in results.rungs:
+        found = {one.way: f"{cell(one.tokens_per_s, 0)}, {100.0 * one.share:+.0f} %" for one in margins(results, name)}
+        first = winners(results, name)
+        ways = [found.get(way, "") for way, _ in WAYS.values()]
+        lines.append([name, *ways, ", ".join(one.way for one in first), first[0].setting])
+    header = ["cell", *(way for way, _ in WAYS.values()), "who wins, and ties", "with"]
+    about = (
+        "Goodput, tokens/s on time, of the best of each way to draft, and the difference to the best whose devices draft; "
+        "ties within 95 %."
+    )
+    return Table("frontier", "Who drafts best", about, header, lines)
+
+
+def who_is_cheapest(results: Results) -> Table:
+    """In how many cells each way to draft costs least, by the price of the server's time."""
+    lines = []
+    for price in PRICES:
+        won = [cheapest(results, name, price) for name in results.rungs]
+        lines.append([f"{price:g}", *(str(won.count(way)) for way, _ in WAYS.values())])
+    header = ["server's price, times the scenario's", *(way for way, _ in WAYS.values())]
+    about = "Cells in which 1,000 tokens on time cost least: the server's time, and electricity for it and the devices at 0.30 $/kWh."
+    return Table("prices", "Who drafts cheapest", about, header, lines)
 
 
 def profiles(results: Results, held_out: bool) -> Table:

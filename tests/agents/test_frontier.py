@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from agents.study.frontier import asks_who_drafts, frontier_figure, margins, winners
+from agents.study.frontier import PRICES, asks_who_drafts, cheapest, dollars_per_1k, frontier_figure, margins, winners
 from agents.study.report_figures import figures
-from agents.study.results import Results
+from agents.study.report_tables import who_is_cheapest, who_wins
+from agents.study.results import BEST_RULE, Results
 from agents.study.rows import GOODPUT, METRICS, PER_CELL, TRAINING, Row
 from agents.study.suite import read_suite
 
@@ -58,6 +59,27 @@ def test_the_picture_is_drawn_where_a_study_asks() -> None:
     alone = Results([row for row in rows() if row["kind"] in ("rule", "centralized")])
     assert not asks_who_drafts(alone)
     assert len(figures(results)) == len(figures(alone)) + 1
+
+
+def test_who_is_cheapest_changes_with_the_price_of_the_server() -> None:
+    found = rows()
+    for row in found:  # a dollar for 1,000 tokens, and 40 kWh where devices draft
+        devices = row["kind"] == "rule"
+        row |= {
+            "dollars_per_1k_tokens": 1.0,
+            "joules_per_1k_tokens": 1.44e8 if devices else 0.0,
+            "throughput_tokens_per_s": row[GOODPUT],
+        }
+        row |= {"dollars_per_1k_tokens": 0.5} if devices else {}
+    results = Results(found)
+    own = results.rungs["a"][BEST_RULE]
+    assert dollars_per_1k(own, 2.0) == pytest.approx(2.0 * 0.5 + 12.0)
+    assert cheapest(results, "a", 1.0) != "device"
+    assert cheapest(results, "a", 100.0) == "device"
+    wins, prices = who_wins(results), who_is_cheapest(results)
+    assert wins.lines[0][-2:] == ["server, device or server", "colocated:2"]
+    assert len(prices.lines) == len(PRICES)
+    assert all(sum(map(int, line[1:])) == 1 for line in prices.lines)
 
 
 def test_the_suite_varies_one_axis_at_a_time() -> None:

@@ -16,8 +16,18 @@ from hypothesis import strategies as st
 from tests.support.reference import Reference
 from tests.support.reference_parts import Request
 from tests.support.reference_source import Source
-from tests.support.small_worlds import CONSTANT_ACCEPTANCE, horizon, log_of, memory_for, plain, run, scenarios
-from tests.support.twins import LOG_ROWS
+from tests.support.small_worlds import (
+    CONSTANT_ACCEPTANCE,
+    NO_TRACE,
+    SmallWorld,
+    horizon,
+    log_of,
+    memory_for,
+    plain,
+    run,
+    scenarios,
+)
+from tests.support.twins import LOG_ROWS, assert_same
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.scenario import Scenario, with_
 
@@ -343,3 +353,9 @@ def test_drafting_on_never_slows_a_lone_device_but_by_heat(scenario: Scenario, k
         delivered.append(np.repeat(at, tokens.astype(int)))
     n = min(map(len, delivered))
     assert (delivered[0][:n] <= delivered[1][:n] + 1e-9).all()
+
+
+def test_a_prompt_of_one_token_begins_with_an_empty_draft_cache() -> None:
+    """Nothing is prefilled for it; what the draft had kept of the request before is gone all the same."""
+    short = world(ALWAYS, **{"workload.prompt": lengths(1), "workload.output": lengths(4), "workload.think_s": 0.0})
+    assert assert_same(SmallWorld(short, "colocated:2", 7, NO_TRACE)) > 100

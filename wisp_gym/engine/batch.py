@@ -142,7 +142,7 @@ def log_launch(s, devices, batch, log):
 def external_work(c, s, devices):
     """Count the predicted verification time, in s, that the external device's drafts add (for its reward)."""
     i = c.external_device
-    if i >= 0 and devices[i].in_batch and devices[i].completes:
+    if i >= 0 and devices[i].in_batch and devices[i].completes and devices[i].at_server == 0:
         d = devices[i]
         context = d.prompt_tokens + d.committed
         s.step_work_s += d.verified * (c.est_new_token_s + c.est_pair_s * (context + d.verified))
