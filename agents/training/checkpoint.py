@@ -20,7 +20,7 @@ from wisp_gym.envs.sb3 import DecisionVecEnv
 from wisp_gym.errors import InputError
 from wisp_gym.files import write_bytes
 
-VERSION = 4
+VERSION = 5
 TASK_ARRAYS = ("kinds", "observations", "masks", "outcomes", "device")
 
 

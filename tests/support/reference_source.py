@@ -15,8 +15,8 @@ from tests.support.reference_parts import Device, Request, Token, sigmoid
 from wisp_gym.engine import draws
 from wisp_gym.engine.acceptance import VIEW_DIRECTION, VIEW_NOISE
 from wisp_gym.engine.build import mean_acceptance, separation
-from wisp_gym.rules.drafting import Hosted
 from wisp_gym.rules.rejection_predictor import load_predictor
+from wisp_gym.rules.who_drafts import Hosted
 from wisp_gym.scenario import Scenario
 from wisp_gym.traces.speculation import find, read_speculation_trace
 

@@ -13,12 +13,12 @@ from statistics import NormalDist
 
 import numpy as np
 
-from wisp_gym.controllers.drafting import with_drafting
 from wisp_gym.controllers.lookup import SAVED, Part, find, parts_of
 from wisp_gym.controllers.names import fault, one_piece
 from wisp_gym.controllers.plan import make_plan
 from wisp_gym.controllers.policy import Policy, load_policy
 from wisp_gym.controllers.scorer_policy import load_scorer
+from wisp_gym.controllers.who_drafts import with_drafting
 from wisp_gym.engine.build import mean_acceptance, separation
 from wisp_gym.engine.trace_files import load_draft_trace, passed_confidence
 from wisp_gym.errors import InputError, of_kind, shown

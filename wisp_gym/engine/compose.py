@@ -11,7 +11,7 @@ import math
 
 from wisp_gym.contract import ladders
 from wisp_gym.engine.heap import before, heapify, pop
-from wisp_gym.engine.waiting import describe, draw, is_cold, set_aside, sets_aside, uncached_tokens
+from wisp_gym.engine.waiting import cold_may_fit, describe, draw, is_cold, set_aside, sets_aside, uncached_tokens
 from wisp_gym.jit import jit
 from wisp_gym.rules import batching as rules
 from wisp_gym.rules.batching import admits, binding_deadline_s, is_full, leads, margin_of, priority, protects
@@ -48,7 +48,7 @@ def describe_queue(w):
     Those that starve are counted in the queue alone: who reads their number sees all requests there.
     """
     c, s = w.config[0], w.server[0]
-    apart, kept = sets_aside(c, s), 0
+    apart, kept = sets_aside(c, s, w.batching_parameters), 0
     s.kv_missing, s.prefill_waiting, s.n_starving = 0, 0, 0
     for q in range(s.n_queue):
         i = w.queue[q]
@@ -281,7 +281,7 @@ def compose(w):
     k = 0
     checked = False  # those that join in any case are through
     while not is_closed(c, s, parameters, checked, margin):
-        if s.n_cold > 0 and s.chunk_left > 0:
+        if s.n_cold > 0 and cold_may_fit(c, s):
             n = draw(w, n)
         if k == n:
             break

@@ -134,7 +134,7 @@ SERVER = np.dtype(
         ("now_s", F), ("stage", I), ("busy", I), ("batch_end_s", F), ("batch_start_s", F), ("batch_time_s", F), ("batch_clean_s", F), ("wake_s", F),
         ("n_events", I), ("n_open", I), ("n_queue", I), ("n_batch", I), ("n_replies", I), ("reply_next", I), ("mid_draft", I), ("batches", I),
         ("kv_tokens", I), ("lru_oldest", I), ("lru_newest", I), ("n_running", I), ("turn", I),
-        ("n_waiting", I), ("line_first", I), ("line_end", I), ("n_cold", I), ("cold_tokens", I),
+        ("n_waiting", I), ("line_first", I), ("line_end", I), ("n_cold", I), ("cold_tokens", I), ("cold_least_tokens", I),
         ("sum_new", F), ("sum_pairs", F), ("sum_cached", F), ("sum_kv", I), ("sum_context", I), ("kv_missing", I), ("prefill_waiting", I),
         ("n_starving", I), ("composed_s", F), ("chunk_settled", I), ("chunk_left", I), ("earliest_deadline_s", F),
         ("mean_batch_s", F), ("utilisation", F), ("predicted_end_s", F), ("last_end_s", F), ("token_rate", F), ("price", F), ("queue_s", F),

@@ -63,12 +63,13 @@ FEW = 32  # requests that a batch looks at in less time than it takes to set som
 
 
 @jit
-def sets_aside(c, s):
+def sets_aside(c, s, parameters):
     """Whether cold requests are set aside: not of few, not where somebody outside sees them all, nor where many are passed over.
 
     Those passed over would be drawn and set aside again for each batch, as by a limit on what may begin in memory.
     """
-    return s.n_waiting > FEW and keeps_order(c.batching) and c.external_batching == 0 and c.admit_share <= 0.0
+    lasts = keeps_order(c.batching, parameters)
+    return s.n_waiting > FEW and lasts and c.external_batching == 0 and c.admit_share <= 0.0
 
 
 @jit
@@ -82,9 +83,20 @@ def set_aside(w, i):
     """A cold request, described, leaves the queue until it is drawn."""
     c, s = w.config[0], w.server[0]
     key = lowest_priority(c.batching, w.batching_parameters, w.features[i])
+    tokens = uncached_tokens(w.device[i])
     push(w.cold_keys, w.cold, s.n_cold, key, i)
+    s.cold_least_tokens = tokens if s.n_cold == 0 else min(s.cold_least_tokens, tokens)
     s.n_cold += 1
-    s.cold_tokens += uncached_tokens(w.device[i])
+    s.cold_tokens += tokens
+
+
+@jit
+def cold_may_fit(c, s):
+    """Whether memory and chunk may have room for the smallest request ever set aside with those that are; never again in this batch if not.
+
+    What a member takes of the chunk it adds to memory, so a smaller rest of the chunk makes no room.
+    """
+    return s.chunk_left > 0 and s.sum_kv + min(s.cold_least_tokens + 1, s.chunk_left) <= c.kv_capacity_tokens
 
 
 @jit
@@ -106,7 +118,7 @@ def draw(w, n):
     One that goes later than it might, since it is not urgent yet, seldom is alone: then all are drawn, as their order is open.
     """
     s = w.server[0]
-    while s.n_cold > 0 and s.chunk_left > 0 and (n == 0 or w.cold_keys[0] <= w.keys[0]):
+    while s.n_cold > 0 and (n == 0 or w.cold_keys[0] <= w.keys[0]):
         key = w.cold_keys[0]
         i = pop(w.cold_keys, w.cold, s.n_cold)
         s.n_cold -= 1

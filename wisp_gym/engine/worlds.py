@@ -1,22 +1,20 @@
 """Worlds: the engine's arrays with the controllers in place, run on several threads."""
 
 import copy
-import math
 import os
 
 import numpy as np
 
 from wisp_gym.engine.build import empty_arrays, fill_world
 from wisp_gym.engine.call import Call
+from wisp_gym.engine.control import begin_drafting, begin_sessions, follow_drafting, follow_plan
 from wisp_gym.engine.outside import Outside
 from wisp_gym.engine.run import TO_END
 from wisp_gym.engine.state import NO_TRACE, TRACE_ROW, as_known
 from wisp_gym.engine.trace_files import load_source
 from wisp_gym.errors import InputError, of_kind, shown
 from wisp_gym.jit import COMPILES
-from wisp_gym.rules import drafters
-from wisp_gym.rules.controller import Controller, Plan
-from wisp_gym.rules.drafting import Drafting, Hosted
+from wisp_gym.rules.controller import Controller
 from wisp_gym.scenario import Scenario
 from wisp_gym.values import DEVICES, THREADS, WORLDS, whole
 
@@ -35,48 +33,6 @@ def checked_trace(rows: np.ndarray) -> np.ndarray:
     if not (np.isfinite(rows["arrival_s"]).all() and (rows["arrival_s"] >= 0).all()):
         raise InputError("trace: given arrivals that are negative or no numbers, allowed are seconds from 0 on")
     return as_known(np.require(rows, requirements=["C", "W", "A"]))
-
-
-def follow_plan(devices: np.ndarray, plan: Plan) -> None:
-    """Write each device's group and length; those beyond the plan are of no group and draft as their class does."""
-    n = min(len(plan.groups), len(devices))
-    devices["group"] = -1
-    devices["group"][:n], devices["suggested_tokens"][:n] = plan.groups[:n], plan.lengths[:n]
-    for d in devices[n:]:
-        alike = np.flatnonzero(devices["class_id"][:n] == d["class_id"])
-        d["suggested_tokens"] = devices["suggested_tokens"][alike[0]] if len(alike) else 0
-
-
-def follow_drafting(c: np.void, drafting: Drafting, centralized: bool) -> None:
-    """Write into a CONFIG row who drafts besides a device before it sends, and the draft that the server has loaded."""
-    c["overlap_tokens"], c["overlap_chance"] = drafting.overlap_tokens, drafting.overlap_chance
-    c["drafter"] = drafters.SERVER if centralized else drafting.drafter
-    c["server_length"], c["lookahead_tokens"] = drafting.length, drafting.lookahead_tokens
-    c["kv_capacity_tokens"] = drafting.hosted.kv_tokens if drafting.hosted else c["memory_tokens"]
-    if drafting.hosted:
-        host(c, drafting.hosted)
-
-
-def host(c: np.void, draft: Hosted) -> None:
-    """Write a server draft's constants into a CONFIG row."""
-    values = {
-        "step_overhead_s": draft.overhead_s, "step_launch_s": draft.launch_s, "step_sequence_s": draft.sequence_s,
-        "step_token_s": draft.token_s, "step_cached_token_s": draft.cached_token_s,
-        "server_shares": draft.shares_fates, "server_offer": draft.offer, "server_correlation": draft.correlation,
-        "server_own": math.sqrt(1.0 - draft.correlation**2), "server_logit_mean": draft.logit_mean,
-        "server_request_std": draft.request_std, "server_drift_std": draft.drift_std, "server_drift_keep": draft.drift_keep,
-        "server_drift_fresh": math.sqrt(1.0 - draft.drift_keep**2), "server_after_rejection_logit": draft.after_rejection_logit,
-        "server_prior": draft.share, "server_base_logit": math.log(draft.share / (1.0 - draft.share)),
-    }  # fmt: skip
-    for name, value in values.items():
-        c[name] = value
-    if draft.shares_fates:  # of a recorded trace, its mean
-        c["server_prior"] = c["accept_prior"]
-
-
-def begin_sessions(sessions: np.ndarray) -> None:
-    """Starting values of (n,) SESSION rows: no request and no round yet."""
-    sessions["request"], sessions["device_tokens"] = -1, -1
 
 
 class Worlds:
@@ -120,7 +76,7 @@ class Worlds:
         n_devices = room.checked("devices", scenario.n_devices if n_devices is None else n_devices)
         self.read_files(scenario)
         fill_world(self.arrays, place, scenario, seed, n_devices)
-        self.control(index, controller)
+        self.begin(index, controller)
 
     def read_files(self, scenario: Scenario) -> None:
         """Take the speculation trace and the predictor that a scenario's draft names; all worlds share them.
@@ -137,8 +93,13 @@ class Worlds:
         self.files = files
         self.arrays = self.arrays._replace(source=load_source(scenario))
 
+    def begin(self, index: int, controller: Controller) -> None:
+        """Put a controller in charge of world `index` at its beginning."""
+        self.control(index, controller)
+        begin_drafting(self.arrays, index, controller)
+
     def control(self, index: int, controller: Controller) -> None:
-        """Put a controller in charge of world `index`. All worlds share one learned policy: the last that was given."""
+        """Put a controller in charge of world `index` from now on. All worlds share one learned policy: the last that was given."""
         c = self.arrays.config[index, 0]
         c["speculation"], c["batching"] = controller.speculation, controller.batching
         c["uses_predictor"], c["sees_statistics"] = controller.uses_predictor, controller.sees_statistics
@@ -167,17 +128,18 @@ class Worlds:
 
     def share_drafting(self, index: int, controller: Controller) -> None:
         """Write who drafts in world `index` besides a device before it sends."""
-        drafting, arrays = controller.drafting, self.arrays
-        if drafting.mixes or drafting.hosted or drafting.overlap_tokens:
-            self.arrays = arrays = arrays.with_rows(sessions=arrays.device.shape[1])
+        drafting, n = controller.drafting, self.arrays.device.shape[1]
+        if (drafting.mixes or drafting.hosted or drafting.overlap_tokens) and self.arrays.sessions.shape[1] < n:
+            self.arrays = self.arrays.with_rows(sessions=n)
+            begin_sessions(self.arrays.sessions)
         if drafting.mixes:
-            arrays = self.arrays = arrays.with_rows(observation=arrays.device.shape[1])
-        follow_drafting(arrays.config[index, 0], drafting, controller.centralized)
-        arrays.drafter_parameters[index, : len(drafting.drafter_parameters)] = drafting.drafter_parameters
-        arrays.length_parameters[index, : len(drafting.length_parameters)] = drafting.length_parameters
-        arrays.server["server_tokens"][index] = drafting.lookahead_tokens
-        arrays.device["at_server"][index] = controller.centralized
-        begin_sessions(arrays.sessions[index])
+            self.arrays = self.arrays.with_rows(observation=n)
+        c, server = self.arrays.config[index, 0], self.arrays.server[index, 0]
+        if not c["server_length"]:  # no batch has drafted yet: the length of the last one
+            server["server_tokens"] = drafting.lookahead_tokens
+        follow_drafting(c, drafting, controller.centralized)
+        self.arrays.drafter_parameters[index, : len(drafting.drafter_parameters)] = drafting.drafter_parameters
+        self.arrays.length_parameters[index, : len(drafting.length_parameters)] = drafting.length_parameters
 
     def run(self, early: bool = False) -> None:
         """Run every world to its end.

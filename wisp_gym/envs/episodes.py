@@ -149,7 +149,7 @@ class Episodes:
     def set_controller(self, controller: Controller) -> None:
         """Put another controller in charge from now on (running episodes too)."""
         self.controller = controller
-        self.template.control(0, controller)
+        self.template.begin(0, controller)
         for index in range(len(self.worlds)):
             self.worlds.control(index, controller)
 

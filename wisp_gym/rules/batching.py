@@ -151,8 +151,13 @@ def priority(kind, parameters, now_s, mean_batch_s, f):
 
 
 @jit
-def keeps_order(kind):
-    """Whether requests without context in memory keep one order while they wait, until they are urgent, and few are passed over."""
+def keeps_order(kind, parameters):
+    """Whether requests without context in memory keep one order while they wait, until they are urgent, and few are passed over.
+
+    Of servers alone those without limits: a limit on sequences passes over all that it keeps out.
+    """
+    if kind == CONTINUOUS:
+        return parameters[0] <= 0.0 and parameters[1] <= 0.0
     return kind in (FCFS, STATIC, CONTROL_LIMIT, EDF, LEAST_LAXITY, WISP)
 
 

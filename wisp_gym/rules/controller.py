@@ -14,7 +14,7 @@ from wisp_gym.contract import device, ladders, request, server
 from wisp_gym.errors import InputError, of_kind, shown
 from wisp_gym.rules import batching, mlp, scorer, speculation, trimming
 from wisp_gym.rules.catalogue import BATCHING, BUDGET, CENTRALIZED, CHUNK, SPECULATION, Setting
-from wisp_gym.rules.drafting import MOST_TOKENS, NO_DRAFTING, Drafting, check_rule
+from wisp_gym.rules.who_drafts import MOST_TOKENS, NO_DRAFTING, Drafting, check_rule
 from wisp_gym.values import between, whole
 
 NO_POLICY = np.zeros(0, dtype=np.float32)  # (0,) weights, where nothing is learned

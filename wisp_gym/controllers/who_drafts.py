@@ -11,7 +11,7 @@ from wisp_gym.engine.acceptance import DRIFT_BLOCK_TOKENS
 from wisp_gym.engine.build import mean_acceptance, normal_nodes, sigmoid
 from wisp_gym.rules import server_lengths
 from wisp_gym.rules.catalogue import DRAFTERS, OVERLAP, SOURCE
-from wisp_gym.rules.drafting import Drafting, Hosted
+from wisp_gym.rules.who_drafts import Drafting, Hosted
 from wisp_gym.scenario import Acceptance, Scenario, ServerDraft
 
 LARGEST_BATCH = 4096  # that a table of lengths asks for

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from wisp_gym.controllers.drafting import step_s, survivals, thresholds
 from wisp_gym.controllers.names import ControllerError
 from wisp_gym.controllers.resolve import resolve
+from wisp_gym.controllers.who_drafts import step_s, survivals, thresholds
 from wisp_gym.errors import InputError
 from wisp_gym.rules import batching, drafters, server_lengths
 from wisp_gym.rules.bandits import MEMORY
-from wisp_gym.rules.drafting import Drafting
 from wisp_gym.rules.server_lengths import SURVIVAL, note_server_round, server_learns, server_length
+from wisp_gym.rules.who_drafts import Drafting
 from wisp_gym.scenario import Scenario, load, with_
 
 
