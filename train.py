@@ -5,9 +5,9 @@
     python train.py --preset speculation    # the shipped policy again, made for many systems
     python train.py --preset batching       # the shipped policy of the server (joint: the one that sets prices too)
     python train.py --env-kwargs scenario:mine.toml devices:32           # on a scenario of one's own
-    python train.py --algo ppo              # PPO on wisp_gym/Speculation-v0, one learning device in each world
-    python train.py -i runs/ppo-Speculation-v0_1                         # go on with an interrupted run
-    python train.py -i runs/ppo-Speculation-v0_1 -n 1200000              # train a finished run for longer
+    python train.py --algo ppo              # PPO on wisp_gym/Speculation-v1, one learning device in each world
+    python train.py -i runs/ppo-Speculation-v1_1                         # go on with an interrupted run
+    python train.py -i runs/ppo-Speculation-v1_1 -n 1200000              # train a finished run for longer
     python train.py --seeds 5                                            # seeds 0 to 4, and how far they spread
     python train.py --seeds 5 --distributed 10.0.0.5:6379                # on a Ray cluster: docs/guide/cluster.md
 

@@ -1,7 +1,7 @@
 """wisp-gym: edge-cloud speculative decoding as Gymnasium environments over one calibrated model.
 
-Importing this package registers `wisp_gym/Speculation-v0`, `wisp_gym/SpeculationLength-v0`, `wisp_gym/Batching-v0` and
-`wisp_gym/Joint-v0`: at once where Gymnasium is loaded already, else as soon as it is. So a server that imports `wisp_gym.serving`
+Importing this package registers `wisp_gym/Speculation-v1`, `wisp_gym/SpeculationLength-v1`, `wisp_gym/Batching-v1` and
+`wisp_gym/Joint-v1`: at once where Gymnasium is loaded already, else as soon as it is. So a server that imports `wisp_gym.serving`
 loads no Gymnasium.
 """
 
@@ -15,10 +15,10 @@ from typing import Any
 __version__ = "0.1.0"
 
 ENVIRONMENTS = {
-    "wisp_gym/Speculation-v0": ("speculation", "Speculation"),
-    "wisp_gym/SpeculationLength-v0": ("speculation", "SpeculationLength"),
-    "wisp_gym/Batching-v0": ("batching", "Batching"),
-    "wisp_gym/Joint-v0": ("joint", "Joint"),
+    "wisp_gym/Speculation-v1": ("speculation", "Speculation"),
+    "wisp_gym/SpeculationLength-v1": ("speculation", "SpeculationLength"),
+    "wisp_gym/Batching-v1": ("batching", "Batching"),
+    "wisp_gym/Joint-v1": ("joint", "Joint"),
 }
 
 

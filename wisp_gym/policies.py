@@ -43,7 +43,7 @@ class Loaded:
         return named(self.name, load_scenario(scenario))
 
     def environment(self, scenario: AnyScenario) -> SpeculationPredictor | BatchingPredictor:
-        """For `wisp_gym/Speculation-v0`, or `Batching-v0` or `Joint-v0`, with the `predict` of stable-baselines3."""
+        """For `wisp_gym/Speculation-v1`, or `Batching-v1` or `Joint-v1`, with the `predict` of stable-baselines3."""
         from wisp_gym.controllers.predict import SpeculationPredictor
         from wisp_gym.controllers.predict_batching import BatchingPredictor
 

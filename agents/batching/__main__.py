@@ -1,7 +1,7 @@
 """Train a batching policy: clone the strongest rule, refine it by MaskablePPO and by search, keep the best.
 
-    python -m agents.batching                       # wisp_gym/Batching-v0, beside the learned speculation policy
-    python -m agents.batching --decision joint      # wisp_gym/Joint-v0: prices too, from batching-v1
+    python -m agents.batching                       # wisp_gym/Batching-v1, beside the learned speculation policy
+    python -m agents.batching --decision joint      # wisp_gym/Joint-v1: prices too, from batching-v1
     python -m agents.batching --log-folder runs --seed 3
 
 `python train.py --preset batching` and `--preset joint` do the same. Worlds differ in GPU, load, prompts and service

@@ -23,7 +23,7 @@ LEARNING_RATE = 3e-3  # in the last round it falls to 0
 
 @dataclass(frozen=True)
 class Teacher:
-    """What the rule does in a state, for `wisp_gym/Batching-v0` and `Joint-v0`.
+    """What the rule does in a state, for `wisp_gym/Batching-v1` and `Joint-v1`.
 
     Attributes:
         rule: the batching rule. chunk_tokens, chunk_share: tokens that a batch prefills at least, and share of those

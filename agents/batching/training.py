@@ -25,7 +25,7 @@ from wisp_gym.scenario import load, with_, with_slo
 from wisp_gym.serving.export.policies import scorer_bundle
 
 PROGRAM = "python -m agents.batching"
-ENVIRONMENTS = {"batching": "wisp_gym/Batching-v0", "joint": "wisp_gym/Joint-v0"}
+ENVIRONMENTS = {"batching": "wisp_gym/Batching-v1", "joint": "wisp_gym/Joint-v1"}
 SEARCH_STEP = 5  # generations between two validations
 Say = Callable[[str], None]
 

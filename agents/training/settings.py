@@ -13,7 +13,7 @@ from wisp_gym.scenario import DEFAULT_SCENARIO
 
 T = TypeVar("T")
 
-ENVIRONMENTS = {"wisp_gym/Speculation-v0": "token", "wisp_gym/SpeculationLength-v0": "length"}
+ENVIRONMENTS = {"wisp_gym/Speculation-v1": "token", "wisp_gym/SpeculationLength-v1": "length"}
 
 # Worlds are told apart by their seeds: training draws its own, validation and test use these and no other.
 VALIDATION_SEED = 2_000_000  # the first of them
@@ -34,7 +34,7 @@ class Settings:
     """
 
     algo: str
-    env: str = "wisp_gym/Speculation-v0"
+    env: str = "wisp_gym/Speculation-v1"
     n_timesteps: int = 600_000
     seed: int = 0
     eval_freq: int = 0

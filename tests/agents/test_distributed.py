@@ -210,7 +210,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_training_has_the_policy_and_checkpoints_of_the_local_one(pool: RayPool, tmp_path: Path) -> None:
     assert call(train, *flags(tmp_path, "here")) == 0
     assert call(train, *flags(tmp_path, "there"), "--distributed") == 0
-    here, there = (tmp_path / name / "fleet-Speculation-v0_1" for name in ("here", "there"))
+    here, there = (tmp_path / name / "fleet-Speculation-v1_1" for name in ("here", "there"))
     assert_same_end(here, there)
     assert [path.name for path in (here / "checkpoints").iterdir()] == [
         path.name for path in (there / "checkpoints").iterdir()
@@ -229,14 +229,14 @@ def test_seeds_are_runs_of_their_own_and_the_same_there(
         assert call(train, *flags(tmp_path, name), "--seed", "3", "--seeds", "2", *more) == 0
         tables.append(capsys.readouterr().out.partition("2 seeds, ")[2].replace(str(tmp_path / name), "").splitlines())
     for number in (1, 2):
-        here, there = (tmp_path / name / f"fleet-Speculation-v0_{number}" for name in ("here", "away"))
+        here, there = (tmp_path / name / f"fleet-Speculation-v1_{number}" for name in ("here", "away"))
         assert_same_end(here, there)
         assert files(here).keys() == files(there).keys()
         assert (here / "config.json").read_bytes() == (there / "config.json").read_bytes()
     assert [line.split() for line in tables[0]] == [line.split() for line in tables[1]]
     of = {line.split()[0]: line.split()[1] for line in tables[0] if line[:1].isalnum()}
     goodput = [float(of[seed].replace(",", "")) for seed in ("3", "4")]
-    one, two = (tmp_path / "here" / f"fleet-Speculation-v0_{number}" / "progress.csv" for number in (1, 2))
+    one, two = (tmp_path / "here" / f"fleet-Speculation-v1_{number}" / "progress.csv" for number in (1, 2))
     assert one.read_bytes() != two.read_bytes()  # other seeds, other numbers (tiny worlds may end alike)
     assert abs(float(of["mean"]) - np.mean(goodput)) <= 0.1
     assert abs(float(of["std"]) - np.std(goodput, ddof=1)) <= 0.15

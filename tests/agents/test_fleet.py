@@ -19,7 +19,7 @@ from wisp_gym.engine import state
 
 
 def actor(seed: int = 0) -> ActorCriticPolicy:
-    """SB3's policy for the spaces of Speculation-v0, with random weights."""
+    """SB3's policy for the spaces of Speculation-v1, with random weights."""
     torch.manual_seed(seed)
     space = spaces.Box(np.float32(device.LOW), np.float32(device.HIGH))
     policy = ActorCriticPolicy(

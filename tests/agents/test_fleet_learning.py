@@ -22,7 +22,7 @@ def trained(toy: Toy, externality: float, total: int, seed: int = 0) -> FleetPPO
     torch.set_num_threads(1)
     scenario = toy_scenario(toy)
     envs = gym.make_vec(
-        "wisp_gym/SpeculationLength-v0", num_envs=1, vectorization_mode="vector_entry_point", scenario=scenario
+        "wisp_gym/SpeculationLength-v1", num_envs=1, vectorization_mode="vector_entry_point", scenario=scenario
     )
     actions = toy.max_draft_tokens + 1
     worlds = FleetSettings([scenario], worlds=8, weights={"externality": externality})

@@ -44,7 +44,7 @@ from wisp_gym.scenario import load
 ROOT = Path(__file__).resolve().parents[2]
 ROLLOUT = ALGORITHMS["ppo"].n_envs * ALGORITHMS["ppo"].hyperparameters["n_steps"]  # decisions between two updates
 TOTAL = 3 * ROLLOUT
-NAME = "ppo-Speculation-v0_1"
+NAME = "ppo-Speculation-v1_1"
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_the_folder_says_what_the_run_was(trained: Path, tiny: Path) -> None:
     config = json.loads((trained / "config.json").read_text())
     assert (config["algo"], config["env"], config["n_timesteps"], config["seed"]) == (
         "ppo",
-        "wisp_gym/Speculation-v0",
+        "wisp_gym/Speculation-v1",
         TOTAL,
         0,
     )
@@ -195,7 +195,7 @@ def test_the_bar_appears_on_a_terminal_or_on_demand(
 @pytest.mark.parametrize(
     ("algo", "env"),
     [
-        ("ppo", "SpeculationLength-v0"), ("a2c", "Speculation-v0"), ("fleet", "Speculation-v0"), ("fleet", "SpeculationLength-v0"),
+        ("ppo", "SpeculationLength-v1"), ("a2c", "Speculation-v1"), ("fleet", "Speculation-v1"), ("fleet", "SpeculationLength-v1"),
     ],
 )  # fmt: skip
 def test_other_algorithms_and_decisions_train_and_resume(algo: str, env: str, tiny: Path, tmp_path: Path) -> None:
@@ -457,7 +457,7 @@ def test_a_folder_that_cannot_be_written_is_named(
 
 
 @pytest.mark.parametrize(
-    "flag", [["--algo", "ppo"], ["--env", "wisp_gym/Speculation-v0"], ["--seed", "3"], ["--n-eval-envs", "4"], ["--env-kwargs", "devices:9"]]
+    "flag", [["--algo", "ppo"], ["--env", "wisp_gym/Speculation-v1"], ["--seed", "3"], ["--n-eval-envs", "4"], ["--env-kwargs", "devices:9"]]
 )  # fmt: skip
 def test_a_resumed_run_keeps_its_settings(
     flag: list[str], trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -478,7 +478,7 @@ def test_a_resumed_run_needs_something_to_do(trained: Path, tmp_path: Path, caps
         (None, "{", "is no JSON"),
         (None, "[]", "holds no settings"),
         ("algo", "pop", "algo: given 'pop'; did you mean 'ppo'?"),
-        ("env", 3, "env: given 3; allowed: wisp_gym/Speculation-v0"),
+        ("env", 3, "env: given 3; allowed: wisp_gym/Speculation-v1"),
         ("seed", "0", "'seed' given '0', allowed is for instance 0"),
         ("widths", [64, "x"], "'widths' given 'x'"),
         ("hyperparameters", {"gamma": 0.9}, "'hyperparameters.n_steps' is missing"),

@@ -225,5 +225,5 @@ def test_nothing_starves_whoever_comes_and_goes() -> None:
 
 def test_the_environment_of_batches_shows_no_groups() -> None:
     for name in ("pipelined", "dipsd", "wisp+pipelined:2"):
-        with pytest.raises(ControllerError, match="the group of every device, which Batching-v0 does not show"):
+        with pytest.raises(ControllerError, match="the group of every device, which Batching-v1 does not show"):
             BatchingPredictor(name, BASE)

@@ -23,7 +23,7 @@ from wisp_gym.rules import batching as rules
 from wisp_gym.scenario import load, with_
 
 SCENARIO = with_(load("wisp-study"), n_devices=30)
-IDS = {"batching": "wisp_gym/Batching-v0", "joint": "wisp_gym/Joint-v0"}
+IDS = {"batching": "wisp_gym/Batching-v1", "joint": "wisp_gym/Joint-v1"}
 VISIBLE = 30
 
 

@@ -136,7 +136,7 @@ def ages(entries: tuple[Entry, ...], *allowed: str) -> np.ndarray:
 
 
 def test_within_a_round_only_what_is_known_now_changes() -> None:
-    env = gym.make("wisp_gym/Speculation-v0", devices=6, horizon_s=60.0).unwrapped
+    env = gym.make("wisp_gym/Speculation-v1", devices=6, horizon_s=60.0).unwrapped
     steady = ages(device.ENTRIES, entry.NOW, entry.AHEAD)
     before, _ = env.reset(seed=0)
     compared, changed, over = 0, np.zeros(device.SIZE, bool), False
@@ -153,7 +153,7 @@ def test_within_a_round_only_what_is_known_now_changes() -> None:
 
 
 def test_while_a_batch_is_composed_only_what_is_known_now_changes() -> None:
-    env = gym.make("wisp_gym/Batching-v0", devices=24, visible=24, horizon_s=20.0, responses_join=False).unwrapped
+    env = gym.make("wisp_gym/Batching-v1", devices=24, visible=24, horizon_s=20.0, responses_join=False).unwrapped
     own, rng = ages(server.ENTRIES, entry.NOW, entry.MESSAGE), np.random.default_rng(0)
     each = ages(request.ENTRIES, entry.NOW)
     before, info = env.reset(seed=0)

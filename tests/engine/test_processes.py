@@ -28,7 +28,7 @@ def tokens() -> list[float]:
 
 def rewards() -> list[float]:
     """Rewards of a vector environment on two threads."""
-    envs = gym.make_vec("wisp_gym/Speculation-v0", num_envs=4, devices=2, horizon_s=2.0, threads=2)
+    envs = gym.make_vec("wisp_gym/Speculation-v1", num_envs=4, devices=2, horizon_s=2.0, threads=2)
     envs.reset(seed=0)
     return np.sum([envs.step(np.ones(4, int))[1] for _ in range(20)], axis=0).tolist()
 
@@ -56,7 +56,7 @@ def test_a_child_finds_the_same(method: str, expected: tuple[list[float], list[f
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_an_environment_goes_on_in_a_forked_child() -> None:
-    envs = gym.make_vec("wisp_gym/Speculation-v0", num_envs=4, devices=2, horizon_s=2.0, threads=2)
+    envs = gym.make_vec("wisp_gym/Speculation-v1", num_envs=4, devices=2, horizon_s=2.0, threads=2)
     envs.reset(seed=0)
     child = os.fork()
     if not child:

@@ -255,7 +255,7 @@ def test_a_predictor_replaces_the_prediction_of_either_source(tmp_path: Path) ->
             assert drafted == min(cap, int(np.argmax(low)) + 1 if low.any() else 8)
             n += accepted + 1
     parametric = with_(scenario, **{"draft.trace": ""})
-    env = gym.make("wisp_gym/Speculation-v0", scenario=parametric, horizon_s=5.0)
+    env = gym.make("wisp_gym/Speculation-v1", scenario=parametric, horizon_s=5.0)
     o, _ = env.reset(seed=3)
     for turn in range(200):
         if o[0] > 0:
@@ -271,7 +271,7 @@ def test_a_predictor_replaces_the_prediction_of_either_source(tmp_path: Path) ->
 def test_observations_hold_the_recorded_statistics() -> None:
     trace = sample(GREEDY)
     shown = {tuple(row) for row in trace.statistics.astype(np.float32).reshape(-1, 4).tolist()}
-    env = gym.make("wisp_gym/Speculation-v0", scenario=recorded(), horizon_s=20.0)
+    env = gym.make("wisp_gym/Speculation-v1", scenario=recorded(), horizon_s=20.0)
     o, _ = env.reset(seed=1)
     met = 0
     for turn in range(300):
@@ -285,7 +285,7 @@ def test_observations_hold_the_recorded_statistics() -> None:
     assert met > 200
 
 
-@pytest.mark.parametrize("name", ["Speculation-v0", "SpeculationLength-v0", "Batching-v0", "Joint-v0"])
+@pytest.mark.parametrize("name", ["Speculation-v1", "SpeculationLength-v1", "Batching-v1", "Joint-v1"])
 def test_environments_run_on_it(name: str) -> None:
     scenario = recorded(SAMPLED)
     env = gym.make(f"wisp_gym/{name}", scenario=scenario, horizon_s=10.0, controller="wisp+wisp")

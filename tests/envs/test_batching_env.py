@@ -1,4 +1,4 @@
-"""`wisp_gym/Batching-v0`: batching rules outside the engine do what they do inside, and no play breaks the server."""
+"""`wisp_gym/Batching-v1`: batching rules outside the engine do what they do inside, and no play breaks the server."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def make(scenario: Scenario = SCENARIO, devices: int = 12, visible: int = 12, **
         "reward_weights": {"starvation": 0.0},
         "responses_join": False,
     } | arguments
-    env = gym.make("wisp_gym/Batching-v0", scenario=scenario, devices=devices, visible=visible, **settings).unwrapped
+    env = gym.make("wisp_gym/Batching-v1", scenario=scenario, devices=devices, visible=visible, **settings).unwrapped
     assert isinstance(env, BatchingEnv)
     return env
 

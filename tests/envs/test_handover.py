@@ -39,7 +39,7 @@ def play(env: DecisionEnv, steps: int) -> int:
 
 @pytest.mark.parametrize(
     ("name", "controller"),
-    [("wisp_gym/Speculation-v0", f"wisp+wisp{MIXED}"), ("wisp_gym/Batching-v0", f"wisp+wisp{MIXED}")],
+    [("wisp_gym/Speculation-v1", f"wisp+wisp{MIXED}"), ("wisp_gym/Batching-v1", f"wisp+wisp{MIXED}")],
 )
 def test_a_policy_takes_over_in_the_middle(name: str, controller: str) -> None:
     env = made(name, controller)
@@ -55,7 +55,7 @@ def test_a_policy_takes_over_in_the_middle(name: str, controller: str) -> None:
 
 @pytest.mark.parametrize("first", ["wisp+wisp", "fixed:4+fcfs+overlap"])
 def test_a_mixed_controller_takes_over_from_one_that_is_not(first: str) -> None:
-    env: Any = made("wisp_gym/Speculation-v0", first)
+    env: Any = made("wisp_gym/Speculation-v1", first)
     assert play(env, 150) == 0
     env.task.episodes.set_controller(resolve(f"wisp+wisp{MIXED}", env.task.episodes.scenario))
     assert play(env, 300) > 0

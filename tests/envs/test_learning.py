@@ -26,7 +26,7 @@ from agents.training.networks import Standardise, engine_policy
 from wisp_gym.envs.sb3 import DecisionVecEnv
 
 SCENARIO = load("wisp-a100-qwen3-32b")
-SPECULATION, LENGTH = "wisp_gym/Speculation-v0", "wisp_gym/SpeculationLength-v0"
+SPECULATION, LENGTH = "wisp_gym/Speculation-v1", "wisp_gym/SpeculationLength-v1"
 ALWAYS, NEVER = 8.0, -8.0  # logits of acceptance: 0.9997 and 0.0003
 CAP = 4
 

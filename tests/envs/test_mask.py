@@ -40,13 +40,13 @@ def test_gymnasiums_checker_accepts_it(name: str) -> None:
 
 
 def test_the_key_of_the_observation_can_be_another() -> None:
-    env = MaskInObservation(gym.make("wisp_gym/Speculation-v0", **SMALL), name="observations")
+    env = MaskInObservation(gym.make("wisp_gym/Speculation-v1", **SMALL), name="observations")
     assert env.reset(seed=0)[0].keys() == {"observations", "action_mask"} == set(env.observation_space.spaces)
     assert gym.make(env.spec).observation_space == env.observation_space  # the wrapper is a part of the specification
 
 
 def test_many_worlds_and_what_they_end_with() -> None:
-    name = "wisp_gym/SpeculationLength-v0"
+    name = "wisp_gym/SpeculationLength-v1"
     plain, wrapped = (gym.make_vec(name, num_envs=3, threads=1, **SMALL) for _ in range(2))
     wrapped = MaskInVectorObservation(wrapped)
     seen, infos = plain.reset(seed=7)

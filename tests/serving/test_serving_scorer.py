@@ -148,7 +148,7 @@ def test_batches_are_those_of_the_engine(tmp_path: Path, decision: str) -> None:
 
 @pytest.mark.parametrize("decision", DECISIONS)
 def test_decisions_are_those_of_torch(tmp_path: Path, decision: str) -> None:
-    name, visible = ("wisp_gym/Joint-v0", 12) if decision == "joint" else ("wisp_gym/Batching-v0", 12)
+    name, visible = ("wisp_gym/Joint-v1", 12) if decision == "joint" else ("wisp_gym/Batching-v1", 12)
     envs = gym.make_vec(
         name, num_envs=20, vectorization_mode="vector_entry_point", visible=visible, devices=60, horizon_s=20.0
     )

@@ -22,6 +22,8 @@ from tests.support.reference_host import Host, eight
 from tests.support.reference_parts import Ahead, Device, Head, Member, Reply, Request, Token
 from tests.support.reference_sight import ServerState, Sight
 from tests.support.reference_source import Source
+from tests.support.reference_ways import Ways
+from wisp_gym.contract.actions import DRAFTS_ON, HANDS_OVER
 from wisp_gym.engine import draws
 from wisp_gym.engine.build import accepted_share
 from wisp_gym.engine.verification import batch_time_s
@@ -53,6 +55,8 @@ class Reference:
         self.mean_batch_s = scenario.server.host_s + v.launch_s + v.weights_s
         self.source = Source(scenario, seed, controller.drafting.hosted)
         self.host = Host(scenario, controller, self.source)
+        self.ways = Ways(controller, self.host, scenario.max_draft_tokens)
+        self.share_there = 0.0  # of the sessions of the last batch
         self.now_s, self.heap, self.serial = 0.0, [], 0
         self.chunk_tokens = (
             scenario.server.prefill_chunk_tokens if controller.chunk_tokens is None else controller.chunk_tokens
@@ -156,7 +160,7 @@ class Reference:
         self.source.begin(device.index, r)
         device.sight.last_rejected = False
         device.request, device.tokens, device.verified, device.guessed_tokens = r, [], 0, 1.0
-        device.round_start_s, device.at_server = self.now_s, self.controller.centralized
+        device.round_start_s, device.at_server, device.asks = self.now_s, self.controller.centralized, False
         if self.scenario.workload.arrivals == "closed":  # the others are counted at the end, begun or not
             self.slo_totals[self.scenario.slo.index(device.slo)]["arrived"] += r.counted
         self.write("request", device.index, r.prompt_tokens)
@@ -221,10 +225,12 @@ class Reference:
         """The device has a reply: it drafts from there."""
         kind = device.kind
         device.tokens, device.round_start_s, device.length = [], self.now_s, None
+        device.way, device.asks = None, False
         if kind.throttle_ratio < 1.0:
             device.heat *= math.exp(-(self.now_s - device.heat_at_s) / kind.throttle_s)
         speed = kind.draft_tokens_per_s * (1.0 - (1.0 - kind.throttle_ratio) * device.heat)
         device.token_s = 1.0 / speed + kind.predictor_s * self.controller.uses_predictor
+        device.hosting = self.ways.sight(device, device.sight.server.server_tokens, device.sight.server.share)
         device.row = self.look_around(device)  # seen even where nothing can be drafted
         self.decide(device)
 
@@ -235,6 +241,10 @@ class Reference:
         if len(device.tokens) < cap and self.wants_more(device):
             self.at(self.done_s(device), AT_DEVICE, device.index, lambda: self.token_done(device))
             return
+        if self.ways.asks_at_cap(device, cap) and len(device.tokens) >= cap:
+            device.row = self.look_around(device)
+            self.ways.decide(device, cap)
+        device.asks = device.way == HANDS_OVER
         self.heat_up(device, self.now_s - device.round_start_s)
         device.heat_at_s = self.now_s
         device.round_tokens = len(device.tokens)
@@ -265,6 +275,8 @@ class Reference:
         """The round that has just been sent, if the device drafts on while it is away."""
         drafting, drafted = self.controller.drafting, len(device.tokens)
         likely = device.survival * device.sight.acceptance >= drafting.overlap_chance
+        if device.way is not None:
+            likely = device.way == DRAFTS_ON
         if not (drafting.overlap_tokens and drafted and likely):
             return None
         return Ahead(self.now_s, device.token_s, drafted, device.request.committed + drafted)
@@ -280,7 +292,7 @@ class Reference:
             accept_probability=last.p_accept, confidence=last.confidence, entropy=last.entropy, margin=last.margin,
             logit_spread=last.spread, expected_tokens=device.expected_tokens, context=r.prompt_tokens + r.committed,
             tokens_left=r.output_tokens - r.committed, round_time=self.now_s - device.round_start_s,
-            slack=(self.due_s(device, r, r.committed) - self.now_s) * v,
+            slack=(self.due_s(device, r, r.committed) - self.now_s) * v, **device.hosting,
         )  # fmt: skip
 
     def wants_more(self, device: Device) -> bool:
@@ -289,6 +301,8 @@ class Reference:
         given = (c.speculation, self.speculation_parameters, c.policy, device.memory, cap)
         if device.length is None or c.speculation < speculation.POLICY_LENGTH:
             device.row = self.look_around(device)
+        if c.chooses_way:
+            return self.ways.decide(device, min(cap, device.request.output_tokens - device.request.committed - 1))
         if c.speculation >= speculation.POLICY_LENGTH:
             if device.length is None:
                 device.length = speculation.choose_length(*given, device.row)
@@ -574,6 +588,8 @@ class Reference:
         self.last_end_s = self.now_s
         self.count_batch()
         answered = [m.device for m in self.batch if m.completes]
+        if answered:
+            self.share_there = sum(d.at_server for d in answered) / len(answered)
         if self.controller.suggests and answered:
             self.suggest(answered)
         elif self.controller.suggests:
@@ -594,7 +610,7 @@ class Reference:
         boundary_s = self.predicted_end_s if busy else self.now_s
         for device in devices:
             device.sight.server = ServerState(
-                self.now_s, busy, boundary_s, self.mean_batch_s, self.queue_s, self.utilisation)  # fmt: skip
+                self.now_s, busy, boundary_s, self.mean_batch_s, self.queue_s, self.utilisation, self.host.length, self.share_there)  # fmt: skip
 
     def suggest(self, devices: list[Device]) -> None:
         """Lengths for the devices whose rounds have been verified, by the rule's own pure functions."""
@@ -663,7 +679,8 @@ class Reference:
         if not self.controller.drafting.mixes:
             return
         before, others = device.at_server, sum(d.at_server for d in self.devices if d is not device)
-        device.at_server = goes_on and self.host.drafts_next(device, others, answered, self.mean_batch_s)
+        device.takes = self.host.drafts_next(device, others, answered, self.mean_batch_s)
+        device.at_server = goes_on and self.ways.moves(device, device.takes)
         if goes_on and device.at_server != before:
             self.write("drafter", device.index, device.at_server)
 

@@ -104,6 +104,10 @@ class Device:
     round_tokens: int = FIRST_LENGTH  # drafted in the last round of the device's own
     ahead: Ahead | None = None  # a round that is away while it drafts on
     head: Head | None = None  # of the round
+    way: int | None = None  # in which its policy ends the round: 0 sends, 1 drafts on, 2 hands over
+    asks: bool = False  # the server to draft for it
+    takes: bool = False  # whether the server would, when its last round had ended
+    hosting: dict[str, float] = field(default_factory=dict)  # what it sees of that
 
     @property
     def accepted(self) -> int:

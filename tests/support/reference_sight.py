@@ -21,6 +21,8 @@ class ServerState:
     mean_batch_s: float
     queue_s: float
     utilisation: float
+    server_tokens: int  # that it last drafted for each of its sessions
+    share: float  # of the batch that has ended were its sessions
 
 
 def odds(p: float) -> float:

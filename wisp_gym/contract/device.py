@@ -54,6 +54,12 @@ ENTRIES = (
     Entry("suggested_tokens", K, "tokens", 0, 1, "length that the last reply suggested (0 where the server suggests none)", SERVER, REPLY),
     Entry("adapted_survival", 1, "probability", 0, 1, "survival with the predictor's odds scaled to the acceptance average", DEVICE, NOW),
     Entry("last_rejected", 1, "flag", 0, 1, "the last reply corrected a drafted token", SERVER, REPLY),
+    Entry("drafts_on", 1, "flag", 0, 1, "the device can draft on while a round is away", DEVICE, FIXED),
+    Entry("head_tokens", K, "tokens", 0, 1, "tokens that were there when the round began, drafted while the last one was away", DEVICE, ROUND),
+    Entry("takes_over", 1, "flag", 0, 1, "the server would draft for the session if it were asked", SERVER, REPLY),
+    Entry("server_tokens", K, "tokens", 0, 1, "tokens that the server last drafted for each of its sessions", SERVER, REPLY),
+    Entry("server_rate", 1, "tokens/T", 0, 20, "tokens per batch time that the server expects the session to get there", SERVER, REPLY),
+    Entry("server_share", 1, "share", 0, 1, "members of the last batch that the server drafted for", SERVER, REPLY),
 )  # fmt: skip
 SIZE = len(ENTRIES)
 NAMES, SCALE, LOW, HIGH = columns(ENTRIES)
@@ -62,5 +68,5 @@ NAMES, SCALE, LOW, HIGH = columns(ENTRIES)
     DRAFTED_TOKENS, SURVIVAL, ACCEPT_PROBABILITY, CONFIDENCE, ENTROPY, MARGIN, LOGIT_SPREAD, ACCEPTANCE_AVERAGE, EXPECTED_TOKENS,
     DRAFT_TIME, ONE_WAY_DELAY, JITTER, SLO_PERIOD, SLACK, TOKENS_LEFT, BOUNDARY_LEFT, DRAFTABLE_TOKENS, BOUNDARIES_MISSED,
     SERVER_BUSY, QUEUE_WORK, UTILISATION, OWN_RATE, PRICE, BATCH_TIME, INFO_AGE, CONTEXT, ROUND_TIME, SUGGESTED_TOKENS,
-    ADAPTED_SURVIVAL, LAST_REJECTED,
+    ADAPTED_SURVIVAL, LAST_REJECTED, DRAFTS_ON, HEAD_TOKENS, TAKES_OVER, SERVER_TOKENS, SERVER_RATE, SERVER_SHARE,
 ) = range(SIZE)  # fmt: skip

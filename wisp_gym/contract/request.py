@@ -28,14 +28,20 @@ ENTRIES = (
     Entry("begun", 1, "flag", 0, 1, "some of its context is in memory", SERVER, NOW),
     Entry("evicted", 1, "flag", 0, 1, "its context was in memory and has been evicted", SERVER, NOW),
     Entry("starving", 1, "flag", 0, 1, f"less than {STARVED_TOKENS_PER_S:g} token for each second of its age beyond {PATIENCE_S:g} s", SERVER, NOW),
+    Entry("at_server", 1, "flag", 0, 1, "the server drafts for its session", SERVER, NOW),
+    Entry("stays", 1, "flag", 0, 1, "the server will draft for its session after this round, as things stand", SERVER, NOW),
+    Entry("movable", 1, "flag", 0, 1, "that may be changed now", SERVER, NOW),
+    Entry("gain", 1, "tokens/T", -20, 20, "tokens per batch time that the session is expected to gain there", ESTIMATOR, NOW),
+    Entry("use", 1, "share", -20, 20, "share of the server's time that it would cost there beyond its device's rounds", ESTIMATOR, NOW),
 )  # fmt: skip
 SIZE = len(ENTRIES)
 NAMES, SCALE, LOW, HIGH = columns(ENTRIES)
 
 (
     WAITING, SLACK, NEW_TOKENS, UNCACHED_TOKENS, CACHED_TOKENS, EXPECTED_TOKENS, SLO, MARGINAL, SOLO, DRAFT_TOKENS, RUNNING,
-    BATCH_TIME_WITH, PRESENT, ADMISSIBLE, PICKED, DUE, AGE, COMMITTED, RATE, MEMORY_WITH, BEGUN, EVICTED, STARVING,
+    BATCH_TIME_WITH, PRESENT, ADMISSIBLE, PICKED, DUE, AGE, COMMITTED, RATE, MEMORY_WITH, BEGUN, EVICTED, STARVING, AT_SERVER, STAYS,
+    MOVABLE, GAIN, USE,
 ) = range(SIZE)  # fmt: skip
 
 # What changes while a batch is composed, or says nothing of the request.
-MOVING = (BATCH_TIME_WITH, PRESENT, ADMISSIBLE, PICKED)
+MOVING = (BATCH_TIME_WITH, PRESENT, ADMISSIBLE, PICKED, STAYS, MOVABLE)

@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 
 from wisp_gym.contract import device
+from wisp_gym.contract.actions import WAYS
+from wisp_gym.contract.entry import Entry
 from wisp_gym.controllers.shipped import policy_path, shipped_names
-from wisp_gym.errors import InputError, shown
+from wisp_gym.errors import InputError, did_you_mean, shown
 from wisp_gym.files import write_text
 from wisp_gym.rules import speculation
+from wisp_gym.rules.controller import PLAIN, WITH_WAYS
 from wisp_gym.rules.mlp import pack
 from wisp_gym.rules.weights_json import layers_as_json, parse_layers, read_document
 from wisp_gym.values import texts
@@ -21,7 +24,12 @@ from wisp_gym.values import texts
 WHAT = "policy"
 POLICY = texts("a policy.json, its run folder, or a shipped policy's name")
 VERSION = 1
-KINDS = {"token": speculation.POLICY, "length": speculation.POLICY_LENGTH}
+Layer = tuple[np.ndarray, np.ndarray]  # (out, in) weights and (out,) bias
+KINDS = {
+    "token": speculation.POLICY, "length": speculation.POLICY_LENGTH,
+    "token-way": speculation.POLICY, "length-way": speculation.POLICY_LENGTH,
+}  # fmt: skip
+OUTPUTS = {name: (WITH_WAYS if name.endswith("-way") else PLAIN)[kind] for name, kind in KINDS.items()}  # fewest, most
 
 
 class PolicyError(InputError):
@@ -33,7 +41,8 @@ class Policy:
     """A learned speculation policy.
 
     Attributes:
-        decision: "token" (2 actions: send, continue) or "length" (action k: draft k tokens).
+        decision: "token" (send, draft one more), "length" (action k: draft k tokens), or with the way that a round ends as well
+            "token-way" and "length-way" (`wisp_gym.contract.actions`).
         weights: float32 vector of `wisp_gym.rules.mlp.pack`.
         layers: (W, b) of each layer, from which `weights` was packed.
         about: free text fields, such as the training command.
@@ -50,6 +59,29 @@ class Policy:
         """Id of the engine's rule that runs it."""
         return KINDS[self.decision]
 
+    @property
+    def chooses_way(self) -> bool:
+        """Whether it says how a round ends too."""
+        return self.decision.endswith("-way")
+
+    @property
+    def outputs(self) -> int:
+        """Number of its actions."""
+        return int(self.layers[-1][0].shape[0])
+
+    def refuse_other_cap(self, max_draft_tokens: int) -> None:
+        """Refuse a scenario in which its actions would mean other lengths.
+
+        Raises:
+            PolicyError: a "length-way" policy for another cap K than the scenario's.
+        """
+        allowed = len(WAYS) * (max_draft_tokens + 1)
+        if self.decision == "length-way" and self.outputs != allowed:
+            given = f"given {self.outputs} actions, allowed are {allowed}"
+            raise PolicyError(
+                f"policy: {given}: {len(WAYS)} ways with 0 to {max_draft_tokens} tokens, the scenario's cap"
+            )
+
 
 def make_policy(
     layers: list[tuple[np.ndarray, np.ndarray]], decision: str = "token", activation: str = "tanh", **about: Any
@@ -61,12 +93,16 @@ def make_policy(
         weights = pack(layers, activation)
     except (ValueError, IndexError, AttributeError) as error:
         raise PolicyError(str(error)) from None
-    outputs = layers[-1][0].shape[0]
     if layers[0][0].shape[1] != device.SIZE:
         allowed = f"{device.SIZE}, the documented observation"
         raise PolicyError(f"inputs: given {layers[0][0].shape[1]}, allowed is {allowed}")
-    if (decision == "token" and outputs != 2) or not 2 <= outputs <= 33:
-        raise PolicyError(f"outputs: given {outputs}, allowed are 2 for 'token' and 2 to 33 for 'length'")
+    low, high = OUTPUTS[decision]
+    outputs = layers[-1][0].shape[0]
+    if not low <= outputs <= high:
+        allowed = ", ".join(
+            f"{a} for '{name}'" if a == b else f"{a} to {b} for '{name}'" for name, (a, b) in OUTPUTS.items()
+        )
+        raise PolicyError(f"outputs: given {outputs}, allowed are {allowed}")
     return Policy(decision, weights, layers, activation, about)
 
 
@@ -80,18 +116,33 @@ def save_policy(policy: Policy, path: str | Path) -> None:
     write_text(path, json.dumps(document))
 
 
-def refuse_others(path: Path, what: str, rows: Any, allowed: Sequence[str]) -> None:
-    """Refuse a policy whose rows of an observation have other names than the documented ones.
+def places_of(path: Path, what: str, rows: Any, entries: Sequence[Entry]) -> list[int]:
+    """Places of a policy's own entries in the documented table, where newer ones may stand beside them.
 
     Raises:
-        PolicyError: says `what`, and the first difference.
+        PolicyError: says `what`, and the first entry that is no entry of the table, or of another unit or other ends.
     """
-    given = rows if isinstance(rows, list) else []
-    names = [row[0] if isinstance(row, list) and row else row for row in given]
-    if names != list(allowed):
-        pairs = zip(names, allowed, strict=False)
-        count = f"{len(names)} entries, not {len(allowed)}"
-        raise PolicyError(f"{path}: {what}: {next((f'{a!r} where {b!r} stands' for a, b in pairs if a != b), count)}")
+    documented, found = [e.row for e in entries], rows if isinstance(rows, list) else []
+    for given in found:
+        if given not in documented or found.count(given) > 1:
+            name = given[0] if isinstance(given, list) and given else given
+            known = [e.name for e in entries]
+            reason = "twice, or of another unit or other ends" if name in known else did_you_mean(str(name), known)
+            raise PolicyError(f"{path}: {what}: {shown(name)}: {reason}")
+    if not found:
+        raise PolicyError(f"{path}: {what}: given {shown(rows)}, allowed are rows of [name, unit, low, high]")
+    return [documented.index(given) for given in found]
+
+
+def widened(layer: Layer, places: Sequence[int], size: int) -> Layer:
+    """A first layer (out, entries + others) that reads a table of so many entries: those of which it was told nothing weigh nothing."""
+    weights, bias = layer
+    others = weights.shape[1] - len(places) if weights.ndim == 2 else -1
+    if others < 0:
+        return layer  # which is refused for its shape
+    wide = np.zeros((len(weights), size + others), np.float32)
+    wide[:, list(places)], wide[:, size:] = weights[:, : len(places)], weights[:, len(places) :]
+    return wide, bias
 
 
 def read_policy(name: str | PathLike[str]) -> tuple[Path, dict[str, Any]]:
@@ -123,8 +174,9 @@ def load_policy(name: str | PathLike[str]) -> Policy:
         PolicyError: missing or damaged file, other version, other observation; one line.
     """
     path, document = read_policy(name)
-    refuse_others(path, "observation differs from the documented one", document.get("observation"), device.NAMES)
+    places = places_of(path, "observation", document.get("observation"), device.ENTRIES)
     layers = parse_layers(path, document, PolicyError)
+    layers[:1] = [widened(layer, places, device.SIZE) for layer in layers[:1]]
     try:
         return make_policy(layers, str(document.get("decision")), str(document.get("activation")), **document["about"])
     except (PolicyError, TypeError) as error:

@@ -23,9 +23,9 @@ FATES = {PERFECT: "last_fate", ORACLE: "next_fate"}  # what a bound must be told
 
 
 class SpeculationPredictor:
-    """A speculation controller as a policy of `wisp_gym/Speculation-v0`, by the compiled rule that the engine runs.
+    """A speculation controller as a policy of `wisp_gym/Speculation-v1`, by the compiled rule that the engine runs.
 
-    A rule or policy that decides lengths gives actions of `wisp_gym/SpeculationLength-v0` instead; one that follows the
+    A rule or policy that decides lengths gives actions of `wisp_gym/SpeculationLength-v1` instead; one that follows the
     server needs an environment whose `controller` is that rule.
 
     Args:

@@ -1,4 +1,4 @@
-"""Batching rules and learned policies with the `predict` of stable-baselines3, for `wisp_gym/Batching-v0` and `Joint-v0`."""
+"""Batching rules and learned policies with the `predict` of stable-baselines3, for `wisp_gym/Batching-v1` and `Joint-v1`."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,7 +20,7 @@ HIDDEN = {rules.PACED: "the context of every sequence", rules.PIPELINED: "the gr
 
 
 class BatchingPredictor:
-    """A batching rule, or a saved batching policy, as a policy of `wisp_gym/Batching-v0` or `wisp_gym/Joint-v0`.
+    """A batching rule, or a saved batching policy, as a policy of `wisp_gym/Batching-v1` or `wisp_gym/Joint-v1`.
 
     It uses the same `ready`, `priority`, `admits` and scorer as the engine. A rule sets no price and chooses no chunk.
 
@@ -31,7 +31,7 @@ class BatchingPredictor:
         controller: a controller, or the name of a batching rule (`wisp`, `static:4,0.1`), of a pair (`fixed:4+edf`) or of a
             batching policy (a file, a run folder, a shipped one).
         scenario: the scenario of the environment.
-        prices: whether the environment sets prices (`wisp_gym/Joint-v0`).
+        prices: whether the environment sets prices (`wisp_gym/Joint-v1`).
 
     Raises:
         ControllerError, PolicyError, ScenarioError: one line.
@@ -42,7 +42,7 @@ class BatchingPredictor:
         self.kind, parameters, self.scorer = rule_of(controller, scenario)
         self.launches = len(ladders.PRICES) if prices else 1
         if len(self.scorer) and shape_of(self.scorer).launches not in (1, self.launches):
-            raise ControllerError(f"controller '{controller}': it sets prices; allowed in wisp_gym/Joint-v0 alone")
+            raise ControllerError(f"controller '{controller}': it sets prices; allowed in wisp_gym/Joint-v1 alone")
         self.parameters = np.zeros(PARAMETERS)
         self.parameters[: len(parameters)] = parameters
         self.max_draft_tokens = scenario.max_draft_tokens
@@ -88,7 +88,7 @@ def rule_of(controller: AnyController, scenario: Scenario) -> tuple[int, tuple[f
         kind, parameters, scorer = whole.batching, whole.batching_parameters, whole.scorer
     if kind in HIDDEN:
         allowed = ", ".join(text for text, rule in BATCHING.items() if rule.kind not in HIDDEN)
-        reason = f"it needs {HIDDEN[kind]}, which Batching-v0 does not show"
+        reason = f"it needs {HIDDEN[kind]}, which Batching-v1 does not show"
         raise ControllerError(f"controller '{name}': {reason}; allowed: {allowed}, centralized")
     return kind, parameters, scorer
 

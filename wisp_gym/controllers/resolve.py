@@ -88,6 +88,8 @@ def with_policy(name: str, policy: Policy, batching: str, scenario: Scenario) ->
 def paired(name: str, first: Part, policy: Policy | None, batching: Part, scenario: Scenario) -> Controller:
     """A speculation rule, or a policy, beside a batching rule or a saved policy of the server."""
     rule, (kind, parameters, scorer) = first.rule, decided_by(batching, scenario)
+    if policy:
+        policy.refuse_other_cap(scenario.max_draft_tokens)
     planned = rule.kind == speculation_rules.SUGGESTED_LENGTH or kind == batching_rules.PIPELINED
     return Controller(
         name=name,
@@ -102,6 +104,7 @@ def paired(name: str, first: Part, policy: Policy | None, batching: Part, scenar
         suggests=rule.suggests,
         plan=make_plan(scenario) if planned else None,
         policy=policy.weights if policy else NO_POLICY,
+        chooses_way=bool(policy and policy.chooses_way),
         scorer=scorer,
     )
 

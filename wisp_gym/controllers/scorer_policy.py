@@ -9,7 +9,7 @@ import numpy as np
 
 from wisp_gym.contract import request, server
 from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES
-from wisp_gym.controllers.policy import VERSION, WHAT, PolicyError, read_policy, refuse_others
+from wisp_gym.controllers.policy import VERSION, WHAT, PolicyError, places_of, read_policy, widened
 from wisp_gym.errors import shown
 from wisp_gym.files import write_text
 from wisp_gym.rules.mlp import layers_of
@@ -71,9 +71,7 @@ def save_scorer(policy: ScorerPolicy, path: str | Path) -> None:
 
 
 def check_schema(path: Path, document: dict[str, Any], decision: str) -> None:
-    """The policy must have been trained on today's observation and actions."""
-    for key, names in (("globals", server.NAMES), ("requests", request.NAMES)):
-        refuse_others(path, f"{key} differ from the documented ones", document.get(key), names)
+    """The policy must have been trained on today's actions."""
     prices: list[Any] = list(PRICES[: DECISIONS[decision]])
     for key, ladder in (("chunk_tokens", list(CHUNK_TOKENS)), ("prices", prices), ("parts", list(PARTS))):
         if document.get(key) != ladder:
@@ -93,6 +91,9 @@ def load_scorer(name: str | Path) -> ScorerPolicy:
         raise PolicyError(f"{path}: decision given {decision!r}, {allowed}")
     check_schema(path, document, decision)
     layers = parse_layers(path, document, PolicyError)
+    for part, key, table in (("hidden", "requests", request), ("context", "globals", server)):
+        places, k = places_of(path, key, document.get(key), table.ENTRIES), PARTS.index(part)
+        layers[k : k + 1] = [widened(layer, places, table.SIZE) for layer in layers[k : k + 1]]
     try:
         return make_scorer(layers, decision, **document["about"])
     except (PolicyError, TypeError) as error:

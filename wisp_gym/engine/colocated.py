@@ -24,13 +24,14 @@ def draft_at_server(home, place):
     n, context = find_drafting(w)
     if n == 0:
         return
-    k = length_of_batch(w, n, context)
+    chosen = c.external_batching == 1 and s.chosen_tokens >= 0
+    k = s.chosen_tokens if chosen else length_of_batch(w, n, context)
     s.server_tokens = k
     longest = 0
     for m in range(s.n_batch):
         i = w.batch[m]
         if w.sessions[i].drafting:
-            draft_session(w, i, k)
+            draft_session(w, i, k, chosen)
             longest = max(longest, w.device[i].drafted)
             s.draft_s += member_drafting_s(c, w.device[i], w.sessions[i])
     s.draft_s += launches_s(c, longest)
@@ -69,13 +70,13 @@ def length_of_batch(w, n, context):
 
 
 @jit
-def draft_session(w, i, k):
-    """Draft up to k tokens for a session; the batch's sums follow."""
+def draft_session(w, i, k, chosen):
+    """Draft up to k tokens for a session, or that many where they were `chosen` outside; the batch's sums follow."""
     c, s, d, r = w.config[0], w.server[0], w.device[i], w.sessions[i]
     expected = d.expected_tokens
     d.cap = min(c.max_draft_tokens, d.output_tokens - d.committed - 1)
     k = begin_drafting(c, d, r, i, min(k, d.cap))
-    while d.drafted < k and goes_on(c.server_length, w.length_parameters, d.survival):
+    while d.drafted < k and (chosen or goes_on(c.server_length, w.length_parameters, d.survival)):
         if c.server_shares == 0:
             server_fates.draft_token(c, d, r, i)
         elif c.trim or c.server_length == SURVIVAL:

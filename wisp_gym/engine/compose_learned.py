@@ -1,8 +1,8 @@
-"""Composing a batch by a learned scorer, decision by decision, exactly as an agent of `wisp_gym/Batching-v0` would.
+"""Composing a batch by a learned scorer, decision by decision, exactly as an agent of `wisp_gym/Batching-v1` would.
 
 Responses in memory join by themselves; the scorer embeds and picks only requests that lack context in memory.
 
-Legend: `w` World; `c` CONFIG and `s` SERVER row; `devices` (n,) DEVICE; `queue` (n,) int64 devices; `features` (n,
+Legend: `w` World; `c` CONFIG and `s` SERVER row; `devices` (n,) DEVICE; `sessions` (n,) SESSION; `queue` (n,) int64 devices; `features` (n,
 FEATURES) float64, a row for each device; `scorer` float32 vector of `rules.scorer.pack`, H its width of an
 embedding; `row` (REQUEST,) float32 entries of a request; `places` (m,) int64 places in the queue; `embeddings` (H,
 m) and `scores` (m,) float32.
@@ -14,10 +14,12 @@ from wisp_gym.contract import request, server
 from wisp_gym.contract.ladders import PRICES
 from wisp_gym.engine.arguments import world_at
 from wisp_gym.engine.compose import add, choose_chunk, chunk_is_open, fits, join_responses
+from wisp_gym.engine.hosting import observe_session
 from wisp_gym.engine.observe_request import observe_request
 from wisp_gym.engine.observe_server import observe_batch
 from wisp_gym.jit import INTEGER, VOID, jit_allocating, on_demand
 from wisp_gym.rules.batching import FCFS, UNCACHED_TOKENS, binding_deadline_s
+from wisp_gym.rules.drafters import is_mixed
 from wisp_gym.rules.scorer import best_head, embed, keep_still, pool, score_context, score_requests, shape_of
 
 
@@ -34,13 +36,15 @@ def places_to_score(c, s, queue, features):
 
 
 @jit_allocating
-def embed_queue(c, s, devices, queue, features, scorer, places, embeddings):
+def embed_queue(c, s, devices, sessions, queue, features, scorer, places, embeddings):
     """Write the embedding of the request in each of the places."""
     row, seen = np.zeros(request.SIZE, np.float32), np.empty(request.SIZE, np.float32)
     hidden, embedding = np.empty(shape_of(scorer).hidden, np.float32), np.empty(embeddings.shape[0], np.float32)
     for k in range(len(places)):
         q = places[k]
         observe_request(c, s, devices[queue[q]], features[queue[q]], row)
+        if is_mixed(c.drafter):
+            observe_session(c, s, devices[queue[q]], sessions[queue[q]], row)
         keep_still(row)
         embed(scorer, row, seen, hidden, embedding)
         for h in range(len(embedding)):
@@ -69,8 +73,8 @@ def compose_learned(home, place):
     places = places_to_score(c, s, queue, features)
     n = len(places)
     embeddings, scores = np.empty((width, n), np.float32), np.empty(n, np.float32)
-    embed_queue(c, s, devices, queue, features, scorer, places, embeddings)
-    row, inputs = np.empty(server.SIZE, np.float32), np.empty(server.SIZE + width, np.float32)
+    embed_queue(c, s, devices, w.sessions, queue, features, scorer, places, embeddings)
+    row, inputs = np.zeros(server.SIZE, np.float32), np.empty(server.SIZE + width, np.float32)
     context = np.empty(shape.context, np.float32)
     query, heads = np.empty(width + 1, np.float32), np.empty(launches + 1 + shape.chunks, np.float32)
     pool(embeddings, n, inputs, server.SIZE)

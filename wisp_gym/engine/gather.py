@@ -33,7 +33,7 @@ def gather(w, kind, observation, mask, outcome, pay):
     c, s = w.config[0], w.server[0]
     d = w.device[max(c.external_device, 0)]
     observe(w, kind, observation)
-    write_mask(c, d, observation, mask)
+    write_mask(c, observation, mask)
     clock_s = decision_time_s(c, s, d, kind)
     outcome[ELAPSED_S] = clock_s - outcome[CLOCK_S]
     write_terms(w, d, outcome, pay)

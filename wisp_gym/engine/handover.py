@@ -4,15 +4,33 @@ Legend: `w` World; `c` CONFIG, `s` SERVER, `d` DEVICE and `r` SESSION row; `i` n
 of the batch that ended; `stays` whether the server drafts next.
 """
 
+from wisp_gym.contract import device
 from wisp_gym.engine.arguments import world_at
 from wisp_gym.engine.line import enqueue
+from wisp_gym.engine.observe_device import put, put_in
 from wisp_gym.engine.overlap import end_overlap
 from wisp_gym.engine.rollout_log import log_outcome
 from wisp_gym.engine.rows import row_of
-from wisp_gym.engine.session import clear_draft, deadline_of_round_s, deliver, learn_from_round, write_log
+from wisp_gym.engine.session import (
+    clear_draft,
+    deadline_of_round_s,
+    decided_outside,
+    deliver,
+    learn_from_round,
+    write_log,
+)
 from wisp_gym.engine.state import LOG_DRAFTER
+from wisp_gym.engine.ways import BY_RULE
 from wisp_gym.jit import INTEGER, VOID, jit, on_demand
-from wisp_gym.rules.drafters import BY_PRICE, FIRST_LENGTH, device_round_s, server_drafts, tokens_per_s
+from wisp_gym.rules.drafters import (
+    BY_DEVICE,
+    BY_PRICE,
+    FIRST_LENGTH,
+    device_round_s,
+    is_mixed,
+    server_drafts,
+    tokens_per_s,
+)
 from wisp_gym.rules.lengths import ALPHA_HIGH, ALPHA_LOW, expected_tokens
 
 
@@ -52,12 +70,19 @@ def keep_sessions(home, place):
     The others stay among the replies.
     """
     w = world_at(home, place)
-    s, left = w.server[0], 0
+    c, s, left = w.config[0], w.server[0], 0
     n_answered = s.n_replies
+    note_share(w)
     for m in range(n_answered):
         i = w.replies[m]
         d = w.device[i]
-        stays = d.committed + d.commit_tokens < d.output_tokens and goes_to_server(w, i, n_answered)
+        context, goes_on = (
+            d.prompt_tokens + d.committed + d.commit_tokens,
+            d.committed + d.commit_tokens < d.output_tokens,
+        )
+        w.sessions[i].takes = 1 if would_take(w, i, n_answered, context) else 0
+        w.sessions[i].stays = 1 if goes_on and w.sessions[i].stays else 0
+        stays = goes_on and goes_to_server(c, w.sessions[i], i)
         count_choice(w, i, stays)
         if stays:
             keep(w, i)
@@ -65,6 +90,16 @@ def keep_sessions(home, place):
             w.replies[left] = i
             left += 1
     s.n_replies = left
+
+
+@jit
+def note_share(w):
+    """Of how many of the members of the batch that has ended the server drafts for."""
+    s, n = w.server[0], 0
+    for m in range(s.n_replies):
+        n += w.device[w.replies[m]].at_server
+    if s.n_replies > 0:
+        s.share_at_server = n / s.n_replies
 
 
 @jit
@@ -105,30 +140,60 @@ def server_acceptance(c, d):
 @jit
 def leave_server(w, i):
     """The session's reply has left: its device drafts, if the response goes on."""
-    w.device[i].at_server = 0
+    w.device[i].at_server, w.sessions[i].asks = 0, 0
 
 
 @jit
-def goes_to_server(w, i, n_answered):
-    """Whether the server drafts for a session in its next round; `n_answered` members of the batch are."""
+def goes_to_server(c, r, i):
+    """Whether the server drafts for a session in its next round: outside, by rule, or by rule if its device asks."""
+    if c.external_batching:
+        return r.stays == 1
+    asks_itself = c.drafter == BY_DEVICE or c.chooses_way or decided_outside(c, i)
+    return r.takes == 1 and (r.asks == 1 or not asks_itself)
+
+
+@jit
+def would_take(w, i, n_answered, context):
+    """Whether the rule would draft for a session with `context` tokens in its next round; `n_answered` members of the batch are."""
     c, s, d, parameters = w.config[0], w.server[0], w.device[i], w.drafter_parameters
     gain, price = 0.0, 0.0
     if c.drafter == BY_PRICE:
-        gain, price = gain_and_price(c, s, d, w.sessions[i], n_answered)
+        gain, use = gain_and_use(c, s, d, w.sessions[i], n_answered, context)
+        price = s.token_rate * use
     others = s.n_at_server - d.at_server
     return server_drafts(c.drafter, parameters, others, d.slo_tokens_per_s, 1.0 / d.token_s, gain, price)
 
 
 @jit
-def gain_and_price(c, s, d, r, n_answered):
-    """Tokens a second that a session gains at the server, and what the server's time for it brings in elsewhere."""
-    batch_s, k, context = s.mean_batch_s, s.server_tokens, d.prompt_tokens + d.committed + d.commit_tokens
+def gain_and_use(c, s, d, r, sharing, context):
+    """Tokens a second that a session gains at the server, and the share of the server's time that it costs beyond its device's rounds.
+
+    `sharing`: sessions that share a draft step's launch. `context`: in tokens.
+    """
+    batch_s, k = s.mean_batch_s, s.server_tokens
     length = r.device_tokens if r.device_tokens >= 0 else FIRST_LENGTH
     round_s = device_round_s(length, d.round_overhead_s, d.token_s, d.delay_mean_s, batch_s)
     alpha = d.accepted_sum / d.examined_sum
     gain = tokens_per_s(server_acceptance(c, d), k, batch_s) - tokens_per_s(alpha, length, round_s)
     cached_s = c.est_cached_token_s * context
-    draft_s = c.step_launch_s / n_answered + c.step_sequence_s + c.step_token_s + c.step_cached_token_s * context
+    draft_s = c.step_launch_s / sharing + c.step_sequence_s + c.step_token_s + c.step_cached_token_s * context
     at_server = (k * draft_s + c.est_new_token_s * (k + 1) + cached_s) / batch_s
     at_device = (c.est_new_token_s * (length + 1) + cached_s) / round_s
-    return gain, s.token_rate * (at_server - at_device)
+    return gain, at_server - at_device
+
+
+@on_demand(lambda: VOID(INTEGER, INTEGER, INTEGER))
+def see_who_drafts(home, place, i):
+    """A round begins at the device: how it ends is open, and what the device sees of that choice, if it looks."""
+    w = world_at(home, place)
+    c, s, d, r, o = w.config[0], w.server[0], w.device[i], w.sessions[i], w.observation[row_of(w.observation, i)]
+    r.way = BY_RULE
+    if not (c.sees_observation or decided_outside(c, i)):
+        return
+    put(o, device.DRAFTS_ON, 1.0 if c.overlap_tokens > 0 else 0.0)
+    put_in(o, device.HEAD_TOKENS, r.head_tokens, c.max_draft_tokens)
+    if is_mixed(c.drafter):
+        put(o, device.TAKES_OVER, r.takes)
+        put_in(o, device.SERVER_TOKENS, s.server_tokens, c.max_draft_tokens)
+        put(o, device.SERVER_RATE, expected_tokens(server_acceptance(c, d), s.server_tokens))
+        put(o, device.SERVER_SHARE, s.share_at_server)

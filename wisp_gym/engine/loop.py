@@ -17,14 +17,15 @@ DEVICE row; `i` number of a device; `request` number of its request; `action` in
 
 import math
 
-from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES, WAIT_SHARE
+from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES, SERVER_TOKENS, WAIT_SHARE
 from wisp_gym.engine.arguments import world_at
 from wisp_gym.engine.batch import fill_rooflines, finish_batch, launch
 from wisp_gym.engine.colocated import learn_from_drafting
 from wisp_gym.engine.compose import add, begin_batch, choose_chunk, chunk_is_open, compose, fits, join_responses
 from wisp_gym.engine.compose_learned import compose_learned
-from wisp_gym.engine.handover import deliver_round, go_on_at_server, keep_sessions, leave_server
+from wisp_gym.engine.handover import deliver_round, go_on_at_server, keep_sessions, leave_server, see_who_drafts
 from wisp_gym.engine.heap import pop, push
+from wisp_gym.engine.hosting import choose_tokens, is_movable, length_is_open, longest_draft, move_session, open_choices
 from wisp_gym.engine.line import enqueue
 from wisp_gym.engine.network import DRAFT_TOKEN_BYTES
 from wisp_gym.engine.overlap import note_sent
@@ -45,6 +46,7 @@ from wisp_gym.engine.session import (
 from wisp_gym.engine.state import CLOSED, COMPOSE, EVENTS, LOG_ARRIVE, OVER, PICK, REPLY, TRACE
 from wisp_gym.engine.suggest import suggest_lengths
 from wisp_gym.engine.turns import find_turn
+from wisp_gym.engine.ways import take
 from wisp_gym.jit import INTEGER, VOID, jit, on_demand
 from wisp_gym.rules.batching import FCFS, LEARNED, PIPELINED, binding_deadline_s, ready
 from wisp_gym.rules.drafters import is_mixed
@@ -177,6 +179,8 @@ def answer(w, i):
         go_on_at_server(w, i)
         return False
     begin_round(c, d, i, w.observation[row_of(w.observation, i)], d.delivered_s)
+    if c.overlap_tokens or is_mixed(c.drafter):
+        see_who_drafts(w.home, w.place, i)
     if c.log_decisions:
         begin_logging(s, d)
     return True
@@ -223,6 +227,7 @@ def advance(w):
             if may_start(w):
                 if c.external_batching:
                     begin_batch(w)
+                    open_choices(w)
                     if c.responses_join:
                         join_responses(w)
                     s.stage = PICK
@@ -240,15 +245,17 @@ def advance(w):
 
 @jit
 def act_speculation(w, action):
-    """Carry out a decision on the drafting device: a token (1 continue, 0 send) or the round's length."""
+    """Carry out a decision on the drafting device, see `contract.actions`: a token or a way to send, or a length with a way."""
     c, s = w.config[0], w.server[0]
     i = w.replies[s.reply_next]
-    d = w.device[i]
+    d, r = w.device[i], w.sessions[row_of(w.sessions, i)]
     w.totals[0].decisions += 1
-    if c.external_speculation == EXTERNAL_LENGTH:
-        d.target_tokens = min(action, d.cap)
-    elif action:
-        draft_one(c, d, w.source, w.survivals[row_of(w.survivals, i)], w.sessions[row_of(w.sessions, i)])
+    by_length = c.external_speculation == EXTERNAL_LENGTH
+    more = take(d, r, action, c.max_draft_tokens + 1 if by_length else 0)
+    if by_length:  # its tokens follow at once
+        return
+    if more:
+        draft_one(c, d, w.source, w.survivals[row_of(w.survivals, i)], r)
     else:
         s.mid_draft = 0
         send_round(w, i)
@@ -266,12 +273,28 @@ def pick(w, place):
         s.invalid_actions += 1
 
 
+@jit
+def choose(w, action):
+    """Choose for the batch, by the number after waiting: a prefill chunk, the server's draft length, or who drafts for a session."""
+    c, s, length = w.config[0], w.server[0], action - len(CHUNK_TOKENS)
+    move = length - len(SERVER_TOKENS)
+    if length < 0 and chunk_is_open(s):
+        choose_chunk(s, action)
+    elif length >= 0 and move < 0 and length_is_open(c, s) and SERVER_TOKENS[length] <= longest_draft(c):
+        choose_tokens(s, SERVER_TOKENS[length])
+    elif 0 <= move < s.n_queue and is_movable(c, w.sessions[row_of(w.sessions, w.queue[move])]):
+        move_session(w.sessions[w.queue[move]])
+    else:
+        s.invalid_actions += 1
+
+
 @on_demand(lambda: VOID(INTEGER, INTEGER, INTEGER))
 def act_batching(home, place, action):
     """Carry out a decision on the batch: with Q visible places and L prices (1 where none is set), action
 
-    0 … Q − 1 picks a request, Q … Q + L − 1 launches, Q + L waits, and those after it choose the prefill chunk. What is not
-    possible is counted and changes nothing; launching nothing waits, and waiting with a batch launches it.
+    0 … Q − 1 picks a request, Q … Q + L − 1 launches, Q + L waits, and those after it choose the prefill chunk, the server's draft
+    length and whose drafter changes. What is not possible is counted and changes nothing; launching nothing waits, and waiting with
+    a batch launches it.
     """
     w = world_at(home, place)
     c, s = w.config[0], w.server[0]
@@ -282,10 +305,7 @@ def act_batching(home, place, action):
         pick(w, action)
         return
     if place > launches:
-        if chunk_is_open(s) and place <= launches + len(CHUNK_TOKENS):
-            choose_chunk(s, place - launches - 1)
-        else:
-            s.invalid_actions += 1
+        choose(w, place - launches - 1)
         return
     if c.sets_prices and place < launches and s.n_batch > 0:
         s.price = PRICES[place]

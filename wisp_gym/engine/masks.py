@@ -1,47 +1,74 @@
 """Which actions an outside decision maker may take.
 
-Legend: `c` CONFIG, `s` SERVER and `d` DEVICE row; `observation` (size,) float32; `mask` (actions,) int8, 1 = valid; `action` int64.
+Legend: `c` CONFIG, `s` SERVER and `d` DEVICE row; `observation` (size,) float32; `mask` (actions,) int8, 1 = valid; `action` int64;
+`q` a place in the queue, `entry` of `contract.request`.
 """
 
 import numpy as np
 
 from wisp_gym.contract import request, server
-from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES
+from wisp_gym.contract.actions import SEND, TOKEN_ACTIONS, WAYS
+from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES, SERVER_TOKENS
 from wisp_gym.engine.session import EXTERNAL_LENGTH
 from wisp_gym.jit import jit
+from wisp_gym.rules.ways import allows
 
 
 def actions_of(c: np.void) -> int:
     """Number of actions in a world of this CONFIG row."""
     if c["external_batching"]:
-        return int(c["visible_requests"]) + (len(PRICES) if c["sets_prices"] else 1) + 1 + len(CHUNK_TOKENS)
-    return int(c["max_draft_tokens"]) + 1 if c["external_speculation"] == EXTERNAL_LENGTH else 2
+        launches = len(PRICES) if c["sets_prices"] else 1
+        return 2 * int(c["visible_requests"]) + launches + 1 + len(CHUNK_TOKENS) + len(SERVER_TOKENS)
+    lengths = int(c["max_draft_tokens"]) + 1
+    return len(WAYS) * lengths if c["external_speculation"] == EXTERNAL_LENGTH else len(TOKEN_ACTIONS)
 
 
 @jit
-def write_mask(c, d, observation, mask):
-    """Write what is valid now: of tokens both answers, of lengths those up to the round's cap, of batches see `write_batching`."""
+def write_mask(c, observation, mask):
+    """Write what is valid now: of a device what `rules.ways` allows, of batches see `write_batching`."""
     if c.external_batching:
         write_batching(c, observation, mask)
         return
-    longest = d.cap if c.external_speculation == EXTERNAL_LENGTH else 1
+    n = lengths_of(c)
     for k in range(mask.shape[0]):
-        mask[k] = 1 if k <= longest else 0
+        mask[k] = 1 if allows(k, n, c.max_draft_tokens, observation) else 0
+
+
+@jit
+def lengths_of(c):
+    """Lengths that a device chooses from once a round, 0 where it decides after each token."""
+    return c.max_draft_tokens + 1 if c.external_speculation == EXTERNAL_LENGTH else 0
 
 
 @jit
 def write_batching(c, observation, mask):
-    """Requests that may be picked; launching a batch, or waiting while it is empty; chunks before one has been used."""
-    empty, chunk_open = observation[server.BATCH_REQUESTS] == 0.0, observation[server.CHUNK_OPEN] > 0.5
+    """Write what may be done with a batch.
+
+    Pick requests; launch, or wait while it is empty; choose a chunk before one has been used, a draft length once, up to the longest;
+    move each session once.
+    """
+    empty = observation[server.BATCH_REQUESTS] == 0.0
     wait = c.visible_requests + launches_of(c)
+    chunks, moves = wait + 1 + len(CHUNK_TOKENS), wait + 1 + len(CHUNK_TOKENS) + len(SERVER_TOKENS)
+    longest = observation[server.LONGEST] * c.max_draft_tokens + 0.5 if observation[server.LENGTH_OPEN] > 0.5 else -1.0
     for k in range(mask.shape[0]):
         if k < c.visible_requests:
-            valid = observation[server.SIZE + k * request.SIZE + request.ADMISSIBLE] > 0.5
-        elif k < wait:
-            valid = not empty
+            valid = place(observation, k, request.ADMISSIBLE) > 0.5
+        elif k <= wait:
+            valid = empty if k == wait else not empty
+        elif k < chunks:
+            valid = observation[server.CHUNK_OPEN] > 0.5
+        elif k < moves:
+            valid = SERVER_TOKENS[k - chunks] <= longest
         else:
-            valid = empty if k == wait else chunk_open
+            valid = place(observation, k - moves, request.MOVABLE) > 0.5
         mask[k] = 1 if valid else 0
+
+
+@jit
+def place(observation, q, entry):
+    """An entry of the request in place q."""
+    return observation[server.SIZE + q * request.SIZE + entry]
 
 
 @jit
@@ -52,10 +79,10 @@ def launches_of(c):
 
 @jit
 def nearest_valid(c, s, d, mask, action):
-    """The action, or what is done instead of one that is not valid, which is counted: the longest draft; a launch, or else a wait."""
+    """The action, or what is done instead of one that is not valid, which is counted: sending, the longest draft; a launch, or a wait."""
     if mask[action]:
         return action
     s.invalid_actions += 1
     if not c.external_batching:
-        return d.cap
+        return d.cap if c.external_speculation == EXTERNAL_LENGTH else SEND
     return c.visible_requests if mask[c.visible_requests] else c.visible_requests + launches_of(c)

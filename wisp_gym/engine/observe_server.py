@@ -7,8 +7,10 @@ mean batch time T; `entry` place of an entry, written in units of `scale`.
 from wisp_gym.contract import request, server
 from wisp_gym.engine.arguments import world_at
 from wisp_gym.engine.compose import chunk_is_open, so_far_s, spoken_for
+from wisp_gym.engine.hosting import observe_hosting, observe_session
 from wisp_gym.engine.observe_request import observe_request
 from wisp_gym.jit import INTEGER, SINGLES, VOID, jit, on_demand
+from wisp_gym.rules.drafters import is_mixed
 
 
 @jit
@@ -44,6 +46,8 @@ def observe_batch(c, s, o):
     put_in(o, server.MEMORY_SPOKEN_FOR, spoken_for(s), memory)
     put(o, server.STARVING, s.n_starving)
     put(o, server.PRICE, s.price)
+    if c.server_length > 0 or is_mixed(c.drafter):
+        observe_hosting(c, s, o)
 
 
 @on_demand(lambda: VOID(INTEGER, INTEGER, SINGLES))
@@ -54,5 +58,7 @@ def observe_server(home, place, o):
     o[:] = 0.0
     observe_batch(c, s, o)
     for q in range(min(s.n_queue, c.visible_requests)):
-        start = server.SIZE + q * request.SIZE
-        observe_request(c, s, w.device[w.queue[q]], w.features[w.queue[q]], o[start : start + request.SIZE])
+        i, start = w.queue[q], server.SIZE + q * request.SIZE
+        observe_request(c, s, w.device[i], w.features[i], o[start : start + request.SIZE])
+        if is_mixed(c.drafter):
+            observe_session(c, s, w.device[i], w.sessions[i], o[start : start + request.SIZE])

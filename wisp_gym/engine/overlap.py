@@ -7,20 +7,24 @@ Legend: `c` CONFIG, `s` SERVER, `d` DEVICE, `r` SESSION and `totals` TOTALS row;
 `done` tokens drafted while the round was away, in `busy_s`; `guessed` 1 where the first was right and is of use.
 """
 
+from wisp_gym.contract.actions import DRAFTS_ON, HANDS_OVER
 from wisp_gym.engine.drafting import heat_up
 from wisp_gym.engine.session import in_window, write_log
 from wisp_gym.engine.state import LOG_OVERLAP
+from wisp_gym.engine.ways import BY_RULE
 from wisp_gym.engine.world_type import row_type, rows_type
 from wisp_gym.jit import INTEGER, VOID, jit, on_demand
 
 
 @on_demand(lambda: VOID(*map(row_type, ("config", "device", "sessions", "totals"))))
 def note_sent(c, d, r, totals):
-    """A round has been drafted and is sent: what came of the tokens drafted before it began, and whether the device drafts on."""
+    """A round has been drafted and is sent: what came of the tokens drafted before it began, and what the device does meanwhile or asks."""
     count_head(c, d, r, totals)
     r.device_tokens = d.drafted
-    chance = d.survival * d.accepted_sum / d.examined_sum
-    r.overlaps = 1 if c.overlap_tokens > 0 and d.drafted > 0 and chance >= c.overlap_chance else 0
+    likely = d.survival * d.accepted_sum / d.examined_sum >= c.overlap_chance
+    wanted = likely if r.way == BY_RULE else r.way == DRAFTS_ON
+    r.overlaps = 1 if c.overlap_tokens > 0 and d.drafted > 0 and wanted else 0
+    r.asks = 1 if r.way == HANDS_OVER else 0
 
 
 @jit

@@ -2,8 +2,8 @@
 
 A decision carries the number of its round; the round's outcome, known when its reply is delivered, carries the same.
 
-Legend: `w` World; `s` SERVER and `d` DEVICE row; `i` number of a device; `o` (SIZE,) float32 observation; `policy`
-float32 vector of `rules.mlp.pack`; `chance` uniform draw in (0, 1).
+Legend: `w` World; `c` CONFIG, `s` SERVER and `d` DEVICE row; `i` number of a device; `o` (SIZE,) float32 observation; `policy`
+float32 vector of `rules.mlp.pack`; `chance` uniform draw in (0, 1); `out` (actions,) float32 outputs.
 """
 
 import math
@@ -15,6 +15,8 @@ from wisp_gym.engine.rows import row_of
 from wisp_gym.engine.slo import on_time_tokens
 from wisp_gym.jit import INTEGER, NUMBER, VOID, jit, jit_allocating, on_demand
 from wisp_gym.rules.mlp import N_OUT, logits
+from wisp_gym.rules.speculation import POLICY_LENGTH
+from wisp_gym.rules.ways import allows
 
 
 @jit
@@ -25,10 +27,15 @@ def begin_logging(s, d):
 
 
 @jit_allocating
-def draw_action(policy, o, chance):
-    """Action (int64) drawn from the softmax of the policy's outputs, and the logarithm of its probability."""
+def draw_action(c, policy, o, chance):
+    """Action (int64) drawn from the softmax of the policy's outputs, and the logarithm of its probability.
+
+    Of one that chooses ways, what the observation does not allow is left out.
+    """
     out = np.empty(int(policy[N_OUT]), dtype=np.float32)
     n = logits(policy, o, out)
+    if c.chooses_way:
+        leave_out(c, o, out)
     top = out[0]
     for k in range(1, n):
         top = max(top, out[k])
@@ -44,12 +51,21 @@ def draw_action(policy, o, chance):
     return action, float(out[action] - top) - math.log(total)
 
 
+@jit_allocating
+def leave_out(c, o, out):
+    """Give what the observation does not allow no chance."""
+    lengths = c.max_draft_tokens + 1 if c.speculation == POLICY_LENGTH else 0
+    for k in range(len(out)):
+        if not allows(k, lengths, c.max_draft_tokens, o):
+            out[k] = -np.inf
+
+
 @on_demand(lambda: INTEGER(INTEGER, INTEGER, INTEGER, NUMBER))
 def sampled_action(home, place, i, chance):
     """Draw the policy's action, returned as int64, and log the decision; there must be room."""
     w = world_at(home, place)
     s, d, o = w.server[0], w.device[i], w.observation[row_of(w.observation, i)]
-    action, log_probability = draw_action(w.policy, o, chance)
+    action, log_probability = draw_action(w.config[0], w.policy, o, chance)
     row = w.decisions[s.n_decisions]
     row.round, row.device, row.action = d.round, i, action
     row.time_s, row.log_probability = d.clock_s, log_probability

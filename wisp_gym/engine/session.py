@@ -39,15 +39,18 @@ from wisp_gym.engine.state import (
     THINKING,
     UPLINK,
 )
+from wisp_gym.engine.ways import decide_way
 from wisp_gym.jit import jit, jit_inline
 from wisp_gym.rules.speculation import (
     ORACLE,
+    POLICY,
     POLICY_LENGTH,
     RANDOM,
     choose_length,
     continue_drafting,
     learn,
 )
+from wisp_gym.rules.ways import may_end_otherwise
 
 SENT, DECIDE = 0, 1
 EXTERNAL_TOKEN, EXTERNAL_LENGTH = 1, 2
@@ -220,10 +223,34 @@ def draft_round(w, i):
             more = 1 if d.drafted < d.target_tokens else 0
         else:
             w.totals[0].decisions += 1
-            more = drawn_decision(w, i) if c.log_decisions else wants_more(w, i)
+            more = wants(w, i)
         if more == 0:
             return SENT
         draft_one(c, d, w.source, w.survivals[row_of(w.survivals, i)], w.sessions[row_of(w.sessions, i)])
+    return end_at_cap(w, i, external)
+
+
+@jit_inline
+def wants(w, i):
+    """Decision inside the engine, 1 to draft one more token: of a rule, or of a policy."""
+    c, d = w.config[0], w.device[i]
+    if c.chooses_way:
+        return decide_way(w.home, w.place, i, own_chance(c, d, i) if c.log_decisions else 0.5)
+    return drawn_decision(w, i) if c.log_decisions else wants_more(w, i)
+
+
+@jit
+def end_at_cap(w, i, external):
+    """The round holds no more tokens: it is sent, unless who decides after each token may choose how (returns DECIDE if outside)."""
+    c, d, o = w.config[0], w.device[i], w.observation[row_of(w.observation, i)]
+    asked = external == EXTERNAL_TOKEN or (external == 0 and c.chooses_way and c.speculation == POLICY)
+    if not asked or d.cap <= 0 or not may_end_otherwise(o):
+        return SENT
+    if external == EXTERNAL_TOKEN:
+        observe_all(c, d, o)
+        return DECIDE
+    w.totals[0].decisions += 1
+    decide_way(w.home, w.place, i, own_chance(c, d, i) if c.log_decisions else 0.5)
     return SENT
 
 

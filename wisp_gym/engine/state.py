@@ -51,6 +51,7 @@ CONFIG = np.dtype(
         # controllers: kind ids; which decisions are taken outside (0 none, 1 each token, 2 length of a round)
         ("speculation", I), ("uses_predictor", I), ("sees_statistics", I), ("sees_observation", I), ("learns", I), ("suggests", I), ("batching", I),
         ("external_speculation", I), ("external_device", I), ("external_batching", I), ("visible_requests", I), ("sets_prices", I),
+        ("chooses_way", I),  # the policy of devices says how rounds end
         ("responses_join", I),  # those in memory, before an outside decision about a batch
         ("log_decisions", I),  # draw the policy's actions and log this many decisions (0: take its best action, log none)
         # who drafts besides a device before it sends: tokens drafted on while a round is away, how a session's drafter and the server's
@@ -125,6 +126,9 @@ SESSION = np.dtype(
         ("mark_drift", F), ("mark_block", I), ("mark_position", I), ("mark_after_rejection", I),
         # overlapped drafting: whether the device drafts on; what the next round begins with: tokens that are there, one under way
         ("overlaps", I), ("away_token_s", F), ("head_tokens", I), ("under_way", I), ("under_way_s", F),
+        # who drafts next: how the round ends, if not by a rule; whether the device asks the server, and the server would agree; whether it stays
+        # at the server where somebody outside says so, and whether that has been changed for the batch that is composed
+        ("way", I), ("asks", I), ("takes", I), ("stays", I), ("moved", I),
     ],
     align=True,
 )  # fmt: skip
@@ -145,6 +149,7 @@ SERVER = np.dtype(
         ("rounds", I), ("n_decisions", I), ("n_outcomes", I),
         # sessions that the server drafts for; length of its last batch; of the batch so far: sessions, their context, places kept
         ("n_at_server", I), ("server_tokens", I), ("n_drafting", I), ("draft_context", I), ("sum_lookahead", I), ("draft_s", F),
+        ("chosen_tokens", I), ("share_at_server", F),  # length chosen outside for this batch, −1 for none; share of its sessions in the last one
         ("batch_token_s", F), ("ended_token_s", F),  # time that one more token would add to the running batch, to the one that ended
     ],
     align=True,

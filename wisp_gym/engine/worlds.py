@@ -104,7 +104,7 @@ class Worlds:
         c["speculation"], c["batching"] = controller.speculation, controller.batching
         c["uses_predictor"], c["sees_statistics"] = controller.uses_predictor, controller.sees_statistics
         c["sees_observation"], c["centralized"] = controller.sees_observation, controller.centralized
-        c["learns"], c["suggests"] = controller.learns, controller.suggests
+        c["learns"], c["suggests"], c["chooses_way"] = controller.learns, controller.suggests, controller.chooses_way
         if controller.plan:
             follow_plan(self.arrays.device[index], controller.plan)
         chunk_tokens = c["prefill_chunk_tokens"] if controller.chunk_tokens is None else controller.chunk_tokens

@@ -1,12 +1,14 @@
-"""`wisp_gym/Batching-v0`: which waiting requests the next verification batch takes."""
+"""`wisp_gym/Batching-v1`: which waiting requests the next verification batch takes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os import PathLike
 from typing import Annotated, ClassVar
 
 from wisp_gym.contract import request, server
 from wisp_gym.contract.entry import markdown
 from wisp_gym.contract.ladders import PRICES
+from wisp_gym.controllers.resolve import NAME
 from wisp_gym.envs.episodes import Episodes, EpisodeSettings
 from wisp_gym.envs.rewards import BATCHING_WEIGHTS, weights_of
 from wisp_gym.envs.shells import DecisionEnv, DecisionVectorEnv, Task
@@ -21,6 +23,7 @@ class BatchingSettings(EpisodeSettings):
     average_reward: Annotated[float, number(lambda value: value >= 0.0, "a rate of at least 0 tokens/s")] = 0.0
     reward_weights: Annotated[Mapping[str, float] | None, weights_of(BATCHING_WEIGHTS)] = None
     responses_join: Annotated[bool, FLAG] = True
+    controller: Annotated[str | PathLike[str], NAME] = "wisp+wisp+by-load+colocated:4"
 
 
 class BatchingTask(Task):
@@ -53,23 +56,29 @@ class BatchingEnv(DecisionEnv):
     One GPU server verifies the drafts of many devices in batches; a batch ends when its heaviest member ends. When the
     server is free and requests wait, responses whose context is in memory join the next batch by themselves, in order of
     arrival, as far as memory and the batch limit allow. The agent decides about the others, prompts and evicted sessions: how
-    many of their tokens this batch computes, which of them begin or go on, and then it launches. The devices' drafting follows a
-    given controller. The model: docs/model/model.md.
+    many of their tokens this batch computes, which of them begin or go on, how many tokens the server drafts for its own
+    sessions in this batch, and for whom it drafts from the end of their rounds on; then it launches. The devices' drafting follows
+    a given controller. The model: docs/model/model.md.
 
     ## Action Space
-    `Discrete(Q + 14)`: 0 … Q − 1 pick the waiting request in that place (in order of arrival), Q launches the batch, Q + 1, with
+    `Discrete(2·Q + 23)`: 0 … Q − 1 pick the waiting request in that place (in order of arrival), Q launches the batch, Q + 1, with
     an empty batch, waits for the next arrival, at most a quarter of a mean batch time. Q + 2 … Q + 13, before the first pick of a
     request that lacks context in memory and while one waits, let this batch prefill at most 0, 64, 96, 128, 192, 256, 384, 512,
     768, 1,024, 2,048 or 4,096 tokens; without this choice the controller's or the scenario's chunk holds. A pick that memory, the
-    prefill chunk or the batch limit forbid is masked; what is masked, taken all the same, launches (or waits), and is counted.
+    prefill chunk or the batch limit forbid is masked. Q + 14 … Q + 22 let the server draft 0 … 8 tokens for each of its sessions in
+    this batch, once a batch, where it drafts for any, as far as its rule's longest (`colocated:k`: k); without this choice the
+    rule's own length holds. Q + 23 … 2·Q + 22 change who drafts for the session in place 0 … Q − 1 (in the batch or not) once its
+    round has ended, each once a batch; responses begin at their devices, and a session that stays at the server joins its queue
+    again. Both need a controller with a rule of who drafts, which the agent's choice replaces. What is masked, taken all the
+    same, launches (or waits), and is counted.
 
     ## Observation Space
-    `Box((16 + 23·Q,), float32)`: global entries, then Q places of the same entries (zeros where nobody waits). T is the mean
+    `Box(({g} + {r}·Q,), float32)`: global entries, then Q places of the same entries (zeros where nobody waits). T is the mean
     batch time, K the cap on drafted tokens.
 
     {globals}
 
-    For each place q, entry 16 + 23·q + …:
+    For each place q, entry {g} + {r}·q + …:
 
     {requests}
 
@@ -86,16 +95,18 @@ class BatchingEnv(DecisionEnv):
     Never terminates; truncated at `horizon_s` of simulated time.
 
     ## Information
-    `dt`: seconds since the last decision (0 between the picks of one batch); `reward_terms`; `action_mask` (Q + 14,) int8;
+    `dt`: seconds since the last decision (0 between the picks of one batch); `reward_terms`; `action_mask` (2·Q + 23,) int8;
     `time_s`; `invalid_actions`. `action_masks()` returns the mask.
 
     ## Arguments
-    `scenario` ("wisp-a100-qwen3-32b"), `devices`, `controller` ("wisp+wisp": the devices follow its first half), `visible` (32):
-    Q, `horizon_s` (60), `average_reward` (0), `reward_weights`, `randomise`, `slo`: as for `wisp_gym/Speculation-v0`.
+    `scenario` ("wisp-a100-qwen3-32b"), `devices`, `controller` ("wisp+wisp+by-load+colocated:4": the devices
+    follow its first half), `visible` (32):
+    Q, `horizon_s` (60), `average_reward` (0), `reward_weights`, `randomise`, `slo`: as for `wisp_gym/Speculation-v1`.
     `responses_join` (True): False leaves responses in memory to be picked one by one too, as rules such as `wisp`, `marginal` and
     `static` need; learned policies never pick them.
 
     ## Version History
+    * v1: actions for whom the server drafts and how long, with five entries more of the server and five of a request.
     * v0: first version.
     """
 
@@ -103,15 +114,24 @@ class BatchingEnv(DecisionEnv):
 
 
 class BatchingVectorEnv(DecisionVectorEnv):
-    """Many `wisp_gym/Batching-v0` at once, in one compiled call on all cores.
+    """Many `wisp_gym/Batching-v1` at once, in one compiled call on all cores.
 
     ## Arguments
-    Those of `wisp_gym/Batching-v0`, `num_envs` and `threads` (default: one for each core).
+    Those of `wisp_gym/Batching-v1`, `num_envs` and `threads` (default: one for each core).
     """
 
     task_type = BatchingTask
 
 
-if BatchingEnv.__doc__:
-    BatchingEnv.__doc__ = BatchingEnv.__doc__.replace("{globals}", markdown(server.ENTRIES, "    "))
-    BatchingEnv.__doc__ = BatchingEnv.__doc__.replace("{requests}", markdown(request.ENTRIES, "    "))
+def filled(text: str | None) -> str | None:
+    """A docstring with the tables of the contract."""
+    parts = {
+        "globals": markdown(server.ENTRIES, "    "), "requests": markdown(request.ENTRIES, "    "),
+        "g": str(server.SIZE), "r": str(request.SIZE),
+    }  # fmt: skip
+    for name, part in parts.items():
+        text = text and text.replace("{" + name + "}", part)
+    return text
+
+
+BatchingEnv.__doc__ = filled(BatchingEnv.__doc__)

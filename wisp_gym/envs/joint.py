@@ -1,13 +1,11 @@
-"""`wisp_gym/Joint-v0`: the server composes its batches and sets the price of a draft token that its replies carry."""
+"""`wisp_gym/Joint-v1`: the server composes its batches and sets the price of a draft token that its replies carry."""
 
 from dataclasses import dataclass
 from os import PathLike
 from typing import Annotated
 
-from wisp_gym.contract import request, server
-from wisp_gym.contract.entry import markdown
 from wisp_gym.controllers.resolve import NAME
-from wisp_gym.envs.batching import BatchingSettings, BatchingTask
+from wisp_gym.envs.batching import BatchingSettings, BatchingTask, filled
 from wisp_gym.envs.shells import DecisionEnv, DecisionVectorEnv
 
 
@@ -16,7 +14,7 @@ class JointSettings(BatchingSettings):
     """Arguments of `JointEnv`, which says what they mean."""
 
     controller: Annotated[str | PathLike[str], NAME] = (
-        "aligned:0+fcfs"  # the price in the reply takes the place of the rule's own constant
+        "aligned:0+fcfs+by-load+colocated:4"  # the price in the reply takes the place of the rule's own constant
     )
 
 
@@ -31,21 +29,22 @@ class JointEnv(DecisionEnv):
     """Which requests does the next batch take, and what does a draft token cost?
 
     ## Description
-    `wisp_gym/Batching-v0` with one more decision: at each launch the server chooses the price of a draft token, in expected
+    `wisp_gym/Batching-v1` with one more decision: at each launch the server chooses the price of a draft token, in expected
     accepted tokens, that its replies carry from then on. Devices that stop by the `price` or the `aligned` rule, or by a learned
     policy, see it and draft less the higher it is. One controller, on the server, steers both sides. The model: docs/model/model.md.
 
     ## Action Space
-    `Discrete(Q + 19)`: 0 … Q − 1 pick the waiting request in that place, Q … Q + 5 launch the batch at a price of 0, 0.02,
-    0.05, 0.1, 0.2 or 0.4, Q + 6 waits with an empty batch, Q + 7 … Q + 18 choose the prefill chunk, all as in
-    `wisp_gym/Batching-v0`. A masked action, taken all the same, launches at price 0 (or waits), and is counted.
+    `Discrete(2·Q + 28)`: 0 … Q − 1 pick the waiting request in that place, Q … Q + 5 launch the batch at a price of 0, 0.02,
+    0.05, 0.1, 0.2 or 0.4, Q + 6 waits with an empty batch, Q + 7 … Q + 18 choose the prefill chunk, Q + 19 … Q + 27
+    the server's draft length, Q + 28 … 2·Q + 27 who drafts for a session, all as in `wisp_gym/Batching-v1`. A masked action,
+    taken all the same, launches at price 0 (or waits), and is counted.
 
     ## Observation Space
-    `Box((16 + 23·Q,), float32)`, that of `wisp_gym/Batching-v0`; T is the mean batch time, K the cap on drafted tokens.
+    `Box(({g} + {r}·Q,), float32)`, that of `wisp_gym/Batching-v1`; T is the mean batch time, K the cap on drafted tokens.
 
     {globals}
 
-    For each place q, entry 16 + 23·q + …:
+    For each place q, entry {g} + {r}·q + …:
 
     {requests}
 
@@ -53,19 +52,21 @@ class JointEnv(DecisionEnv):
     An empty server, at the first arrival; the price is 0.
 
     ## Rewards
-    Those of `wisp_gym/Batching-v0`, over all devices: `on_time_tokens` [1], `late_tokens` [0], `time` [1], `starvation` [1].
+    Those of `wisp_gym/Batching-v1`, over all devices: `on_time_tokens` [1], `late_tokens` [0], `time` [1], `starvation` [1].
 
     ## Episode End
     Never terminates; truncated at `horizon_s` of simulated time.
 
     ## Information
-    As in `wisp_gym/Batching-v0`; `action_mask` is (Q + 19,) int8.
+    As in `wisp_gym/Batching-v1`; `action_mask` is (2·Q + 28,) int8.
 
     ## Arguments
-    As for `wisp_gym/Batching-v0`; `controller` ("aligned:0+fcfs"): the devices follow its first half, a rule or the file of a learned
+    As for `wisp_gym/Batching-v1`; `controller` ("aligned:0+fcfs+by-load+colocated:4"): the devices follow its
+    first half, a rule or the file of a learned
     speculation policy; rules other than `price` and `aligned` do not look at the price.
 
     ## Version History
+    * v1: as `wisp_gym/Batching-v1`.
     * v0: first version.
     """
 
@@ -73,15 +74,13 @@ class JointEnv(DecisionEnv):
 
 
 class JointVectorEnv(DecisionVectorEnv):
-    """Many `wisp_gym/Joint-v0` at once, in one compiled call on all cores.
+    """Many `wisp_gym/Joint-v1` at once, in one compiled call on all cores.
 
     ## Arguments
-    Those of `wisp_gym/Joint-v0`, `num_envs` and `threads` (default: one for each core).
+    Those of `wisp_gym/Joint-v1`, `num_envs` and `threads` (default: one for each core).
     """
 
     task_type = JointTask
 
 
-if JointEnv.__doc__:
-    JointEnv.__doc__ = JointEnv.__doc__.replace("{globals}", markdown(server.ENTRIES, "    "))
-    JointEnv.__doc__ = JointEnv.__doc__.replace("{requests}", markdown(request.ENTRIES, "    "))
+JointEnv.__doc__ = filled(JointEnv.__doc__)

@@ -1,13 +1,15 @@
-"""`wisp_gym/Speculation-v0` and `wisp_gym/SpeculationLength-v0`: how many tokens to draft."""
+"""`wisp_gym/Speculation-v1` and `wisp_gym/SpeculationLength-v1`: how many tokens to draft."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Annotated, Any
 
 from wisp_gym.contract import device
+from wisp_gym.contract.actions import TOKEN_ACTIONS, WAYS
 from wisp_gym.contract.entry import markdown
 from wisp_gym.controllers.policy import load_policy
+from wisp_gym.controllers.resolve import NAME
 from wisp_gym.engine import gather
 from wisp_gym.engine.rewards import OWN_RATE
 from wisp_gym.engine.session import EXTERNAL_LENGTH, EXTERNAL_TOKEN
@@ -15,7 +17,8 @@ from wisp_gym.envs.episodes import Episodes, EpisodeSettings
 from wisp_gym.envs.rewards import SPECULATION_WEIGHTS, weights_of
 from wisp_gym.envs.shells import DecisionEnv, DecisionVectorEnv, Task
 from wisp_gym.errors import InputError
-from wisp_gym.values import FLAG, Kind, number, optional, texts
+from wisp_gym.rules.who_drafts import MOST_TOKENS
+from wisp_gym.values import FLAG, Kind, number, optional, texts, whole
 
 RATE = number(lambda value: value >= 0.0, "a rate of at least 0 tokens/s")
 
@@ -36,6 +39,8 @@ class SpeculationSettings(EpisodeSettings):
     average_reward: Annotated[float | str, AVERAGE] = "own"
     reward_weights: Annotated[Mapping[str, float] | None, weights_of(SPECULATION_WEIGHTS)] = None
     reveal_fates: Annotated[bool, FLAG] = False
+    controller: Annotated[str | PathLike[str], NAME] = "wisp+wisp+by-device+colocated:2"
+    overlap_tokens: Annotated[int, whole(0, MOST_TOKENS)] = 8
 
 
 class SpeculationTask(Task):
@@ -51,6 +56,10 @@ class SpeculationTask(Task):
         if episodes.controller.centralized:
             reason = "but centralized serving drafts nothing: no decision"
             raise InputError(f"controller: given {settings.controller!r}, {reason}")
+        drafting = episodes.controller.drafting
+        if settings.overlap_tokens and not drafting.overlap_tokens:  # the deciding device alone, unless others are sure
+            drafting = replace(drafting, overlap_tokens=settings.overlap_tokens, overlap_chance=1.0)
+            episodes.set_controller(replace(episodes.controller, drafting=drafting))
         if settings.others is not None:
             episodes.set_policy(load_policy(settings.others))
         episodes.template.arrays.config[0, 0]["external_speculation"] = self.external
@@ -71,22 +80,31 @@ class SpeculationLengthTask(SpeculationTask):
 
 
 class SpeculationEnv(DecisionEnv):
-    """Continue drafting, or send?
+    """Draft on, send, draft on while waiting, or let the server draft?
 
     ## Description
     One edge device of many drafts tokens with a small language model; a server verifies the drafts of all devices in
     batches with a large one. After each drafted token the agent decides for this device whether to draft one more or to
-    send what there is. Drafting beyond the first token that the target rejects is wasted, and every drafted token makes
+    send what there is, and when it sends, whether to draft on while the round is away, or to ask the server to draft for the
+    rest of the response. Drafting beyond the first token that the target rejects is wasted, and every drafted token makes
     the server's batches longer for everyone; sending early pays the way to the server and back for few tokens. The other
     devices and the server's scheduler follow a given controller, or a policy file (`others`, or `set_policy`). The
     model: docs/model/model.md.
 
     ## Action Space
-    `Discrete(2)`: 0 sends, 1 drafts one more token. Sending before the first token is a round without drafts: the server
-    commits one token. At the cap (`max_draft_tokens`, or one less than the tokens still wanted) the engine sends by itself.
+    `Discrete({actions})`:
+
+    {token_actions}
+
+    Sending before the first token is a round without drafts: the server commits one token. At the cap (`max_draft_tokens`, or
+    one less than the tokens still wanted) only the ways to send are left; where there is but one, the engine sends by itself.
+    Drafting on (up to `overlap_tokens`) guesses that all that was sent is accepted, and the target's own next token too: then
+    the next round begins with these tokens, else their time is lost. A server that is asked takes the session over once the
+    round has ended, if its rule of who drafts lets it then (`by-device`: while it drafts for fewer than n), and the device
+    decides again in the next response. What is masked, taken all the same, sends, and is counted.
 
     ## Observation Space
-    `Box((30,), float32)`; T is the mean batch time that the last reply carried, K the cap.
+    `Box(({size},), float32)`; T is the mean batch time that the last reply carried, K the cap.
 
     {table}
 
@@ -107,51 +125,59 @@ class SpeculationEnv(DecisionEnv):
 
     ## Information
     `dt`: seconds since the last decision (steps last unequal times: discount by `exp(−β·dt)`); `reward_terms`; `action_mask`
-    (2,) int8; `device`; `time_s`; `drafted_tokens`. `action_masks()` returns the mask.
+    ({actions},) int8; `device`; `time_s`; `drafted_tokens`; `invalid_actions`. `action_masks()` returns the mask.
 
     ## Arguments
-    `scenario` ("wisp-a100-qwen3-32b"): preset or TOML file. `devices`: population. `controller` ("wisp+wisp"): drives the other
-    devices and the server. `others`: a policy file that drives the other devices. `horizon_s` (60). `average_reward` ("own").
+    `scenario` ("wisp-a100-qwen3-32b"): preset or TOML file. `devices`: population. `controller`
+    ("wisp+wisp+by-device+colocated:2"): drives the other devices and the server; without a rule of who drafts no session
+    moves to the server, and without `colocated` it drafts nothing there. `overlap_tokens` (8; 0: none): the deciding device drafts
+    on so far, the others as the controller says. `others`: a policy file that drives the other devices. `horizon_s` (60). `average_reward` ("own").
     `reward_weights`. `randomise`: ranges drawn for each episode, of "devices", "verification_time", "jitter", "separation"
     (the last three are factors). `slo`: tokens/s of a single service class. `reset(options=...)` fixes any of them and "device"
     for one episode. `reveal_fates` (False): `info["last_fate"]` and
     `info["next_fate"]` tell what no device can know, for the two bounds `perfect` and `oracle`.
 
     ## Version History
-    * v0: first version.
+    * v1: actions to draft on while waiting and to let the server draft, with six entries more.
+    * v0: draft or send.
     """
 
     task_type = SpeculationTask
 
 
 class SpeculationLengthEnv(SpeculationEnv):
-    """How many tokens to draft in this round?
+    """How many tokens to draft in this round, and what then?
 
     ## Description
-    As `wisp_gym/Speculation-v0`, decided once at the start of every round.
+    As `wisp_gym/Speculation-v1`, decided once at the start of every round.
 
     ## Action Space
-    `Discrete(K + 1)`: draft that many tokens, then send. More than the tokens still wanted less one is clamped, and counted.
+    `Discrete({ways}·(K + 1))`: action w·(K + 1) + k drafts k tokens, then ends the round in way w:
+
+    {way_actions}
+
+    What is masked, taken all the same, drafts as many as it may and sends, and is counted.
 
     ## Observation Space
-    That of `wisp_gym/Speculation-v0`, seen before the first token.
+    That of `wisp_gym/Speculation-v1`, seen before the first token.
 
     ## Starting State
-    That of `wisp_gym/Speculation-v0`.
+    That of `wisp_gym/Speculation-v1`.
 
     ## Rewards
-    Those of `wisp_gym/Speculation-v0`; every step is one round.
+    Those of `wisp_gym/Speculation-v1`; every step is one round.
 
     ## Episode End
     Never terminates; truncated at `horizon_s` of simulated time.
 
     ## Information
-    That of `wisp_gym/Speculation-v0`; `action_mask` is (K + 1,).
+    That of `wisp_gym/Speculation-v1`; `action_mask` is ({ways}·(K + 1),).
 
     ## Arguments
-    Those of `wisp_gym/Speculation-v0`.
+    Those of `wisp_gym/Speculation-v1`.
 
     ## Version History
+    * v1: as `wisp_gym/Speculation-v1`.
     * v0: first version.
     """
 
@@ -159,20 +185,36 @@ class SpeculationLengthEnv(SpeculationEnv):
 
 
 class SpeculationVectorEnv(DecisionVectorEnv):
-    """Many `wisp_gym/Speculation-v0` at once, in one compiled call on all cores.
+    """Many `wisp_gym/Speculation-v1` at once, in one compiled call on all cores.
 
     ## Arguments
-    Those of `wisp_gym/Speculation-v0`, `num_envs` and `threads` (default: one for each core).
+    Those of `wisp_gym/Speculation-v1`, `num_envs` and `threads` (default: one for each core).
     """
 
     task_type = SpeculationTask
 
 
 class SpeculationLengthVectorEnv(SpeculationVectorEnv):
-    """Many `wisp_gym/SpeculationLength-v0` at once; see `SpeculationVectorEnv`."""
+    """Many `wisp_gym/SpeculationLength-v1` at once; see `SpeculationVectorEnv`."""
 
     task_type = SpeculationLengthTask
 
 
-if SpeculationEnv.__doc__:
-    SpeculationEnv.__doc__ = SpeculationEnv.__doc__.replace("{table}", markdown(device.ENTRIES, "    "))
+def filled(text: str | None) -> str | None:
+    """A docstring with what the contract says."""
+    parts = {
+        "table": markdown(device.ENTRIES, "    "), "size": str(device.SIZE), "actions": str(len(TOKEN_ACTIONS)),
+        "token_actions": numbered(TOKEN_ACTIONS), "ways": str(len(WAYS)), "way_actions": numbered(WAYS),
+    }  # fmt: skip
+    for name, part in parts.items():
+        text = text and text.replace("{" + name + "}", part)
+    return text
+
+
+def numbered(meanings: Sequence[str]) -> str:
+    """Actions by their numbers, as a list."""
+    return "\n    ".join(f"* {action}: {meaning}" for action, meaning in enumerate(meanings))
+
+
+SpeculationEnv.__doc__ = filled(SpeculationEnv.__doc__)
+SpeculationLengthEnv.__doc__ = filled(SpeculationLengthEnv.__doc__)

@@ -9,7 +9,7 @@ What is counted:
   controller `wisp+wisp` on the default scenario with 64 (1,024) devices, over a whole run without warm-up and drain,
   on one thread. Prompts, prefill chunks and rounds under way at the end cost time but do not count.
 - `decisions_per_s_core_64`: decisions of those devices to draft one more token or to send, in the same runs.
-- `env_steps_per_s`, `vector_steps_per_s`: steps of `wisp_gym/Speculation-v0` with 16 devices a world through
+- `env_steps_per_s`, `vector_steps_per_s`: steps of `wisp_gym/Speculation-v1` with 16 devices a world through
   `gym.make` and through `gym.make_vec` (64 worlds, all cores), with random actions and the resets that they bring.
 - `import_make_reset_s`: `import wisp_gym`, `gym.make`, `reset` in a fresh process, compiled code on disk;
   `first_import_make_reset_s` the same with nothing compiled yet (not with `--quick`).
@@ -41,7 +41,7 @@ from wisp_gym.scenario import load, with_
 PROGRAM = "wisp-gym benchmark engine"
 PACKAGES = ("numba", "numpy")  # whose versions matter
 SCENARIO, CONTROLLER = "wisp-a100-qwen3-32b", "wisp+wisp"
-ENV_ID, ENV_DEVICES, VECTOR_WORLDS = "wisp_gym/Speculation-v0", 16, 64
+ENV_ID, ENV_DEVICES, VECTOR_WORLDS = "wisp_gym/Speculation-v1", 16, 64
 
 MAKE_AND_RESET = f"import wisp_gym, gymnasium; gymnasium.make({ENV_ID!r}, devices={ENV_DEVICES}).reset(seed=0)"
 # VmHWM, where there is one: Linux lets ru_maxrss begin at the peak of the process that started this one.

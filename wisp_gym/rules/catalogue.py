@@ -185,6 +185,8 @@ DRAFTERS = {
         (Setting("v", 30, 0, 1e9, tune=(5, 200), log=True), SESSIONS)),
     "by-price": Rule(drafters.BY_PRICE, "the server drafts for a session, n at most, where it gains more tokens/s than A times what the server's "
         "time brings in elsewhere", (Setting("A", 1, -1e3, 1e3, tune=(0, 3)), SESSIONS)),
+    "by-device": Rule(drafters.BY_DEVICE, "the server drafts for sessions whose device asks for it, as policies may and rules do not, n at most",
+        (SESSIONS,)),
 }  # fmt: skip
 OVERLAP = {
     "overlap": Rule(

@@ -11,6 +11,7 @@ import numpy as np
 
 from wisp_gym.arrays import numbers
 from wisp_gym.contract import device, ladders, request, server
+from wisp_gym.contract.actions import PLAIN_TOKEN_ACTIONS, TOKEN_ACTIONS, WAYS
 from wisp_gym.errors import InputError, of_kind, shown
 from wisp_gym.rules import batching, mlp, scorer, speculation, trimming
 from wisp_gym.rules.catalogue import BATCHING, BUDGET, CENTRALIZED, CHUNK, SPECULATION, Setting
@@ -35,7 +36,11 @@ BATCHING_SETTINGS: Settings = {
 }
 SCORER = scorer.Shape(request.SIZE, server.SIZE, 1, 1, 1, 1, len(ladders.CHUNK_TOKENS))
 LAUNCHES = (1, len(ladders.PRICES))
-ACTIONS = {speculation.POLICY: (2, 2), speculation.POLICY_LENGTH: (2, MOST_TOKENS + 1)}
+PLAIN = {speculation.POLICY: (PLAIN_TOKEN_ACTIONS,) * 2, speculation.POLICY_LENGTH: (2, MOST_TOKENS + 1)}
+WITH_WAYS = {
+    speculation.POLICY: (len(TOKEN_ACTIONS),) * 2,
+    speculation.POLICY_LENGTH: (2 * len(WAYS), (MOST_TOKENS + 1) * len(WAYS)),
+}  # fewest and most outputs
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ class Controller:
         chunk_tokens: prompt tokens of a batch at most; None takes the scenario's. chunk_share: of the prompt tokens that
             wait, where that is more.
         admit_share: share of KV memory that may be spoken for when a prompt begins; 0 sets no limit.
-        drafting: who drafts besides a device before it sends.
+        drafting: who drafts besides a device before it sends. chooses_way: the policy says of each round how it ends.
         policy, scorer: float32 weights of `rules.mlp` and `rules.scorer`, empty where nothing is learned.
 
     Raises:
@@ -102,6 +107,7 @@ class Controller:
     chunk_share: float = 0.0
     admit_share: float = 0.0
     drafting: Drafting = NO_DRAFTING
+    chooses_way: bool = False
     policy: np.ndarray = field(default_factory=lambda: NO_POLICY, compare=False)
     scorer: np.ndarray = field(default_factory=lambda: NO_POLICY, compare=False)
 
@@ -136,7 +142,10 @@ class Controller:
 
     def check_weights(self, place: str) -> None:
         """Weights are there where they are needed, and of the sizes that compiled code reads from them."""
-        outputs = ACTIONS.get(self.speculation)
+        of_kind(f"{place}: chooses_way", self.chooses_way, bool)
+        outputs = (WITH_WAYS if self.chooses_way else PLAIN).get(self.speculation)
+        if self.chooses_way and not outputs:
+            raise InputError(f"{place}: chooses_way given True, allowed with a policy of devices")
         if outputs or len(self.policy):
             checked = mlp.check(f"{place}: policy", self.policy, device.SIZE, outputs or (2, MOST_TOKENS + 1))
             object.__setattr__(self, "policy", checked)

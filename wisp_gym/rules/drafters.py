@@ -10,7 +10,7 @@ tokens of a round at the server, `length` of one at the device; times in s.
 from wisp_gym.jit import jit
 from wisp_gym.rules.lengths import ALPHA_HIGH, ALPHA_LOW, expected_tokens
 
-(DEVICE, SERVER, BY_LOAD, BY_CLASS, BY_SPEED, BY_PRICE) = range(6)
+(DEVICE, SERVER, BY_LOAD, BY_CLASS, BY_SPEED, BY_PRICE, BY_DEVICE) = range(7)
 FIRST_LENGTH = 4  # tokens that a device is taken to draft in a round before it has drafted any (assumption)
 
 
@@ -23,7 +23,7 @@ def is_mixed(kind):
 @jit
 def place_left(kind, parameters, others):
     """Whether the server has a place for one more session beside `others` that it drafts for."""
-    return others < parameters[0 if kind == BY_LOAD else 1]
+    return others < parameters[0 if kind in (BY_LOAD, BY_DEVICE) else 1]
 
 
 @jit
@@ -32,8 +32,8 @@ def server_drafts(
 ):
     """Whether the server drafts for a session in its next round.
 
-    Parameters: by load the most sessions n; by class the least speed v, by speed the fastest device, by price the factor A,
-    each followed by n.
+    Parameters: by load and by device the most sessions n; by class the least speed v, by speed the fastest device, by price the
+    factor A, each followed by n.
 
     Args:
         others: further sessions that the server drafts for. slo_tokens_per_s: speed of the session's class.

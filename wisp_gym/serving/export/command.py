@@ -1,6 +1,6 @@
 """Export a policy or a rule for real servers: one ONNX file that `wisp_gym.serving` runs without torch.
 
-    wisp-gym export runs/ppo-Speculation-v0_1 -o policy.onnx
+    wisp-gym export runs/ppo-Speculation-v1_1 -o policy.onnx
     wisp-gym export aligned --scenario wisp-a100-qwen3-32b -o aligned.onnx
     wisp-gym export --batching wisp -o batching.onnx
 

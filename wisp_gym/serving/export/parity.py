@@ -12,7 +12,7 @@ from wisp_gym.rules.controller import Controller
 from wisp_gym.scenario import Scenario
 from wisp_gym.serving.bundle.bundle import Bundle, schema
 
-ENVIRONMENTS = {schema.TOKEN: "wisp_gym/Speculation-v0", schema.LENGTH: "wisp_gym/SpeculationLength-v0"}
+ENVIRONMENTS = {schema.TOKEN: "wisp_gym/Speculation-v1", schema.LENGTH: "wisp_gym/SpeculationLength-v1"}
 WORLDS = 16
 Floats = NDArray[np.float32]
 Whole = NDArray[np.int64]

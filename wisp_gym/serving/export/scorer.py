@@ -1,6 +1,6 @@
 """A batching scorer as an ONNX graph: one decision, from the queue and the batch so far to the request that is picked or what else is done.
 
-The formulas of `wisp_gym.rules.scorer`, with the masks of `wisp_gym/Batching-v0` inside: a pick must be admissible and lack
+The formulas of `wisp_gym.rules.scorer`, with the masks of `wisp_gym/Batching-v1` inside: a pick must be admissible and lack
 context in memory (the others join by themselves), a launch needs a member, waiting needs none, a chunk may be chosen only while `chunk_open`.
 """
 
