@@ -172,7 +172,7 @@ def make_worlds(settings: Settings) -> list[DecisionVectorEnv]:
         envs = gym.make_vec(
             ENVIRONMENTS[settings.decision], num_envs=settings.worlds, vectorization_mode="vector_entry_point",
             scenario=place.scenario, controller=f"{settings.speculation}+fcfs+admit:{settings.teacher.admit_share}",
-            visible=settings.visible, devices=settings.visible, horizon_s=settings.episode_s, randomise=place.ranges,
+            hosting=False, visible=settings.visible, devices=settings.visible, horizon_s=settings.episode_s, randomise=place.ranges,
             reward_weights={"starvation": settings.starvation_tokens_per_s},
         )  # fmt: skip
         assert isinstance(envs, DecisionVectorEnv)

@@ -52,8 +52,8 @@ class Settings:
 
     @property
     def decision(self) -> str:
-        """What an action is: "token" or "length"."""
-        return ENVIRONMENTS[self.env]
+        """What an action is: "token" or "length", with "-way" where it says how the round ends too."""
+        return ENVIRONMENTS[self.env] + ("-way" if self.env_kwargs.get("ways", True) else "")
 
     def as_json(self) -> dict[str, Any]:
         """What config.json holds: without `fleet`, `hidden` and `resumed_from` where the run has none."""
@@ -72,7 +72,7 @@ FLEET_ARGUMENTS = ("scenario", "devices", "horizon_s", "randomise", "slo", "thre
 
 # With ppo and a2c one device of each world learns; the others follow WISP's rule, so that what it learns does not
 # depend on its own past.
-FOLLOWED = {"scenario": DEFAULT_SCENARIO, "controller": "wisp+fcfs"}
+FOLLOWED = {"scenario": DEFAULT_SCENARIO, "controller": "wisp+fcfs", "ways": False}
 
 # fleet: a trajectory is a round, undiscounted; large batches keep the two cores busy with arithmetic instead of calls,
 # and tanh would take most of a decision's time in the engine. The one environment gives the spaces alone. ppo, a2c:
@@ -81,7 +81,7 @@ FOLLOWED = {"scenario": DEFAULT_SCENARIO, "controller": "wisp+fcfs"}
 # charged, and learning collapses (seen at 0.995).
 ALGORITHMS = {
     "fleet": Settings(
-        "fleet", n_timesteps=2_500_000, n_envs=1, env_kwargs={"scenario": DEFAULT_SCENARIO}, learning_rate=2e-3,
+        "fleet", n_timesteps=2_500_000, n_envs=1, env_kwargs={"scenario": DEFAULT_SCENARIO, "ways": False}, learning_rate=2e-3,
         activation="relu", fleet=FLEET, hyperparameters={
             "decisions": 65_536, "batch_size": 8192, "n_epochs": 4, "gamma": 1.0, "gae_lambda": 0.95, "ent_coef": 0.01,
         },

@@ -267,7 +267,7 @@ def test_environments_run_as_plain_python() -> None:
     code = """
 import gymnasium as gym, numpy as np, wisp_gym
 for name in ("Speculation", "SpeculationLength", "Batching", "Joint"):
-    envs = gym.make_vec(f"wisp_gym/{name}-v0", num_envs=2, devices=2, horizon_s=2.0)
+    envs = gym.make_vec(f"wisp_gym/{name}-v1", num_envs=2, devices=2, horizon_s=2.0)
     envs.reset(seed=0)
     for _ in range(20):
         observations, rewards, *_ = envs.step(envs.action_masks().argmax(1))

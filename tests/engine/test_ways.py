@@ -129,9 +129,9 @@ def test_what_an_observation_allows(quantities: dict[str, float], allowed: list[
     cap, drafted = min(5, round(quantities["tokens_left"] * 64) - 1), range(6)
     on, over = quantities.get("drafts_on", 0.0) > 0, quantities.get("takes_over", 0.0) > 0 and cap > 0
     wanted = [
-        [k <= cap for k in drafted],
-        [k <= cap and on and k > 0 for k in drafted],
-        [k <= cap and over for k in drafted],
+        *(k <= cap for k in drafted),
+        *(k <= cap and on and k > 0 for k in drafted),
+        *(k <= cap and over for k in drafted),
     ]
     assert [bool(allows(action, 6, 5, o)) for action in range(18)] == wanted
 

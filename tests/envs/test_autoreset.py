@@ -240,7 +240,7 @@ VECTOR: dict[str, Callable[[VectorEnv], VectorEnv] | str] = {
     "FlattenObservation": vectorised("FlattenObservation"),
     "GrayscaleObservation": IMAGES,
     "ResizeObservation": IMAGES,
-    "ReshapeObservation": vectorised("ReshapeObservation", (5, 6)),
+    "ReshapeObservation": vectorised("ReshapeObservation", (4, 9)),
     "RescaleObservation": vectorised("RescaleObservation", np.float32(LOW), np.float32(HIGH)),
     "DtypeObservation": vectorised("DtypeObservation", np.float64),
     "NormalizeObservation": vectorised("NormalizeObservation"),

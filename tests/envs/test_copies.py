@@ -14,6 +14,7 @@ import pytest
 
 import wisp_gym
 from wisp_gym import policies
+from wisp_gym.contract import device, request, server
 from wisp_gym.controllers.policy import load_policy
 from wisp_gym.controllers.predict import SpeculationPredictor
 from wisp_gym.controllers.predict_batching import BatchingPredictor
@@ -145,10 +146,10 @@ def test_scenarios_controllers_and_policies_can_be_copied(copied: Callable[[Any]
 def test_predictors_can_be_copied(copied: Callable[[Any], Any]) -> None:
     rng = np.random.default_rng(0)
     for predictor, size in (
-        (SpeculationPredictor("random:0.5", "wisp-a100-qwen3-32b"), 30),
-        (SpeculationPredictor("speculation-v1", "wisp-a100-qwen3-32b"), 30),
-        (BatchingPredictor("wisp", "wisp-a100-qwen3-32b"), 16 + 23 * 4),
-        (BatchingPredictor("batching-v1", "wisp-a100-qwen3-32b"), 16 + 23 * 4),
+        (SpeculationPredictor("random:0.5", "wisp-a100-qwen3-32b"), device.SIZE),
+        (SpeculationPredictor("speculation-v1", "wisp-a100-qwen3-32b"), device.SIZE),
+        (BatchingPredictor("wisp", "wisp-a100-qwen3-32b"), server.SIZE + request.SIZE * 4),
+        (BatchingPredictor("batching-v1", "wisp-a100-qwen3-32b"), server.SIZE + request.SIZE * 4),
     ):
         seen = rng.uniform(size=(50, size))
         twin = copied(predictor)

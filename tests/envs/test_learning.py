@@ -54,8 +54,8 @@ def mean_return(env: gym.Env, act: Callable[[np.ndarray, dict[str, Any]], int], 
 
 
 def make(name: str, **arguments: Any) -> gym.Env:
-    """An environment without wrappers."""
-    return gym.make(name, **arguments).unwrapped
+    """An environment without wrappers, whose rounds end in one way."""
+    return gym.make(name, ways=False, **arguments).unwrapped
 
 
 def test_wisps_rule_beats_random_play_by_a_quarter() -> None:
@@ -99,7 +99,9 @@ def test_the_manuals_own_loop_learns() -> None:
 
 def learner(scenario: Scenario, seed: int, **arguments: Any) -> Any:
     """PPO on rounds that pay at once (gamma 0): a toy whose optimum is known."""
-    envs = gym.make_vec(LENGTH, num_envs=16, scenario=scenario, devices=1, horizon_s=20.0, threads=1, **arguments)
+    envs = gym.make_vec(
+        LENGTH, num_envs=16, scenario=scenario, ways=False, devices=1, horizon_s=20.0, threads=1, **arguments
+    )
     settings = {"gamma": 0.0, "gae_lambda": 0.0, "n_steps": 32, "batch_size": 128, "n_epochs": 6, "learning_rate": 3e-3}
     small = {"net_arch": [16], "features_extractor_class": Standardise}
     torch.set_num_threads(1)
@@ -135,8 +137,8 @@ def test_the_same_seed_trains_the_same_weights() -> None:
 
 
 def test_the_vector_environment_as_stable_baselines3_sees_it() -> None:
-    plain = gym.make_vec(LENGTH, num_envs=3, devices=4, horizon_s=2.0, threads=1)
-    wrapped = DecisionVecEnv(gym.make_vec(LENGTH, num_envs=3, devices=4, horizon_s=2.0, threads=1), seed=7)
+    plain = gym.make_vec(LENGTH, num_envs=3, ways=False, devices=4, horizon_s=2.0, threads=1)
+    wrapped = DecisionVecEnv(gym.make_vec(LENGTH, num_envs=3, ways=False, devices=4, horizon_s=2.0, threads=1), seed=7)
     seen, _ = plain.reset(seed=7)
     assert np.array_equal(wrapped.reset(), seen)
     returns, ended = np.zeros(3), 0
@@ -167,7 +169,9 @@ def engine_actions(weights, observations, actions):  # type: ignore[no-untyped-d
 
 def played(name: str, n: int) -> np.ndarray:
     """(n, SIZE) float32 observations of random play."""
-    envs = gym.make_vec(name, num_envs=20, devices=8, horizon_s=20.0, randomise={"devices": (1, 8)}, threads=1)
+    envs = gym.make_vec(
+        name, num_envs=20, ways=False, devices=8, horizon_s=20.0, randomise={"devices": (1, 8)}, threads=1
+    )
     rng, rows = np.random.default_rng(0), [envs.reset(seed=0)[0]]
     while len(rows) * 20 < n:
         rows.append(envs.step(rng.integers(envs.single_action_space.n, size=20))[0])
@@ -176,7 +180,7 @@ def played(name: str, n: int) -> np.ndarray:
 
 @pytest.mark.parametrize(("name", "decision"), [(SPECULATION, "token"), (LENGTH, "length")])
 def test_the_engine_runs_the_policy_of_torch(name: str, decision: str) -> None:
-    envs = DecisionVecEnv(gym.make_vec(name, num_envs=1, devices=4, threads=1), seed=0)
+    envs = DecisionVecEnv(gym.make_vec(name, num_envs=1, ways=False, devices=4, threads=1), seed=0)
     small = {"features_extractor_class": Standardise, "net_arch": [32, 32], "ortho_init": False}
     policy = sb3.PPO("MlpPolicy", envs, seed=3, device="cpu", policy_kwargs=small).policy
     observations = played(name, 2_000)
@@ -194,7 +198,7 @@ def test_the_engine_runs_the_policy_of_torch(name: str, decision: str) -> None:
 
 
 def test_a_learned_policy_drives_the_other_devices() -> None:
-    envs = DecisionVecEnv(gym.make_vec(SPECULATION, num_envs=1, devices=4, threads=1), seed=0)
+    envs = DecisionVecEnv(gym.make_vec(SPECULATION, num_envs=1, ways=False, devices=4, threads=1), seed=0)
     policy = sb3.PPO("MlpPolicy", envs, seed=0, device="cpu", policy_kwargs={"net_arch": [8]}).policy
     drafted = []
     for bias in (-100.0, 100.0):  # always send, always continue

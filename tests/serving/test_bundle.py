@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.support.bundles import network_bytes, random_policy, rule_bytes
+from wisp_gym.contract.device import SIZE
 from wisp_gym.serving.bundle.bundle import SEAL_CHARACTERS, from_bytes, load_bundle, schema, seal
 from wisp_gym.serving.bundle.names import find, shipped
 from wisp_gym.serving.bundle.onnx_file import MAX_BYTES
@@ -21,7 +22,7 @@ from wisp_gym.serving.bundle.schema import BundleError
 
 NETWORK = network_bytes(random_policy("token", widths=(8,)))
 RULE = rule_bytes("aligned")
-ROW = {"observation": np.full((1, 30), 0.3, np.float32)}
+ROW = {"observation": np.full((1, SIZE), 0.3, np.float32)}
 
 
 def sealed(data: bytes) -> bytes:
@@ -123,7 +124,7 @@ def spoil_weight(model: onnx.ModelProto) -> None:
         (lambda m: setattr(m, "ir_version", 11), "ir_version"),
         (lambda m: m.graph.input[0].type.tensor_type.shape.dim[1].__setattr__("dim_value", 27), "inputs and outputs"),
         (
-            lambda m: m.graph.output.append(helper.make_tensor_value_info("c0", TensorProto.FLOAT, [1, 30])),
+            lambda m: m.graph.output.append(helper.make_tensor_value_info("c0", TensorProto.FLOAT, [1, SIZE])),
             "inputs and outputs",
         ),
         (lambda m: m.graph.initializer.append(numpy_helper.from_array(np.zeros((600, 2), np.float32), "big")), "shape"),
@@ -159,7 +160,7 @@ FEATURES = schema.features_of("observation")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 2}, "version given 2, allowed is 1"),
+        ({"version": 1}, "version given 1, allowed is 2"),
         ({"version": True}, "version given True"),
         ({"format": "x"}, "'format' must be"),
         ({"decision": "joy"}, "decision given 'joy'"),

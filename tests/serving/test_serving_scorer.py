@@ -150,7 +150,13 @@ def test_batches_are_those_of_the_engine(tmp_path: Path, decision: str) -> None:
 def test_decisions_are_those_of_torch(tmp_path: Path, decision: str) -> None:
     name, visible = ("wisp_gym/Joint-v1", 12) if decision == "joint" else ("wisp_gym/Batching-v1", 12)
     envs = gym.make_vec(
-        name, num_envs=20, vectorization_mode="vector_entry_point", visible=visible, devices=60, horizon_s=20.0
+        name,
+        num_envs=20,
+        vectorization_mode="vector_entry_point",
+        hosting=False,
+        visible=visible,
+        devices=60,
+        horizon_s=20.0,
     )
     policy = policy_of(decision, 3, 2.0)
     scorer, bundle = Scorer(decision, (32, 24, 32)), exported(policy, tmp_path)

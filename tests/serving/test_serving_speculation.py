@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tests.support.bundles import SCENARIO, network_bytes, random_policy, rule
 from tests.support.replay import replayed
+from wisp_gym.contract.actions import DRAFT, DRAFT_ON, DRAFTS_ON, HAND_OVER, HANDS_OVER, SEND, SENDS
 from wisp_gym.scenario import load, with_
 from wisp_gym.serving.bundle.bundle import Bundle, from_bytes
 from wisp_gym.serving.bundle.schema import BundleError
@@ -43,6 +44,13 @@ def controller_of(name: str = "survival:0.5") -> SpeculationController:
     return controller
 
 
+def action_of(controller: SpeculationController, more: bool) -> int:
+    """The action that the controller has carried out."""
+    if controller.by_length:
+        return controller.way * (controller.max_draft_tokens + 1) + controller.target
+    return DRAFT if more else {SENDS: SEND, DRAFTS_ON: DRAFT_ON, HANDS_OVER: HAND_OVER}[controller.way]
+
+
 def both(bundle: Bundle, scenario: Any, others: str, n: int, seed: int = 1) -> tuple[float, SpeculationController]:
     """Largest difference between what the engine and the controller saw, over n decisions, all of them taken alike."""
     worst, controller = 0.0, None
@@ -50,7 +58,7 @@ def both(bundle: Bundle, scenario: Any, others: str, n: int, seed: int = 1) -> t
         controller = decision.controller
         theirs = int(bundle.decide({"observation": decision.seen[None]})[0][0])
         ours = controller.wants_more(decision.now_s)
-        assert (controller.target if controller.by_length else int(ours)) == theirs
+        assert action_of(controller, ours) == theirs
         worst = max(worst, float(np.abs(controller.array[0] - decision.seen).max()))
     assert controller is not None
     assert controller.decisions == n
@@ -63,6 +71,21 @@ def test_the_controller_sees_and_does_what_the_engine_did(name: str) -> None:
     bundle = from_bytes(network_bytes(random_policy(name))) if name in ("token", "length") else rule(name)
     worst, _ = both(bundle, SCENARIO, "wisp+wisp", 2_000)
     assert worst <= 1e-5
+
+
+@pytest.mark.parametrize("decision", ["token-way", "length-way"])
+@pytest.mark.parametrize(
+    "others", ["wisp+wisp+by-device+colocated:2", "aligned+fcfs+by-device:1+colocated:3+overlap:4,0.4"]
+)
+def test_the_same_of_policies_that_say_how_rounds_end(decision: str, others: str) -> None:
+    worst, ways = 0.0, set()
+    for seed in range(3):
+        bundle = from_bytes(network_bytes(random_policy(decision, seed=seed)))
+        found, controller = both(bundle, SCENARIO, others, 120, seed)
+        worst = max(worst, found)
+        ways |= {controller.way}
+    assert worst <= 1e-5
+    assert ways - {SENDS}
 
 
 @pytest.mark.parametrize("preset", ["h100-qwen3-32b", "wisp-study"])

@@ -20,7 +20,8 @@ ORIGIN = Origin("a test", "0" * 40, SCENARIO.name, "0" * 64)
 def random_policy(decision: str, seed: int = 0, activation: str = "tanh", widths: tuple[int, ...] = (64, 64)) -> Policy:
     """A network whose answers vary over the observations that the engine shows."""
     rng = np.random.default_rng(seed)
-    actions = 2 if decision == "token" else SCENARIO.max_draft_tokens + 1
+    lengths = SCENARIO.max_draft_tokens + 1
+    actions = {"token": 2, "token-way": 4, "length": lengths, "length-way": 3 * lengths}[decision]
     sizes = [device.SIZE, *widths, actions]
     layers = [
         (

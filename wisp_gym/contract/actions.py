@@ -14,5 +14,5 @@ WAYS = (
 
 # After each token; the ways are all but DRAFT.
 SEND, DRAFT, DRAFT_ON, HAND_OVER = range(4)
-TOKEN_ACTIONS = (WAYS[SENDS], "draft one more token", WAYS[DRAFTS_ON], WAYS[HANDS_OVER])
+TOKEN_ACTIONS = (f"{WAYS[SENDS]} what is drafted", "draft one more token", WAYS[DRAFTS_ON], WAYS[HANDS_OVER])
 PLAIN_TOKEN_ACTIONS = 2  # of one that leaves the ways to rules

@@ -69,7 +69,7 @@ class SpeculationPredictor:
                 token just drafted, `oracle` `next_fate` of the token that would come next.
 
         Returns:
-            int64 actions, () for one observation and (n,) for n of them (0 send, 1 continue, or a length), and `state`.
+            int64 actions, () for one observation and (n,) for n of them (`wisp_gym.contract.actions`), and `state`.
 
         Raises:
             InputError: observations of another shape, or fates that are missing or of another shape.
@@ -80,7 +80,9 @@ class SpeculationPredictor:
         actions, chances = np.empty(len(many), dtype=np.int64), self.rng.random(len(many))
         memory = np.zeros(MEMORY)  # no rule that uses it gets here
         c, cap = self.controller, self.max_draft_tokens
-        decide_drafting(c.speculation, self.parameters, c.policy, memory, cap, many, fates, chances, actions)
+        decide_drafting(
+            c.speculation, self.parameters, c.policy, memory, c.chooses_way, cap, many, fates, chances, actions
+        )
         return actions.reshape(rows.shape[:-1]), state
 
     def fates(self, info: Mapping[str, Any] | None, n: int) -> NDArray[np.int64]:

@@ -9,7 +9,7 @@ import math
 
 from wisp_gym.contract.averages import FRESH, KEEP
 from wisp_gym.engine import draws
-from wisp_gym.engine.colocated import draft_at_server, log_drafts, lone_drafting_s
+from wisp_gym.engine.colocated import draft_at_server, launches_s, log_drafts, lone_drafting_s, member_drafting_s
 from wisp_gym.engine.compose import lookahead, predict_s
 from wisp_gym.engine.draws import normal, stream_key
 from wisp_gym.engine.kv_cache import forget, make_room, release, remember
@@ -121,7 +121,7 @@ def launch(w):
     s.batches += 1
     leave_queue(w)
     s.queue_s = queued_work_s(c, s, devices, w.line)
-    external_work(c, s, devices)
+    external_work(w)
     if c.batching == PIPELINED:
         end_turn(s, devices, w.batch, w.batching_parameters)
     log_launch(s, devices, w.batch, w.log)
@@ -139,13 +139,23 @@ def log_launch(s, devices, batch, log):
 
 
 @jit
-def external_work(c, s, devices):
-    """Count the predicted verification time, in s, that the external device's drafts add (for its reward)."""
-    i = c.external_device
-    if i >= 0 and devices[i].in_batch and devices[i].completes and devices[i].at_server == 0:
-        d = devices[i]
+def external_work(w):
+    """Count the time, in s, that the external device's session adds to the batch (for its reward).
+
+    What its drafts add to verification, as predicted; a step at the server, which it would not have taken, all of it.
+    """
+    c, s, i = w.config[0], w.server[0], w.config[0].external_device
+    if i < 0 or w.device[i].in_batch == 0 or w.device[i].completes == 0:
+        return
+    d = w.device[i]
+    if d.at_server == 0:
         context = d.prompt_tokens + d.committed
         s.step_work_s += d.verified * (c.est_new_token_s + c.est_pair_s * (context + d.verified))
+        return
+    new, cached = d.take_tokens, d.cached_tokens
+    s.step_work_s += c.est_new_token_s * new + c.est_pair_s * new * (cached + new) + c.est_cached_token_s * cached
+    if c.server_length and w.sessions[i].drafting:
+        s.step_work_s += member_drafting_s(c, d, w.sessions[i]) + launches_s(c, d.drafted) / max(s.n_drafting, 1)
 
 
 @jit

@@ -24,7 +24,7 @@ def draft_at_server(home, place):
     n, context = find_drafting(w)
     if n == 0:
         return
-    chosen = c.external_batching == 1 and s.chosen_tokens >= 0
+    chosen = c.external_hosting == 1 and s.chosen_tokens >= 0
     k = s.chosen_tokens if chosen else length_of_batch(w, n, context)
     s.server_tokens = k
     longest = 0

@@ -146,9 +146,9 @@ def leave_server(w, i):
 @jit
 def goes_to_server(c, r, i):
     """Whether the server drafts for a session in its next round: outside, by rule, or by rule if its device asks."""
-    if c.external_batching:
+    if c.external_hosting:
         return r.stays == 1
-    asks_itself = c.drafter == BY_DEVICE or c.chooses_way or decided_outside(c, i)
+    asks_itself = c.drafter == BY_DEVICE or c.chooses_way or (c.external_ways and decided_outside(c, i))
     return r.takes == 1 and (r.asks == 1 or not asks_itself)
 
 

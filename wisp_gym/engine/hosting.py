@@ -33,7 +33,7 @@ def longest_draft(c):
 def length_is_open(c, s):
     """Whether the batch's draft length may be chosen: once, where the server drafts for anybody."""
     drafts = c.server_length > 0 and (c.centralized == 1 or s.n_at_server > 0)
-    return drafts and c.external_batching == 1 and s.chosen_tokens == BY_RULE
+    return drafts and c.external_hosting == 1 and s.chosen_tokens == BY_RULE
 
 
 @jit
@@ -45,7 +45,7 @@ def choose_tokens(s, tokens):
 @jit
 def is_movable(c, r):
     """Whether it may be changed who drafts for a session once its round has ended: once a batch."""
-    return is_mixed(c.drafter) and c.external_batching == 1 and r.moved == 0
+    return is_mixed(c.drafter) and c.external_hosting == 1 and r.moved == 0
 
 
 @jit

@@ -46,7 +46,7 @@ from wisp_gym.engine.session import (
 from wisp_gym.engine.state import CLOSED, COMPOSE, EVENTS, LOG_ARRIVE, OVER, PICK, REPLY, TRACE
 from wisp_gym.engine.suggest import suggest_lengths
 from wisp_gym.engine.turns import find_turn
-from wisp_gym.engine.ways import take
+from wisp_gym.engine.ways import BY_RULE, take
 from wisp_gym.jit import INTEGER, VOID, jit, on_demand
 from wisp_gym.rules.batching import FCFS, LEARNED, PIPELINED, binding_deadline_s, ready
 from wisp_gym.rules.drafters import is_mixed
@@ -252,6 +252,8 @@ def act_speculation(w, action):
     w.totals[0].decisions += 1
     by_length = c.external_speculation == EXTERNAL_LENGTH
     more = take(d, r, action, c.max_draft_tokens + 1 if by_length else 0)
+    if c.external_ways == 0:
+        r.way = BY_RULE
     if by_length:  # its tokens follow at once
         return
     if more:

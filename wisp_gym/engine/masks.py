@@ -7,7 +7,7 @@ Legend: `c` CONFIG, `s` SERVER and `d` DEVICE row; `observation` (size,) float32
 import numpy as np
 
 from wisp_gym.contract import request, server
-from wisp_gym.contract.actions import SEND, TOKEN_ACTIONS, WAYS
+from wisp_gym.contract.actions import PLAIN_TOKEN_ACTIONS, SEND, TOKEN_ACTIONS, WAYS
 from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES, SERVER_TOKENS
 from wisp_gym.engine.session import EXTERNAL_LENGTH
 from wisp_gym.jit import jit
@@ -17,10 +17,11 @@ from wisp_gym.rules.ways import allows
 def actions_of(c: np.void) -> int:
     """Number of actions in a world of this CONFIG row."""
     if c["external_batching"]:
-        launches = len(PRICES) if c["sets_prices"] else 1
-        return 2 * int(c["visible_requests"]) + launches + 1 + len(CHUNK_TOKENS) + len(SERVER_TOKENS)
-    lengths = int(c["max_draft_tokens"]) + 1
-    return len(WAYS) * lengths if c["external_speculation"] == EXTERNAL_LENGTH else len(TOKEN_ACTIONS)
+        plain = int(c["visible_requests"]) + (len(PRICES) if c["sets_prices"] else 1) + 1 + len(CHUNK_TOKENS)
+        return plain + (len(SERVER_TOKENS) + int(c["visible_requests"]) if c["external_hosting"] else 0)
+    if c["external_speculation"] == EXTERNAL_LENGTH:
+        return (int(c["max_draft_tokens"]) + 1) * (len(WAYS) if c["external_ways"] else 1)
+    return len(TOKEN_ACTIONS) if c["external_ways"] else PLAIN_TOKEN_ACTIONS
 
 
 @jit

@@ -243,10 +243,11 @@ def wants(w, i):
 def end_at_cap(w, i, external):
     """The round holds no more tokens: it is sent, unless who decides after each token may choose how (returns DECIDE if outside)."""
     c, d, o = w.config[0], w.device[i], w.observation[row_of(w.observation, i)]
-    asked = external == EXTERNAL_TOKEN or (external == 0 and c.chooses_way and c.speculation == POLICY)
+    outside = external == EXTERNAL_TOKEN and c.external_ways
+    asked = outside or (external == 0 and c.chooses_way and c.speculation == POLICY)
     if not asked or d.cap <= 0 or not may_end_otherwise(o):
         return SENT
-    if external == EXTERNAL_TOKEN:
+    if outside:
         observe_all(c, d, o)
         return DECIDE
     w.totals[0].decisions += 1

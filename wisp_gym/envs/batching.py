@@ -1,15 +1,13 @@
 """`wisp_gym/Batching-v1`: which waiting requests the next verification batch takes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from os import PathLike
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 from wisp_gym.contract import request, server
 from wisp_gym.contract.entry import markdown
 from wisp_gym.contract.ladders import PRICES
-from wisp_gym.controllers.resolve import NAME
-from wisp_gym.envs.episodes import Episodes, EpisodeSettings
+from wisp_gym.envs.episodes import PLAIN, Episodes, EpisodeSettings, hosting
 from wisp_gym.envs.rewards import BATCHING_WEIGHTS, weights_of
 from wisp_gym.envs.shells import DecisionEnv, DecisionVectorEnv, Task
 from wisp_gym.values import FLAG, number, whole
@@ -23,7 +21,7 @@ class BatchingSettings(EpisodeSettings):
     average_reward: Annotated[float, number(lambda value: value >= 0.0, "a rate of at least 0 tokens/s")] = 0.0
     reward_weights: Annotated[Mapping[str, float] | None, weights_of(BATCHING_WEIGHTS)] = None
     responses_join: Annotated[bool, FLAG] = True
-    controller: Annotated[str | PathLike[str], NAME] = "wisp+wisp+by-load+colocated:4"
+    hosting: Annotated[bool, FLAG] = True
 
 
 class BatchingTask(Task):
@@ -31,18 +29,24 @@ class BatchingTask(Task):
 
     Attributes:
         prices: whether it prices drafts too.
+        devices_follow: controller's name, where the settings name none.
         visible: places for requests, Q. launches: launch actions, L (one, or one for each price).
     """
 
     settings_type: ClassVar[type[EpisodeSettings]] = BatchingSettings
     prices = False
+    devices_follow = PLAIN
 
     def __init__(self, n: int, settings: BatchingSettings, log_rows: int = 0, threads: int | None = None):
         visible = settings.visible
+        if settings.hosting:
+            settings = hosting(settings, f"{self.devices_follow}+by-load", "colocated:4")
+        elif settings.controller is None:
+            settings = replace(settings, controller=self.devices_follow)
         episodes = Episodes(n, settings, log_rows, threads)
         config = episodes.template.arrays.config[0, 0]
         config["external_batching"], config["visible_requests"], config["sets_prices"] = 1, visible, self.prices
-        config["responses_join"] = settings.responses_join
+        config["responses_join"], config["external_hosting"] = settings.responses_join, settings.hosting
         self.visible, self.launches = visible, len(PRICES) if self.prices else 1
         low, high = server.LOW + visible * request.LOW, server.HIGH + visible * request.HIGH
         weights = BATCHING_WEIGHTS | dict(settings.reward_weights or {})
@@ -99,11 +103,12 @@ class BatchingEnv(DecisionEnv):
     `time_s`; `invalid_actions`. `action_masks()` returns the mask.
 
     ## Arguments
-    `scenario` ("wisp-a100-qwen3-32b"), `devices`, `controller` ("wisp+wisp+by-load+colocated:4": the devices
-    follow its first half), `visible` (32):
+    `scenario` ("wisp-a100-qwen3-32b"), `devices`, `controller` ("wisp+wisp+by-load+colocated:4", without
+    `colocated` where the server has no draft: the devices follow its first half), `visible` (32):
     Q, `horizon_s` (60), `average_reward` (0), `reward_weights`, `randomise`, `slo`: as for `wisp_gym/Speculation-v1`.
     `responses_join` (True): False leaves responses in memory to be picked one by one too, as rules such as `wisp`, `marginal` and
-    `static` need; learned policies never pick them.
+    `static` need; learned policies never pick them. `hosting` (True): False leaves for whom the server drafts, and how long, to
+    the controller's rules ("wisp+wisp": it drafts for nobody), without their actions: `Discrete(Q + 14)`, as in v0.
 
     ## Version History
     * v1: actions for whom the server drafts and how long, with five entries more of the server and five of a request.

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from os import PathLike
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 import numpy as np
 
+from wisp_gym.controllers.names import ControllerError
 from wisp_gym.controllers.policy import Policy
 from wisp_gym.controllers.resolve import NAME, resolve
 from wisp_gym.engine.build import mean_acceptance
@@ -38,6 +39,9 @@ NEUTRAL = {name: 0.0 if name in ("acceptance_logit", "price") else 1.0 for name 
 VERIFICATION_FIELDS = (
     "host_s", "launch_s", "weights_s", "token_s", "cached_token_s", "pair_s", "est_launch_s", "est_new_token_s", "est_pair_s", "est_cached_token_s",
 )  # fmt: skip
+
+
+Settings = TypeVar("Settings", bound="EpisodeSettings")
 
 
 def within(low: float, high: float) -> Kind:
@@ -77,7 +81,7 @@ class EpisodeSettings(Checked):
 
     Attributes:
         scenario: scenario, preset name or TOML file. devices: population (default the scenario's).
-        controller: what drives everything that no agent decides, by name.
+        controller: what drives everything that no agent decides, by name; None is "wisp+wisp", or what an environment says.
         horizon_s: length of an episode.
         randomise: name → (low, high) drawn anew for each episode, see RANDOMISABLE.
         slo: speed in tokens/s of a single service class instead of the scenario's mix.
@@ -85,7 +89,7 @@ class EpisodeSettings(Checked):
 
     scenario: Annotated[AnyScenario, ANY_SCENARIO] = DEFAULT_SCENARIO
     devices: Annotated[int | None, optional(DEVICES)] = None
-    controller: Annotated[str | PathLike[str], NAME] = "wisp+wisp"
+    controller: Annotated[str | PathLike[str] | None, optional(NAME)] = None
     horizon_s: Annotated[float, positive("seconds")] = 60.0
     randomise: Annotated[Mapping[str, Any] | None, RANGES] = None
     slo: Annotated[float | None, optional(positive("tokens/s"))] = None
@@ -106,6 +110,23 @@ class EpisodeSettings(Checked):
         return cls(**arguments)
 
 
+PLAIN = "wisp+wisp"
+
+
+def hosting(settings: Settings, controller: str, colocated: str) -> Settings:
+    """The settings with this controller, a rule of who drafts in its name, where they name none.
+
+    Where the scenario's server has a draft, and room for it, it drafts by the rule `colocated`; else one token a step.
+    """
+    if settings.controller is not None:
+        return settings
+    try:
+        resolve(f"{controller}+{colocated}", load(settings.scenario))
+    except ControllerError:
+        return replace(settings, controller=controller)
+    return replace(settings, controller=f"{controller}+{colocated}")
+
+
 class Episodes:
     """`n` worlds of one scenario, each restarted by itself.
 
@@ -124,7 +145,7 @@ class Episodes:
         warn_of_changes(self.scenario)
         self.worlds = self.with_observations(Worlds(n, self.room, log_rows, trace, threads))
         self.worlds.read_files(self.scenario)
-        self.controller = resolve(settings.controller, self.scenario)
+        self.controller = resolve(settings.controller or PLAIN, self.scenario)
         self.template = self.make_template(trace, settings.horizon_s)
         self.set_controller(self.controller)  # learned weights are the worlds' own, which a restart does not copy
 

@@ -1,28 +1,14 @@
 """`wisp_gym/Joint-v1`: the server composes its batches and sets the price of a draft token that its replies carry."""
 
-from dataclasses import dataclass
-from os import PathLike
-from typing import Annotated
-
-from wisp_gym.controllers.resolve import NAME
-from wisp_gym.envs.batching import BatchingSettings, BatchingTask, filled
+from wisp_gym.envs.batching import BatchingTask, filled
 from wisp_gym.envs.shells import DecisionEnv, DecisionVectorEnv
-
-
-@dataclass(frozen=True, kw_only=True)
-class JointSettings(BatchingSettings):
-    """Arguments of `JointEnv`, which says what they mean."""
-
-    controller: Annotated[str | PathLike[str], NAME] = (
-        "aligned:0+fcfs+by-load+colocated:4"  # the price in the reply takes the place of the rule's own constant
-    )
 
 
 class JointTask(BatchingTask):
     """The server of each world composes its batches and prices drafts."""
 
-    settings_type = JointSettings
     prices = True
+    devices_follow = "aligned:0+fcfs"  # the price in the reply takes the place of the rule's own constant
 
 
 class JointEnv(DecisionEnv):

@@ -9,11 +9,10 @@ from wisp_gym.contract import device
 from wisp_gym.contract.actions import TOKEN_ACTIONS, WAYS
 from wisp_gym.contract.entry import markdown
 from wisp_gym.controllers.policy import load_policy
-from wisp_gym.controllers.resolve import NAME
 from wisp_gym.engine import gather
 from wisp_gym.engine.rewards import OWN_RATE
 from wisp_gym.engine.session import EXTERNAL_LENGTH, EXTERNAL_TOKEN
-from wisp_gym.envs.episodes import Episodes, EpisodeSettings
+from wisp_gym.envs.episodes import Episodes, EpisodeSettings, hosting
 from wisp_gym.envs.rewards import SPECULATION_WEIGHTS, weights_of
 from wisp_gym.envs.shells import DecisionEnv, DecisionVectorEnv, Task
 from wisp_gym.errors import InputError
@@ -39,7 +38,7 @@ class SpeculationSettings(EpisodeSettings):
     average_reward: Annotated[float | str, AVERAGE] = "own"
     reward_weights: Annotated[Mapping[str, float] | None, weights_of(SPECULATION_WEIGHTS)] = None
     reveal_fates: Annotated[bool, FLAG] = False
-    controller: Annotated[str | PathLike[str], NAME] = "wisp+wisp+by-device+colocated:2"
+    ways: Annotated[bool, FLAG] = True
     overlap_tokens: Annotated[int, whole(0, MOST_TOKENS)] = 8
 
 
@@ -52,17 +51,22 @@ class SpeculationTask(Task):
     def __init__(self, n: int, settings: SpeculationSettings, log_rows: int = 0, threads: int | None = None):
         if settings.reveal_fates:  # for the bounds, which are to be run outside the engine too
             self.columns = {**self.columns, "last_fate": (gather.LAST_FATE, int), "next_fate": (gather.NEXT_FATE, int)}
+        if settings.ways:
+            settings = hosting(settings, "wisp+wisp+by-device", "colocated:2")
         episodes = Episodes(n, settings, log_rows, threads)
         if episodes.controller.centralized:
             reason = "but centralized serving drafts nothing: no decision"
             raise InputError(f"controller: given {settings.controller!r}, {reason}")
         drafting = episodes.controller.drafting
-        if settings.overlap_tokens and not drafting.overlap_tokens:  # the deciding device alone, unless others are sure
+        if (
+            settings.ways and settings.overlap_tokens and not drafting.overlap_tokens
+        ):  # the deciding device alone, unless others are sure
             drafting = replace(drafting, overlap_tokens=settings.overlap_tokens, overlap_chance=1.0)
             episodes.set_controller(replace(episodes.controller, drafting=drafting))
         if settings.others is not None:
             episodes.set_policy(load_policy(settings.others))
-        episodes.template.arrays.config[0, 0]["external_speculation"] = self.external
+        c = episodes.template.arrays.config[0, 0]
+        c["external_speculation"], c["external_ways"] = self.external, settings.ways
         weights = SPECULATION_WEIGHTS | dict(settings.reward_weights or {})
         rate = OWN_RATE if isinstance(settings.average_reward, str) else settings.average_reward
         super().__init__(episodes, device.LOW, device.HIGH, weights, rate)
@@ -129,8 +133,10 @@ class SpeculationEnv(DecisionEnv):
 
     ## Arguments
     `scenario` ("wisp-a100-qwen3-32b"): preset or TOML file. `devices`: population. `controller`
-    ("wisp+wisp+by-device+colocated:2"): drives the other devices and the server; without a rule of who drafts no session
-    moves to the server, and without `colocated` it drafts nothing there. `overlap_tokens` (8; 0: none): the deciding device drafts
+    ("wisp+wisp+by-device+colocated:2", without `colocated` where the server has no draft): drives the other devices and the server;
+    without a rule of who drafts no session
+    moves to the server, and without `colocated` it drafts nothing there. `ways` (True): False leaves the ways to send to the
+    controller's rules ("wisp+wisp"): `Discrete(2)`, send or draft, as in v0. `overlap_tokens` (8; 0: none): the deciding device drafts
     on so far, the others as the controller says. `others`: a policy file that drives the other devices. `horizon_s` (60). `average_reward` ("own").
     `reward_weights`. `randomise`: ranges drawn for each episode, of "devices", "verification_time", "jitter", "separation"
     (the last three are factors). `slo`: tokens/s of a single service class. `reset(options=...)` fixes any of them and "device"

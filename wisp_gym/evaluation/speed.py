@@ -43,7 +43,9 @@ PACKAGES = ("numba", "numpy")  # whose versions matter
 SCENARIO, CONTROLLER = "wisp-a100-qwen3-32b", "wisp+wisp"
 ENV_ID, ENV_DEVICES, VECTOR_WORLDS = "wisp_gym/Speculation-v1", 16, 64
 
-MAKE_AND_RESET = f"import wisp_gym, gymnasium; gymnasium.make({ENV_ID!r}, devices={ENV_DEVICES}).reset(seed=0)"
+MAKE_AND_RESET = (
+    f"import wisp_gym, gymnasium; gymnasium.make({ENV_ID!r}, devices={ENV_DEVICES}, ways=False).reset(seed=0)"
+)
 # VmHWM, where there is one: Linux lets ru_maxrss begin at the peak of the process that started this one.
 RUN_10000_DEVICES = """
 import resource, sys
@@ -120,7 +122,7 @@ def env_steps_per_s(repeats: int, steps: int) -> Figure:
     """Steps a second through `gym.make`, the wrappers that it adds included."""
     import gymnasium
 
-    env = gymnasium.make(ENV_ID, devices=ENV_DEVICES)
+    env = gymnasium.make(ENV_ID, devices=ENV_DEVICES, ways=False)
     env.reset(seed=0)
     actions = np.random.default_rng(0).integers(0, 2, steps)  # numpy's integers, as an agent hands them over
 
@@ -137,7 +139,12 @@ def vector_steps_per_s(repeats: int, steps: int) -> Figure:
     """Steps a second, of all worlds together, through `gym.make_vec`."""
     import gymnasium
 
-    options = {"num_envs": VECTOR_WORLDS, "vectorization_mode": "vector_entry_point", "devices": ENV_DEVICES}
+    options = {
+        "num_envs": VECTOR_WORLDS,
+        "vectorization_mode": "vector_entry_point",
+        "devices": ENV_DEVICES,
+        "ways": False,
+    }
     envs = gymnasium.make_vec(ENV_ID, **options)  # type: ignore[arg-type]
     envs.reset(seed=0)
     actions = np.random.default_rng(0).integers(0, 2, (steps, VECTOR_WORLDS))

@@ -12,19 +12,31 @@ import numpy as np
 
 from wisp_gym.contract import request as seen
 from wisp_gym.contract import server
+from wisp_gym.contract.actions import DRAFT, SEND
 from wisp_gym.jit import jit, jit_allocating
 from wisp_gym.rules import batching as rules
 from wisp_gym.rules.scorer import best_head, embed, keep_still, pool, score_context, score_requests, shape_of
 from wisp_gym.rules.speculation import POLICY_LENGTH, choose_length, continue_drafting
+from wisp_gym.rules.ways import allows, best_allowed, may_end_otherwise
 
 
 @jit
-def decide_drafting(kind, parameters, policy, memory, max_draft_tokens, observations, fates, chances, actions):
-    """Write a speculation rule's action for each of (n, device.SIZE) observations into (n,) `actions`."""
+def decide_drafting(
+    kind, parameters, policy, memory, chooses_way, max_draft_tokens, observations, fates, chances, actions
+):
+    """Write a speculation rule's action for each of (n, device.SIZE) observations into (n,) `actions`.
+
+    Rules draft or send. Where ways are open a round that holds no more tokens is asked about too: they send it.
+    """
     for row in range(len(observations)):
         o = observations[row]
-        if kind >= POLICY_LENGTH:
+        if chooses_way:
+            n = max_draft_tokens + 1 if kind == POLICY_LENGTH else 0
+            actions[row] = best_allowed(policy, o, n, max_draft_tokens)
+        elif kind >= POLICY_LENGTH:
             actions[row] = choose_length(kind, parameters, policy, memory, max_draft_tokens, o)
+        elif may_end_otherwise(o) and not allows(DRAFT, 0, max_draft_tokens, o):
+            actions[row] = SEND
         else:
             actions[row] = continue_drafting(
                 kind, parameters, policy, memory, max_draft_tokens, o, fates[row], fates[row], chances[row]

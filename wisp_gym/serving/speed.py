@@ -21,7 +21,7 @@ from wisp_gym.files import write_json
 from wisp_gym.machine import machine, shown
 from wisp_gym.serving.bundle.bundle import Bundle, load_bundle
 from wisp_gym.serving.bundle.names import shipped
-from wisp_gym.serving.bundle.schema import LENGTH, TOKEN
+from wisp_gym.serving.bundle.schema import OF_DEVICES
 from wisp_gym.serving.device.controller import SpeculationController
 from wisp_gym.serving.device.facts import DeviceProfile, Reply, Token
 from wisp_gym.serving.estimator import VerificationTimeEstimator
@@ -112,7 +112,7 @@ def figures_of(bundles: dict[str, Bundle], n: int, members: int = QUEUE) -> dict
     """(kind, median, 99th percentile) of each policy by name, and of the estimator."""
     found = {}
     for name, bundle in bundles.items():
-        of_device = bundle.schema.decision in (TOKEN, LENGTH)
+        of_device = bundle.schema.decision in OF_DEVICES
         found[name] = ("device", *device_us(bundle, n)) if of_device else ("batch", *batch_us(bundle, n, members))
     found["verification time"] = ("estimator", *estimator_us(n))
     return found

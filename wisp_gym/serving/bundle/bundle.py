@@ -29,7 +29,7 @@ Ends = dict[str, tuple[int, tuple[int | str, ...]]]  # element type and shape by
 
 def signature_of(described: Schema) -> tuple[Ends, Ends]:
     """Inputs and outputs that a graph of a schema has."""
-    if described.decision in (schema.TOKEN, schema.LENGTH):
+    if described.decision in schema.OF_DEVICES:
         return {"observation": (FLOAT, ("n", SIZE))}, {"action": (INT64, ("n",))}
     rows: dict[str, int | str] = {"requests": "queue", "globals": 1}
     inputs: Ends = {name: (FLOAT, (rows[name], len(features))) for name, features in described.inputs.items()}
@@ -62,7 +62,7 @@ class Bundle:
         self.__dict__.update(state, session=open_session(state["data"]))
 
     def decide(self, inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """The graph's outputs for its inputs, (n, 30) float32 `observation` for speculation."""
+        """The graph's outputs for its inputs, (n, SIZE) float32 `observation` for speculation."""
         outputs: list[NDArray[Any]] = self.session.run(None, inputs)
         return outputs
 
@@ -174,7 +174,7 @@ def try_out(bundle: Bundle) -> None:
         if any(output.shape != (1,) for output in outputs):
             shapes = [output.shape for output in outputs]
             raise BundleError(f"the graph answers shapes {shapes}, allowed is (1,) of each")
-        if bundle.schema.decision in (schema.TOKEN, schema.LENGTH) and not 0 <= outputs[0][0] < n_actions:
+        if bundle.schema.decision in schema.OF_DEVICES and not 0 <= outputs[0][0] < n_actions:
             raise BundleError(f"the graph decides {outputs[0].tolist()}, allowed are actions below {n_actions}")
 
 

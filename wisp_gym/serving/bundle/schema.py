@@ -10,19 +10,22 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from wisp_gym.contract.actions import PLAIN_TOKEN_ACTIONS, TOKEN_ACTIONS, WAYS
 from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES
 from wisp_gym.contract.tables import TABLES
 from wisp_gym.errors import InputError
 
-FORMAT, VERSION = "wisp-gym policy bundle", 1
+FORMAT, VERSION = "wisp-gym policy bundle", 2
 KEY, SEAL = "wisp_gym_schema", "sha256"  # keys of the file's metadata
 MAX_TEXT = 65_536
 
 TOKEN, LENGTH, ORDER, BATCHING, JOINT = "token", "length", "order", "batching", "joint"
+TOKEN_WAY, LENGTH_WAY = "token-way", "length-way"
+OF_DEVICES = (TOKEN, LENGTH, TOKEN_WAY, LENGTH_WAY)
 SCORERS = (BATCHING, JOINT)
 MOST_DRAFT_TOKENS = 32  # as in the engine
 
-FALLBACK = dict.fromkeys((TOKEN, LENGTH), ("threshold",)) | dict.fromkeys((ORDER, *SCORERS), ("margin", "window"))
+FALLBACK = dict.fromkeys(OF_DEVICES, ("threshold",)) | dict.fromkeys((ORDER, *SCORERS), ("margin", "window"))
 ORDER_OUTPUTS = [
     "key: smaller ones are asked first, among those that lead and then among the others",
     "leads: joins in any case; the others join while no limit is passed",
@@ -54,8 +57,9 @@ class Schema:
     """What a bundle says of itself.
 
     Attributes:
-        decision: "token" (after each drafted token), "length" (once a round), "order" (of the requests of a batch), "batching"
-            (request by request) or "joint" (which sets the price of a draft token too).
+        decision: "token" (after each drafted token), "length" (once a round), "token-way" and "length-way" (how the round ends
+            too), "order" (of the requests of a batch), "batching" (request by request) or "joint" (which sets the price of a draft
+            token too).
         learned: a trained policy, else a rule.
         inputs: features of each input of the graph, as [name, unit, low, high].
         actions: meaning of each action by its number; of an order, of its outputs; of a scorer, of all but the picks.
@@ -158,7 +162,7 @@ def check_inputs(inputs: Any, decision: str) -> None:
     """Features that this runtime computes: all of the observation in its order, or some of the queue's."""
     names = set(inputs) if isinstance(inputs, dict) else set()
     queue = [{"requests", "globals"}] if decision in SCORERS else [{"requests"}, {"requests", "globals"}]
-    allowed = [{"observation"}] if decision in (TOKEN, LENGTH) else queue
+    allowed = [{"observation"}] if decision in OF_DEVICES else queue
     if names not in allowed:
         wanted = [sorted(a) for a in allowed]
         raise BundleError(f"schema: inputs given {sorted(names)}, allowed for '{decision}' are {wanted}")
@@ -196,12 +200,13 @@ def check_fallback(fallback: Any, names: tuple[str, ...]) -> None:
 
 def actions_of(decision: str, max_draft_tokens: int) -> list[str]:
     """Meaning of each action of a decision."""
-    if decision == TOKEN:
-        return ["send what is drafted", "draft one more token"]
+    if decision in (TOKEN, TOKEN_WAY):
+        return list(TOKEN_ACTIONS[: PLAIN_TOKEN_ACTIONS if decision == TOKEN else None])
     if decision == ORDER:
         return list(ORDER_OUTPUTS)
     if decision in SCORERS:
         launches = [f"launch at a price of {price:g}" for price in PRICES] if decision == JOINT else ["launch"]
         chunks = [f"prefill at most {tokens} tokens in this batch" for tokens in CHUNK_TOKENS]
         return [*launches, "wait for the next arrival", *chunks]
-    return [f"draft {k} tokens, then send" for k in range(max_draft_tokens + 1)]
+    ways = WAYS if decision == LENGTH_WAY else WAYS[:1]
+    return [f"draft {k} tokens, then {way}" for way in ways for k in range(max_draft_tokens + 1)]

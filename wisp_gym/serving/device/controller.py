@@ -7,7 +7,7 @@
     controller.begin_round(now_s)
     while controller.wants_more(now_s):
         controller.drafted(token, now_s)
-    controller.sent(now_s)
+    controller.sent(now_s)                                 # in the way `controller.way` (wisp_gym.contract.actions)
 
 It computes the entries of `wisp_gym.contract.device` by the formulas of `wisp_gym.engine.observe_device` and `session`; a test
 replays recorded decisions of the engine and holds both equal. No method raises: where an input is missing, late or out of range, WISP's
@@ -20,10 +20,11 @@ from collections import Counter
 import numpy as np
 
 from wisp_gym.contract import device as e
+from wisp_gym.contract.actions import DRAFT, SENDS
 from wisp_gym.contract.averages import FRESH, KEEP, PRIOR_TOKENS
 from wisp_gym.errors import InputError, of_kind, shown
 from wisp_gym.serving.bundle.bundle import Bundle
-from wisp_gym.serving.bundle.schema import LENGTH, TOKEN, BundleError
+from wisp_gym.serving.bundle.schema import LENGTH, LENGTH_WAY, OF_DEVICES, TOKEN_WAY, BundleError
 from wisp_gym.serving.device import facts
 from wisp_gym.serving.device.facts import MISSING, MOST_S, OUT_OF_RANGE, DeviceProfile, Reply, Token, is_within
 from wisp_gym.serving.wisp import drafts_on
@@ -43,17 +44,18 @@ class SpeculationController:
         BundleError: a bundle of another decision. ValueError: a profile out of its ranges.
 
     Attributes:
+        way: how the round ends once no more is wanted: SENDS, DRAFTS_ON or HANDS_OVER (`wisp_gym.contract.actions`).
         decisions: how many were asked for. fallbacks: how many of them WISP's rule took, by reason.
     """
 
     def __init__(self, bundle: Bundle, profile: DeviceProfile, late_s: float = LATE_S):
-        if (decision := of_kind("bundle", bundle, Bundle, BundleError).schema.decision) not in (TOKEN, LENGTH):
-            raise BundleError(f"a device needs a policy of '{TOKEN}' or '{LENGTH}', given one of '{decision}'")
+        if (decision := of_kind("bundle", bundle, Bundle, BundleError).schema.decision) not in OF_DEVICES:
+            raise BundleError(f"a device needs a policy of {', '.join(OF_DEVICES)}, given one of '{decision}'")
         facts.check_profile(of_kind("profile", profile, DeviceProfile))
         if not is_within(late_s, 0.0, MOST_S):
             raise InputError(f"late_s: given {shown(late_s)}, allowed is a number of seconds from 0 to {MOST_S:g}")
         self.bundle, self.profile, self.late_s = bundle, profile, late_s
-        self.by_length = decision == LENGTH
+        self.by_length, self.by_token_and_way = decision in (LENGTH, LENGTH_WAY), decision == TOKEN_WAY
         self.max_draft_tokens = bundle.schema.max_draft_tokens
         self.threshold = bundle.schema.fallback["threshold"]
         self.decisions, self.fallbacks = 0, Counter[str]()
@@ -72,6 +74,13 @@ class SpeculationController:
         self.info_s, self.info_end_s, self.busy = 0.0, 0.0, False
         self.queue_s = self.utilisation = self.price = 0.0
         self.suggested_tokens = 0
+        self.takes_over, self.server_tokens, self.server_rate, self.server_share, self.head_tokens = (
+            False,
+            0,
+            0.0,
+            0.0,
+            0,
+        )
 
     # --- what happens ---------------------------------------------------------------------------------------------------
 
@@ -93,7 +102,7 @@ class SpeculationController:
 
     def clear(self) -> None:
         """No token drafted yet in this round."""
-        self.tokens, self.target, self.round_fault = 0, -1, ""
+        self.tokens, self.target, self.round_fault, self.way = 0, -1, "", SENDS
         self.survival = self.expected_tokens = self.adapted_survival = 1.0
         self.last_probability: float | None = 1.0
         self.statistics = (1.0, 1.0, 0.0, 1.0, 0.0)
@@ -116,6 +125,8 @@ class SpeculationController:
             if not self.reply_fault:
                 half_s = max(now_s - self.sent_s - reply.held_s, 0.0) / 2.0
                 up_s, down_s = half_s if uplink_s is None else uplink_s, half_s if downlink_s is None else downlink_s
+                if reply.by_server and downlink_s is None:
+                    down_s = self.delay_mean_s  # nothing went up from which it could be told
                 self.reply_fault = "" if is_within(up_s, 0, MOST_S) and is_within(down_s, 0, MOST_S) else OUT_OF_RANGE
             if not self.reply_fault:
                 self.learn(reply, now_s, up_s, down_s)
@@ -123,12 +134,13 @@ class SpeculationController:
                 if self.committed == 0 and is_within(now_s, -1e12, 1e12):
                     self.first_token_s = now_s
                 self.committed += reply.committed_tokens
+                self.round_start_s = now_s  # of one at the server; `begin_round` sets that of the device's own
         except (TypeError, AttributeError, ValueError):
             self.reply_fault = MISSING
 
     def learn(self, reply: Reply, now_s: float, uplink_s: float, downlink_s: float) -> None:
         """Running averages and the server state that the reply carries (`session.learn_from_reply`)."""
-        for delay_s in (uplink_s, downlink_s):
+        for delay_s in (downlink_s,) if reply.by_server else (uplink_s, downlink_s):
             self.delay_spread_s = KEEP * self.delay_spread_s + FRESH * abs(delay_s - self.delay_mean_s)
             self.delay_mean_s = KEEP * self.delay_mean_s + FRESH * delay_s
         examined = min(reply.accepted_tokens + 1, reply.verified_tokens)
@@ -143,14 +155,20 @@ class SpeculationController:
         self.busy, self.info_end_s = bool(reply.busy), self.info_s + (reply.running_left_s if reply.busy else 0.0)
         self.batch_s, self.queue_s, self.utilisation = reply.mean_batch_s, reply.queue_s, reply.utilisation
         self.price, self.suggested_tokens = reply.price, reply.suggested_tokens
+        self.takes_over, self.server_tokens = bool(reply.takes_over), reply.server_tokens
+        self.server_rate, self.server_share = reply.server_rate, reply.server_share
 
-    def begin_round(self, now_s: float, draft_token_s: float | None = None) -> None:
+    def begin_round(self, now_s: float, draft_token_s: float | None = None, head_tokens: int = 0) -> None:
         """The device begins to draft.
 
         Args:
             draft_token_s: measured time to draft a token; default the last one known.
+            head_tokens: tokens that are there, drafted while the last round was away.
         """
         self.clear()
+        self.head_tokens = head_tokens
+        if not is_within(head_tokens, 0, 1e6):
+            self.head_tokens, self.round_fault = 0, OUT_OF_RANGE
         if draft_token_s is not None:
             if is_within(draft_token_s, 1e-9, MOST_S):
                 self.draft_token_s = draft_token_s
@@ -187,8 +205,10 @@ class SpeculationController:
     # --- the decision ---------------------------------------------------------------------------------------------------
 
     def wants_more(self, now_s: float) -> bool:
-        """Draft one more token (True), or send what is drafted (False)."""
-        if self.tokens >= min(self.max_draft_tokens, self.output_tokens - self.committed - 1):
+        """Draft one more token (True), or send what is drafted (False), in the way `way`."""
+        cap = min(self.max_draft_tokens, self.output_tokens - self.committed - 1)
+        may_choose = self.by_token_and_way and cap > 0 and (self.takes_over or self.profile.drafts_on)
+        if self.tokens >= cap and not may_choose:
             return False  # the engine's cap: no decision
         self.decisions += 1
         try:
@@ -198,7 +218,7 @@ class SpeculationController:
         except Exception:
             fault = facts.FAILED
         self.fallbacks[fault] += 1
-        return drafts_on(self.tokens, self.last_probability, self.threshold)
+        return self.tokens < cap and drafts_on(self.tokens, self.last_probability, self.threshold)
 
     def fault(self, now_s: float) -> str:
         """Why the policy cannot be asked, or nothing."""
@@ -211,11 +231,14 @@ class SpeculationController:
 
     def ask(self) -> bool:
         """The policy's answer."""
-        if not self.by_length:
-            return self.decide() == 1
-        if self.target < 0:
-            self.target = self.decide()
-        return self.tokens < self.target
+        if self.by_length:
+            if self.target < 0:
+                self.way, self.target = divmod(self.decide(), self.max_draft_tokens + 1)
+            return self.tokens < self.target
+        if (action := self.decide()) == DRAFT:
+            return True
+        self.way = max(action - DRAFT, SENDS)
+        return False
 
     def decide(self) -> int:
         """The policy's action for what is seen now."""
@@ -243,6 +266,10 @@ class SpeculationController:
         o[e.BATCH_TIME] = t / e.SCALE[e.BATCH_TIME]
         o[e.CONTEXT] = (self.prompt_tokens + self.committed) / e.SCALE[e.CONTEXT]
         o[e.SUGGESTED_TOKENS] = self.suggested_tokens / self.max_draft_tokens
+        o[e.DRAFTS_ON], o[e.TAKES_OVER] = float(self.profile.drafts_on), float(self.takes_over)
+        o[e.HEAD_TOKENS] = self.head_tokens / self.max_draft_tokens
+        o[e.SERVER_TOKENS] = self.server_tokens / self.max_draft_tokens
+        o[e.SERVER_RATE], o[e.SERVER_SHARE] = self.server_rate, self.server_share
 
     def observe(self) -> None:
         """Entries that change with every drafted token."""

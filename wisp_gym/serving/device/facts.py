@@ -17,6 +17,7 @@ class DeviceProfile:
         accept_share: share of drafted tokens expected to be accepted, 0 to 1.
         batch_s: time of a small batch, > 0: what T is before the first reply.
         clock_from_arrival: whether a response's schedule counts from the request's arrival or from its first token.
+        drafts_on: whether the device can draft on while a round is away.
     """
 
     slo_tokens_per_s: float
@@ -27,6 +28,7 @@ class DeviceProfile:
     grace_s: float = 0.0
     ttft_s: float = 0.0
     clock_from_arrival: bool = False
+    drafts_on: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,11 @@ class Reply:
         utilisation: running share of time that the server verifies, 0 to 1. price: of one draft token, in tokens.
         suggested_tokens: length that the server suggests (0: none).
         held_s: seconds from the message's arrival at the server to the reply's departure.
+        by_server: nobody's message is answered: the server drafts for the session, and streams. Its drafts are counted only where
+            they come from the device's own model, else 0.
+        takes_over: the server would draft for the session if it were asked. server_tokens: that it last drafted for each of its
+            sessions. server_rate: tokens per batch time that it expects the session to get there. server_share: of the last
+            batch's members it drafted for. Servers that draft nothing leave these five out.
     """
 
     accepted_tokens: int
@@ -71,6 +78,11 @@ class Reply:
     held_s: float
     price: float = 0.0
     suggested_tokens: int = 0
+    by_server: bool = False
+    takes_over: bool = False
+    server_tokens: int = 0
+    server_rate: float = 0.0
+    server_share: float = 0.0
 
 
 statistics = attrgetter("accept_probability", "confidence", "entropy", "margin", "logit_spread")  # of a token
@@ -86,13 +98,30 @@ def is_within(value: object, low: float, high: float) -> bool:
 
 def reply_fault(reply: Reply) -> str:
     """Why a reply cannot be used, or nothing."""
-    counts = (reply.accepted_tokens, reply.verified_tokens, reply.committed_tokens, reply.suggested_tokens)
+    counts = (
+        reply.accepted_tokens, reply.verified_tokens, reply.committed_tokens, reply.suggested_tokens, reply.server_tokens, reply.server_rate,
+    )  # fmt: skip
     times = (reply.running_left_s, reply.queue_s, reply.held_s)
-    told = (*counts, *times, reply.mean_batch_s, reply.utilisation, reply.price, reply.busy)
+    told = (
+        *counts,
+        *times,
+        reply.mean_batch_s,
+        reply.utilisation,
+        reply.price,
+        reply.busy,
+        reply.by_server,
+        reply.takes_over,
+        reply.server_share,
+    )
     if any(value is None for value in told):
         return MISSING
     usable = all(is_within(n, 0, 1e6) for n in counts) and all(is_within(s, 0, MOST_S) for s in times)
-    usable = usable and is_within(reply.utilisation, 0, 1) and is_within(reply.price, 0, MOST_S)
+    usable = (
+        usable
+        and is_within(reply.server_share, 0, 1)
+        and is_within(reply.utilisation, 0, 1)
+        and is_within(reply.price, 0, MOST_S)
+    )
     return "" if usable and is_within(reply.mean_batch_s, 1e-6, MOST_S) else OUT_OF_RANGE
 
 

@@ -1,5 +1,7 @@
 """Whether an exported policy decides as its original does, on observations recorded in the environment."""
 
+from typing import Any
+
 import gymnasium as gym
 import numpy as np
 import torch
@@ -12,16 +14,21 @@ from wisp_gym.rules.controller import Controller
 from wisp_gym.scenario import Scenario
 from wisp_gym.serving.bundle.bundle import Bundle, schema
 
-ENVIRONMENTS = {schema.TOKEN: "wisp_gym/Speculation-v1", schema.LENGTH: "wisp_gym/SpeculationLength-v1"}
+BY_TOKEN, BY_LENGTH = "wisp_gym/Speculation-v1", "wisp_gym/SpeculationLength-v1"
+PLAIN = {"ways": False}
+ENVIRONMENTS: dict[str, tuple[str, dict[str, Any]]] = {
+    schema.TOKEN: (BY_TOKEN, PLAIN), schema.LENGTH: (BY_LENGTH, PLAIN), schema.TOKEN_WAY: (BY_TOKEN, {}), schema.LENGTH_WAY: (BY_LENGTH, {}),
+}  # fmt: skip
 WORLDS = 16
 Floats = NDArray[np.float32]
 Whole = NDArray[np.int64]
 
 
 def record(scenario: Scenario, decision: str, controller: Controller, n: int, seed: int = 0) -> Floats:
-    """(n, 30) observations of the deciding devices of some worlds, who act as the controller says."""
+    """(n, SIZE) observations of the deciding devices of some worlds, who act as the controller says."""
     predictor = SpeculationPredictor(controller, scenario)
-    envs = gym.make_vec(ENVIRONMENTS[decision], WORLDS, "vector_entry_point", scenario=scenario, horizon_s=30.0)
+    name, world = ENVIRONMENTS[decision]
+    envs = gym.make_vec(name, WORLDS, "vector_entry_point", scenario=scenario, horizon_s=30.0, **world)
     observations, _ = envs.reset(seed=seed)
     seen = []
     for _ in range(-(-n // WORLDS)):
@@ -32,7 +39,8 @@ def record(scenario: Scenario, decision: str, controller: Controller, n: int, se
 
 def compiled_actions(controller: Controller, scenario: Scenario, observations: Floats) -> Whole:
     """(n,) what the engine's compiled rule or policy does; it cuts a length to what the round may hold."""
-    return held(SpeculationPredictor(controller, scenario).predict(observations)[0], observations, scenario)
+    actions = SpeculationPredictor(controller, scenario).predict(observations)[0]
+    return actions if controller.chooses_way else held(actions, observations, scenario)
 
 
 def held(actions: Whole, observations: Floats, scenario: Scenario) -> Whole:
@@ -42,7 +50,7 @@ def held(actions: Whole, observations: Floats, scenario: Scenario) -> Whole:
 
 
 def torch_network(policy: Policy) -> torch.nn.Sequential:
-    """The policy's network in torch: (n, 30) observations to (n, actions) scores."""
+    """The policy's network in torch: (n, SIZE) observations to (n, actions) scores."""
     parts: list[torch.nn.Module] = []
     for w, b in policy.layers:
         linear = torch.nn.Linear(w.shape[1], w.shape[0])
@@ -57,7 +65,7 @@ def compare(bundle: Bundle, controller: Controller, policy: Policy | None, scena
     ours = bundle.decide({"observation": observations})[0]
     same = int((ours == compiled_actions(controller, scenario, observations)).sum())
     line = f"{same:,} of {n:,} recorded observations decided as by the engine"
-    if policy is not None:
+    if policy is not None and not policy.chooses_way:
         with torch.no_grad():
             best = torch_network(policy)(torch.from_numpy(observations)).argmax(dim=1).numpy()
         line += f", {int((ours == held(best, observations, scenario)).sum()):,} as by torch"

@@ -22,6 +22,7 @@ from wisp_gym.serving.bundle.bundle import load_bundle, schema
 from wisp_gym.serving.bundle.schema import Origin, Schema
 from wisp_gym.serving.export import batching_rules as onnx_batching
 from wisp_gym.serving.export import speculation_rules as onnx_rules
+from wisp_gym.serving.export import ways as onnx_ways
 from wisp_gym.serving.export.graph import BOOL, Graph, bundle_bytes
 from wisp_gym.serving.export.scorer import scorer_graph
 
@@ -75,7 +76,7 @@ def scorer_bundle(name: str, scenario: Scenario) -> bytes:
 
 
 def learned_bundle(policy: Policy, scenario: Scenario, origin: Origin) -> bytes:
-    """The bundle of a network that decides after each token or once a round.
+    """The bundle of a network that decides after each token or once a round, how the round ends too or not.
 
     Raises:
         InputError: a length policy for another cap than the scenario's.
@@ -84,11 +85,14 @@ def learned_bundle(policy: Policy, scenario: Scenario, origin: Origin) -> bytes:
     outputs = policy.layers[-1][0].shape[0]
     if policy.decision == schema.LENGTH and outputs != cap + 1:
         raise InputError(f"the policy chooses among {outputs} lengths, but the scenario drafts 0 to {cap} tokens")
+    policy.refuse_other_cap(cap)
     g = Graph()
     low, high = ([feature[k] for feature in schema.features_of("observation")] for k in (2, 3))
     inside = g.within("observation", low, high)
     scores = g.perceptron(inside, policy.layers, policy.activation)
-    if policy.decision == schema.TOKEN:
+    if policy.chooses_way:
+        onnx_ways.decode(g, scores, inside, cap, by_length=policy.decision == schema.LENGTH_WAY)
+    elif policy.decision == schema.TOKEN:
         more = g.cast(g.op("ArgMax", scores, axis=1, keepdims=1), BOOL)
         onnx_rules.decode_token(g, more, *onnx_rules.round_columns(g, inside, cap), float(cap))
     else:

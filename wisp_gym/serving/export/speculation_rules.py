@@ -25,7 +25,7 @@ def binary(operator: str) -> Callable[["RuleGraph", str | float, str | float], s
 
 
 class RuleGraph(Graph):
-    """A graph in double precision over columns of the observation (n, 30).
+    """A graph in double precision over columns of the observation (n, SIZE).
 
     Args:
         observation: the value's name. cap: K. parameters: of the rule.

@@ -181,6 +181,12 @@ OF_REQUESTS: dict[str, Quantity] = {
     "begun": lambda q, s: flag(q.cached > 0),
     "evicted": lambda q, s: flag((q.committed > 0) & (q.cached == 0)),
     "starving": lambda q, s: flag(starving(q)),
+    # of servers that draft: those that are scheduled here leave it to devices
+    "at_server": lambda q, s: 0.0,
+    "stays": lambda q, s: 0.0,
+    "movable": lambda q, s: 0.0,
+    "gain": lambda q, s: 0.0,
+    "use": lambda q, s: 0.0,
 }
 OF_SERVER: dict[str, Quantity] = {
     "batch_requests": lambda q, s: 0.0,
@@ -199,6 +205,11 @@ OF_SERVER: dict[str, Quantity] = {
     "memory_spoken_for": lambda q, s: spoken_for(q, s) / s.kv_capacity,
     "starving": lambda q, s: starving(q).sum(),
     "price": lambda q, s: s.price,
+    "server_sessions": lambda q, s: 0.0,
+    "draft_tokens": lambda q, s: 0.0,
+    "draft_step": lambda q, s: 0.0,
+    "length_open": lambda q, s: 0.0,
+    "longest": lambda q, s: 0.0,
 }
 QUANTITIES = {"requests": OF_REQUESTS, "globals": OF_SERVER}
 
