@@ -15,7 +15,9 @@ from agents.training.learners import make_env, make_model
 from agents.training.networks import Standardise, engine_policy
 from agents.training.settings import new_settings
 from wisp_gym.contract import device
+from wisp_gym.controllers.policy import make_policy
 from wisp_gym.engine import state
+from wisp_gym.rules.ways import allows
 
 
 def actor(seed: int = 0) -> ActorCriticPolicy:
@@ -117,3 +119,25 @@ def test_the_learner_is_saved_and_loaded_as_any_of_sb3(tmp_path):
         loaded.learn(2048)
     loaded.fleet = model.fleet
     assert loaded.learn(2048, reset_num_timesteps=False).num_timesteps == 2048
+
+
+def test_decisions_that_say_how_rounds_end_are_drawn_among_the_allowed_ones():
+    rng = np.random.default_rng(2)
+    layers = [(rng.normal(0.0, 0.5, (4, device.SIZE)).astype(np.float32), np.array([0.0, 1.5, 0.0, -1.0], np.float32))]
+    policy = make_policy(layers, "token-way")
+    worlds = FleetSettings(
+        scenarios=["wisp-a100-qwen3-32b"], worlds=2, batching="fcfs+by-device:4+colocated:2+overlap", horizon_s=30.0,
+        randomise={"devices": [12, 12]},
+    )  # fmt: skip
+    got = Fleet(worlds, policy, decisions=3_000, seed=1, threads=1).collect(policy)
+    allowed = np.array([[allows(k, 0, 12, o) for k in range(4)] for o in got.observations])
+    scores = np.where(allowed, got.observations @ layers[0][0].T + layers[0][1], -np.inf)
+    chance = np.exp(scores - scores.max(1, keepdims=True))
+    chance /= chance.sum(1, keepdims=True)
+    rows = np.arange(len(scores))
+    assert allowed[rows, got.actions].all()
+    np.testing.assert_allclose(np.log(chance[rows, got.actions]), got.log_probabilities, rtol=1e-4, atol=1e-4)
+    assert set(got.actions.tolist()) == {0, 1, 2, 3}
+    assert allowed[:, 2:].mean(0).min() > 0.05
+    for action in range(4):  # drawn as often as they are likely
+        assert (got.actions == action).mean() == pytest.approx(chance[:, action].mean(), abs=0.03)
