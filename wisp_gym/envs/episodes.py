@@ -182,9 +182,10 @@ class Episodes:
         """
         if not isinstance(policy, Policy):
             raise InputError(f"policy: given {shown(policy)}, allowed is a Policy of devices, as load_policy reads it")
+        policy.refuse_other_cap(self.scenario.max_draft_tokens)
         learned = replace(
             self.controller, speculation=policy.kind, speculation_parameters=(), policy=policy.weights,
-            uses_predictor=True, sees_statistics=True, sees_observation=True,
+            uses_predictor=True, sees_statistics=True, sees_observation=True, chooses_way=policy.chooses_way,
         )  # fmt: skip
         self.set_controller(learned)
 
