@@ -8,6 +8,8 @@ import numpy as np
 from agents.training.learning_plot import draw
 from agents.training.settings import Settings
 from wisp_gym.cli import progress
+from wisp_gym.controllers.names import ControllerError
+from wisp_gym.controllers.resolve import resolve
 from wisp_gym.errors import InputError
 from wisp_gym.evaluation import evaluate
 from wisp_gym.evaluation.comparison_tables import show
@@ -25,6 +27,7 @@ RIVALS = [
     "random:0.5+fcfs", "wisp", "wisp+fcfs", "sled-plain", "centralized", "centralized:0", "survival:0.5+fcfs", "aligned+fcfs",
     *FIXED, "perfect+fcfs",
 ]  # fmt: skip
+COLOCATED = ["colocated:2", "colocated:3,1"]  # servers that draft for themselves, with each of the first two drafts
 TUNING_SEEDS = range(3_000_000, 3_000_000 + 4)  # for WISP's threshold; worlds of no training, validation or test
 
 
@@ -40,6 +43,17 @@ def held_out_scenario(settings: Settings, scenario: Scenario) -> Scenario:
         return with_slo(scenario, kwargs["slo"]) if "slo" in kwargs else scenario
     except ScenarioError as error:
         raise InputError(f"argument --env-kwargs: {error}") from None
+
+
+def colocated_rivals(scenario: Scenario) -> list[str]:
+    """Those servers that draft for themselves for whose drafts the scenario's server has room."""
+    found = []
+    for name in COLOCATED:
+        try:
+            found.append(resolve(name, scenario).name)
+        except ControllerError:
+            continue
+    return found
 
 
 def tuned_wisp(scenario: Scenario) -> str:
@@ -61,7 +75,8 @@ def compare_with_rivals(
         The tables and the verdict.
     """
     learned, tuned = f"{folder / 'policy.json'}+{BATCHING}", tuned_wisp(scenario)
-    names, seeds, slo = [learned, tuned, *RIVALS], settings.test_seeds, settings.env_kwargs.get("slo")
+    rivals = [*RIVALS, *colocated_rivals(scenario)]
+    names, seeds, slo = [learned, tuned, *rivals], settings.test_seeds, settings.env_kwargs.get("slo")
     with progress(len(names) * len(seeds), " worlds", shown, desc="held-out worlds") as bar:
         rows = evaluate(names, scenario, None, slo, seeds, "wisp", pool=pool, bar=bar).rows()
     rows.sort(key=lambda row: -row["goodput_tokens_per_s"])
