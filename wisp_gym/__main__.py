@@ -11,6 +11,7 @@ BENCHMARKS = Commands(
     "How fast this machine is.",
     {
         "engine": ("wisp_gym.evaluation.speed", "worlds and environments"),
+        "limit": ("wisp_gym.evaluation.limit", "the engine beside bare loops of events"),
         "serving": ("wisp_gym.serving.speed", "decisions of exported policies, one by one"),
     },
     default="engine",

@@ -6,9 +6,11 @@ calls collects the functions below it, each once, and optimises and emits the wh
 numba's own passes. It takes a third of the time.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numba
+from numba.core import types
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import register_pass
@@ -81,7 +83,7 @@ def module_of(library: Any) -> Any:
 def make_parts_private(module: Any, whole: str) -> None:
     """Let nobody outside call what came from parts: LLVM then drops arguments that a function does not use.
 
-    A world is passed as some two hundred numbers, of which a function needs a few: rounds take a quarter less time. Names are
+    An array is passed as seven numbers or more, of which a function needs a few: rounds take less time. Names are
     made their own too: what is loaded later would take functions of the same name for its own, whatever their arguments.
     """
     for function in module.functions:
@@ -142,6 +144,14 @@ def joined(whole: Any, part: Any) -> Any:
     def add_overload(result: Any) -> None:  # there is nothing that numba's dispatcher in C could call
         part.overloads[tuple(result.signature.args)] = result
 
+    find: Callable[[Any, Any], Any] = part.get_call_template
+
+    def get_call_template(arguments: Any, keywords: Any) -> Any:
+        """One code for all numbers: numba would make one for each constant."""
+        return find(
+            tuple(map(types.unliteral, arguments)), {name: types.unliteral(kind) for name, kind in keywords.items()}
+        )
+
     part.add_overload = add_overload
-    whole.get_call_template, whole.get_overload = part.get_call_template, part.get_overload
+    whole.get_call_template, whole.get_overload = get_call_template, part.get_overload
     return whole

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 from wisp_gym.cli import Parser, progress
-from wisp_gym.engine.arguments import arguments_type, keep
 from wisp_gym.engine.run import run
 from wisp_gym.jit import COMPILES, INTEGER, NUMBERS, SINGLES
 from wisp_gym.jit_cache import compilation
@@ -23,8 +22,7 @@ ROWS, INTEGERS = SINGLES.copy(ndim=2), INTEGER[::1]
 
 def work() -> Iterator[tuple[str, Callable[[], Any]]]:
     """What Python calls and what compiled code calls on demand: names, and what compiles each."""
-    yield "engine", partial(run.compile, (INTEGER, INTEGER))
-    yield "arguments", partial(keep.compile, (INTEGER, arguments_type()))
+    yield "engine", partial(run.compile, (INTEGER, INTEGER, INTEGER, INTEGER))
     for demanded in OnDemand.every.values():
         yield demanded.name.removeprefix("wisp_gym."), demanded.bind
     drafting = INTEGER, NUMBERS, SINGLES, NUMBERS, INTEGER, ROWS, INTEGERS, NUMBERS, INTEGERS

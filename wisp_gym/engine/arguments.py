@@ -1,11 +1,9 @@
-"""What compiled code works on, which it takes once and keeps: to look into forty arrays at each call would cost ten microseconds.
+"""What compiled code works on, which it is told once: to look into forty arrays at each call would cost ten microseconds.
 
-`keep` writes what numba found in them (addresses, shapes, strides) into memory that Python owns, and `arguments_at` reads it there: Python
-then calls with that memory's address alone. The arrays must live as long, which `engine.call` sees to. In plain Python the
-arguments are their own address.
+Python lays out in memory where the arrays are (`wisp_gym.jit_placed`), and calls with that memory's address alone. The arrays must
+live as long, which `engine.call` sees to. In plain Python the arguments are their own address.
 
-Legend: `address` int64; `arguments` Arguments; `place` (1,) int64 of the next world to be worked on;
-`index` of a world.
+Legend: `home` int64 address of the arguments; `place` of a world.
 """
 
 from functools import cache
@@ -13,14 +11,13 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-from numba.core import types
-from numba.core.extending import intrinsic
 
 from wisp_gym.engine.build import empty_arrays
-from wisp_gym.engine.state import World
-from wisp_gym.jit import COMPILES, jit
-
-ROOM_BYTES = 8192  # for what numba knows of the arrays
+from wisp_gym.engine.state import Source, World
+from wisp_gym.engine.world_type import world_type
+from wisp_gym.errors import InputError, shown
+from wisp_gym.jit import COMPILES, INTEGER, jit
+from wisp_gym.jit_placed import WORD_BYTES, Placed, placed_at, rows, words, words_of_each
 
 
 class Arguments(NamedTuple):
@@ -34,7 +31,7 @@ class Arguments(NamedTuple):
     masks: np.ndarray  # (W, actions) int8, 1 = valid
     outcomes: np.ndarray  # (W, gather.SIZE) float64
     pay: np.ndarray  # (W, 1 + rewards.MOST_TERMS) float64, see `engine.rewards`
-    place: np.ndarray  # (1,) int64 next world to be worked on
+    counts: np.ndarray  # (2,) int64 see `engine.taking`
 
 
 def outside(n_worlds: int, columns: int = 0) -> dict[str, np.ndarray]:
@@ -46,114 +43,71 @@ def outside(n_worlds: int, columns: int = 0) -> dict[str, np.ndarray]:
     }  # fmt: skip
 
 
+NAMES = (*World._fields[: World._fields.index("source")], *Source._fields)
+
+
 @cache
-def arguments_type() -> Any:
-    """numba's type of all arguments: others would be read as these."""
-    return numba.typeof(Arguments(empty_arrays(1, 1), **outside(1), place=np.zeros(1, np.int64)))
+def known() -> World:
+    """Arrays of the kinds that compiled code takes."""
+    return empty_arrays(1, 1)
 
 
-@intrinsic
-def write(context: Any, address: Any, arguments: Any) -> Any:
-    """Write arguments to an address."""
-    if arguments != arguments_type():
-        return None
-
-    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        form = context.get_value_type(arguments)
-        assert context.get_abi_sizeof(form) <= ROOM_BYTES
-        place = builder.inttoptr(given[0], form.as_pointer())
-        builder.store(borrowed(context, builder, arguments, given[1]), place)
-        return context.get_dummy_value()
-
-    return types.void(address, arguments), generate
+@cache
+def arguments_type() -> Placed:
+    """All arguments as compiled code sees them; `worlds` is where the first of them is."""
+    arrays = {name: numba.typeof(array) for name, array in outside(1).items()}
+    return Placed("Arguments", {"worlds": INTEGER, **arrays, "counts": INTEGER[::1]})
 
 
-def borrowed(context: Any, builder: Any, form: Any, value: Any) -> Any:
-    """Emit arrays without their owner, which numba gives up after the call."""
-    if isinstance(form, types.Array):
-        array = context.make_array(form)(context, builder, value)
-        array.meminfo, array.parent = array.meminfo.type(None), array.parent.type(None)
-        return array._getvalue()
-    if isinstance(form, types.Integer):
-        return value
-    parts = [borrowed(context, builder, part, builder.extract_value(value, k)) for k, part in enumerate(form.types)]
-    return context.make_tuple(builder, form, parts)
+def world_rows(worlds: World, home: int) -> np.ndarray:
+    """(W, words) int64 where compiled code finds the arrays of each world.
+
+    Raises:
+        InputError: an array of another kind; compiled code reads and writes without looking.
+    """
+    for name, array, like in zip(NAMES, flat(worlds), flat(known()), strict=True):
+        if array.dtype != like.dtype or array.ndim != like.ndim or not array.flags.carray:
+            raise InputError(f"{name}: given {shown(array)}, allowed is {like.dtype} with {like.ndim} axes, in C order")
+    own = [word for array in worlds.own().values() for word in words_of_each(array)]
+    n, shared = len(worlds.config), (worlds.trace, worlds.policy, worlds.scorer, worlds.source)
+    return rows([*own, *words(shared), home, np.arange(n)], n)
 
 
-@intrinsic
-def read(context: Any, address: Any) -> Any:
-    """Arguments that were written to an address."""
-
-    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        form = context.get_value_type(signature.return_type)
-        return builder.load(builder.inttoptr(given[0], form.as_pointer()))
-
-    return arguments_type()(address), generate
+def flat(worlds: World) -> list[np.ndarray]:
+    """All arrays of many worlds, those of the source last."""
+    return [*worlds.own().values(), worlds.trace, worlds.policy, worlds.scorer, *worlds.source]
 
 
-@intrinsic
-def count_up(context: Any, place: Any) -> Any:
-    """Add one to the first number of an array, whoever else does; returns what it was."""
-
-    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        first = context.make_array(place)(context, builder, given[0]).data
-        return builder.atomic_rmw("add", first, context.get_constant(types.int64, 1), "monotonic")
-
-    return types.int64(place), generate
-
-
-@jit
-def world_of(worlds, index, home):
-    """One world out of `worlds`, arrays with a leading axis (W, …); `home` address of the arguments that hold them."""
-    return World(
-        worlds.config[index], worlds.server[index], worlds.totals[index], worlds.slo_totals[index],
-        worlds.histogram[index], worlds.device[index], worlds.observation[index], worlds.event_device[index],
-        worlds.event_s[index], worlds.line[index], worlds.places[index], worlds.queue[index], worlds.cold[index], worlds.cold_keys[index],
-        worlds.batch[index], worlds.replies[index],
-        worlds.features[index], worlds.keys[index], worlds.order[index], worlds.rooflines[index], worlds.speculation_parameters[index],
-        worlds.batching_parameters[index], worlds.drafter_parameters[index], worlds.length_parameters[index], worlds.server_memory[index],
-        worlds.sessions[index], worlds.memory[index], worlds.log[index], worlds.decisions[index], worlds.seen[index],
-        worlds.outcomes[index], worlds.survivals[index], worlds.trace, worlds.policy, worlds.scorer, worlds.source, home, index,
-    )  # fmt: skip
+def laid_out(arguments: Arguments) -> tuple[int, tuple[np.ndarray, ...]]:
+    """Where compiled code finds arguments, and the memory that is there."""
+    worlds, *arrays = arguments
+    row = np.zeros((1, arguments_type().size_bytes // WORD_BYTES), np.int64)
+    worlds_memory = world_rows(worlds, row.ctypes.data)
+    row[:] = rows([worlds_memory.ctypes.data, *words(tuple(arrays))], 1)
+    return row.ctypes.data, (row, worlds_memory)
 
 
 arguments_at: Any
-next_place: Any
+world_at: Any
 if COMPILES:
-    arguments_at, next_place = read, count_up
+    argument_row, world_row = placed_at(arguments_type), placed_at(world_type)
 
     @jit
-    def keep(address, arguments):
-        """Write arguments to an address of ROOM_BYTES."""
-        write(address, arguments)  # type: ignore[call-arg]
+    def arguments_at(home):
+        """The arguments at an address."""
+        return argument_row(home, 0)
 
-    def address_of(arguments: Arguments, memory: np.ndarray) -> Any:
-        """Where compiled code finds arguments: in (ROOM_BYTES,) bytes of memory, which it writes."""
-        address = memory.ctypes.data
-        keep(address, arguments)
-        return address
+    @jit
+    def world_at(home, place):
+        """World number `place` of the arguments at the address `home`."""
+        return world_row(arguments_at(home).worlds, place)
 
 else:
 
-    def arguments_at(address):  # type: ignore[no-untyped-def]
+    def arguments_at(home):  # type: ignore[no-untyped-def]
         """The arguments themselves."""
-        return address
+        return home
 
-    def next_place(place):  # type: ignore[no-untyped-def]
-        """The next world's place."""
-        place[0] += 1
-        return int(place[0]) - 1
-
-    def address_of(arguments: Arguments, memory: np.ndarray) -> Any:
-        """The arguments themselves."""
-        return arguments
-
-
-@jit
-def world_at(home, place):
-    """World number `place` of the arguments at the address `home`.
-
-    Functions on demand that work on a world take these two, for a world itself is more than two hundred numbers, which all who
-    might call one would have to keep at hand.
-    """
-    return world_of(arguments_at(home).worlds, place, home)
+    def world_at(home, place):  # type: ignore[no-untyped-def]
+        """World number `place` of the arguments."""
+        return home.worlds.at(place)._replace(home=home, place=place)

@@ -46,18 +46,18 @@ class Exchange:
             raise InputError(f"worlds to begin: {given}, allowed is bool of shape {self.which.shape}")
         refuse_begun(self.worlds.arrays.server[which])
         self.which[:] = which
-        self.run(BEGIN)
+        self.run(BEGIN, int(np.count_nonzero(which)))
 
     def act(self, actions: np.ndarray | int) -> None:
         """Carry out (W,) int64 actions of `checked_actions` and run each world to its next decision."""
         self.actions[:] = actions
-        self.run(STEP)
+        self.run(STEP, len(self.worlds))
 
-    def run(self, task: int) -> None:
-        """Do a task in all worlds; their arrays are looked into anew where others, such as a policy's, have taken their place."""
+    def run(self, task: int, n_worlds: int) -> None:
+        """Do a task that means work in so many worlds; their arrays are looked into anew where others, such as a policy's, have taken their place."""
         if self.call is None or self.call.worlds is not self.worlds.arrays:
             self.call = self.worlds.call(STEP, **self.arrays())
-        self.call.run(task)
+        self.call.run(task, n_worlds)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What compiled code reads and writes, by name."""

@@ -15,10 +15,10 @@ class Share:
     """A share of some work, done once by whoever takes it first, or by nobody.
 
     Args:
-        work: what is done, without a result.
+        work: what is done; what it returns is of no use.
     """
 
-    def __init__(self, work: Callable[[], None]):
+    def __init__(self, work: Callable[[], object]):
         self.work, self.taken, self.under_way = work, Lock(), Lock()
         self.error: BaseException | None = None
         self.under_way.acquire()

@@ -1,9 +1,9 @@
 """The one compiled function that Python calls to run worlds; since it is the only one, the engine is compiled once.
 
-Legend: `w` World; `a` Arguments; `address` of them, see `call`; `task` what is to be done; `index` of a world.
+Legend: `w` World; `a` Arguments; `address` of them, see `call`; `task` what is to be done; `index` of a world; `end`, `looks` see `taking`.
 """
 
-from wisp_gym.engine.arguments import arguments_at, next_place, world_of
+from wisp_gym.engine.arguments import arguments_at, world_at
 from wisp_gym.engine.gather import gather
 from wisp_gym.engine.loop import (
     BATCHING,
@@ -15,33 +15,38 @@ from wisp_gym.engine.loop import (
     open_world,
 )
 from wisp_gym.engine.masks import nearest_valid
+from wisp_gym.engine.taking import all_done, count_done, next_place
 from wisp_gym.jit import jit
 
 TO_END, BEGIN, STEP, LOG = range(4)  # tasks: what each takes besides the worlds, and writes, is said below
 
 
 @jit
-def run(address, task):
+def run(address, task, end, looks):
     """Do a task in all worlds, together with other threads that do the same: each takes the next world that none has taken.
 
     TO_END: open them and run them to their end, with no decision outside. BEGIN: open those of `which` and run them to their
     first decision. STEP: carry out `actions` and run to the next decision. LOG: open those of `which`, and run all until
-    enough decisions are logged (FULL) or they are over (DONE).
+    enough decisions are logged (FULL) or they are over (DONE). Returns whether all worlds are done.
     """
-    a = arguments_at(address)
-    index = next_place(a.place)
-    while index < a.kinds.shape[0]:
+    a, done = arguments_at(address), 0
+    first = end - a.kinds.shape[0]
+    place = next_place(a.counts, end)
+    while place < end:
         if task == STEP:
-            step(a, address, index)
+            step(a, address, place - first)
         else:
-            begin_or_go_on(a, address, index, task)
-        index = next_place(a.place)
+            begin_or_go_on(a, address, place - first, task)
+        done += 1
+        place = next_place(a.counts, end)
+    count_done(a.counts, done)
+    return all_done(a.counts, end, looks)
 
 
 @jit
 def begin_or_go_on(a, address, index, task):
     """Do a task other than STEP in one world."""
-    w = world_of(a.worlds, index, address)
+    w = world_at(address, index)
     if task == TO_END or a.which[index]:
         open_world(w)
     if task != BEGIN or a.which[index]:
@@ -55,7 +60,7 @@ def begin_or_go_on(a, address, index, task):
 @jit
 def step(a, address, index):
     """Carry out one decision, run to the next and gather what happened; a world that is over stays as it is."""
-    w, kind = world_of(a.worlds, index, address), a.kinds[index]
+    w, kind = world_at(address, index), a.kinds[index]
     if kind != DONE:
         decide(w, kind, a.masks[index], a.actions[index])
         kind = advance(w)

@@ -299,10 +299,10 @@ class World(NamedTuple):
         for array in self.own().values():
             array[index] = np.zeros((), array.dtype)
 
-    def begin_again(self, index: int, template: World) -> None:
-        """Copy the state of a template's first world to world `index`; what is written down stays."""
-        for name in self._fields[: self._fields.index("log")]:
-            getattr(self, name)[index] = getattr(template, name)[0]
+    def state_bytes(self) -> list[np.ndarray]:
+        """The state as (W, bytes) views: numpy copies them some ten times as fast as structures, field by field."""
+        arrays = (getattr(self, name) for name in self._fields[: self._fields.index("log")])
+        return [array.reshape(len(array), -1).view(np.uint8, np.ndarray) for array in arrays]
 
 
 STRUCTURES = (CONFIG, DEVICE, SESSION, SERVER, TOTALS, SLO_TOTALS, TRACE_ROW, TRACE_TOKEN, DECISION, OUTCOME, LOG_ROW)

@@ -6,7 +6,8 @@ draws them as long as it has room for their context. Memory bounds how many othe
 however many devices there are. A drawn request that does not join, or loses its context again, is set aside again.
 
 Legend: `w` World; `c` CONFIG, `s` SERVER and `d` DEVICE row; `i` number of a device; `f` (FEATURES,) float64 of its request;
-`turn` group of devices whose turn it is; `n` entries of the heap of those that the batch may take (`w.keys`, `w.order`).
+`turn` group of devices whose turn it is; `n` entries of the heap of those that the batch may take (`w.keys`, `w.order`);
+`parameters` (8,) float64 of the batching rule.
 """
 
 from wisp_gym.engine.heap import pop, push

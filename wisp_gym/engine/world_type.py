@@ -6,24 +6,21 @@ from typing import Any
 import numba
 
 from wisp_gym.engine.build import empty_arrays
+from wisp_gym.jit_placed import Placed
 
 
 @cache
-def world_type() -> Any:
-    """numba's type of one World."""
-    return numba.typeof(empty_arrays(1, 1).at(0))
+def world_type() -> Placed:
+    """A world of many as compiled code sees it: where its arrays are."""
+    many = empty_arrays(1, 1)
+    return Placed("World", {name: numba.typeof(part) for name, part in many.at(0)._asdict().items()})
 
 
 def rows_type(name: str) -> Any:
     """numba's type of one of its arrays."""
-    form = world_type()
-    return form.types[form.fields.index(name)]
+    return world_type().fields[name]
 
 
 def row_type(name: str) -> Any:
-    """numba's type of a row of one of its arrays.
-
-    A function that is called for every round takes the rows that it needs: a whole world is two hundred numbers, which the callers
-    would have to keep at hand.
-    """
+    """numba's type of a row of one of its arrays."""
     return rows_type(name).dtype

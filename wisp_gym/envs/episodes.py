@@ -147,7 +147,13 @@ class Episodes:
         self.worlds.read_files(self.scenario)
         self.controller = resolve(settings.controller or PLAIN, self.scenario)
         self.template = self.make_template(trace, settings.horizon_s)
+        self.copied: tuple[World, World] | None = None  # worlds and template whose bytes `pairs` are
+        self.pairs: list[tuple[np.ndarray, np.ndarray]] = []
         self.set_controller(self.controller)  # learned weights are the worlds' own, which a restart does not copy
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies have arrays of their own, at other addresses."""
+        return {**self.__dict__, "copied": None, "pairs": []}
 
     @property
     def arrays(self) -> World:
@@ -208,10 +214,26 @@ class Episodes:
     def restart(self, index: int, rng: np.random.Generator, fixed: Mapping[str, float]) -> dict[str, float]:
         """Begin a new episode in world `index`, with what `fixed` gave; returns what was drawn."""
         drawn = self.draw(rng, fixed)
-        self.arrays.begin_again(index, self.template.arrays)
+        self.copy_template(index)
         c = self.arrays.config[index, 0]
         c["seed"] = rng.integers(2**63)
         c["n_devices"] = drawn["devices"]
+        if any(drawn[name] != neutral for name, neutral in NEUTRAL.items() if name != "devices"):
+            self.vary(index, drawn)
+        return drawn
+
+    def copy_template(self, index: int) -> None:
+        """Copy the template's state to world `index`; what is written down stays."""
+        arrays, template = self.arrays, self.template.arrays
+        if self.copied is None or self.copied[0] is not arrays or self.copied[1] is not template:
+            self.copied = arrays, template
+            self.pairs = list(zip(arrays.state_bytes(), template.state_bytes(), strict=True))
+        for state, beginning in self.pairs:
+            state[index] = beginning[0]
+
+    def vary(self, index: int, drawn: Mapping[str, float]) -> None:
+        """What was drawn for world `index`."""
+        c = self.arrays.config[index, 0]
         for name in VERIFICATION_FIELDS:
             c[name] *= drawn["verification_time"]
         c["separation"] *= drawn["separation"]
@@ -223,7 +245,6 @@ class Episodes:
             self.vary_acceptance(index, drawn["acceptance_logit"])
         self.arrays.server[index, 0]["mean_batch_s"] *= drawn["verification_time"]
         self.arrays.server[index, 0]["price"] = drawn["price"]
-        return drawn
 
     def vary_devices(self, index: int, drawn: Mapping[str, float]) -> None:
         """What was drawn for the devices of world `index`."""

@@ -272,21 +272,23 @@ class DecisionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         task = self.task
         task.step(chosen)
         over = task.kinds == DONE
-        if self.autoreset_mode is AutoresetMode.NEXT_STEP and ended.any():
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP and ended is not None:
             task.restart(ended, self.rngs)
             task.outcomes[ended, gather.EARNED :] = 0.0
             over &= ~ended
         rewards, infos = task.outcomes[:, gather.REWARD].copy(), self.infos()
-        if self.autoreset_mode is AutoresetMode.SAME_STEP and over.any():
+        if self.autoreset_mode is AutoresetMode.SAME_STEP and np.count_nonzero(over):
             self.begin_again(over, infos)
         return task.observations.copy(), rewards, np.zeros(self.num_envs, bool), over, infos
 
-    def ended(self) -> np.ndarray:
-        """(num_envs,) worlds that are over before a step; with SAME_STEP there are none."""
+    def ended(self) -> np.ndarray | None:
+        """(num_envs,) worlds that are over before a step; None where there are none."""
         if not self.begun:
             raise reset_needed("step: no episode has begun")
         ended = self.task.kinds == DONE
-        if ended.any() and self.autoreset_mode is AutoresetMode.DISABLED:
+        if not np.count_nonzero(ended):
+            return None
+        if self.autoreset_mode is AutoresetMode.DISABLED:
             raise reset_needed(f"step: the episodes of worlds {shown(np.flatnonzero(ended).tolist())} are over")
         return ended
 
@@ -300,11 +302,10 @@ class DecisionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def begin_again(self, over: np.ndarray, infos: dict[str, Any]) -> None:
         """Keep the last observation and information of ended episodes and restart their worlds."""
         final_obs = np.full(self.num_envs, None, dtype=object)
-        final_info: dict[str, Any] = {}
-        names = [name for name in infos if not name.startswith("_")]
         for index in np.flatnonzero(over).tolist():
             final_obs[index] = self.task.observations[index].copy()
-            final_info = self._add_info(final_info, {name: pick(infos[name], index) for name in names}, index)
+        names = [name for name in infos if not name.startswith("_")]
+        final_info = of_marked({name: infos[name] for name in names}, over)
         self.task.restart(over, self.rngs)
         infos["dt"][over] = 0.0
         begun = self.task.told()
@@ -319,9 +320,9 @@ class DecisionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         marks = np.ones((len(told) + len(terms), self.num_envs), bool)
         if which is not None:
             marks &= which
-        each = iter(marks)
-        terms.update({"_" + name: next(each) for name in self.task.weights})
-        return {**told, **{"_" + name: next(each) for name in told}}
+        terms.update(zip(["_" + name for name in terms], marks, strict=False))
+        told.update(zip(["_" + name for name in told], marks[len(self.task.weights) :], strict=True))
+        return told
 
     def action_masks(self) -> np.ndarray:
         """(num_envs, actions) bool of valid actions. Raises ResetNeeded before the first reset."""
@@ -334,8 +335,15 @@ class DecisionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.task.episodes.set_policy(policy)
 
 
-def pick(value: Any, index: int) -> Any:
-    """One world's part of an information array."""
-    if isinstance(value, dict):
-        return {name: pick(part, index) for name, part in value.items() if not name.startswith("_")}
-    return value[index]
+def of_marked(told: dict[str, Any], which: np.ndarray) -> dict[str, Any]:
+    """Information of the worlds marked in `which` alone, in Gymnasium's form: zeros elsewhere, and each with its mask."""
+    found: dict[str, Any] = {}
+    for name, value in told.items():
+        if isinstance(value, dict):
+            parts = {key: part for key, part in value.items() if not key.startswith("_")}
+            found[name] = of_marked(parts, which)
+        else:
+            found[name] = np.zeros_like(value)
+            found[name][which] = value[which]
+        found["_" + name] = which.copy()
+    return found

@@ -97,12 +97,18 @@ def figure(values: Sequence[float]) -> Figure:
     return Figure(statistics.median(values), min(values), max(values), len(values))
 
 
-def engine_run(n_devices: int, simulated_s: float, seed: int) -> tuple[int, int, float]:
-    """Rounds and decisions of one world, and the seconds its run took on one thread (setting it up not included)."""
+def engine_world(n_devices: int, simulated_s: float, seed: int) -> Worlds:
+    """One world that is measured from the start to the end, on one thread."""
     horizon = {"horizon.warmup_s": 0.0, "horizon.measure_s": simulated_s, "horizon.drain_s": 0.0}
     scenario = with_(load(SCENARIO), **horizon)
     worlds = Worlds(1, n_devices, threads=1)
     worlds.fill(0, scenario, seed, resolve(CONTROLLER, scenario), n_devices)
+    return worlds
+
+
+def engine_run(n_devices: int, simulated_s: float, seed: int) -> tuple[int, int, float]:
+    """Rounds and decisions of one world, and the seconds its run took on one thread (setting it up not included)."""
+    worlds = engine_world(n_devices, simulated_s, seed)
     start = time.perf_counter()
     worlds.run()
     seconds = time.perf_counter() - start
