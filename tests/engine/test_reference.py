@@ -43,7 +43,7 @@ WHO_DRAFTS = (
     "centralized-paced+colocated-turbospec:1.1,1", "fixed:4+fcfs+by-load:3+colocated:3,1", "wisp+wisp+by-class:6+colocated-survival",
     "wisp+edf+by-speed:40,3", "wisp+wisp+by-price:8+colocated-turbospec+overlap", "vllm-dynamic+aged:2+by-price:3,4+colocated-ema",
     "dipsd+pipelined+by-load:2+colocated:2", "goodspeed:12+fcfs+adaserve:12+by-speed:100,3+colocated:4",
-    "speculation-v1+aged:2+admit:0.95+by-load:3+colocated:3", "speculation-v1+batching-v1+by-speed:60+colocated-survival+overlap",
+    "speculation-v1+aged:2+admit:0.95+by-load:3+colocated:3", "speculation-v1+edf+by-speed:60+colocated-survival+overlap",
 )  # fmt: skip
 DRAFT_TIME = {"overhead_s": 0.002, "launch_s": 0.004, "sequence_s": 1e-4, "token_s": 2e-5, "cached_token_s": 5e-8}
 
