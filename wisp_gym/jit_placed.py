@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.datamodel import models
 from numba.core.extending import intrinsic, register_model
@@ -67,7 +66,7 @@ class PlacedModel(models.PrimitiveModel):
     """An address is a number."""
 
     def __init__(self, manager: Any, kind: Placed) -> None:
-        super().__init__(manager, kind, ir.IntType(64))
+        super().__init__(manager, kind, manager.lookup(types.int64).get_value_type())
 
 
 @infer_getattr

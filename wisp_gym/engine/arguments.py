@@ -13,7 +13,7 @@ import numba
 import numpy as np
 
 from wisp_gym.engine.build import empty_arrays
-from wisp_gym.engine.state import Source, World
+from wisp_gym.engine.state import World
 from wisp_gym.engine.world_type import world_type
 from wisp_gym.errors import InputError, shown
 from wisp_gym.jit import COMPILES, INTEGER, jit
@@ -43,9 +43,6 @@ def outside(n_worlds: int, columns: int = 0) -> dict[str, np.ndarray]:
     }  # fmt: skip
 
 
-NAMES = (*World._fields[: World._fields.index("source")], *Source._fields)
-
-
 @cache
 def known() -> World:
     """Arrays of the kinds that compiled code takes."""
@@ -65,7 +62,9 @@ def world_rows(worlds: World, home: int) -> np.ndarray:
     Raises:
         InputError: an array of another kind; compiled code reads and writes without looking.
     """
-    for name, array, like in zip(NAMES, flat(worlds), flat(known()), strict=True):
+    given = flat(worlds)
+    for name, like in flat(known()).items():
+        array = given[name]
         if array.dtype != like.dtype or array.ndim != like.ndim or not array.flags.carray:
             raise InputError(f"{name}: given {shown(array)}, allowed is {like.dtype} with {like.ndim} axes, in C order")
     own = [word for array in worlds.own().values() for word in words_of_each(array)]
@@ -73,9 +72,10 @@ def world_rows(worlds: World, home: int) -> np.ndarray:
     return rows([*own, *words(shared), home, np.arange(n)], n)
 
 
-def flat(worlds: World) -> list[np.ndarray]:
-    """All arrays of many worlds, those of the source last."""
-    return [*worlds.own().values(), worlds.trace, worlds.policy, worlds.scorer, *worlds.source]
+def flat(worlds: World) -> dict[str, np.ndarray]:
+    """All arrays of many worlds by name, those of the source too."""
+    shared = {"trace": worlds.trace, "policy": worlds.policy, "scorer": worlds.scorer}
+    return {**worlds.own(), **shared, **worlds.source._asdict()}
 
 
 def laid_out(arguments: Arguments) -> tuple[int, tuple[np.ndarray, ...]]:
