@@ -241,7 +241,10 @@ def wants(w, i):
 
 @jit
 def end_at_cap(w, i, external):
-    """The round holds no more tokens: it is sent, unless who decides after each token may choose how (returns DECIDE if outside)."""
+    """The round holds no more tokens: it is sent, unless who decides after each token may choose how.
+
+    Returns DECIDE if that is decided outside; `external`: which decisions are (0: none).
+    """
     c, d, o = w.config[0], w.device[i], w.observation[row_of(w.observation, i)]
     outside = external == EXTERNAL_TOKEN and c.external_ways
     asked = outside or (external == 0 and c.chooses_way and c.speculation == POLICY)

@@ -32,7 +32,7 @@ def longest(max_draft_tokens, o):
 
 @jit
 def is_possible(way, drafted, cap, o):
-    """Whether a round of so many drafted tokens may end in this way."""
+    """Whether a round of so many drafted tokens, which may hold `cap`, may end in this way."""
     if way == DRAFTS_ON:
         return o[device.DRAFTS_ON] > 0.5 and drafted > 0
     if way == HANDS_OVER:
