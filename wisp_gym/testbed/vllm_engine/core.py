@@ -4,16 +4,19 @@ import contextlib
 import itertools
 import os
 import queue
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from wisp_gym.errors import InputError
 from wisp_gym.testbed.settings import Limits
+from wisp_gym.testbed.vllm_engine.lifetime import SERVER
 from wisp_gym.testbed.vllm_engine.sampling_fix import SamplingCheck
 from wisp_gym.testbed.vllm_engine.version import check_version
 
 LOOK_S = 0.2  # between looks whether vLLM still lives, while an answer is awaited
+CLOSE_S = 5.0  # for vLLM's thread to let go of its socket
 PACKAGE = __name__.rpartition(".")[0]
 OURS = (
     "scheduler_cls",
@@ -62,7 +65,7 @@ def arguments(settings: CoreSettings, on_cpu: bool) -> dict[str, Any]:
     return {
         "model": settings.model,
         "dtype": settings.dtype,
-        "seed": 0,
+        "seed": secrets.randbits(31),  # started anew, it must not draw what it has drawn before
         "max_model_len": settings.max_tokens,
         "max_num_seqs": limits.max_sessions,  # a held session keeps its place
         "max_num_batched_tokens": max(rounds + chunk, limits.max_sessions),
@@ -84,12 +87,14 @@ def prepare_environment(threads: int) -> None:
     """What vLLM reads from the environment; what the user has set stays."""
     defaults = {
         "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # what the server prints is for programs, too
         "VLLM_NO_USAGE_STATS": "1",  # nothing is sent home
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a server has threads, which forks do not survive
     }
     if threads:
         os.environ["OMP_NUM_THREADS"] = str(threads)
         defaults["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+    os.environ[SERVER] = str(os.getpid())
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
 
@@ -161,9 +166,15 @@ class Core:
             with died_or_not():
                 self.client.ensure_alive()
 
+    def pids(self) -> list[int]:
+        """Processes that vLLM's scheduler runs in."""
+        return [process.pid for process in self.client.resources.engine_manager.processes]
+
     def close(self) -> None:
         """End the processes."""
         self.client.shutdown()
+        self.client.output_queue_thread.join(CLOSE_S)
+        self.client.ctx.destroy(linger=0)
 
 
 @contextlib.contextmanager

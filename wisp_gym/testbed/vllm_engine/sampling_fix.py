@@ -9,6 +9,7 @@ import os
 from typing import Any
 
 from wisp_gym.errors import InputError
+from wisp_gym.testbed.vllm_engine.lifetime import end_with_the_parent
 from wisp_gym.testbed.vllm_engine.version import PINNED, check_version
 
 PLUGIN = "wisp_gym"
@@ -32,9 +33,10 @@ def expand(
 
 
 def register() -> None:
-    """Replace the faulty function, in the one version that has it and on a processor alone; called by vLLM in each of its processes."""
+    """Called by vLLM in each of its processes: replace the faulty function, in the one version that has it and on a processor alone."""
     from vllm.platforms import current_platform
 
+    end_with_the_parent()
     try:
         check_version()
     except InputError:

@@ -12,6 +12,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.request import Request
 
+from wisp_gym.testbed.vllm_engine.lifetime import end_with_the_parent
 from wisp_gym.testbed.vllm_engine.transport import Report, Round, report_output, rounds_of
 
 MOST_EMPTY_STEPS = 3  # in a row, with nothing left to evict: then what is left of an order cannot run
@@ -38,8 +39,10 @@ class OrderedScheduler(Scheduler):
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
+        end_with_the_parent()
         self.order: Order | None = None
         self.evicted: list[str] = []  # since the last report
+        self.spare_blocks = 0  # of memory, besides what the order asked for
         # New requests with a single token left would be padded with drafts that nobody made, unless a table gives the number of drafts.
         self.dynamic_sd_lookup = [self.num_spec_tokens] * (self.max_num_running_reqs + 1)
 
@@ -67,14 +70,18 @@ class OrderedScheduler(Scheduler):
 
     def _line_up(self, order: Order) -> None:
         """Rounds in their order, then held sessions, the longest unordered last: vLLM preempts from the end."""
-        rank = {name: place for place, name in enumerate(order.names)}
-        self.running.sort(key=lambda request: rank.get(request.request_id, len(rank)))
+        self._to_the_front(order)
         waiting = [request for name in order.open if (request := self._waits(name)) is not None]
         self.waiting.remove_requests(waiting)
         self.waiting.prepend_requests(waiting)
         missing = {name for name in order.open if name not in self.requests}
         for name in missing:  # its device is gone
             del order.open[name]
+
+    def _to_the_front(self, order: Order) -> None:
+        """What is ordered comes first; all else keeps its place, the longest unordered last."""
+        rank = {name: place for place, name in enumerate(order.names)}
+        self.running.sort(key=lambda request: rank.get(request.request_id, len(rank)))
 
     def _waits(self, name: str) -> Request | None:
         request = self.requests.get(name)
@@ -89,11 +96,12 @@ class OrderedScheduler(Scheduler):
         requests = [self.requests[name] for name in order.open]
         wanted = sum(self._new_blocks(request, order) for request in requests)
         arriving = sum(not self._is_running(request) for request in requests)
+        pool = self.kv_cache_manager.block_pool
         while (
-            self.kv_cache_manager.block_pool.get_num_free_blocks() < wanted
-            or len(self.running) + arriving > self.max_num_active_reqs
+            pool.get_num_free_blocks() < wanted or len(self.running) + arriving > self.max_num_active_reqs
         ) and self._evict(order):
             pass
+        self.spare_blocks = max(pool.get_num_free_blocks() - wanted, 0)
 
     def _new_blocks(self, request: Request, order: Order) -> int:
         """Blocks that a round needs besides those that its session has."""
@@ -103,8 +111,11 @@ class OrderedScheduler(Scheduler):
         return max(-(-tokens // self.block_size) - held, 0)
 
     def _evict(self, order: Order) -> bool:
-        """Take the memory of the session that was not ordered for longest; whether there was one."""
-        request = next((r for r in reversed(self.running) if r.request_id not in order.names), None)
+        """Take the memory of the session that was not ordered for longest, last of one whose round is done; whether there was one.
+
+        The latter since vLLM keeps blocks of rejected drafts, so an order may need a block or two more than it was composed for.
+        """
+        request = next((r for r in reversed(self.running) if r.request_id not in order.open), None)
         if request is None:
             return False
         self.running.remove(request)
@@ -130,11 +141,20 @@ class OrderedScheduler(Scheduler):
         return ordered and super()._handle_blocked_waiting_request(request)
 
     def _get_local_prefix_cache_hit(self, request: Request) -> Any:
-        """What the prefix cache has of a context; a block less where nothing would be left to run before its last token."""
+        """What the prefix cache has of a context.
+
+        A block less where nothing would be left to run before its last token; of a chunk no more beyond its end than memory has to spare.
+        """
         blocks, tokens, boundary, diverged = super()._get_local_prefix_cache_hit(request)
-        if self._stops_before_the_last(request) and tokens >= request.num_tokens - 1:
-            tokens = (tokens - 1) // self.block_size * self.block_size
-            blocks = self.kv_cache_manager.truncate_computed_blocks(blocks, tokens)
+        if self._stops_before_the_last(request):
+            most = (request.num_tokens - 2) // self.block_size
+            if (chunk_end := self._chunk_end(request)) > 0:
+                asked = -(-chunk_end // self.block_size)
+                most = min(most, asked + self.spare_blocks)
+                self.spare_blocks -= max(min(most, tokens // self.block_size) - asked, 0)
+            if tokens > most * self.block_size:
+                tokens = most * self.block_size
+                blocks = self.kv_cache_manager.truncate_computed_blocks(blocks, tokens)
         return blocks, tokens, boundary, diverged
 
     def _reserve_prefill_lookahead(self, request: Request, num_computed_tokens: int, num_new_tokens: int) -> int:
@@ -156,6 +176,10 @@ class OrderedScheduler(Scheduler):
         least = 0 if self._is_running(request) else computed + 1
         return min(max(each.chunk_end, least), last)
 
+    def _chunk_end(self, request: Request) -> int:
+        each = self.order.open.get(request.request_id) if self.order is not None else None
+        return each.chunk_end if each is not None else 0
+
     def _stops_before_the_last(self, request: Request) -> bool:
         """Whether a round's step ends before the context's last token: a chunk, or drafts that wait for their context."""
         each = self.order.open.get(request.request_id) if self.order is not None else None
@@ -176,6 +200,7 @@ class OrderedScheduler(Scheduler):
             outputs.setdefault(order.client, EngineCoreOutputs()).outputs.append(
                 report_output(order.name, self._report(order))
             )
+            self._to_the_front(order)  # vLLM has put those that came in at the end
             self.order = None
         return outputs
 
