@@ -27,7 +27,7 @@ from tests.support.testbed_faults import (
     refusal,
 )
 from tests.support.testbed_world import TOKENIZER, World, answer_all, text_of, wait_for
-from tests.support.vllm_world import BLOCK_TOKENS, ROOMY, TIGHT, Guess, greedy, prompts, start
+from tests.support.vllm_world import BLOCK_TOKENS, ROOMY, TIGHT, Guess, greedy, prompts
 from wisp_gym.testbed.client import Request
 from wisp_gym.testbed.connection import Link
 from wisp_gym.testbed.controlling import FixedLength
@@ -133,31 +133,24 @@ def test_a_dead_connection_leaves_nothing_behind(roomy: Any) -> None:
         assert world.engine.kv_used_tokens == 0
 
 
-def test_vllm_killed_mid_round_is_started_anew(folder: Path) -> None:
+def test_vllm_killed_mid_round_is_started_anew(tight: Any) -> None:
     """Its process dies with all sessions: they are rebuilt by prefill, and devices notice a pause alone."""
-    engine, answers = start(folder, TIGHT), known(4, 90, 7)
-    try:
-        with World(engine=engine, limits=TIGHT) as world:
-            devices = [
-                world.device(FixedLength(3), draft=Guess(answers, 0.5, i), give_up_s=240, reply_timeout_s=240)
-                for i in range(4)
-            ]
-            found: list[Any] = []
-            work = threading.Thread(
-                target=lambda: found.extend(answer_all(devices, [Request(ids, 90) for ids in answers]))
-            )
-            work.start()
-            assert wait_for(lambda: world.count("wisp_committed_tokens_total") > 40)
-            ours = [child for child in psutil.Process().children(recursive=True) if child.pid in engine.core.pids()]
-            assert ours
-            ours[0].send_signal(signal.SIGKILL)
-            assert world.count("wisp_committed_tokens_total") < 4 * 90
-            work.join(240)
-            assert [each.tokens for each in found] == list(answers.values())
-            assert engine.restarts == 1
-            assert world.count("wisp_committed_tokens_total") == 4 * 90
-    finally:
-        engine.close()
+    answers, before = known(4, 90, 7), tight.restarts
+    requests = [Request(ids, 90) for ids in answers]
+    with World(engine=tight, limits=TIGHT) as world:
+        patient = {"give_up_s": 240.0, "reply_timeout_s": 240.0}
+        devices = [world.device(FixedLength(3), draft=Guess(answers, 0.5, i), **patient) for i in range(4)]
+        found: list[Any] = []
+        work = threading.Thread(target=lambda: found.extend(answer_all(devices, requests)))
+        work.start()
+        assert wait_for(lambda: world.count("wisp_committed_tokens_total") > 40)
+        for pid in tight.core.pids():
+            os.kill(pid, signal.SIGKILL)
+        assert world.count("wisp_committed_tokens_total") < 4 * 90
+        work.join(240)
+        assert [each.tokens for each in found] == list(answers.values())
+        assert tight.restarts == before + 1
+        assert world.count("wisp_committed_tokens_total") == 4 * 90
 
 
 @pytest.fixture
