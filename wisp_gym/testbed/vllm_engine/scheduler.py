@@ -73,7 +73,7 @@ class OrderedScheduler(Scheduler):
         self._to_the_front(order)
         waiting = [request for name in order.open if (request := self._waits(name)) is not None]
         self.waiting.remove_requests(waiting)
-        self.waiting.prepend_requests(waiting)
+        self.waiting.prepend_requests(reversed(waiting))  # vLLM puts the last of them in front
         missing = {name for name in order.open if name not in self.requests}
         for name in missing:  # its device is gone
             del order.open[name]
