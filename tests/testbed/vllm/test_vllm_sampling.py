@@ -37,7 +37,7 @@ def answer(engine: Any, temperature: float, tokens: int) -> Answered:
             jobs = []
             for place, (ids, text, drafted) in enumerate(live):
                 draft = [drawn.randrange(VOCABULARY // 8) for _ in range(drawn.randint(0, 3))] if text else []
-                if draft and place % 4 == 0:  # a good one, too
+                if draft and place % 12 == 0:  # a good one, too
                     draft[0] = int(laws_after([*ids, *text], [0], 1.0)[0].argmax())
                 drafted.update({len(text) + j: token for j, token in enumerate(draft)})
                 jobs.append(Job(place, [*ids, *text], draft, (), temperature, number + place, len(text)))
