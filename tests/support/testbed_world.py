@@ -103,11 +103,12 @@ class World:
     Args:
         target: in place of the small model. port, credentials: to listen with. settings: keywords of `ServerSettings`.
         scheduler: makes one for the engine and the limits; None: first come first served.
+        engine: in place of one in torch; whoever made it closes it.
     """
 
     def __init__(
         self, target: Any = None, port: int = 0, credentials: grpc.ServerCredentials | None = None,
-        scheduler: Callable[[Engine, Limits], Scheduler] | None = None, **settings: Any,
+        scheduler: Callable[[Engine, Limits], Scheduler] | None = None, engine: Engine | None = None, **settings: Any,
     ) -> None:  # fmt: skip
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
@@ -117,7 +118,7 @@ class World:
 
         async def start() -> int:
             told = ServerSettings(**settings)
-            self.engine = TorchEngine(target or Target(target_model()), told.limits.kv_tokens)
+            self.engine: Any = engine or TorchEngine(target or Target(target_model()), told.limits.kv_tokens)
             made = (scheduler or scheduled())(self.engine, told.limits)
             self.server = Server(self.engine, TOKENIZER, made, told)
             return await self.server.start("127.0.0.1", port, credentials)

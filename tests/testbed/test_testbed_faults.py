@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +16,7 @@ torch = pytest.importorskip("torch")
 grpc = pytest.importorskip("grpc")
 pytest.importorskip("transformers")
 
+from tests.support.testbed_faults import Commands, Doubling, Fatal, Killed, SlowDraft, Unreliable, hostile, raw, refusal
 from tests.support.testbed_world import (
     COEFFICIENTS,
     TOKENIZER,
@@ -39,13 +35,12 @@ from tests.support.testbed_world import (
 )
 from wisp_gym.serving import Batch, FirstComeFirstServed, VerificationTimeEstimator
 from wisp_gym.testbed.client import GaveUp, Request
-from wisp_gym.testbed.connection import Link, LinkBroken
+from wisp_gym.testbed.connection import Link
 from wisp_gym.testbed.controlling import FixedLength
-from wisp_gym.testbed.draft import Drafted, DraftModel
 from wisp_gym.testbed.scheduling import batch_limits
 from wisp_gym.testbed.settings import Limits
 from wisp_gym.testbed.torch_engine.target import Target
-from wisp_gym.testbed.wire_pb2 import FromDevice, FromServer, Refusal, Round, Start
+from wisp_gym.testbed.wire_pb2 import FromDevice, Refusal, Round, Start
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -54,22 +49,10 @@ def test_a_device_killed_mid_round_takes_its_session_up_again() -> None:
     """The device vanishes with a round at the server; another process with the same session goes on."""
     request = Request(prompt(1), 30, session=b"0123456789abcdef")
 
-    class Killed(Exception):
-        pass
-
-    class Fatal(Link):
-        rounds = 0
-
-        def receive(self, timeout_s: float) -> FromServer:
-            Fatal.rounds += 1
-            if Fatal.rounds == 5:
-                raise Killed  # the round is sent, its reply will never be read
-            return super().receive(timeout_s)
-
     with World(target=SlowTarget(0.02)) as world:
         channel = world.channel()
         got: list[int] = []
-        first = world.device(FixedLength(3), connect=lambda: Fatal(channel))
+        first = world.device(FixedLength(3), connect=lambda: Fatal(channel, 5))
         with pytest.raises(Killed):
             first.answer(request, got.extend)
         first.close()
@@ -106,24 +89,6 @@ def test_a_restarted_server_rebuilds_sessions_by_prefill(temperature: float) -> 
     old.__exit__()
 
 
-class Unreliable(Link):
-    """Loses and doubles replies, both in a fixed rhythm."""
-
-    count = itertools.count(1)
-
-    def receive(self, timeout_s: float) -> FromServer:
-        kept = getattr(self, "kept", [])
-        if kept:
-            return kept.pop()
-        message = super().receive(timeout_s)
-        n = next(self.count)
-        if n % 7 == 3:
-            raise LinkBroken("this reply is lost")
-        if n % 3 == 0:
-            self.kept = [message]
-        return message
-
-
 def test_replies_lost_or_doubled_change_nothing() -> None:
     with World() as world:
         channel = world.channel()
@@ -135,14 +100,6 @@ def test_replies_lost_or_doubled_change_nothing() -> None:
         assert sum(a.ignored for a in answers) > 2
         # A reply that was lost is not verified again: the server answers from what is committed.
         assert world.count("wisp_committed_tokens_total") == 8 * 20
-
-
-class Doubling(Link):
-    """Sends every round twice."""
-
-    def send(self, message: FromDevice) -> None:
-        super().send(message)
-        super().send(message)
 
 
 def test_rounds_sent_twice_are_verified_once() -> None:
@@ -157,19 +114,10 @@ def test_rounds_sent_twice_are_verified_once() -> None:
         assert world.count("wisp_rounds_total") == sum(a.rounds for a in answers)
 
 
-class SlowDraft(DraftModel):
-    """Drafts nothing until it is told to hurry."""
-
-    hurry = threading.Event()
-
-    def draft(self, context: Any, position: int, temperature: float, seed: int) -> Drafted:
-        self.hurry.wait(120.0)
-        return super().draft(context, position, temperature, seed)
-
-
 def test_a_slow_device_holds_up_nobody_and_is_forgotten_without_harm() -> None:
     with World(limits=Limits(idle_s=0.1)) as world:
-        slow = world.device(FixedLength(8), draft=SlowDraft(draft_model()))
+        draft = SlowDraft(draft_model())
+        slow = world.device(FixedLength(8), draft=draft)
         request, got = Request(prompt(9), 12), []
         waiting = threading.Thread(target=lambda: got.append(slow.answer(request)))
         waiting.start()
@@ -179,44 +127,10 @@ def test_a_slow_device_holds_up_nobody_and_is_forgotten_without_harm() -> None:
         assert [a.tokens for a in answers] == [right(r) for r in requests]
         assert waiting.is_alive()
         assert wait_for(lambda: request.session not in [key[1] for key in world.server.table.sessions])
-        SlowDraft.hurry.set()
+        draft.hurry.set()
         waiting.join(30)
         assert got[0].tokens == right(request)
         assert world.count("wisp_refusals_total", reason="UNKNOWN_SESSION") > 0  # it was silent for longer than allowed
-
-
-def raw(world: World, *messages: bytes) -> grpc.StatusCode:
-    """How a stream of raw bytes ends."""
-    call = world.channel().stream_stream("/wisp_gym.testbed.v1.Verification/Serve")(iter(messages), timeout=20)
-    try:
-        for _ in call:
-            pass
-    except grpc.RpcError:
-        pass
-    return call.code()
-
-
-def hostile() -> Iterator[bytes]:
-    """Messages that no device sends."""
-    start = Start(version=1, tokenizer=TOKENIZER, prompt=prompt(0), max_new_tokens=10)
-    good = Round(session=b"x" * 16, round=1, start=start)
-    yield b"\xff" * 64  # no protobuf
-    yield b""
-    yield FromDevice(round=Round()).SerializeToString()
-    yield FromDevice(round=Round(session=b"y" * 16, round=1, position=4_000_000_000, start=start)).SerializeToString()
-    for change in (
-        Round(tokens=[1 << 31]),
-        Round(round_age_s=float("nan")),
-        Round(start=Start(max_new_tokens=1 << 31)),
-    ):
-        bad = Round()
-        bad.CopyFrom(good)
-        bad.MergeFrom(change)
-        yield FromDevice(round=bad).SerializeToString()
-    bad = Round(session=b"z" * 16, round=1, start=start)
-    bad.start.temperature = 1.0
-    yield FromDevice(round=bad).SerializeToString() + b"\x0a\x02\x1a\xff"  # broken off in the middle
-    yield FromDevice(round=Round(session=b"s" * 16, round=1, start=start, tokens=[1] * 12)).SerializeToString()
 
 
 def test_hostile_messages_end_their_own_stream_alone() -> None:
@@ -236,15 +150,6 @@ def test_hostile_messages_end_their_own_stream_alone() -> None:
         assert world.count("wisp_failed_batches_total") == 0
         assert wait_for(lambda: world.count("wisp_connections") == 1)
         assert world.device().answer(Request(prompt(3), 8)).tokens == greedy(tuple(prompt(3)), 8)
-
-
-def refusal(world: World, message: Round) -> int:
-    """Why a round that comes on a connection of its own is refused."""
-    link = Link(world.channel())
-    link.send(FromDevice(round=message))
-    reason = link.receive(10).refusal.reason
-    link.close()
-    return int(reason)
 
 
 def test_a_stranger_who_guesses_a_session_cannot_change_its_answer() -> None:
@@ -362,46 +267,6 @@ def test_a_dead_connection_leaves_nothing_behind() -> None:
 
 
 # --- processes ---------------------------------------------------------------------------------------------------------
-
-
-class Commands:
-    """The two commands, run as processes."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.processes = folder, list[subprocess.Popen[str]]()
-
-    def start(self, name: str, *flags: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "wisp_gym", name, *flags]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        self.processes.append(process)
-        return process
-
-    def server(
-        self, port: int = 0, scheduler: str = "fcfs"
-    ) -> tuple[subprocess.Popen[str], int, Callable[[str], float]]:
-        """A server that listens: the process, its port, and how to read a metric."""
-        flags = ("--listen", f"127.0.0.1:{port}", "--metrics", "127.0.0.1:0", "--target", str(self.folder / "target"))
-        process = self.start("server", *flags, "--threads", "1", "--grace-s", "5", "--scheduler", scheduler)
-        assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(2)]
-        found = [re.search(r":(\d+)", line) for line in lines]
-        assert all(found), lines
-        ports = [int(match.group(1)) for match in found if match]
-
-        def metric(name: str) -> float:
-            with urllib.request.urlopen(f"http://127.0.0.1:{ports[1]}/metrics", timeout=5) as reply:
-                text = reply.read().decode()
-            return float(dict(line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")[name])
-
-        return process, ports[0], metric
-
-    def stop(self) -> None:
-        for process in self.processes:
-            process.kill()
-            process.communicate()
 
 
 @pytest.fixture

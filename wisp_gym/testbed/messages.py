@@ -43,13 +43,14 @@ class Model:
 
     Attributes:
         vocabulary: tokens. max_tokens: longest sequence that model and memory hold. tokenizer: SHA-256 of the vocabulary.
-        end_tokens: end an answer.
+        end_tokens: end an answer. samples: whether temperatures above 0 are served.
     """
 
     vocabulary: int
     max_tokens: int
     tokenizer: bytes
     end_tokens: frozenset[int] = frozenset()
+    samples: bool = True
 
 
 def check_tokens(what: str, tokens: Sequence[int], most: int, vocabulary: int) -> None:
@@ -99,6 +100,8 @@ def check_start(start: Start, position: int, limits: Limits, model: Model) -> No
         raise invalid(f"committed: {len(start.committed)} tokens at position {position}")
     if (tokens := len(start.prompt) + start.max_new_tokens) > model.max_tokens:
         raise invalid(f"prompt and answer: {tokens} tokens, allowed are {model.max_tokens}")
+    if start.temperature > 0.0 and not model.samples:
+        raise invalid(f"temperature: {start.temperature:g}, allowed is 0: this server does not sample")
     for name, most in MOST.items():
         check_number(name, getattr(start, name), most)
 

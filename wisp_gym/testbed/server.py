@@ -11,8 +11,10 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
+import json
 import logging
 import socket
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,9 +25,11 @@ from wisp_gym.interrupts import Interrupt, heard
 from wisp_gym.testbed.settings import BLOCK_TOKENS, Limits
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help and wrong flags do without
+    from wisp_gym.testbed.engine import Engine
     from wisp_gym.testbed.service import Server
 
 PROGRAM = "wisp-gym server"
+TORCH, VLLM = "torch", "vllm"
 Address = tuple[str, int]
 LIMIT_RANGES: dict[str, tuple[float, float, str]] = {
     "kv_tokens": (BLOCK_TOKENS, 1e9, "tokens whose keys and values stay in memory"),
@@ -52,10 +56,23 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--listen", type=address, default=("127.0.0.1", 50051), metavar="HOST:PORT",
         help="port 0: the system chooses (default 127.0.0.1:50051)")  # fmt: skip
-    add("--target", metavar="MODEL", help="name or folder of a transformers model (default: the small pair's)")
-    add("--device", default="cpu", help="cpu or cuda[:N] (default %(default)s)")
+    add("--engine", choices=(TORCH, VLLM), default=TORCH, help="what runs the target (default %(default)s)")
+    add(
+        "--target",
+        "--model",
+        metavar="MODEL",
+        help="name or folder of a transformers model (default: the small pair's)",
+    )
+    add("--device", default="cpu", help="cpu or cuda[:N] (default %(default)s); vLLM runs where its wheel was made for")
     add("--dtype", choices=("float32", "float64", "bfloat16", "float16"), default="float32", help="of the weights")
-    add("--threads", type=whole(0, 1024), default=0, help="of the CPU (default 0: torch's choice)")
+    add("--threads", type=whole(0, 1024), default=0, help="of the CPU (default 0: the engine's choice)")
+    add(
+        "--vllm",
+        type=json_object,
+        default={},
+        metavar="JSON",
+        help="further arguments of vllm.EngineArgs, by their names",
+    )
     add("--scheduler", default="fcfs", help="fcfs, or a bundle: a shipped policy or rule "
         "(batching-v1, joint-v1, wisp), a file, a run's folder (default %(default)s)")  # fmt: skip
     add("--metrics", type=address, metavar="HOST:PORT", help="serve Prometheus metrics there")
@@ -74,27 +91,70 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     given.limits = Limits(**{field.name: getattr(given, field.name) for field in dataclasses.fields(Limits)})
     if bool(given.tls_certificate) != bool(given.tls_key) or (given.tls_client_ca and not given.tls_key):
         parser.error("--tls-certificate and --tls-key belong together; --tls-client-ca needs both")
+    if given.engine == VLLM and given.device != "cpu":
+        parser.error("--device: vLLM runs where its wheel was made for; allowed with --engine vllm is none")
+    if given.engine == VLLM and given.dtype == "float64":
+        parser.error("--dtype: given float64, allowed with --engine vllm are float32, bfloat16, float16")
+    if given.engine == TORCH and given.vllm:
+        parser.error("--vllm: allowed with --engine vllm alone")
     return given
 
 
-def build(given: argparse.Namespace) -> Server:
-    """The server of the flags, its model loaded."""
+def json_object(text: str) -> dict[str, Any]:
+    """A JSON object of the command line."""
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"no JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError("allowed is a JSON object, as in '{\"tensor_parallel_size\": 2}'")
+    return found
+
+
+def torch_engine(given: argparse.Namespace, name: str) -> Engine:
+    """The engine in torch, its model loaded."""
     import torch
 
-    from wisp_gym.testbed.scheduling import find_bundle, make_scheduler
-    from wisp_gym.testbed.security import AccessTokens
-    from wisp_gym.testbed.service import Server, ServerSettings
     from wisp_gym.testbed.torch_engine.engine import TorchEngine
-    from wisp_gym.testbed.torch_engine.models import default_pair, load_model, load_tokenizer, tokenizer_digest
+    from wisp_gym.testbed.torch_engine.models import load_model
     from wisp_gym.testbed.torch_engine.target import Target
 
     if given.threads:
         torch.set_num_threads(given.threads)
+    return TorchEngine(Target(load_model(name, "--target", given.device, given.dtype)), given.limits.kv_tokens)
+
+
+def vllm_engine(given: argparse.Namespace, name: str) -> Engine:
+    """The engine on vLLM, its processes started."""
+    from wisp_gym.testbed.vllm_engine.core import CoreSettings
+    from wisp_gym.testbed.vllm_engine.engine import VllmEngine
+    from wisp_gym.testbed.vllm_engine.sampling_fix import why_not
+
+    engine = VllmEngine(CoreSettings(name, given.dtype, given.threads, given.limits, more=given.vllm))
+    if not engine.samples:
+        print(f"{PROGRAM}: temperatures above 0 are refused: {why_not()}", file=sys.stderr)
+    return engine
+
+
+ENGINES = {TORCH: torch_engine, VLLM: vllm_engine}
+
+
+def build(given: argparse.Namespace) -> Server:
+    """The server of the flags, its model loaded."""
+    from wisp_gym.testbed.scheduling import find_bundle, make_scheduler
+    from wisp_gym.testbed.security import AccessTokens
+    from wisp_gym.testbed.service import Server, ServerSettings
+    from wisp_gym.testbed.torch_engine.models import default_pair, load_tokenizer, tokenizer_digest
+
+    if given.engine == VLLM:
+        from wisp_gym.testbed.vllm_engine.version import check_version
+
+        check_version()  # before a model is looked for
     tokens = AccessTokens.read(given.tokens) if given.tokens else None
     bundle = find_bundle(given.scheduler)
     name = given.target or str(default_pair() / "target")
     digest = tokenizer_digest(load_tokenizer(name, "--target"))
-    engine = TorchEngine(Target(load_model(name, "--target", given.device, given.dtype)), given.limits.kv_tokens)
+    engine = ENGINES[given.engine](given, name)
     scheduler = make_scheduler(bundle, engine, given.limits)
     return Server(engine, digest, scheduler, ServerSettings(given.limits, tokens))
 
@@ -175,4 +235,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             free(flag, where)  # before a model is loaded
     tls = credentials(given)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    asyncio.run(serve(build(given), given.listen, tls, given.metrics, given.grace_s))
+    server = build(given)
+    with contextlib.closing(server.verifier.engine):
+        asyncio.run(serve(server, given.listen, tls, given.metrics, given.grace_s))

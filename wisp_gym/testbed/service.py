@@ -78,7 +78,7 @@ class Server:
         settings = settings or ServerSettings()
         self.limits, self.tokens, self.metrics = settings.limits, settings.tokens, Metrics()
         most_tokens = min(engine.max_tokens, engine.kv_capacity_tokens)
-        self.model = Model(engine.vocabulary, most_tokens, tokenizer, engine.end_tokens)
+        self.model = Model(engine.vocabulary, most_tokens, tokenizer, engine.end_tokens, engine.samples)
         self.table = SessionTable(self.limits, self.model, settings.clock, lambda key: self.verifier.forgotten(key))
         scheduler = scheduler or make_scheduler(None, engine, self.limits)
         self.verifier = Verifier(engine, self.table, scheduler, self.limits, self.metrics, settings.clock)

@@ -164,9 +164,9 @@ class Verifier:
         pending = session.pending
         assert pending is not None
         pending.stage = RUNNING
-        if not complete:  # what it commits is not looked at
-            return Job(session.key, session.context[:tokens])
         chance = (session.temperature, session.seed, len(session.committed))
+        if not complete:
+            return Job(session.key, session.context, (), (), *chance, min(tokens, len(session.context)))
         return Job(session.key, session.context, pending.drafted, pending.laws, *chance)
 
     # --- a batch ends ----------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ class TorchEngine:
     """
 
     block_tokens = BLOCK_TOKENS
+    samples = True
 
     def __init__(self, target: Target, kv_tokens: int) -> None:
         self.target = target
@@ -48,11 +49,20 @@ class TorchEngine:
 
     def verify(self, jobs: Sequence[Job]) -> list[list[int]]:
         """The tokens that each round commits."""
-        return self.target.verify([Row(self.memory.caches[job.key], *job[1:]) for job in jobs])
+        return self.target.verify([self._row(job) for job in jobs])
+
+    def _row(self, job: Job) -> Row:
+        cache = self.memory.caches[job.key]
+        if job.chunk_end:  # what it commits is not looked at
+            return Row(cache, job.context[: job.chunk_end])
+        return Row(cache, job.context, job.drafted, job.laws, job.temperature, job.seed, job.position)
 
     def forget(self, key: Hashable) -> None:
         """Free a session's memory."""
         self.memory.release(key)
+
+    def close(self) -> None:
+        """The model goes with the process."""
 
     def first_coefficients(self) -> dict[str, float]:
         """A batch of one token and one of many, timed on this machine; attention's parts are left to the first batches."""
