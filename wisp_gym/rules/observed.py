@@ -26,7 +26,8 @@ def decide_drafting(
 ):
     """Write a speculation rule's action for each of (n, device.SIZE) observations into (n,) `actions`.
 
-    `chooses_way`: of a policy that says how rounds end. Rules draft or send: where ways are open a round that holds no more tokens is asked about too: they send it.
+    `chooses_way`: of a policy that says how rounds end. Rules draft or send: where ways are open a round that holds no more tokens
+    is asked about too, and they send it.
     """
     for row in range(len(observations)):
         o = observations[row]
