@@ -25,7 +25,7 @@ def work() -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "engine", partial(run.compile, (INTEGER, INTEGER, INTEGER, INTEGER))
     for demanded in OnDemand.every.values():
         yield demanded.name.removeprefix("wisp_gym."), demanded.bind
-    drafting = INTEGER, NUMBERS, SINGLES, NUMBERS, INTEGER, ROWS, INTEGERS, NUMBERS, INTEGERS
+    drafting = INTEGER, NUMBERS, SINGLES, NUMBERS, INTEGER, INTEGER, ROWS, INTEGERS, NUMBERS, INTEGERS
     yield "drafting", partial(decide_drafting.compile, drafting)
     yield "batching", partial(decide_batching.compile, (INTEGER, NUMBERS, INTEGER, INTEGER, ROWS, INTEGERS))
     yield "scoring", partial(score_batching.compile, (SINGLES, INTEGER, ROWS, INTEGERS))

@@ -181,5 +181,5 @@ def check_settings(path: Path, given: Any, example: Any, at: str = "") -> None:
             check_settings(path, value, example[0], at)
         return
     kinds = (int, float) if isinstance(example, float) else type(example)
-    if not isinstance(given, kinds) or isinstance(given, (bool, list)):
+    if not isinstance(given, kinds) or (isinstance(given, (bool, list)) and not isinstance(example, bool)):
         raise InputError(f"{RUN}: '{path}': '{at}' given {given!r}, allowed is for instance {example!r}")

@@ -34,7 +34,8 @@ SMALL = with_(load("wisp-study"), **{"horizon.warmup_s": 0.0, "horizon.measure_s
 def make(name: str = "Batching", n: int = 2, seed: int = 0) -> DecisionVectorEnv:
     """A few small worlds, begun."""
     envs = gym.make_vec(
-        f"wisp_gym/{name}-v0", num_envs=n, vectorization_mode="vector_entry_point", scenario=SMALL, devices=12, visible=12,
+        f"wisp_gym/{name}-v1", num_envs=n, vectorization_mode="vector_entry_point", scenario=SMALL, devices=12,
+        hosting=False, visible=12,
         horizon_s=10.0, controller="wisp+fcfs+admit", threads=1,
     )  # fmt: skip
     assert isinstance(envs, DecisionVectorEnv)

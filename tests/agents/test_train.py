@@ -143,7 +143,7 @@ def test_the_folder_says_what_the_run_was(trained: Path, tiny: Path) -> None:
         TOTAL,
         0,
     )
-    assert config["env_kwargs"] == {"scenario": str(tiny), "controller": "wisp+fcfs", "horizon_s": 8}
+    assert config["env_kwargs"] == {"scenario": str(tiny), "controller": "wisp+fcfs", "ways": False, "horizon_s": 8}
     assert config["hyperparameters"] == ALGORITHMS["ppo"].hyperparameters
     assert not set(config["validation_seeds"]) & set(config["test_seeds"])
     assert "train.py --algo ppo -n" in (trained / "command.txt").read_text()
@@ -392,7 +392,7 @@ KWARGS = "argument --env-kwargs: "
         (["--algo", "pp"], "argument --algo: given 'pp'; did you mean 'ppo'?"),
         (["--algo", "dqn"], "allowed: fleet, ppo, a2c"),
         (["--preset", "speculations"], "argument --preset: given 'speculations'; did you mean 'speculation'?"),
-        (["--env", "wisp_gym/Speculation-v1"], "argument --env: given 'wisp_gym/Speculation-v1'; did you mean"),
+        (["--env", "wisp_gym/Speculation-v0"], "argument --env: given 'wisp_gym/Speculation-v0'; did you mean"),
         (["--device", "tpu"], "argument --device: given 'tpu'; did you mean 'cpu'?"),
         (["--env-kwargs", "devices"], KWARGS + "given 'devices', allowed is KEY:VALUE"),
         (["--env-kwargs", "devicez:3"], KWARGS + "unknown 'devicez'; did you mean 'devices'?"),
@@ -482,9 +482,17 @@ def test_a_resumed_run_needs_something_to_do(trained: Path, tmp_path: Path, caps
         ("seed", "0", "'seed' given '0', allowed is for instance 0"),
         ("widths", [64, "x"], "'widths' given 'x'"),
         ("hyperparameters", {"gamma": 0.9}, "'hyperparameters.n_steps' is missing"),
-        ("env_kwargs", {"controller": "wisp+fcfs", "scenario": "x", "devises": 3}, "unknown 'devises'; did you mean"),
+        (
+            "env_kwargs",
+            {"controller": "wisp+fcfs", "ways": False, "scenario": "x", "devises": 3},
+            "unknown 'devises'; did you mean",
+        ),
         ("widths", [32, 32], "does not fit the settings of its run"),
-        ("env_kwargs", {"controller": "wisp+fcfs", "scenario": "x", "devices": 9}, "does not fit the settings"),
+        (
+            "env_kwargs",
+            {"controller": "wisp+fcfs", "ways": False, "scenario": "x", "devices": 9},
+            "does not fit the settings",
+        ),
     ],
 )
 def test_a_run_with_a_damaged_configuration_is_refused(

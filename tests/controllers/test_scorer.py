@@ -40,7 +40,7 @@ def scorer(decision: str, seed: int, eager: bool = True) -> ScorerPolicy:
 def make(decision: str, **arguments: Any) -> DecisionEnv:
     """The environment itself."""
     settings = {"scenario": SCENARIO, "visible": VISIBLE, "horizon_s": 20.0, "controller": "aligned:0+fcfs"} | arguments
-    env = gym.make(IDS[decision], **settings).unwrapped
+    env = gym.make(IDS[decision], hosting=False, **settings).unwrapped
     assert isinstance(env, DecisionEnv)
     return env
 
@@ -182,9 +182,9 @@ def test_saving_and_loading_gives_the_same_policy(tmp_path: Path) -> None:
         (
             "globals",
             [["other", "", 0, 1]],
-            "globals differ from the documented ones: 'other' where 'batch_requests' stands",
+            "globals: 'other'",
         ),
-        ("requests", [], "requests differ from the documented ones: 0 entries, not 23"),
+        ("requests", [], "requests: given"),
         ("chunk_tokens", [1, 2], r"chunk_tokens given \[1, 2\], allowed are \[0, 64"),
         ("prices", [0.5], "prices given"),
         ("version", 99, "version given 99, allowed is 1"),
@@ -204,7 +204,7 @@ def test_other_schemas_are_refused_in_one_line(key: str, value: object, words: s
 
 def test_a_batching_policy_is_no_speculation_policy(tmp_path: Path) -> None:
     save_scorer(scorer("batching", 0), tmp_path / "p.json")
-    with pytest.raises(PolicyError, match="observation differs"):
+    with pytest.raises(PolicyError, match="observation: given"):
         load_policy(tmp_path / "p.json")
 
 

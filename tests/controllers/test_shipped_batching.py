@@ -32,7 +32,8 @@ def test_one_name_for_engine_environment_and_server(name: str) -> None:
     model, decide = loaded.environment(SCENARIO), loaded.bundle().decide
     assert isinstance(model, BatchingPredictor)
     env = gym.make(
-        f"wisp_gym/{loaded.decision().title()}-v0", scenario=SCENARIO, visible=visible, horizon_s=20.0,
+        f"wisp_gym/{loaded.decision().title()}-v1", scenario=SCENARIO, hosting=False, visible=visible,
+        horizon_s=20.0,
         controller="speculation-v1+fcfs+admit",
     ).unwrapped  # fmt: skip
     o, info = env.reset(seed=1)

@@ -256,7 +256,7 @@ def test_a_device_that_some_episodes_lack_is_refused_in_all() -> None:
 EVERYWHERE: dict[str, list[Any]] = {
     "scenario": [5, None, b"wisp-study", "", True, {}, "x" * 5000, "a\0b", "wisp-stud", Path("wisp-stud")],
     "devices": [2.0, True, "4", 0, -1, HUGE, NAN, [4], np.array([4]), np.float64(4), 10**9],
-    "controller": [5, None, b"wisp", "", ["wisp"], "wips+fcfs", "fixed:4", Path("nowhere.json")],
+    "controller": [5, b"wisp", "", ["wisp"], "wips+fcfs", "fixed:4", Path("nowhere.json")],
     "horizon_s": ["60", True, 0, -1.0, NAN, INF, None, [60], HUGE, 1j],
     "average_reward": ["won", True, -1, NAN, INF, None, [1.0]],
     "reward_weights": [5, "time", ["time"], {"tme": 1}, {"time": "1"}, {"time": None}, {"time": NAN}, {"time": True}, {5: 1}],

@@ -1,7 +1,6 @@
 """Saved policies as JSON: weights with the schema of what they see. Loading one runs no code of its author."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -11,13 +10,13 @@ import numpy as np
 
 from wisp_gym.contract import device
 from wisp_gym.contract.actions import WAYS
-from wisp_gym.contract.entry import Entry
+from wisp_gym.contract.tables import TABLES
 from wisp_gym.controllers.shipped import policy_path, shipped_names
-from wisp_gym.errors import InputError, did_you_mean, shown
+from wisp_gym.errors import InputError, did_you_mean, one_of, shown
 from wisp_gym.files import write_text
 from wisp_gym.rules import speculation
 from wisp_gym.rules.controller import PLAIN, WITH_WAYS
-from wisp_gym.rules.mlp import pack
+from wisp_gym.rules.mlp import layers_of, pack
 from wisp_gym.rules.weights_json import layers_as_json, parse_layers, read_document
 from wisp_gym.values import texts
 
@@ -116,33 +115,44 @@ def save_policy(policy: Policy, path: str | Path) -> None:
     write_text(path, json.dumps(document))
 
 
-def places_of(path: Path, what: str, rows: Any, entries: Sequence[Entry]) -> list[int]:
-    """Places of a policy's own entries in the documented table, where newer ones may stand beside them.
+def _places_of(path: Path, table: str, rows: Any, known: list[list[str | float]]) -> list[int]:
+    """Places of a policy's own entries among the `known` rows of a table."""
+    found = rows if isinstance(rows, list) else []
+    for given in found:
+        if given not in known or found.count(given) > 1:
+            name, names = given[0] if isinstance(given, list) and given else given, [str(row[0]) for row in known]
+            reason = "twice, or of another unit or other ends" if name in names else did_you_mean(str(name), names)
+            raise PolicyError(f"{path}: {table}: {shown(name)}: {reason}")
+    if not found:
+        raise PolicyError(f"{path}: {table}: given {shown(rows)}, allowed are rows of [name, unit, low, high]")
+    return [known.index(given) for given in found]
+
+
+def documented(path: Path, table: str, rows: Any, layers: list[Layer], k: int = 0) -> list[Layer]:
+    """The layers, of which number k reads the documented table in place of the policy's own entries of it.
+
+    The table may have grown since the policy was saved: entries of which it was told nothing weigh nothing. What the layer reads
+    besides comes after them.
+
+    Args:
+        path: what messages call the policy. table: of `wisp_gym.contract.tables`. rows: its own entries, [name, unit, low, high] each.
+        layers: (W, b) each.
 
     Raises:
-        PolicyError: says `what`, and the first entry that is no entry of the table, or of another unit or other ends.
+        PolicyError: says the first entry that is no entry of the table, or of another unit or other ends.
+        InputError: no such table, or no such layers.
     """
-    documented, found = [e.row for e in entries], rows if isinstance(rows, list) else []
-    for given in found:
-        if given not in documented or found.count(given) > 1:
-            name = given[0] if isinstance(given, list) and given else given
-            known = [e.name for e in entries]
-            reason = "twice, or of another unit or other ends" if name in known else did_you_mean(str(name), known)
-            raise PolicyError(f"{path}: {what}: {shown(name)}: {reason}")
-    if not found:
-        raise PolicyError(f"{path}: {what}: given {shown(rows)}, allowed are rows of [name, unit, low, high]")
-    return [documented.index(given) for given in found]
-
-
-def widened(layer: Layer, places: Sequence[int], size: int) -> Layer:
-    """A first layer (out, entries + others) that reads a table of so many entries: those of which it was told nothing weigh nothing."""
-    weights, bias = layer
+    entries = list(TABLES[one_of("table", table, TABLES)].values())
+    places, found = _places_of(path, table, rows, [e.row for e in entries]), layers_of(layers)
+    if not 0 <= k < len(found):
+        return found  # too few, for which it is refused
+    weights, bias = found[k]
     others = weights.shape[1] - len(places) if weights.ndim == 2 else -1
     if others < 0:
-        return layer  # which is refused for its shape
-    wide = np.zeros((len(weights), size + others), np.float32)
-    wide[:, list(places)], wide[:, size:] = weights[:, : len(places)], weights[:, len(places) :]
-    return wide, bias
+        return found  # which is refused for its shape
+    wide = np.zeros((len(weights), len(entries) + others), np.float32)
+    wide[:, places], wide[:, len(entries) :] = weights[:, : len(places)], weights[:, len(places) :]
+    return [*found[:k], (wide, bias), *found[k + 1 :]]
 
 
 def read_policy(name: str | PathLike[str]) -> tuple[Path, dict[str, Any]]:
@@ -174,9 +184,7 @@ def load_policy(name: str | PathLike[str]) -> Policy:
         PolicyError: missing or damaged file, other version, other observation; one line.
     """
     path, document = read_policy(name)
-    places = places_of(path, "observation", document.get("observation"), device.ENTRIES)
-    layers = parse_layers(path, document, PolicyError)
-    layers[:1] = [widened(layer, places, device.SIZE) for layer in layers[:1]]
+    layers = documented(path, "observation", document.get("observation"), parse_layers(path, document, PolicyError))
     try:
         return make_policy(layers, str(document.get("decision")), str(document.get("activation")), **document["about"])
     except (PolicyError, TypeError) as error:

@@ -81,7 +81,7 @@ class SpeculationPredictor:
         memory = np.zeros(MEMORY)  # no rule that uses it gets here
         c, cap = self.controller, self.max_draft_tokens
         decide_drafting(
-            c.speculation, self.parameters, c.policy, memory, c.chooses_way, cap, many, fates, chances, actions
+            c.speculation, self.parameters, c.policy, memory, int(c.chooses_way), cap, many, fates, chances, actions
         )
         return actions.reshape(rows.shape[:-1]), state
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from wisp_gym.contract import request, server
 from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES
-from wisp_gym.controllers.policy import VERSION, WHAT, PolicyError, places_of, read_policy, widened
+from wisp_gym.controllers.policy import VERSION, WHAT, PolicyError, documented, read_policy
 from wisp_gym.errors import shown
 from wisp_gym.files import write_text
 from wisp_gym.rules.mlp import layers_of
@@ -91,9 +91,8 @@ def load_scorer(name: str | Path) -> ScorerPolicy:
         raise PolicyError(f"{path}: decision given {decision!r}, {allowed}")
     check_schema(path, document, decision)
     layers = parse_layers(path, document, PolicyError)
-    for part, key, table in (("hidden", "requests", request), ("context", "globals", server)):
-        places, k = places_of(path, key, document.get(key), table.ENTRIES), PARTS.index(part)
-        layers[k : k + 1] = [widened(layer, places, table.SIZE) for layer in layers[k : k + 1]]
+    for part, table in (("hidden", "requests"), ("context", "globals")):
+        layers = documented(path, table, document.get(table), layers, PARTS.index(part))
     try:
         return make_scorer(layers, decision, **document["about"])
     except (PolicyError, TypeError) as error:

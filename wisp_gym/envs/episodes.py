@@ -145,7 +145,7 @@ class Episodes:
         warn_of_changes(self.scenario)
         self.worlds = self.with_observations(Worlds(n, self.room, log_rows, trace, threads))
         self.worlds.read_files(self.scenario)
-        self.controller = resolve(settings.controller or PLAIN, self.scenario)
+        self.controller = resolve(PLAIN if settings.controller is None else settings.controller, self.scenario)
         self.template = self.make_template(trace, settings.horizon_s)
         self.copied: tuple[World, World] | None = None  # worlds and template whose bytes `pairs` are
         self.pairs: list[tuple[np.ndarray, np.ndarray]] = []
