@@ -77,6 +77,7 @@ ELSEWHERE = {
     "wisp-gym timeline": "one runs here; tests/evaluation",
     "wisp-gym warm-up": "a minute of compiling; tests/engine/test_demand.py",
     "wisp-gym benchmark": "minutes of a quiet machine; tests/evaluation/test_speed.py",
+    "wisp-gym table": "run with the files that they need in tests/serving/test_tables.py",
     "wisp-gym export": "needs a run; tests/serving/test_export.py",
     "wisp-gym server": "serves until it is stopped; tests/testbed",
     "wisp-gym device": "needs a server; tests/testbed",

@@ -29,6 +29,7 @@ COMMANDS = Commands(
         "capacity": ("wisp_gym.evaluation.capacities", "how many devices a server carries under each controller"),
         "timeline": ("wisp_gym.evaluation.timeline", "draw what devices and server do"),
         "export": ("wisp_gym.serving.export.command", "a policy or a rule as one file for a server"),
+        "table": ("wisp_gym.serving.tables.command", "draft lengths by batch size, for vLLM, SGLang or TensorRT-LLM"),
         "benchmark": (BENCHMARKS, "how fast this machine runs engine, environments, decisions"),
         "warm-up": ("wisp_gym.warm_up", "compile everything ahead"),
         "server": ("wisp_gym.testbed.server", "verify the drafts of many devices with a real model"),

@@ -13,6 +13,7 @@ COMMANDS = Commands(
             "measured profiles: fit, score by configuration, compare, write presets",
         ),
         "drafting": ("estimators.batch_time.drafting", "drafts on the server: fitted steps, the catalogue's times"),
+        "steps": ("estimators.batch_time.steps", "steps of an engine that drafts for itself, for wisp-gym table"),
         "measured": ("estimators.batch_time.measured", "three forms on measured and reconstructed servers"),
     },
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from traces.describe_speculation import acceptance_by_position, area_under_curve, autocorrelation, main
+from traces.describe_speculation import acceptance_by_position, area_under_curve, autocorrelation, describe, main
 from wisp_gym.traces import npz as npz_files
 from wisp_gym.traces import speculation as speculation_trace
 from wisp_gym.traces.requests import TraceError
@@ -27,6 +28,11 @@ from wisp_gym.traces.speculation import (
 )
 
 SHIPPED = "python-10m-1m.npz"
+PRETRAINED = "qwen2.5-coder-0.5b-1.5b.npz"
+PAGE = Path(__file__).parents[2] / "traces" / "README.md"
+# Kinds of text in the order of the prompts, as far as their lengths tell them apart: first prompt and the one after the last.
+KINDS = {"code": (0, 28), "explanations": (28, 48), "summaries": (48, 58), "stories": (58, 68), "translations": (68, 72),
+         "arithmetic": (72, 80), "lists and letters": (80, 104)}  # fmt: skip
 
 
 def runs_of(fates: list[bool], k: int) -> list[int]:
@@ -284,6 +290,36 @@ def test_the_shipped_trace_is_a_real_one(capsys: pytest.CaptureFixture[str]) -> 
     assert area_under_curve(trace.statistics[:, 0, 0], fates) > 0.65  # a draft's confidence tells of acceptance
     main([str(path)])
     assert "P(run >= 1" in capsys.readouterr().out
+
+
+def test_the_pretrained_pairs_trace_names_its_models_and_nothing_of_a_machine() -> None:
+    path = sample_path(PRETRAINED)
+    assert path.stat().st_size < 1e6
+    header = read_speculation_trace(path).header
+    settings = header["settings"]
+    assert {side: settings[side]["name"] for side in ("draft", "target")} == {
+        "draft": "Qwen2.5-Coder-0.5B-Instruct-Q4_K_M",
+        "target": "Qwen2.5-Coder-1.5B-Instruct-Q4_K_M",
+    }
+    assert set(header["versions"]) == {"torch", "transformers"}
+    assert (settings["dtype"], settings["max_new_tokens"], settings["temperature"]) == ("bfloat16", 96, 0.0)
+    assert not re.search(r"[/\\]", json.dumps(header)), "no path"
+
+
+def test_the_pretrained_pairs_figures_are_those_of_the_page() -> None:
+    trace = read_speculation_trace(sample_path(PRETRAINED))
+    assert (len(trace), len(trace.accepted_run), trace.draft_tokens) == (104, 8736, 8)
+    page = PAGE.read_text(encoding="utf-8").split("### The pretrained pair")[1].split("\n### ")[0]
+    said = dict(re.findall(r"^\| ([^|]+?) \| ([^|]+?) \|$", page, re.MULTILINE))
+    numbers = {name: re.findall(r"−?\d\.\d{3}", text) for name, text in said.items()}
+    printed = [re.findall(r"-?\d\.\d{3}", line) for line in describe(trace).splitlines()[2:]]
+    stated = [
+        numbers[name] for name in list(said) if name.startswith(("P(", "first proposal", "autocorrelation", "AUC"))
+    ]
+    assert [value for row in stated for value in row] == [value for row in printed for value in row]
+    for kind, (first, end) in KINDS.items():
+        runs = np.concatenate([trace.accepted_run[trace.positions(request)] for request in range(first, end)])
+        assert numbers[f"{kind}: {end - first}"] == [f"{np.mean(runs > 0):.3f}"]
 
 
 def test_the_shipped_sampled_trace_has_runs_as_likely_as_its_probabilities() -> None:

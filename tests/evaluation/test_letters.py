@@ -55,6 +55,7 @@ SMALLEST: dict[str, tuple[list[str], list[str]]] = {
     "wisp_gym.evaluation.capacities": ([*WORLDS, "--max-devices", "2", "--json", "é.json"], ["é.json"]),
     "wisp_gym.evaluation.timeline": (["--scenario", "scène.toml", "--start", "1", "--seconds", "1"], []),
     "wisp_gym.serving.export.command": (["speculation-v1", "-o", "é.onnx"], ["é.onnx"]),
+    "wisp_gym.serving.tables.command": (["ngram", "--as", "vllm", "-o", "é.json"], ["é.json", "é.about.json"]),
     "wisp_gym.serving.speed": (["--policy", "speculation-v1", "--decisions", "100", "--json", "é.json"], ["é.json"]),
     "agents.bounds.bounds": ([*WORLDS, "--json", "é.json"], ["é.json"]),
     "agents.wisp_study.calibrate": (["--preset", "é.toml"], ["é.toml"]),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from wisp_gym import policies
+from wisp_gym.contract import device
 from wisp_gym.controllers.predict import SpeculationPredictor
 from wisp_gym.controllers.predict_batching import BatchingPredictor
 from wisp_gym.controllers.resolve import resolve
@@ -110,15 +111,15 @@ def test_observations_of_another_kind_are_refused_in_one_line() -> None:
             5,
             [[1], [1, 2]],
             np.zeros(3),
-            np.zeros((2, 2, 30)),
-            [None] * 30,
-            np.zeros(30, complex),
+            np.zeros((2, 2, device.SIZE)),
+            [None] * device.SIZE,
+            np.zeros(device.SIZE, complex),
         ):
             with pytest.raises(InputError, match="observation: given"):
                 predictor.predict(wrong)  # type: ignore[arg-type]
-    seen = np.zeros((2, 30), np.float32)
+    seen = np.zeros((2, device.SIZE), np.float32)
     predictor = SpeculationPredictor("wisp", SHORT)
-    read_only = np.broadcast_to(seen[:1], (2, 30))
+    read_only = np.broadcast_to(seen[:1], (2, device.SIZE))
     for alike in (seen.tolist(), seen.astype(int), np.asfortranarray(seen), read_only, seen[::-1]):
         assert predictor.predict(alike)[0].tolist() == predictor.predict(seen)[0].tolist()
 

@@ -30,7 +30,7 @@ FRONT_DOORS = (
 LEFT_OUT = (
     "wisp_gym.__main__", "wisp_gym.cli", "wisp_gym.interrupts", "wisp_gym.process", "wisp_gym.streams", "wisp_gym.jit", "wisp_gym.testbed",
     "wisp_gym.evaluation.speed", "wisp_gym.envs", "wisp_gym.serving.speed", "wisp_gym.serving.export.command", "wisp_gym.evaluation.pool",
-    "wisp_gym.contract.__main__",
+    "wisp_gym.contract.__main__", "wisp_gym.serving.tables.command",
 )  # fmt: skip
 COMMANDS = {"main", "parse"}
 WAIT_FOR_NOBODY = {"helpers"}  # makes what it is told to

@@ -103,10 +103,15 @@ def survivals(acceptance: Acceptance, n: int) -> np.ndarray:
     return weights @ (first[:, None] * later[:, None] ** np.arange(n))
 
 
+def mean_context_tokens(scenario: Scenario) -> float:
+    """Context of a session halfway through a median response."""
+    return scenario.workload.prompt.median_tokens + scenario.workload.output.median_tokens / 2
+
+
 def step_s(scenario: Scenario, draft: ServerDraft, batch: np.ndarray, k: np.ndarray) -> np.ndarray:
     """Predicted time of a step of so many sessions with k drafts each, at the mean context of a response."""
     e, t = scenario.estimator, draft.time
-    context = scenario.workload.prompt.median_tokens + scenario.workload.output.median_tokens / 2
+    context = mean_context_tokens(scenario)
     new = batch * (k + 1)
     verify_s = (
         e.launch_s + e.new_token_s * new + e.pair_s * new * (context + k + 1) + e.cached_token_s * batch * context

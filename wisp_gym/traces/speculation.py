@@ -165,7 +165,7 @@ def concatenate(traces: Sequence[SpeculationTrace]) -> SpeculationTrace:
 
 
 def sample_path(name: str) -> Path:
-    """Path of a trace that is shipped with the package, such as ``"python-10m-1m.npz"``.
+    """Path of a trace that is shipped with the package, such as ``"qwen2.5-coder-0.5b-1.5b.npz"``.
 
     Raises:
         TraceError: none has this name.
