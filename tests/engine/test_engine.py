@@ -64,6 +64,19 @@ def test_worlds_at_the_ends_of_what_is_allowed_keep_the_invariants(world: SmallW
     assert_kept(world)
 
 
+@pytest.mark.parametrize(
+    "controller",
+    [
+        "speculation-v1+batching-v1", "joint-v1", "speculation-v1+aged:2+admit+by-load:3+colocated:3",
+        "speculation-v1+batching-v1+by-price+colocated-survival+overlap",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("memory_bytes", [BASE.server.memory_bytes, 78_000_000_000])
+def test_learned_policies_keep_the_invariants_whoever_drafts(controller: str, memory_bytes: int) -> None:
+    scenario = with_(BASE, n_devices=24, horizon=horizon(1.0, 8.0, 2.0), **{"server.memory_bytes": memory_bytes})
+    assert_kept(SmallWorld(scenario, controller, 3, NO_TRACE))
+
+
 @pytest.mark.parametrize("invariant", OF_A_RUN, ids=lambda invariant: invariant.__name__)
 def test_an_invariant_sees_when_it_is_broken(invariant: Invariant) -> None:
     """Each is asked of a run with one number changed."""

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from tests.support.invariants import memory_adds_up
+from tests.support.invariants import assert_kept
 from tests.support.small_worlds import BASE, SmallWorld, horizon, log_of, run
 from tests.support.twins import LOG_ROWS, assert_same
 from wisp_gym.contract import device
@@ -142,8 +142,8 @@ def test_a_policy_of_lengths_and_ways_is_for_one_cap() -> None:
         controlled(policy, "wisp", BASE)
 
 
-def test_memory_and_sessions_add_up() -> None:
+def test_the_invariants_hold_where_sessions_move_on_request() -> None:
     scenario = with_(SMALL, n_devices=24, horizon=horizon(1.0, 12.0, 0.0))
     for seed in range(4):
         controller = controlled(random_policy(seed, "token-way"), "aged:2+by-device:6+colocated:3+overlap", scenario)
-        memory_adds_up(run(scenario, controller, [seed], LOG_ROWS))  # type: ignore[arg-type]
+        assert_kept(SmallWorld(scenario, controller, seed, NO_TRACE))  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.support.invariants import memory_adds_up
+from wisp_gym.contract import device
 from wisp_gym.controllers.policy import load_policy
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.envs.shells import DecisionEnv
@@ -51,6 +52,18 @@ def test_a_policy_takes_over_in_the_middle(name: str, controller: str) -> None:
     after = arrays.device["at_server"], arrays.sessions, arrays.server["n_at_server"]
     assert all((a == b).all() for a, b in zip(after, before, strict=True))
     assert play(env, 300) > 0
+
+
+def test_a_choice_that_is_gone_is_seen_no_more() -> None:
+    env = made("wisp_gym/Speculation-v1", f"wisp+wisp{MIXED}")
+    play(env, 150)
+    episodes = env.task.episodes
+    assert episodes.arrays.observation[0, :, device.DRAFTS_ON :].any()
+    episodes.set_controller(resolve("wisp+wisp", episodes.scenario))
+    for _ in range(100):
+        play(env, 1)
+        assert not episodes.arrays.observation[0, :, device.DRAFTS_ON :].any()
+        assert not env.action_masks()[2:].any()
 
 
 @pytest.mark.parametrize("first", ["wisp+wisp", "fixed:4+fcfs+overlap"])

@@ -17,7 +17,7 @@ import yaml
 
 from estimators.batch_time import steps as fitting
 from wisp_gym import cli
-from wisp_gym.controllers.who_drafts import mean_context_tokens, step_s, survivals
+from wisp_gym.controllers.who_drafts import mean_context_tokens, round_tokens, step_s, survivals
 from wisp_gym.engine.verification import batch_time_s
 from wisp_gym.errors import InputError
 from wisp_gym.scenario import dumps, load, presets
@@ -25,7 +25,6 @@ from wisp_gym.serving.tables import command, engines
 from wisp_gym.serving.tables.lengths import (
     Range,
     choices,
-    expected_tokens,
     is_wide,
     most_lost,
     neighbourhood,
@@ -43,7 +42,7 @@ SCENARIO = load("wisp-a100-qwen3-32b")
 def rates_of(time: StepTime, alpha: float, batches: int, longest: int) -> np.ndarray:
     """Rates where every draft is accepted with the same probability, given those before it."""
     batch, k = np.arange(1.0, batches + 1)[:, None], np.arange(longest + 1.0)
-    return expected_tokens(alpha ** np.arange(1.0, longest + 1)) / time.seconds(batch, k, 100.0)
+    return round_tokens(alpha ** np.arange(1.0, longest + 1)) / time.seconds(batch, k, 100.0)
 
 
 # --- the best length -------------------------------------------------------------------------------------------------
@@ -162,7 +161,7 @@ def test_what_a_straight_line_would_give_up_is_what_the_page_says(name: str) -> 
     scenario = load(name)
     batch, k = np.arange(1.0, 257.0)[:, None], np.arange(9.0)
     for draft in scenario.server_drafts:
-        tokens = expected_tokens(survivals(draft.acceptance, 8))
+        tokens = round_tokens(survivals(draft.acceptance, 8))
         own = tokens / modelled(scenario, draft).seconds(batch, k, mean_context_tokens(scenario))
         line = tokens / step_s(scenario, draft, batch, k)
         lost = [most_lost(own, steady(rates, choices(rates, 0.02, 0.125), 0.125)) for rates in (line, own)]

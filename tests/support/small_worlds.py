@@ -39,7 +39,7 @@ CENTRALIZED = (
 
 DRAFTERS = (
     "by-load:1", "by-load:3", "by-class:6", "by-class:2,2", "by-speed:40", "by-speed:100,2", "by-price", "by-price:5,3", "by-price:20",
-    "by-price:100", "by-price:60,2", "by-price:-1",
+    "by-price:100", "by-price:60,2", "by-price:-1", "by-device", "by-device:2",
 )  # fmt: skip
 OVERLAPS = ("", "", "+overlap", "+overlap:1", "+overlap:3,0.3", "+overlap:12,0.1")
 LADDERS = ("1,3,7", "0,1,3", "0,2,5", "2,1,4")

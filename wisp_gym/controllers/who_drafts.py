@@ -89,7 +89,7 @@ def hosted(scenario: Scenario, draft: ServerDraft, kv_tokens: int) -> Hosted:
 def thresholds(scenario: Scenario, draft: ServerDraft) -> tuple[float, ...]:
     """For 1, 2 … tokens the largest batch of sessions in decoding for which at least so many are best: `argmax AL(k)/t(B, k)`."""
     k = np.arange(server_lengths.TABLE_LENGTHS + 1)
-    tokens = 1.0 + np.concatenate([[0.0], np.cumsum(survivals(draft.acceptance, len(k) - 1))])
+    tokens = round_tokens(survivals(draft.acceptance, len(k) - 1))
     batch = np.arange(1, min(scenario.server.max_batch_requests, LARGEST_BATCH) + 1)[:, None]
     best = np.argmax(tokens / step_s(scenario, draft, batch, k), axis=1)
     return tuple(float(batch[best >= length].max(initial=0)) for length in k[1:])
@@ -101,6 +101,11 @@ def survivals(acceptance: Acceptance, n: int) -> np.ndarray:
     logit = acceptance.logit_mean + math.hypot(acceptance.request_std, acceptance.drift_std) * nodes
     first, later = sigmoid(logit - acceptance.after_rejection_logit), sigmoid(logit)
     return weights @ (first[:, None] * later[:, None] ** np.arange(n))
+
+
+def round_tokens(survival: np.ndarray) -> np.ndarray:
+    """(n + 1,) expected tokens of a round of 0 … n drafts, from (n,) P(at least 1, 2 … n are accepted)."""
+    return 1.0 + np.concatenate([[0.0], np.cumsum(survival)])
 
 
 def mean_context_tokens(scenario: Scenario) -> float:

@@ -14,8 +14,7 @@ from wisp_gym.contract import request, server
 from wisp_gym.contract.ladders import PRICES
 from wisp_gym.engine.arguments import world_at
 from wisp_gym.engine.compose import add, choose_chunk, chunk_is_open, fits, join_responses
-from wisp_gym.engine.hosting import observe_session
-from wisp_gym.engine.observe_request import observe_request
+from wisp_gym.engine.observe_request import observe_request, observe_session
 from wisp_gym.engine.observe_server import observe_batch
 from wisp_gym.jit import INTEGER, VOID, jit_allocating, on_demand
 from wisp_gym.rules.batching import FCFS, UNCACHED_TOKENS, binding_deadline_s

@@ -76,13 +76,11 @@ def keep_sessions(home, place):
     for m in range(n_answered):
         i = w.replies[m]
         d = w.device[i]
-        context, goes_on = (
-            d.prompt_tokens + d.committed + d.commit_tokens,
-            d.committed + d.commit_tokens < d.output_tokens,
-        )
-        w.sessions[i].takes = 1 if would_take(w, i, n_answered, context) else 0
-        w.sessions[i].stays = 1 if goes_on and w.sessions[i].stays else 0
-        stays = goes_on and goes_to_server(c, w.sessions[i], i)
+        r, committed = w.sessions[i], d.committed + d.commit_tokens
+        goes_on = committed < d.output_tokens
+        r.takes = 1 if would_take(w, i, n_answered, d.prompt_tokens + committed) else 0
+        r.stays = r.stays if goes_on else 0
+        stays = goes_on and goes_to_server(c, r, i)
         count_choice(w, i, stays)
         if stays:
             keep(w, i)

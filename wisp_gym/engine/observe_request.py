@@ -1,6 +1,6 @@
 """What the server sees of a waiting request: writes the entries of `wisp_gym.contract.request`.
 
-Legend: `c` CONFIG, `s` SERVER and `d` DEVICE row; `f` (FEATURES,) float64 of the request in physical units
+Legend: `c` CONFIG, `s` SERVER, `d` DEVICE and `r` SESSION row; `f` (FEATURES,) float64 of the request in physical units
 (`wisp_gym.rules.batching`); `o` (SIZE,) float32 entries; `t` the mean batch time T; `entry` place of an entry,
 written in units of `scale`.
 """
@@ -8,6 +8,8 @@ written in units of `scale`.
 from wisp_gym.contract import request
 from wisp_gym.contract.ladders import PATIENCE_S
 from wisp_gym.engine.compose import fits, predicted_with_s
+from wisp_gym.engine.handover import gain_and_use
+from wisp_gym.engine.hosting import is_movable
 from wisp_gym.engine.waiting import uncached_tokens
 from wisp_gym.jit import jit
 from wisp_gym.rules import batching as rules
@@ -59,3 +61,15 @@ def observe_response(c, s, d, f, o):
     put(o, request.BEGUN, 1.0 if d.cached_tokens > 0 else 0.0)
     put(o, request.EVICTED, 1.0 if committed > 0.0 and d.cached_tokens == 0 else 0.0)
     put(o, request.STARVING, 1.0 if rules.starving(f, PATIENCE_S) else 0.0)
+
+
+@jit
+def observe_session(c, s, d, r, o):
+    """Write who drafts for the session of a waiting request, and what it would gain and cost at the server."""
+    sharing = max(s.n_at_server + 1 - d.at_server, 1)
+    gain_tokens_per_s, use = gain_and_use(c, s, d, r, sharing, d.prompt_tokens + d.committed)
+    put(o, request.AT_SERVER, d.at_server)
+    put(o, request.STAYS, r.stays)
+    put(o, request.MOVABLE, 1.0 if is_movable(c, r) else 0.0)
+    put(o, request.GAIN, gain_tokens_per_s * s.mean_batch_s)
+    put(o, request.USE, use)

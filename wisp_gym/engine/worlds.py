@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 
+from wisp_gym.contract import device
 from wisp_gym.engine.build import empty_arrays, fill_world
 from wisp_gym.engine.call import Call
 from wisp_gym.engine.control import begin_drafting, begin_sessions, follow_drafting, follow_plan
@@ -134,6 +135,8 @@ class Worlds:
             begin_sessions(self.arrays.sessions)
         if drafting.mixes:
             self.arrays = self.arrays.with_rows(observation=n)
+        if not (drafting.mixes or drafting.overlap_tokens):  # what devices saw of a choice that they no longer have
+            self.arrays.observation[index, :, device.DRAFTS_ON :] = 0.0
         c, server = self.arrays.config[index, 0], self.arrays.server[index, 0]
         if not c["server_length"]:  # no batch has drafted yet: the length of the last one
             server["server_tokens"] = drafting.lookahead_tokens

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 from wisp_gym.contract import request, server
 from wisp_gym.contract.entry import markdown
 from wisp_gym.contract.ladders import PRICES
-from wisp_gym.envs.episodes import PLAIN, Episodes, EpisodeSettings, hosting
+from wisp_gym.envs.episodes import PLAIN, Episodes, EpisodeSettings, with_default_controller
 from wisp_gym.envs.rewards import BATCHING_WEIGHTS, weights_of
 from wisp_gym.envs.shells import DecisionEnv, DecisionVectorEnv, Task
 from wisp_gym.values import FLAG, number, whole
@@ -40,7 +40,7 @@ class BatchingTask(Task):
     def __init__(self, n: int, settings: BatchingSettings, log_rows: int = 0, threads: int | None = None):
         visible = settings.visible
         if settings.hosting:
-            settings = hosting(settings, f"{self.devices_follow}+by-load", "colocated:4")
+            settings = with_default_controller(settings, f"{self.devices_follow}+by-load", "colocated:4")
         elif settings.controller is None:
             settings = replace(settings, controller=self.devices_follow)
         episodes = Episodes(n, settings, log_rows, threads)

@@ -113,7 +113,7 @@ class EpisodeSettings(Checked):
 PLAIN = "wisp+wisp"
 
 
-def hosting(settings: Settings, controller: str, colocated: str) -> Settings:
+def with_default_controller(settings: Settings, controller: str, colocated: str) -> Settings:
     """The settings with this controller, a rule of who drafts in its name, where they name none.
 
     Where the scenario's server has a draft, and room for it, it drafts by the rule `colocated`; else one token a step.

@@ -12,7 +12,7 @@ from wisp_gym.controllers.policy import load_policy
 from wisp_gym.engine import gather
 from wisp_gym.engine.rewards import OWN_RATE
 from wisp_gym.engine.session import EXTERNAL_LENGTH, EXTERNAL_TOKEN
-from wisp_gym.envs.episodes import Episodes, EpisodeSettings, hosting
+from wisp_gym.envs.episodes import Episodes, EpisodeSettings, with_default_controller
 from wisp_gym.envs.rewards import SPECULATION_WEIGHTS, weights_of
 from wisp_gym.envs.shells import DecisionEnv, DecisionVectorEnv, Task
 from wisp_gym.errors import InputError
@@ -52,7 +52,7 @@ class SpeculationTask(Task):
         if settings.reveal_fates:  # for the bounds, which are to be run outside the engine too
             self.columns = {**self.columns, "last_fate": (gather.LAST_FATE, int), "next_fate": (gather.NEXT_FATE, int)}
         if settings.ways:
-            settings = hosting(settings, "wisp+wisp+by-device", "colocated:2")
+            settings = with_default_controller(settings, "wisp+wisp+by-device", "colocated:2")
         episodes = Episodes(n, settings, log_rows, threads)
         if episodes.controller.centralized:
             reason = "but centralized serving drafts nothing: no decision"

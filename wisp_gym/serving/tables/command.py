@@ -19,12 +19,13 @@ import numpy as np
 
 from wisp_gym import __version__
 from wisp_gym.cli import Parser, between, cell, output_file, refuse_same_files, table, whole
+from wisp_gym.controllers.who_drafts import round_tokens
 from wisp_gym.errors import InputError
 from wisp_gym.files import write_json, write_text
 from wisp_gym.scenario import DEFAULT_SCENARIO, load
 from wisp_gym.serving.tables import basis as bases
 from wisp_gym.serving.tables.engines import ENGINES, Engine
-from wisp_gym.serving.tables.lengths import Floats, Range, choices, expected_tokens, most_lost, steady
+from wisp_gym.serving.tables.lengths import Floats, Range, choices, most_lost, steady
 
 PROGRAM = "wisp-gym table"
 LONGEST = 8  # tokens, unless somebody asks for more: engines keep room and graphs for each (assumption)
@@ -163,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     context = within("--context", given.context, times.context, *times.contexts)
     batch, k = np.arange(1.0, largest + 1.0)[:, None], np.arange(longest + 1.0)
     held = accepted.survival(longest)
-    rates = expected_tokens(held) / times.time.seconds(batch, k, context)
+    rates = round_tokens(held) / times.time.seconds(batch, k, context)
     found = solve(rates, given.margin, given.around)
     text, rows = engine.text(found), gains(rates, found)
     about = {

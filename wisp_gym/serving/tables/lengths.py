@@ -27,11 +27,6 @@ class Range:
     length: int
 
 
-def expected_tokens(survival: Floats) -> Floats:
-    """(K + 1,) expected tokens of a round of 0 … K drafts, from (K,) P(at least 1, 2 … K are accepted)."""
-    return 1.0 + np.concatenate([[0.0], np.cumsum(survival)])
-
-
 def neighbourhood(batch: int, around: float, largest: int) -> tuple[int, int]:
     """First and last batch size within the share `around` of a batch size, at least one to each side unless it is 0."""
     reach = math.ceil(around * batch)
