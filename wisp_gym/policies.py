@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING
 
+from wisp_gym.contract.decisions import OF_SERVERS, sets_prices
 from wisp_gym.values import texts
 
 if TYPE_CHECKING:
@@ -48,18 +49,18 @@ class Loaded:
         from wisp_gym.controllers.predict_batching import BatchingPredictor
 
         if self.decides_batches():
-            return BatchingPredictor(self.name, scenario, prices=self.decision() == "joint")
+            return BatchingPredictor(self.name, scenario, prices=sets_prices(self.decision()))
         return SpeculationPredictor(self.engine(scenario), scenario)
 
     def decision(self) -> str:
-        """What a saved policy decides ("token", "length", "batching", "joint"); empty for a rule."""
+        """What a saved policy decides ("token", "length", "batching", "joint", …); empty for a rule."""
         from wisp_gym.controllers.policy import saved_decision
 
         return saved_decision(self.name)
 
     def decides_batches(self) -> bool:
         """Whether it is a policy of the server."""
-        return self.decision() in ("batching", "joint")
+        return self.decision() in OF_SERVERS
 
     def bundle(self, decision: str = "token") -> Bundle:
         """For `wisp_gym.serving`: a shipped policy's or rule's, or the `policy.onnx` that was exported beside a policy.json.

@@ -14,7 +14,8 @@ from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from torch import nn
 
 from wisp_gym.contract import request, server
-from wisp_gym.controllers.scorer_policy import DECISIONS, ScorerPolicy, make_scorer, shape_for
+from wisp_gym.contract.decisions import OF_SERVERS
+from wisp_gym.controllers.scorer_policy import ScorerPolicy, make_scorer, shape_for
 
 CRITIC_LEARNING_RATE = 1e-3
 FORBIDDEN = -1e9
@@ -26,20 +27,32 @@ def symlog(x: torch.Tensor) -> torch.Tensor:
     return torch.sign(x) * torch.log1p(torch.abs(x))
 
 
-class Trunk(nn.Module):
-    """Embeddings of requests and the pooled context."""
+def requests_of(observations: torch.Tensor) -> torch.Tensor:
+    """(B, Q, REQUEST) of (B, size) observations."""
+    return observations[:, server.SIZE :].reshape(len(observations), -1, request.SIZE)
 
-    def __init__(self, widths: tuple[int, int, int]):
+
+class Trunk(nn.Module):
+    """Embeddings of requests and the pooled context.
+
+    Args:
+        widths: hidden, embedding, context. embeds_all: requests that lack no context in memory too.
+    """
+
+    def __init__(self, widths: tuple[int, int, int], embeds_all: bool = False):
         super().__init__()
+        self.embeds_all = embeds_all
         hidden, embedding, context = widths
         self.hidden = nn.Linear(request.SIZE, hidden)
         self.embedding = nn.Linear(hidden, embedding)
         self.context = nn.Linear(server.SIZE + embedding, context)
 
     def forward(self, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, size) → (B, Q, H) embeddings, zero where no request lacks context in memory, and (B, C) context."""
-        requests = observations[:, server.SIZE :].reshape(len(observations), -1, request.SIZE)
-        scored = (requests[:, :, request.PRESENT] > 0.5) & (requests[:, :, request.UNCACHED_TOKENS] > 0.0)
+        """(B, size) → (B, Q, H) embeddings, zero where no request is embedded, and (B, C) context."""
+        requests = requests_of(observations)
+        scored = requests[:, :, request.PRESENT] > 0.5
+        if not self.embeds_all:
+            scored &= requests[:, :, request.UNCACHED_TOKENS] > 0.0
         static = requests[scored]  # few of many places: the others need no work
         static[:, list(request.MOVING)] = 0.0
         each = torch.tanh(self.embedding(torch.tanh(self.hidden(symlog(static)))))
@@ -51,21 +64,21 @@ class Trunk(nn.Module):
 
 
 class Scorer(nn.Module):
-    """One score for each action, in the environment's order: picks, launches, wait, chunks."""
+    """One score for each action, in the environment's order: picks, launches, wait, chunks, the server's lengths, moves."""
 
     def __init__(self, decision: str, widths: tuple[int, int, int] = WIDTHS):
         super().__init__()
         self.decision, shape = decision, shape_for(decision, *widths)
-        self.trunk = Trunk(widths)
-        self.query = nn.Linear(shape.context, shape.embedding + 1)
-        self.heads = nn.Linear(shape.context, shape.launches + 1 + shape.chunks)
+        self.trunk, layers = Trunk(widths, embeds_all=shape.lengths > 0), shape.layers()
+        self.query, self.heads = (nn.Linear(n_in, n_out) for n_out, n_in in layers[3:])
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
         """(B, size) → (B, actions)."""
         embeddings, context = self.trunk(observations)
-        query = self.query(context)
-        picks = (embeddings @ query[:, :-1, None]).squeeze(2) + query[:, -1:]
-        return torch.cat([picks, self.heads(context)], 1)
+        queries = self.query(context).split(embeddings.shape[2] + 1, 1)
+        picks, *stays = ((embeddings @ query[:, :-1, None]).squeeze(2) + query[:, -1:] for query in queries)
+        back = 1.0 - 2.0 * requests_of(observations)[:, :, request.STAYS]  # −1 of those who would move back
+        return torch.cat([picks, self.heads(context), *(back * score for score in stays)], 1)
 
     def layers(self) -> list[nn.Linear]:
         """The engine's parts in their order."""
@@ -87,12 +100,19 @@ class Scorer(nn.Module):
         return make_scorer(self.weights(), self.decision, **about)
 
 
+def decision_of(actions: int, visible: int) -> str:
+    """The decision that has so many actions with so many places for requests."""
+    others = {name: shape_for(name, *WIDTHS).layers()[-1][0] for name in OF_SERVERS}
+    of_requests = {name: 2 if decision.lengths else 1 for name, decision in OF_SERVERS.items()}
+    return next(name for name, n in others.items() if n + of_requests[name] * visible == actions)
+
+
 class Critic(nn.Module):
     """Value of a state, from a trunk of its own."""
 
-    def __init__(self, widths: tuple[int, int, int] = WIDTHS):
+    def __init__(self, widths: tuple[int, int, int] = WIDTHS, embeds_all: bool = False):
         super().__init__()
-        self.trunk = Trunk(widths)
+        self.trunk = Trunk(widths, embeds_all)
         self.value = nn.Linear(widths[2], 1)
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
@@ -117,9 +137,8 @@ class ScorerActorCritic(MaskableActorCriticPolicy):
     def _build(self, lr_schedule: Callable[[float], float]) -> None:
         """Scorer, critic and optimiser, in place of the perceptrons."""
         size, actions = self.observation_space.shape[0], int(self.action_space.n)  # type: ignore[index, attr-defined]
-        launches = actions - (size - server.SIZE) // request.SIZE - 1 - shape_for("batching", *WIDTHS).chunks
-        self.scorer = Scorer(next(name for name, n in DECISIONS.items() if n == launches))
-        self.critic, self.anchor = Critic(), None
+        self.scorer = Scorer(decision_of(actions, (size - server.SIZE) // request.SIZE))
+        self.critic, self.anchor = Critic(embeds_all=self.scorer.trunk.embeds_all), None
         groups = [
             {"params": list(self.scorer.parameters()), "lr": lr_schedule(1)},
             {"params": list(self.critic.parameters()), "lr": CRITIC_LEARNING_RATE},

@@ -23,24 +23,42 @@ from wisp_gym.rules import batching as rules
 from wisp_gym.scenario import load, with_
 
 SCENARIO = with_(load("wisp-study"), n_devices=30)
-IDS = {"batching": "wisp_gym/Batching-v1", "joint": "wisp_gym/Joint-v1"}
+IDS = {
+    "batching": "wisp_gym/Batching-v1", "joint": "wisp_gym/Joint-v1",
+    "batching-hosting": "wisp_gym/Batching-v1", "joint-hosting": "wisp_gym/Joint-v1",
+}  # fmt: skip
 VISIBLE = 30
 
 
 def scorer(decision: str, seed: int, eager: bool = True) -> ScorerPolicy:
     """Random weights; an eager one rather picks than launches or waits, so that its batches are large."""
     rng = np.random.default_rng(seed)
-    shapes = shape_for(decision, 16, 12, 16).layers()
-    layers = [(rng.normal(0, 0.5, s).astype(np.float32), rng.normal(0, 0.5, s[0]).astype(np.float32)) for s in shapes]
-    layers[3][1][-1] += 3.0 if eager else 0.0
-    layers[4][1][: -1 - len(CHUNK_TOKENS)] += 1.0  # and rather launches than waits
+    shape = shape_for(decision, 16, 12, 16)
+    sizes = shape.layers()
+    layers = [(rng.normal(0, 0.5, s).astype(np.float32), rng.normal(0, 0.5, s[0]).astype(np.float32)) for s in sizes]
+    layers[3][1][shape.embedding] += 3.0 if eager else 0.0
+    layers[4][1][: shape.launches] += 1.0  # and rather launches than waits
+    if shape.lengths and eager:  # and rather lets the server draft
+        layers[3][1][-1] += 5.0
+        layers[4][1][1 - shape.lengths :] += 4.0
     return make_scorer(layers, decision, seed=seed)
+
+
+def hosts(decision: str) -> bool:
+    """Whether it says for whom the server drafts."""
+    return decision.endswith("hosting")
+
+
+def drafters(decision: str) -> str:
+    """What a controller's name must end with for that."""
+    return "+by-load:0+colocated:4" if hosts(decision) else ""
 
 
 def make(decision: str, **arguments: Any) -> DecisionEnv:
     """The environment itself."""
-    settings = {"scenario": SCENARIO, "visible": VISIBLE, "horizon_s": 20.0, "controller": "aligned:0+fcfs"} | arguments
-    env = gym.make(IDS[decision], hosting=False, **settings).unwrapped
+    controller = f"aligned:0+fcfs{drafters(decision)}"
+    settings = {"scenario": SCENARIO, "visible": VISIBLE, "horizon_s": 20.0, "controller": controller} | arguments
+    env = gym.make(IDS[decision], hosting=hosts(decision), **settings).unwrapped
     assert isinstance(env, DecisionEnv)
     return env
 
@@ -65,7 +83,7 @@ def states(decision: str, count: int = 400) -> tuple[np.ndarray, np.ndarray]:
 def test_a_policy_outside_decides_as_its_copy_inside(decision: str, seed: int, tmp_path: Path) -> None:
     path = tmp_path / "policy.json"
     save_scorer(scorer(decision, seed, eager=seed > 0), path)
-    env, model = make(decision), BatchingPredictor(str(path), SCENARIO, prices=decision == "joint")
+    env, model = make(decision), BatchingPredictor(str(path), SCENARIO, prices=decision.startswith("joint"))
     o, info = env.reset(seed=seed)
     over = False
     while not over:
@@ -74,13 +92,14 @@ def test_a_policy_outside_decides_as_its_copy_inside(decision: str, seed: int, t
         o, _, _, over, info = env.step(action)
     c, n = env.task.episodes.arrays.config[0, 0], SCENARIO.n_devices
     worlds = Worlds(1, n, threads=1)
-    worlds.fill(0, SCENARIO, int(c["seed"]), resolve(f"aligned:0+{path}", SCENARIO), n)
+    worlds.fill(0, SCENARIO, int(c["seed"]), resolve(f"aligned:0+{path}{drafters(decision)}", SCENARIO), n)
     for name in ("warmup_s", "window_end_s", "end_s"):
         worlds.arrays.config[0, 0][name] = c[name]
     worlds.run()
     inside, outside = worlds.arrays.totals[0, 0], env.task.episodes.arrays.totals[0, 0]
     assert all(inside[name] == outside[name] for name in inside.dtype.names if name != "decisions")
     assert seed == 0 or outside["tokens"] > 20
+    assert not hosts(decision) or seed == 0 or outside["server_draft_s"] > 0.0
 
 
 def scores(policy: ScorerPolicy, rows: np.ndarray) -> np.ndarray:
@@ -101,7 +120,7 @@ def test_torch_decides_as_the_engine(decision: str, tmp_path: Path) -> None:
     save_scorer(policy, tmp_path / "policy.json")
     rows, masks = states(decision)
     given = np.where(masks == 1, scores(policy, rows), -np.inf)
-    model = BatchingPredictor(str(tmp_path / "policy.json"), SCENARIO, prices=decision == "joint")
+    model = BatchingPredictor(str(tmp_path / "policy.json"), SCENARIO, prices=decision.startswith("joint"))
     best = np.sort(given, axis=1)
     clear = best[:, -1] - best[:, -2] > 1e-4  # float32 sums in another order may flip a tie
     assert clear.mean() > 0.9
@@ -178,7 +197,7 @@ def test_saving_and_loading_gives_the_same_policy(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("decision", "token", "decision given 'token', allowed in place of a batching rule are batching, joint"),
+        ("decision", "token", "decision given 'token', allowed in place of a batching rule are batching, joint, "),
         (
             "globals",
             [["other", "", 0, 1]],

@@ -22,23 +22,28 @@ from wisp_gym.controllers.scorer_policy import ScorerPolicy, make_scorer, save_s
 from wisp_gym.engine.build import empty_arrays, fill_world
 from wisp_gym.engine.compose import begin_batch, join_responses
 from wisp_gym.engine.compose_learned import compose_learned
+from wisp_gym.engine.hosting import open_choices
 from wisp_gym.engine.line import enqueue
-from wisp_gym.engine.observe_request import observe_request
+from wisp_gym.engine.observe_request import observe_request, observe_session
 from wisp_gym.engine.observe_server import observe_batch
 from wisp_gym.files import write_bytes
 from wisp_gym.rules.batching import AGE_S, COMMITTED_TOKENS, DUE_S, LEARNED
+from wisp_gym.rules.drafters import BY_LOAD
+from wisp_gym.rules.server_lengths import FIXED
 from wisp_gym.scenario import dumps
 from wisp_gym.serving.bundle.bundle import Bundle, from_bytes, load_bundle
 from wisp_gym.serving.bundle.schema import BundleError
 from wisp_gym.serving.estimator import TERMS, VerificationTimeEstimator
 from wisp_gym.serving.export import command
 from wisp_gym.serving.scheduler.base import ServerLimits
-from wisp_gym.serving.scheduler.features import Request, Server, describe, facts_of, matrix
+from wisp_gym.serving.scheduler.features import NO_DRAFT, Request, Server, ServerDraft, describe, facts_of, matrix
 from wisp_gym.serving.scheduler.picking import MOVING, Picking, symlog
 from wisp_gym.serving.scheduler.scheduler import BatchScheduler
 
 LIMITS = ServerLimits(kv_tokens=40_000, requests=48, prefill_tokens=300)
-DECISIONS = ("batching", "joint")
+HOSTING = ("batching-hosting", "joint-hosting")
+DECISIONS = ("batching", "joint", *HOSTING)
+DRAFT = ServerDraft(5, 0.002, 0.003, 2e-4, 1e-7)
 
 
 def policy_of(decision: str, seed: int, reluctance: float = 1.0) -> ScorerPolicy:
@@ -49,6 +54,8 @@ def policy_of(decision: str, seed: int, reluctance: float = 1.0) -> ScorerPolicy
         w = rng.normal(size=(n_out, n_in)).astype(np.float32) * np.float32(1.5 / np.sqrt(n_in))
         layers.append((w, rng.normal(size=n_out).astype(np.float32)))
     layers[-1][1][: shape.launches] -= np.float32(reluctance)
+    if shape.lengths:
+        layers[-2][1][-1] -= np.float32(reluctance - 1.0)  # who would rather launch than move
     return make_scorer(layers, decision)
 
 
@@ -60,11 +67,16 @@ def exported(policy: ScorerPolicy, folder: Path) -> Bundle:
     return load_bundle(folder / "policy.onnx")
 
 
-def filled(seed: int, now_s: float):  # type: ignore[no-untyped-def]
-    """A world whose server has requests waiting: rounds, prompts, evicted prefixes, on time, late and starving."""
+def filled(seed: int, now_s: float, hosts: bool = False):  # type: ignore[no-untyped-def]
+    """A world whose server has requests waiting: rounds, prompts, evicted prefixes, on time, late and starving.
+
+    One that hosts drafts for half of the sessions.
+    """
     rng = np.random.default_rng(seed)
     n = int(rng.integers(1, 90))
     w = empty_arrays(1, n)
+    if hosts:
+        w = w.with_rows(sessions=n, observation=n)
     fill_world(w, 0, SCENARIO, 0, n)
     c, s, d = w.config[0, 0], w.server[0, 0], w.device[0]
     c["max_batch_requests"], c["kv_capacity_tokens"], c["chunk_tokens"] = (
@@ -86,14 +98,60 @@ def filled(seed: int, now_s: float):  # type: ignore[no-untyped-def]
     d["expected_tokens"] = 1.0 + d["drafted"] * rng.uniform(0.2, 1.0, n)
     d["arrival_s"], d["first_token_s"] = now_s - rng.uniform(0.5, 60.0, n), now_s - rng.uniform(0.0, 40.0, n)
     d["delay_mean_s"] = rng.uniform(0.001, 0.05, n)
+    if hosts:
+        draft_here(w, rng, n)
     for k in range(n):
         enqueue(w.server[0, 0], d[k], w.line[0], w.places[0], w.queue[0], k)
     begin_batch(w.at(0))
     return w, n
 
 
+def draft_here(w, rng: np.random.Generator, n: int) -> None:  # type: ignore[no-untyped-def]
+    """The server of a world drafts for half of its sessions, and may for the others."""
+    c, s, d, r = w.config[0, 0], w.server[0, 0], w.device[0], w.sessions[0]
+    c["drafter"], c["server_length"], c["lookahead_tokens"], c["chooses_hosting"] = (
+        BY_LOAD,
+        FIXED,
+        DRAFT.longest_tokens,
+        1,
+    )
+    c["step_overhead_s"], c["step_launch_s"], c["step_sequence_s"] = DRAFT.overhead_s, DRAFT.launch_s, DRAFT.sequence_s
+    c["step_token_s"], c["step_cached_token_s"], c["server_prior"] = 0.0, DRAFT.cached_token_s, 0.7
+    d["at_server"], r["stays"] = rng.integers(0, 2, (2, n))
+    r["device_tokens"] = rng.integers(1, 6, n)
+    d["drafted"] = np.where(d["at_server"] == 1, 0, d["drafted"])
+    d["accepted_sum"], d["examined_sum"] = rng.uniform(1, 9, n), 10.0
+    s["n_at_server"], s["server_tokens"] = d["at_server"].sum(), rng.integers(0, 6)
+
+
 def requests_of(w, n: int, now_s: float) -> list[Request]:  # type: ignore[no-untyped-def]
     """The same queue as a server sees it."""
+    plain = plain_requests(w, n, now_s)
+    return [hosted(w, k, each) for k, each in enumerate(plain)] if w.config[0, 0]["chooses_hosting"] else plain
+
+
+def hosted(w, k: int, request_: Request) -> Request:  # type: ignore[no-untyped-def]
+    """A request with what is told of who drafts."""
+    c, s, d, r, row = (
+        w.config[0, 0],
+        w.server[0, 0],
+        w.device[0, k],
+        w.sessions[0, k],
+        np.zeros(request.SIZE, np.float32),
+    )
+    observe_session(c, s, d, r, row)
+    gain = float(row[request.GAIN]) / float(s["mean_batch_s"])
+    return replace(
+        request_,
+        at_server=bool(d["at_server"]),
+        stays=bool(r["stays"]),
+        gain_tokens_per_s=gain,
+        use=float(row[request.USE]),
+    )
+
+
+def plain_requests(w, n: int, now_s: float) -> list[Request]:  # type: ignore[no-untyped-def]
+    """The same without what is told of who drafts."""
     d, f = w.device[0], w.features[0]
     return [
         Request(
@@ -108,31 +166,42 @@ def requests_of(w, n: int, now_s: float) -> list[Request]:  # type: ignore[no-un
 def scheduler_of(bundle: Bundle, s=None) -> BatchScheduler:  # type: ignore[no-untyped-def]
     """A scheduler that knows what a world's server knows."""
     estimator = VerificationTimeEstimator({name: float(getattr(SCENARIO.estimator, name)) for name in TERMS})
-    scheduler = BatchScheduler(bundle, estimator, LIMITS)
+    hosts = bundle.schema.decision in HOSTING
+    scheduler = BatchScheduler(bundle, estimator, LIMITS, DRAFT if hosts else NO_DRAFT)
     if s is not None:
         scheduler.mean_batch_s, scheduler.utilisation = float(s["mean_batch_s"]), float(s["utilisation"])
         scheduler.tokens_per_s, scheduler.price = float(s["token_rate"]), float(s["price"])
+        scheduler.server_tokens = int(s["server_tokens"])
     return scheduler
 
 
 @pytest.mark.parametrize("decision", DECISIONS)
 def test_batches_are_those_of_the_engine(tmp_path: Path, decision: str) -> None:
-    sizes, prices, waits, chunks, same = set(), set(), 0, 0, 0
+    sizes, prices, lengths, waits, chunks, moves, same, hosts = set(), set(), set(), 0, 0, 0, 0, decision in HOSTING
     policies = [
         (policy_of(decision, seed, reluctance), seed) for seed, reluctance in enumerate((0.0, 1.0, 2.0, 4.0, 8.0))
     ]
     for policy, number in policies:
         bundle = exported(policy, tmp_path)
         for seed in range(30):
-            w, n = filled(100 * number + seed, 70.0)
+            w, n = filled(100 * number + seed, 70.0, hosts)
             s, d = w.server[0, 0], w.device[0]
-            scheduler = scheduler_of(bundle, s)
+            scheduler, stayed = scheduler_of(bundle, s), w.sessions[0]["stays"].copy()
             batch = scheduler.compose(requests_of(w, n, 70.0), 70.0, int(s["kv_tokens"]))
             at_home(compose_learned, w._replace(scorer=policy.weights).at(0))
             members = w.batch[0, : int(s["n_batch"])].tolist()
             assert not scheduler.fallbacks
             # sums are taken in another order: where two scores are equal to seven digits, the other may win
-            same += (batch.members, batch.new_tokens) == (members, d["take_tokens"][members].tolist())
+            theirs = (
+                members,
+                d["take_tokens"][members].tolist(),
+                np.flatnonzero(w.sessions[0]["stays"] != stayed).tolist(),
+            )
+            same += (batch.members, batch.new_tokens, sorted(batch.moves)) == theirs
+            lengths.add(batch.draft_tokens)
+            moves += len(batch.moves)
+            assert (batch.draft_tokens is None) == (not hosts or s["chosen_tokens"] < 0)
+            assert batch.draft_tokens in (None, int(s["chosen_tokens"]))
             assert batch.waits == (not batch.members)
             assert scheduler.price == pytest.approx(float(s["price"]))
             sizes.add(len(members))
@@ -143,17 +212,19 @@ def test_batches_are_those_of_the_engine(tmp_path: Path, decision: str) -> None:
     assert len(sizes) > 8
     assert chunks > 0
     assert waits > 0
-    assert decision == "batching" or len(prices) > 2
+    assert not decision.startswith("joint") or len(prices) > 2
+    assert (len(lengths) > 3, moves > 100) == (hosts, hosts)
 
 
 @pytest.mark.parametrize("decision", DECISIONS)
 def test_decisions_are_those_of_torch(tmp_path: Path, decision: str) -> None:
-    name, visible = ("wisp_gym/Joint-v1", 12) if decision == "joint" else ("wisp_gym/Batching-v1", 12)
+    name, visible = ("wisp_gym/Joint-v1", 12) if decision.startswith("joint") else ("wisp_gym/Batching-v1", 12)
     envs = gym.make_vec(
         name,
         num_envs=20,
         vectorization_mode="vector_entry_point",
-        hosting=False,
+        hosting=decision in HOSTING,
+        controller="wisp+wisp+by-load:6+colocated:4" if decision in HOSTING else None,
         visible=visible,
         devices=60,
         horizon_s=20.0,
@@ -170,14 +241,18 @@ def test_decisions_are_those_of_torch(tmp_path: Path, decision: str) -> None:
         with torch.no_grad():
             scores = scorer(torch.from_numpy(observations)).numpy()
         theirs = np.where(masks, scores, -np.inf).argmax(axis=1)
-        for o, action in zip(observations, theirs, strict=True):
+        for o, action, scores_of in zip(observations, theirs, scores, strict=True):
             rows = o[server.SIZE :].reshape(-1, request.SIZE)
             rows = rows[rows[:, request.PRESENT] > 0.5]
-            pick, takes, other = bundle.decide({"requests": rows, "globals": o[None, : server.SIZE]})
+            pick, takes, other, *moves = bundle.decide({"requests": rows, "globals": o[None, : server.SIZE]})
             ours = int(pick[0]) if takes[0] else visible + int(other[0])
+            if moves and moves[0].any():  # one by one, the best first
+                first = visible + len(bundle.schema.actions)
+                ours = first + max(np.flatnonzero(moves[0]), key=lambda q: scores_of[first + q])
             same += ours == action
             kinds.add(min(ours, visible))
             assert not takes[0] or rows[pick[0], request.ADMISSIBLE] == 1.0
+            assert not moves or (rows[moves[0], request.MOVABLE] == 1.0).all()
         seen += len(observations)
         random = np.array([rng.choice(np.flatnonzero(mask)) for mask in masks])
         observations, _, _, _, infos = envs.step(np.where(rng.random(20) < 0.3, random, theirs))
@@ -251,17 +326,19 @@ def test_weights_far_too_large_are_refused(tmp_path: Path) -> None:
         from_bytes(sealed(model.SerializeToString(deterministic=True)))
 
 
-def test_every_entry_that_a_server_computes_is_the_engines(tmp_path: Path) -> None:
-    scheduler = scheduler_of(exported(policy_of("batching", 0), tmp_path))
+@pytest.mark.parametrize("decision", ["batching", "batching-hosting"])
+def test_every_entry_that_a_server_computes_is_the_engines(tmp_path: Path, decision: str) -> None:
+    hosts, scheduler = decision in HOSTING, scheduler_of(exported(policy_of(decision, 0), tmp_path))
     for seed in range(60):
-        w, n = filled(seed, 70.0)
+        w, n = filled(seed, 70.0, hosts)
         c, s, d = w.config[0, 0], w.server[0, 0], w.device[0]
         facts, usable = facts_of(requests_of(w, n, 70.0))
         queue = describe(facts, 70.0, LIMITS.prefill_tokens, scheduler.estimator.coefficients)
         state = Server(
             float(s["mean_batch_s"]), SCENARIO.max_draft_tokens, float(s["utilisation"]), float(s["token_rate"]), float(s["price"]),
-            float(s["kv_tokens"]), float(LIMITS.kv_tokens),
+            float(s["kv_tokens"]), float(LIMITS.kv_tokens), scheduler.draft, int(s["server_tokens"]),
         )  # fmt: skip
+        open_choices(w.at(0))
         globals_row, row = np.zeros(server.SIZE, np.float32), np.zeros(request.SIZE, np.float32)
         observe_batch(c, s, globals_row)
         still = [entry for entry in range(server.SIZE) if entry not in MOVING]
@@ -270,6 +347,8 @@ def test_every_entry_that_a_server_computes_is_the_engines(tmp_path: Path) -> No
         still = [entry for entry in range(request.SIZE) if entry not in request.MOVING]
         for ours, k in zip(matrix("requests", request.NAMES, queue, state), range(n), strict=True):
             observe_request(c, s, d[k], w.features[0, k], row)
+            if hosts:
+                observe_session(c, s, d[k], w.sessions[0, k], row)
             np.testing.assert_allclose(ours[still], row[still], rtol=1e-6, atol=1e-6)
         picking = Picking(
             scheduler.bundle.scorer, queue, state, usable, scheduler.estimator.coefficients, LIMITS

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from wisp_gym.contract.decisions import OF_SERVERS
 from wisp_gym.controllers.names import ControllerError, Piece, fault, one_piece, parse
 from wisp_gym.controllers.policy import saved_decision
-from wisp_gym.controllers.scorer_policy import DECISIONS
 from wisp_gym.controllers.shipped import shipped_names
 from wisp_gym.errors import did_you_mean, of_kind, one_line
 from wisp_gym.rules import speculation as speculation_rules
@@ -50,7 +50,7 @@ def parts_of(name: str) -> list[Part]:
     of_kind("controller", name, str, ControllerError)
     first, *rest = parse(ALIASES.get(name, name))
     if first.is_policy and not rest:
-        served = saved_decision(first.name) in DECISIONS
+        served = saved_decision(first.name) in OF_SERVERS
         whole = ("speculation-v1", first.text, "admit") if served else (first.text, "wisp")
         first, *rest = map(one_piece, whole)
     if first.name in COLOCATED:  # a server alone, without a limit, that drafts for itself

@@ -170,7 +170,7 @@ def read_policy(name: str | PathLike[str]) -> tuple[Path, dict[str, Any]]:
 
 
 def saved_decision(name: str | Path) -> str:
-    """What a saved policy decides ("token", "length", "batching", "joint"); empty where it cannot be told."""
+    """What a saved policy decides ("token", "length", "batching", "joint", …); empty where it cannot be told."""
     try:
         return str(read_policy(name)[1].get("decision"))
     except PolicyError:

@@ -72,7 +72,7 @@ class BatchingPredictor:
         actions = np.empty(int(np.prod(rows.shape[:-1], dtype=np.int64)), dtype=np.int64)
         table = np.atleast_2d(rows)
         if self.kind == rules.LEARNED:
-            score_batching(self.scorer, self.launches, table, actions)
+            score_batching(self.scorer, self.max_draft_tokens, self.launches, table, actions)
         else:
             decide_batching(self.kind, self.parameters, self.max_draft_tokens, self.launches, table, actions)
         return actions.reshape(rows.shape[:-1]), state

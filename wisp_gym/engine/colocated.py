@@ -7,6 +7,7 @@ sessions, `context` of all of them; `source` Source.
 from wisp_gym.engine import server_fates
 from wisp_gym.engine.arguments import world_at
 from wisp_gym.engine.compose import draft_step_s, predict_s
+from wisp_gym.engine.hosting import has_length
 from wisp_gym.engine.rows import row_of
 from wisp_gym.engine.session import write_log
 from wisp_gym.engine.source import draft_token, fate_here, mark, step
@@ -24,7 +25,7 @@ def draft_at_server(home, place):
     n, context = find_drafting(w)
     if n == 0:
         return
-    chosen = c.external_hosting == 1 and s.chosen_tokens >= 0
+    chosen = has_length(c, s)
     k = s.chosen_tokens if chosen else length_of_batch(w, n, context)
     s.server_tokens = k
     longest = 0

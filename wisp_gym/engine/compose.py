@@ -11,6 +11,7 @@ import math
 
 from wisp_gym.contract import ladders
 from wisp_gym.engine.heap import before, heapify, pop
+from wisp_gym.engine.hosting import tokens_of_batch
 from wisp_gym.engine.waiting import cold_may_fit, describe, draw, is_cold, set_aside, sets_aside, uncached_tokens
 from wisp_gym.jit import jit
 from wisp_gym.rules import batching as rules
@@ -183,7 +184,9 @@ def draft_step_s(c, n, context):
 def so_far_s(c, s, more_tokens=0.0):
     """Predicted time, in s, of the batch so far, with so many new tokens more."""
     verify_s = predict_s(c, s.sum_new + more_tokens, s.sum_pairs, s.sum_cached)
-    return verify_s + drafting_s(c, s.server_tokens, s.n_drafting, s.draft_context) if c.server_length else verify_s
+    return (
+        verify_s + drafting_s(c, tokens_of_batch(c, s), s.n_drafting, s.draft_context) if c.server_length else verify_s
+    )
 
 
 @jit
@@ -196,7 +199,7 @@ def predicted_with_s(c, s, d):
         return verify_s
     more = would_draft(d)
     context = s.draft_context + (d.prompt_tokens + d.committed if more else 0)
-    return verify_s + drafting_s(c, s.server_tokens, s.n_drafting + (1 if more else 0), context)
+    return verify_s + drafting_s(c, tokens_of_batch(c, s), s.n_drafting + (1 if more else 0), context)
 
 
 @jit

@@ -6,6 +6,7 @@ of the batch that ended; `stays` whether the server drafts next.
 
 from wisp_gym.contract import device
 from wisp_gym.engine.arguments import world_at
+from wisp_gym.engine.hosting import is_chosen
 from wisp_gym.engine.line import enqueue
 from wisp_gym.engine.observe_device import put, put_in
 from wisp_gym.engine.overlap import end_overlap
@@ -143,8 +144,8 @@ def leave_server(w, i):
 
 @jit
 def goes_to_server(c, r, i):
-    """Whether the server drafts for a session in its next round: outside, by rule, or by rule if its device asks."""
-    if c.external_hosting:
+    """Whether the server drafts for a session in its next round: as it is chosen, by rule, or by rule if its device asks."""
+    if is_chosen(c):
         return r.stays == 1
     asks_itself = c.drafter == BY_DEVICE or c.chooses_way or (c.external_ways and decided_outside(c, i))
     return r.takes == 1 and (r.asks == 1 or not asks_itself)

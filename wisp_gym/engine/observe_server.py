@@ -7,7 +7,7 @@ mean batch time T; `entry` place of an entry, written in units of `scale`.
 from wisp_gym.contract import request, server
 from wisp_gym.engine.arguments import world_at
 from wisp_gym.engine.compose import chunk_is_open, draft_step_s, so_far_s, spoken_for
-from wisp_gym.engine.hosting import length_is_open, longest_draft
+from wisp_gym.engine.hosting import length_is_open, longest_draft, tokens_of_batch
 from wisp_gym.engine.observe_request import observe_request, observe_session
 from wisp_gym.jit import INTEGER, SINGLES, VOID, jit, on_demand
 from wisp_gym.rules.drafters import is_mixed
@@ -55,7 +55,7 @@ def observe_hosting(c, s, o):
     """Write the entries of the server's own drafting."""
     step_s = draft_step_s(c, s.n_drafting, s.draft_context) if s.n_drafting > 0 else 0.0
     put(o, server.SERVER_SESSIONS, s.n_at_server)
-    put_in(o, server.DRAFT_TOKENS, s.server_tokens, c.max_draft_tokens)
+    put_in(o, server.DRAFT_TOKENS, tokens_of_batch(c, s), c.max_draft_tokens)
     put_in(o, server.DRAFT_STEP, step_s, s.mean_batch_s)
     put(o, server.LENGTH_OPEN, 1.0 if length_is_open(c, s) else 0.0)
     put_in(o, server.LONGEST, longest_draft(c), c.max_draft_tokens)

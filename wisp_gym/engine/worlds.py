@@ -106,6 +106,7 @@ class Worlds:
         c["uses_predictor"], c["sees_statistics"] = controller.uses_predictor, controller.sees_statistics
         c["sees_observation"], c["centralized"] = controller.sees_observation, controller.centralized
         c["learns"], c["suggests"], c["chooses_way"] = controller.learns, controller.suggests, controller.chooses_way
+        c["chooses_hosting"] = controller.chooses_hosting
         if controller.plan:
             follow_plan(self.arrays.device[index], controller.plan)
         chunk_tokens = c["prefill_chunk_tokens"] if controller.chunk_tokens is None else controller.chunk_tokens

@@ -12,6 +12,7 @@ import numpy as np
 from wisp_gym.arrays import numbers
 from wisp_gym.contract import device, ladders, request, server
 from wisp_gym.contract.actions import PLAIN_TOKEN_ACTIONS, TOKEN_ACTIONS, WAYS
+from wisp_gym.contract.decisions import OF_SERVERS
 from wisp_gym.errors import InputError, of_kind, shown
 from wisp_gym.rules import batching, mlp, scorer, speculation, trimming
 from wisp_gym.rules.catalogue import BATCHING, BUDGET, CENTRALIZED, CHUNK, SPECULATION, Setting
@@ -34,8 +35,10 @@ BATCHING_SETTINGS: Settings = {
     **{rule.kind: rule.settings for rule in (BATCHING | CENTRALIZED).values()},
     batching.PIPELINED: (*BATCHING["pipelined"].settings, *OF_THE_PLAN),
 }
-SCORER = scorer.Shape(request.SIZE, server.SIZE, 1, 1, 1, 1, len(ladders.CHUNK_TOKENS))
-LAUNCHES = (1, len(ladders.PRICES))
+SCORERS = [
+    scorer.Shape(request.SIZE, server.SIZE, 1, 1, 1, decision.launches, len(ladders.CHUNK_TOKENS), decision.lengths)
+    for decision in OF_SERVERS.values()
+]  # of any widths
 PLAIN = {speculation.POLICY: (PLAIN_TOKEN_ACTIONS,) * 2, speculation.POLICY_LENGTH: (2, MOST_TOKENS + 1)}
 WITH_WAYS = {
     speculation.POLICY: (len(TOKEN_ACTIONS),) * 2,
@@ -126,6 +129,11 @@ class Controller:
         self.check_plan(place)
         self.check_weights(place)
 
+    @property
+    def chooses_hosting(self) -> bool:
+        """Whether the batching policy says for whom the server drafts, and how long, in place of the rules of `drafting`."""
+        return self.batching == batching.LEARNED and scorer.shape_of(self.scorer).lengths > 0
+
     def check_drafting(self, place: str) -> None:
         """A server alone has no devices that draft, and drafts for nobody else where it is never chosen."""
         drafting = of_kind(f"{place}: drafting", self.drafting, Drafting)
@@ -150,5 +158,5 @@ class Controller:
             checked = mlp.check(f"{place}: policy", self.policy, device.SIZE, outputs or (2, MOST_TOKENS + 1))
             object.__setattr__(self, "policy", checked)
         if self.batching == batching.LEARNED or len(self.scorer):
-            checked = scorer.check(f"{place}: scorer", self.scorer, SCORER, LAUNCHES)
+            checked = scorer.check(f"{place}: scorer", self.scorer, SCORERS)
             object.__setattr__(self, "scorer", checked)

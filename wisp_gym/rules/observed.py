@@ -15,7 +15,16 @@ from wisp_gym.contract import server
 from wisp_gym.contract.actions import DRAFT, SEND
 from wisp_gym.jit import jit, jit_allocating
 from wisp_gym.rules import batching as rules
-from wisp_gym.rules.scorer import best_head, embed, keep_still, pool, score_context, score_requests, shape_of
+from wisp_gym.rules.scorer import (
+    best_head,
+    embed,
+    keep_still,
+    pool,
+    score_context,
+    score_requests,
+    shape_of,
+    working_memory,
+)
 from wisp_gym.rules.speculation import POLICY_LENGTH, choose_length, continue_drafting
 from wisp_gym.rules.ways import allows, best_allowed, may_end_otherwise
 
@@ -131,13 +140,14 @@ def decide_batching(kind, parameters, max_draft_tokens, launches, observations, 
 
 @jit_allocating
 def embed_places(scorer, o, chosen, embeddings):
-    """Write the places that hold a request without all of its context in memory, and their embeddings; returns how many."""
+    """Write the places whose request is embedded, and their embeddings; returns how many."""
+    every = shape_of(scorer).lengths > 0  # not those alone that lack context in memory
     row, symlogs = np.zeros(seen.SIZE, np.float32), np.empty(seen.SIZE, np.float32)
     hidden, embedding = np.empty(shape_of(scorer).hidden, np.float32), np.empty(embeddings.shape[0], np.float32)
     n = 0
     for q in range(len(chosen)):
         request = place(o, q)
-        if request[seen.PRESENT] < 0.5 or request[seen.UNCACHED_TOKENS] == 0.0:
+        if request[seen.PRESENT] < 0.5 or not (every or request[seen.UNCACHED_TOKENS] > 0.0):
             continue
         row[:] = request
         keep_still(row)
@@ -150,31 +160,56 @@ def embed_places(scorer, o, chosen, embeddings):
 
 
 @jit_allocating
-def score_one(scorer, launches, o):
+def best_of_requests(o, moves, chosen, scores):
+    """Place and score of the best request to pick, or whose session to move; −1 where there is none.
+
+    `moves`: whether to move. `chosen`: places of the requests that have `scores`.
+    """
+    best, best_score = -1, np.float32(-np.inf)
+    for k in range(len(scores)):
+        request = place(o, chosen[k])
+        valid = (
+            request[seen.MOVABLE] > 0.5
+            if moves
+            else (request[seen.ADMISSIBLE] > 0.5 and request[seen.UNCACHED_TOKENS] > 0.0)
+        )
+        score = -scores[k] if moves and request[seen.STAYS] > 0.5 else scores[k]
+        if valid and score > best_score:
+            best, best_score = chosen[k], score
+    return best, best_score
+
+
+@jit_allocating
+def longest_length(max_draft_tokens, o):
+    """The longest of the server's drafts that may be chosen now, below 0 where none may."""
+    return int(o[server.LONGEST] * max_draft_tokens + 0.5) if o[server.LENGTH_OPEN] > 0.5 else -1
+
+
+@jit_allocating
+def score_one(scorer, max_draft_tokens, launches, o):
     """A scorer's action for one observation."""
     visible, shape = places(o), shape_of(scorer)
-    own, width = shape.launches, shape.embedding
-    embeddings, scores = np.empty((width, visible), np.float32), np.empty(visible, np.float32)
-    inputs = np.empty(server.SIZE + width, np.float32)
-    context = np.empty(shape.context, np.float32)
-    query, heads = np.empty(width + 1, np.float32), np.empty(own + 1 + shape.chunks, np.float32)
-    chosen = np.empty(visible, np.int64)
+    own, chosen = shape.launches, np.empty(visible, np.int64)
+    embeddings, scores, inputs, context, query, heads = working_memory(scorer, visible)
     n = embed_places(scorer, o, chosen, embeddings)
     pool(embeddings, n, inputs, server.SIZE)
     score_context(scorer, o[: server.SIZE], inputs, context, query, heads)
-    other = best_head(heads, own, o[server.BATCH_REQUESTS] == 0.0, o[server.CHUNK_OPEN] > 0.5)
-    best, best_score = -1, np.float32(-np.inf)
-    score_requests(query, embeddings, n, scores)
-    for k in range(n):
-        if place(o, chosen[k])[seen.ADMISSIBLE] > 0.5 and scores[k] > best_score:
-            best, best_score = chosen[k], scores[k]
+    empty, chunk_open = o[server.BATCH_REQUESTS] == 0.0, o[server.CHUNK_OPEN] > 0.5
+    other = best_head(shape, heads, empty, chunk_open, longest_length(max_draft_tokens, o))
+    score_requests(query, 0, embeddings, n, scores)
+    best, best_score = best_of_requests(o, False, chosen, scores[:n])
+    if shape.lengths > 0:
+        score_requests(query, 1, embeddings, n, scores)
+        move, move_score = best_of_requests(o, True, chosen, scores[:n])
+        if move >= 0 and move_score > max(best_score, heads[other]):
+            return visible + launches + len(heads) - own + move
     if best >= 0 and best_score >= heads[other]:
         return best
     return visible + (other if other < own else other - own + launches)
 
 
 @jit_allocating
-def score_batching(scorer, launches, observations, actions):
+def score_batching(scorer, max_draft_tokens, launches, observations, actions):
     """Write a scorer's action for each of (n, size) observations into (n,) `actions`."""
     for row in range(len(observations)):
-        actions[row] = score_one(scorer, launches, observations[row])
+        actions[row] = score_one(scorer, max_draft_tokens, launches, observations[row])

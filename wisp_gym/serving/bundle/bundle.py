@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wisp_gym.contract.decisions import OF_SERVERS
 from wisp_gym.contract.device import SIZE
 from wisp_gym.serving.bundle import onnx_file, schema
 from wisp_gym.serving.bundle.names import find
 from wisp_gym.serving.bundle.onnx_file import BOOL, FLOAT, INT64
 from wisp_gym.serving.bundle.protobuf import WireError
 from wisp_gym.serving.bundle.schema import BundleError, Schema
-from wisp_gym.serving.scheduler.picking import Scorer, check_scorer, launches_of
+from wisp_gym.serving.scheduler.picking import Scorer, check_scorer
 
 SEAL_CHARACTERS = 64
 Ends = dict[str, tuple[int, tuple[int | str, ...]]]  # element type and shape by name; a text is a free dimension
@@ -34,7 +35,8 @@ def signature_of(described: Schema) -> tuple[Ends, Ends]:
     rows: dict[str, int | str] = {"requests": "queue", "globals": 1}
     inputs: Ends = {name: (FLOAT, (rows[name], len(features))) for name, features in described.inputs.items()}
     if described.decision in schema.SCORERS:
-        return inputs, {"pick": (INT64, (1,)), "takes": (BOOL, (1,)), "other": (INT64, (1,))}
+        moves: Ends = {"moves": (BOOL, ("queue",))} if OF_SERVERS[described.decision].lengths else {}
+        return inputs, {"pick": (INT64, (1,)), "takes": (BOOL, (1,)), "other": (INT64, (1,))} | moves
     return inputs, {"key": (FLOAT, ("queue",)), "leads": (BOOL, ("queue",)), "limit": (FLOAT, ("queue",))}
 
 
@@ -107,7 +109,7 @@ def from_bytes(data: bytes) -> Bundle:
 
 def with_scorer(bundle: Bundle, graph: dict[str, Any]) -> Bundle:
     """The bundle with the tensors of its scorer, by which its graph must decide."""
-    scorer = Scorer(onnx_file.tensors_of(graph), launches_of(bundle.schema.decision))
+    scorer = Scorer(onnx_file.tensors_of(graph), *OF_SERVERS[bundle.schema.decision], bundle.schema.max_draft_tokens)
     try:
         check_scorer(scorer, bundle.decide)
     except (ValueError, TypeError) as error:

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from wisp_gym.contract.actions import PLAIN_TOKEN_ACTIONS, TOKEN_ACTIONS, WAYS
-from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES
+from wisp_gym.contract.decisions import OF_SERVERS
+from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES, SERVER_TOKENS
 from wisp_gym.contract.tables import TABLES
 from wisp_gym.errors import InputError
 
@@ -19,10 +20,10 @@ FORMAT, VERSION = "wisp-gym policy bundle", 2
 KEY, SEAL = "wisp_gym_schema", "sha256"  # keys of the file's metadata
 MAX_TEXT = 65_536
 
-TOKEN, LENGTH, ORDER, BATCHING, JOINT = "token", "length", "order", "batching", "joint"
+TOKEN, LENGTH, ORDER = "token", "length", "order"
 TOKEN_WAY, LENGTH_WAY = "token-way", "length-way"
 OF_DEVICES = (TOKEN, LENGTH, TOKEN_WAY, LENGTH_WAY)
-SCORERS = (BATCHING, JOINT)
+SCORERS = tuple(OF_SERVERS)
 MOST_DRAFT_TOKENS = 32  # as in the engine
 
 FALLBACK = dict.fromkeys(OF_DEVICES, ("threshold",)) | dict.fromkeys((ORDER, *SCORERS), ("margin", "window"))
@@ -58,11 +59,11 @@ class Schema:
 
     Attributes:
         decision: "token" (after each drafted token), "length" (once a round), "token-way" and "length-way" (how the round ends
-            too), "order" (of the requests of a batch), "batching" (request by request) or "joint" (which sets the price of a draft
-            token too).
+            too), "order" (of the requests of a batch), "batching" (request by request), "joint" (which sets the price of a draft
+            token too), "batching-hosting" and "joint-hosting" (for whom the server drafts, and how long, too).
         learned: a trained policy, else a rule.
         inputs: features of each input of the graph, as [name, unit, low, high].
-        actions: meaning of each action by its number; of an order, of its outputs; of a scorer, of all but the picks.
+        actions: meaning of each action by its number; of an order, of its outputs; of a scorer, of all but those of a request.
         max_draft_tokens: cap K in which the features count tokens, 1 to 32.
         fallback: numbers of WISP's heuristic, which takes over when an input cannot be used.
         origin: where it comes from.
@@ -205,8 +206,10 @@ def actions_of(decision: str, max_draft_tokens: int) -> list[str]:
     if decision == ORDER:
         return list(ORDER_OUTPUTS)
     if decision in SCORERS:
-        launches = [f"launch at a price of {price:g}" for price in PRICES] if decision == JOINT else ["launch"]
+        n_launches, n_lengths = OF_SERVERS[decision]
+        launches = [f"launch at a price of {price:g}" for price in PRICES] if n_launches > 1 else ["launch"]
         chunks = [f"prefill at most {tokens} tokens in this batch" for tokens in CHUNK_TOKENS]
-        return [*launches, "wait for the next arrival", *chunks]
+        lengths = [f"draft {tokens} tokens at the server in this batch" for tokens in SERVER_TOKENS[:n_lengths]]
+        return [*launches, "wait for the next arrival", *chunks, *lengths]
     ways = WAYS if decision == LENGTH_WAY else WAYS[:1]
     return [f"draft {k} tokens, then {way}" for way in ways for k in range(max_draft_tokens + 1)]

@@ -68,11 +68,11 @@ def scenario_sha256(scenario: Scenario) -> str:
 
 
 def scorer_bundle(name: str, scenario: Scenario) -> bytes:
-    """The bundle of a policy that batches request by request, and that sets prices where it is a joint one."""
+    """The bundle of a policy that batches request by request."""
     policy = load_scorer(name)
     inputs = {table: schema.features_of(table, list(TABLES[table])) for table in ("requests", "globals")}
     about = described(policy.decision, True, inputs, scenario, origin_of_run(name, scenario))
-    return bundle_bytes(scorer_graph(policy.layers, policy.decision), about)
+    return bundle_bytes(scorer_graph(policy.layers, policy.decision, scenario.max_draft_tokens), about)
 
 
 def learned_bundle(policy: Policy, scenario: Scenario, origin: Origin) -> bytes:

@@ -57,6 +57,10 @@ class Batch:
         waits: the policy would rather wait for the next arrival than launch.
         wait_s: of a batch without members: compose again at the next arrival, at the latest after so long.
         composed_s: clock time.
+        draft_tokens: that the server drafts before it verifies, for each member whose session is its own and whose context is in
+            memory; None leaves it to the server. draft_s: predicted time of that, which `predicted_s` does not hold.
+        moves: places whose session changes, once its round has ended, from its device to the server or back. The server that drafts
+            adds its drafts to `new_tokens` and `pairs` before it calls `finished`, with the seconds of verification alone.
     """
 
     members: list[int] = field(default_factory=list)
@@ -69,6 +73,9 @@ class Batch:
     waits: bool = False
     wait_s: float = 0.0
     composed_s: float = 0.0
+    draft_tokens: int | None = None
+    draft_s: float = 0.0
+    moves: list[int] = field(default_factory=list)
 
 
 @dataclass

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from wisp_gym.contract.ladders import PATIENCE_S, STARVED_TOKENS_PER_S
 from wisp_gym.contract.tables import TABLES
 
+MOST_DRAFT_TOKENS = 32  # that the server drafts for a session in a batch, as in the engine
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -31,6 +33,10 @@ class Request:
         requested_s: clock time at which the device made the request that the round belongs to. committed_tokens: output so far.
         due_s: clock time at which the response's next token must leave to be on time. These three are read by learned policies
             alone (NaN: not known).
+        at_server: whether the server drafts for its session. stays: whether it will after this round, as things stand.
+        gain_tokens_per_s: tokens per second that the session is expected to gain there. use: share of the server's time that it would
+            cost there beyond its device's rounds. These four are read by policies that say for whom the server drafts
+            (docs/model/who-drafts.md has the formulas).
     """
 
     name: Any
@@ -44,6 +50,10 @@ class Request:
     requested_s: float = math.nan
     committed_tokens: float = math.nan
     due_s: float = math.nan
+    at_server: bool = False
+    stays: bool = False
+    gain_tokens_per_s: float = 0.0
+    use: float = 0.0
 
     @property
     def uncached_tokens(self) -> int:
@@ -58,12 +68,14 @@ class Request:
 
 FACTS = (
     "arrived_s", "deadline_s", "context_tokens", "cached_tokens", "draft_tokens", "expected_tokens", "slo_tokens_per_s", "requested_s",
-    "committed_tokens", "due_s",
+    "committed_tokens", "due_s", "at_server", "stays", "gain_tokens_per_s", "use",
 )  # fmt: skip
-ARRIVED, DEADLINE, CONTEXT, CACHED, DRAFT, EXPECTED, SLO, REQUESTED, COMMITTED, DUE = range(len(FACTS))
+ARRIVED, DEADLINE, CONTEXT, CACHED, DRAFT, EXPECTED, SLO, REQUESTED, COMMITTED, DUE, AT_SERVER, STAYS, GAIN, USE = (
+    range(len(FACTS))
+)
 NEEDED = REQUESTED  # the facts before this one are needed by every rule
-LOW = np.array([-1e12, -1e12, 1, 0, 0, 0, 1e-6, -1e12, 0, -1e12])
-HIGH = np.array([1e12, 1e12, 1e9, 1e9, 1e4, 1e4, 1e6, 1e12, 1e9, 1e12])
+LOW = np.array([-1e12, -1e12, 1, 0, 0, 0, 1e-6, -1e12, 0, -1e12, 0, 0, -1e9, -1e9])
+HIGH = np.array([1e12, 1e12, 1e9, 1e9, 1e4, 1e4, 1e6, 1e12, 1e9, 1e12, 1, 1, 1e9, 1e9])
 read_facts = attrgetter(*FACTS)
 
 
@@ -83,10 +95,44 @@ class Queue(NamedTuple):
     age_s: NDArray[np.float64]  # this and the next two are NaN where the request does not tell
     committed: NDArray[np.float64]
     due_in_s: NDArray[np.float64]
+    at_server: NDArray[np.float64]  # these four are NaN where what the request tells cannot be used
+    stays: NDArray[np.float64]
+    gain_tokens_per_s: NDArray[np.float64]
+    use: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ServerDraft:
+    """A draft model that the server has loaded beside its target, to draft for sessions.
+
+    Attributes:
+        longest_tokens: tokens that it drafts at most for a session in a batch, whose places in memory are kept, 0 to 32.
+        overhead_s, launch_s, sequence_s, cached_token_s: time of k draft steps of n sessions with a context of c tokens in all:
+            overhead_s + k·(launch_s + n·sequence_s + c·cached_token_s), each ≥ 0.
+    """
+
+    longest_tokens: int
+    overhead_s: float = 0.0
+    launch_s: float = 0.0
+    sequence_s: float = 0.0
+    cached_token_s: float = 0.0
+
+    def check(self) -> None:
+        """Raise ValueError for a draft that there cannot be."""
+        times = (self.overhead_s, self.launch_s, self.sequence_s, self.cached_token_s)
+        if not (0 <= self.longest_tokens <= MOST_DRAFT_TOKENS and all(0.0 <= time < math.inf for time in times)):
+            raise ValueError(f"draft: given {self}, allowed are 0 to {MOST_DRAFT_TOKENS} tokens and times from 0 s")
+
+    def step_s(self, sessions: float, context_tokens: float) -> float:
+        """Time of one draft step."""
+        return self.launch_s + sessions * self.sequence_s + self.cached_token_s * context_tokens
+
+
+NO_DRAFT = ServerDraft(0)
 
 
 class Server(NamedTuple):
-    """What the server knows of itself: running means, memory, the price that its replies carry, and K."""
+    """What the server knows of itself: running means, memory, the price that its replies carry, K, and its own drafting."""
 
     mean_batch_s: float
     max_draft_tokens: int
@@ -95,10 +141,12 @@ class Server(NamedTuple):
     price: float = 0.0
     kv_used: float = 0.0
     kv_capacity: float = 1.0
+    draft: ServerDraft = NO_DRAFT
+    server_tokens: int = 0  # that it drafted for each of its sessions in the last batch
 
 
 def facts_of(queue: Sequence[Request]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """(Q, 10) facts of the requests and (Q,) which of them can be used; others hold harmless numbers."""
+    """(Q, 14) facts of the requests and (Q,) which of them can be used; others hold harmless numbers."""
     try:
         facts = np.fromiter(chain.from_iterable(map(read_facts, queue)), np.float64, len(queue) * len(FACTS))
     except (TypeError, ValueError, AttributeError, OverflowError):
@@ -131,6 +179,7 @@ def describe(facts: NDArray[np.float64], now_s: float, chunk_tokens: int, coeffi
     return Queue(
         now_s - facts[:, ARRIVED], facts[:, DEADLINE] - now_s, uncached, new, cached, draft, facts[:, EXPECTED], facts[:, SLO],
         marginal, launch + marginal, now_s - facts[:, REQUESTED], facts[:, COMMITTED], facts[:, DUE] - now_s,
+        *facts[:, AT_SERVER:].T,
     )  # fmt: skip
 
 
@@ -181,12 +230,11 @@ OF_REQUESTS: dict[str, Quantity] = {
     "begun": lambda q, s: flag(q.cached > 0),
     "evicted": lambda q, s: flag((q.committed > 0) & (q.cached == 0)),
     "starving": lambda q, s: flag(starving(q)),
-    # of servers that draft: those that are scheduled here leave it to devices
-    "at_server": lambda q, s: 0.0,
-    "stays": lambda q, s: 0.0,
-    "movable": lambda q, s: 0.0,
-    "gain": lambda q, s: 0.0,
-    "use": lambda q, s: 0.0,
+    "at_server": lambda q, s: q.at_server,
+    "stays": lambda q, s: q.stays,
+    "movable": lambda q, s: flag(s.draft.longest_tokens > 0),
+    "gain": lambda q, s: q.gain_tokens_per_s * s.mean_batch_s,
+    "use": lambda q, s: q.use,
 }
 OF_SERVER: dict[str, Quantity] = {
     "batch_requests": lambda q, s: 0.0,
@@ -205,11 +253,11 @@ OF_SERVER: dict[str, Quantity] = {
     "memory_spoken_for": lambda q, s: spoken_for(q, s) / s.kv_capacity,
     "starving": lambda q, s: starving(q).sum(),
     "price": lambda q, s: s.price,
-    "server_sessions": lambda q, s: 0.0,
-    "draft_tokens": lambda q, s: 0.0,
+    "server_sessions": lambda q, s: q.at_server.sum(),
+    "draft_tokens": lambda q, s: s.server_tokens,
     "draft_step": lambda q, s: 0.0,
-    "length_open": lambda q, s: 0.0,
-    "longest": lambda q, s: 0.0,
+    "length_open": lambda q, s: flag(s.draft.longest_tokens > 0 and q.at_server.sum() > 0),
+    "longest": lambda q, s: s.draft.longest_tokens,
 }
 QUANTITIES = {"requests": OF_REQUESTS, "globals": OF_SERVER}
 

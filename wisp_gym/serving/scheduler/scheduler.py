@@ -24,7 +24,16 @@ from wisp_gym.serving.bundle.schema import ORDER, SCORERS, BundleError
 from wisp_gym.serving.device.facts import FAILED, MISSING, OUT_OF_RANGE
 from wisp_gym.serving.estimator import VerificationTimeEstimator
 from wisp_gym.serving.scheduler.base import Batch, Room, Scheduler, ServerLimits
-from wisp_gym.serving.scheduler.features import Queue, Request, Server, describe, facts_of, matrix
+from wisp_gym.serving.scheduler.features import (
+    NO_DRAFT,
+    Queue,
+    Request,
+    Server,
+    ServerDraft,
+    describe,
+    facts_of,
+    matrix,
+)
 from wisp_gym.serving.scheduler.picking import Picking
 from wisp_gym.serving.wisp import Order
 
@@ -36,17 +45,25 @@ class BatchScheduler(Scheduler):
 
     Args:
         bundle: a policy that orders the queue, or picks request by request. estimator, limits: of `Scheduler`.
+        draft: what the server drafts with; without one it drafts for nobody.
 
     Raises:
-        BundleError: a bundle of another decision. ValueError: limits below 1.
+        BundleError: a bundle of another decision. ValueError: limits below 1, a draft that there cannot be.
+
+    Attributes:
+        server_tokens: that the server drafted for each of its sessions in the last batch that drafted; one whose own rule chooses
+            writes it here.
     """
 
-    def __init__(self, bundle: Bundle, estimator: VerificationTimeEstimator, limits: ServerLimits):
+    def __init__(
+        self, bundle: Bundle, estimator: VerificationTimeEstimator, limits: ServerLimits, draft: ServerDraft = NO_DRAFT
+    ):
         if of_kind("bundle", bundle, Bundle, BundleError).schema.decision not in (ORDER, *SCORERS):
             allowed = ", ".join((ORDER, *SCORERS))
             raise BundleError(f"a server needs a policy of {allowed}, given one of '{bundle.schema.decision}'")
         super().__init__(estimator, limits)
-        self.bundle = bundle
+        of_kind("draft", draft, ServerDraft).check()
+        self.bundle, self.draft, self.server_tokens = bundle, draft, draft.longest_tokens
         self.names = {name: [feature[0] for feature in features] for name, features in bundle.schema.inputs.items()}
 
     def compose(self, queue: Sequence[Request], now_s: float, kv_used_tokens: int = 0) -> Batch:
@@ -72,7 +89,7 @@ class BatchScheduler(Scheduler):
         """The policy's batch, or that of WISP's heuristic where an input or the policy's answer cannot be used."""
         server = Server(
             self.mean_batch_s, self.bundle.schema.max_draft_tokens, self.utilisation, self.tokens_per_s, self.price, kv_used,
-            float(self.limits.kv_tokens),
+            float(self.limits.kv_tokens), self.draft, self.server_tokens,
         )  # fmt: skip
         reason = "" if usable.all() else OUT_OF_RANGE
         if not reason and len(usable):
@@ -105,12 +122,16 @@ class BatchScheduler(Scheduler):
         assert self.bundle.scorer is not None
         coefficients = self.estimator.coefficients
         with np.errstate(all="ignore"):  # what overflows is told by its result
-            picked = Picking(self.bundle.scorer, seen, server, usable, coefficients, self.limits).run()
+            picking = Picking(self.bundle.scorer, seen, server, usable, coefficients, self.limits)
+            picked = picking.run()
+        if picked.length is not None and picked.drafting:
+            self.server_tokens = picked.length
         if picked.price is not None:
             self.price = picked.price
         predicted_s = self.estimator.predict(picked.new, picked.pairs, picked.cached) if picked.members else 0.0
         facts = (picked.members, picked.taken, predicted_s, picked.pairs, picked.cached)
-        return Batch(*facts, price=picked.price, waits=picked.ends == "wait")
+        batch = Batch(*facts, price=picked.price, waits=picked.ends == "wait")
+        return replace(batch, draft_tokens=picked.length, draft_s=picking.drafting_s()[1], moves=picked.moves)
 
     def admit(self, seen: Queue, usable: NDArray[np.bool_], order: Order, kv_used: float = 0.0) -> Batch:
         """Take requests in their order while memory, chunk, batch limit and the limits of those that joined allow (`compose`)."""
