@@ -28,6 +28,7 @@ class Teacher:
     Attributes:
         rule: the batching rule. chunk_tokens, chunk_share: tokens that a batch prefills at least, and share of those
             that wait; of the ladder the nearest. admit_share: of KV memory. price: of the ladder.
+        server_tokens: that the server drafts for each of its sessions, those that gain more there than they cost (`by-price:1`).
     """
 
     rule: str = "aged:30"
@@ -35,6 +36,7 @@ class Teacher:
     chunk_share: float = 0.2
     admit_share: float = 0.95
     price: float = 0.0
+    server_tokens: int = 0
 
     @property
     def name(self) -> str:
@@ -65,7 +67,24 @@ class Teacher:
         actions, _ = predictor.predict(shown)
         launch = visible + ladders.PRICES.index(self.price) if launches > 1 else visible
         actions = np.where(actions == visible, launch, actions)
-        return np.where(masks[:, -1] == 1, visible + launches + 1 + self.chunk_levels(observations), actions)
+        chunks = visible + launches + 1
+        lengths = chunks + len(ladders.CHUNK_TOKENS)
+        actions = np.where(masks[:, lengths - 1] == 1, chunks + self.chunk_levels(observations), actions)
+        return self.hosting(observations, masks, lengths, actions) if masks.shape[1] > lengths else actions
+
+    def hosting(self, observations: np.ndarray, masks: np.ndarray, lengths: int, otherwise: np.ndarray) -> np.ndarray:
+        """(n,) int64: for whom the server drafts, who gains most first, and how long; then what is done `otherwise`.
+
+        `lengths`: the first action that chooses a length.
+        """
+        chosen = lengths + ladders.SERVER_TOKENS.index(self.server_tokens)
+        actions = np.where(masks[:, chosen] == 1, chosen, otherwise)
+        moves, (g, requests) = lengths + len(ladders.SERVER_TOKENS), parts_of(observations)
+        rate, batch_s = (g[:, entry] * server.SCALE[entry] for entry in (server.TOKEN_RATE, server.MEAN_BATCH_TIME))
+        surplus = requests[:, :, request.GAIN] - (rate * batch_s)[:, None] * requests[:, :, request.USE]
+        surplus *= np.where(requests[:, :, request.STAYS] > 0.5, -1.0, 1.0)  # of moving
+        surplus[masks[:, moves:] == 0] = 0.0
+        return np.where(surplus.max(1) > 0.0, moves + surplus.argmax(1), actions)
 
 
 def parts_of(observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -102,10 +121,12 @@ def compact(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The same decisions (of `demonstrate`) with PLACES places, requests that lack context first.
 
-    The other requests are no matter; decisions with more such requests are left out.
+    The other requests are no matter; decisions with more such requests are left out. Where sessions may be moved, all requests matter.
     """
     g, requests = parts_of(observations)
     n, visible = requests.shape[:2]
+    if masks.shape[1] > 2 * visible:
+        return observations, masks, actions
     lacking = requests[:, :, request.UNCACHED_TOKENS] > 0.0
     order = np.argsort(~lacking, axis=1, kind="stable")[:, : min(PLACES, visible)]
     width = order.shape[1]

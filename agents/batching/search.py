@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from wisp_gym.contract.decisions import sets_prices
 from wisp_gym.contract.ladders import PRICES
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.controllers.scorer_policy import ScorerPolicy, make_scorer
@@ -39,20 +40,22 @@ class Arena:
 
     Args:
         cells: where. speculation: first half of the controllers' name. admit_share: limit of admission beside a policy.
+        hosted: rules of who drafts beside a policy, the end of the name.
         worlds: of each cell. threads: to run on.
     """
 
     def __init__(
         self, cells: Sequence[Cell], speculation: str, worlds: int, threads: int | None = None,
-        admit_share: float = 0.95,
+        admit_share: float = 0.95, hosted: str = "",
     ):  # fmt: skip
-        self.cells, self.speculation, self.each, self.admit_share = list(cells), speculation, worlds, admit_share
+        self.cells, self.speculation, self.each = list(cells), speculation, worlds
+        self.beside = f"fcfs+admit:{admit_share}{hosted}"
         room = max(cell.devices for cell in self.cells)
         self.worlds = Worlds(len(self.cells) * worlds, room, threads=threads)
 
     def run(self, batching: ScorerPolicy | str, seeds: Sequence[int]) -> list[list[Metrics]]:
         """Metrics of the worlds of each cell, under a policy or a rule (with its additions, by name)."""
-        rule = batching if isinstance(batching, str) else f"fcfs+admit:{self.admit_share}"
+        rule = batching if isinstance(batching, str) else self.beside
         for k, cell in enumerate(self.cells):
             controller = resolve(f"{self.speculation}+{rule}", cell.scenario)
             if not isinstance(batching, str):
@@ -106,7 +109,7 @@ def perturbation(policy: ScorerPolicy, rng: np.random.Generator) -> np.ndarray:
     linearly with the context.
     """
     parts = [np.zeros(part.shape) for layer in policy.layers for part in layer]
-    if policy.decision == "joint":
+    if sets_prices(policy.decision):
         n, width = len(PRICES), policy.layers[-1][0].shape[1]
         # About 0, so that launching itself hardly gains.
         levels = STEPS * PRICE_SHARPNESS * (2.0 * np.arange(n) - (n - 1))

@@ -7,23 +7,32 @@ from typing import Any, NamedTuple
 from agents.batching.cloning import Teacher
 from agents.training.arguments import flag
 from wisp_gym.cli import whole
+from wisp_gym.contract.decisions import OF_SERVERS
 from wisp_gym.errors import one_of
 
 SPECULATION = "speculation-v1"  # it sees the price, and was trained with prices up to 0.2
-PRESETS: dict[str, dict[str, Any]] = {"batching": {}, "joint": {"start": "batching-v1", "clone_epochs": 20}}
+HOSTS = {"visible": 128, "clone_steps": 400}  # all waiting requests are looked at: fewer of them
+PRESETS: dict[str, dict[str, Any]] = {
+    "batching": {},
+    "joint": {"start": "batching-v1", "clone_epochs": 20},
+    "batching-hosting": HOSTS,
+    "joint-hosting": HOSTS,
+}
 VALIDATION_SEEDS = range(2_000_000, 2_000_004)
 
 
 class Place(NamedTuple):
     """Where to learn: a scenario, what each episode draws, and the teacher's settings that are best there.
 
-    Those were found by trying chunk shares of 0.05, 0.1, 0.15 and 0.2, and every price, in 8 to 12 worlds.
+    Those were found by trying chunk shares of 0.05, 0.1, 0.15 and 0.2, and every price, in 8 to 12 worlds; lengths of the server's
+    drafts of 2, 3 and 4 in 3 worlds.
     """
 
     scenario: str
     ranges: dict[str, tuple[float, float]]
     chunk_share: float
     price: float = 0.0
+    server_tokens: int = 0
 
 
 # Uncached prompts, mixed service classes, from light load to overload.
@@ -41,7 +50,17 @@ JOINT = (
     Place("wisp-study", {"devices": (20, 100), "slo_speed": (0.4, 1.3)}, 0.2),
     Place("wisp-study", {"devices": (112, 160), "slo_speed": (0.4, 1.1)}, 0.2, 0.1),
 )
-MIX = {"batching": BATCHING + ELSEWHERE, "joint": JOINT + ELSEWHERE}
+HOSTING = (  # few sessions: long drafts at the server
+    Place("wisp-study", {"devices": (16, 48), "slo_speed": (0.8, 1.3)}, 0.2, server_tokens=4),
+    Place("wisp-study", {"devices": (56, 128), "slo_speed": (0.8, 1.3)}, 0.2, server_tokens=2),
+    Place("h100-qwen3-32b", {"devices": (48, 128)}, 0.2, server_tokens=2),
+    Place("wisp-a100-qwen3-32b", {"devices": (16, 40)}, 0.2, server_tokens=4),
+    Place("wisp-a100-qwen3-32b", {"devices": (60, 110)}, 0.2, server_tokens=2),
+)
+HOSTED = "+by-price:1,1000+colocated:4"  # the rules whose place a policy takes that hosts, and its longest drafts
+MIX = {
+    "batching": BATCHING + ELSEWHERE, "joint": JOINT + ELSEWHERE, "batching-hosting": HOSTING, "joint-hosting": HOSTING,
+}  # fmt: skip
 SCENARIO = "wisp-study"  # that of the run's folder and bundle
 SEARCH_HORIZON = {"horizon.warmup_s": 15.0, "horizon.measure_s": 45.0, "horizon.drain_s": 0.0}
 
@@ -73,7 +92,7 @@ class Settings:
     """All that decides a policy's numbers; some fields are flags of `python -m agents.batching`.
 
     Attributes:
-        decision: "batching" or "joint". speculation: what devices follow. start: a saved policy to begin with.
+        decision: of `contract.decisions`. speculation: what devices follow. start: a saved policy to begin with.
         visible: places of the environments. worlds: of each scenario side by side.
         clone_rounds, clone_steps, clone_epochs: of `clone` (0 rounds: none; epochs of the last).
         ppo_warmup, ppo_decisions: of MaskablePPO, the critic's alone and both's (0 decisions: none).
@@ -82,7 +101,7 @@ class Settings:
         generations, pairs: of the evolution strategies (0 generations: none). allowed_starved: share of devices.
     """
 
-    decision: str = flag("batching", "batching or joint")
+    decision: str = flag("batching", " or ".join(OF_SERVERS))
     speculation: str = SPECULATION
     seed: int = flag(0, "seed of everything", of=whole(0, 2**31 - 1), metavar="N")
     start: str = flag("", "a saved policy to start from (joint: batching-v1)", metavar="FILE")
@@ -102,6 +121,11 @@ class Settings:
     pairs: int = 6
     allowed_starved: float = 0.007  # what WISP's own rules leave in overload (wisp-study, 160 devices)
     teacher: Teacher = field(default_factory=Teacher)
+
+    @property
+    def hosted(self) -> str:
+        """Rules of who drafts and how long, as the end of a controller's name; empty where the policy leaves that alone."""
+        return HOSTED if OF_SERVERS[self.decision].lengths else ""
 
 
 def preset(decision: str, **changes: Any) -> Settings:

@@ -16,6 +16,7 @@ from agents.batching.scorer_network import Scorer
 from agents.batching.search import PRICE_SHARPNESS, Arena, Cell, calibrated, evolve
 from agents.batching.settings import LOADS, MIX, PROMISED, SCENARIO, SEARCH_HORIZON, VALIDATION_SEEDS, Settings
 from agents.training.run_folder import describe_run, new_folder
+from wisp_gym.contract.decisions import sets_prices
 from wisp_gym.contract.ladders import PRICES
 from wisp_gym.controllers.scorer_policy import ScorerPolicy, load_scorer, make_scorer, save_scorer
 from wisp_gym.envs.shells import DecisionVectorEnv
@@ -25,7 +26,6 @@ from wisp_gym.scenario import load, with_, with_slo
 from wisp_gym.serving.export.policies import scorer_bundle
 
 PROGRAM = "python -m agents.batching"
-ENVIRONMENTS = {"batching": "wisp_gym/Batching-v1", "joint": "wisp_gym/Joint-v1"}
 SEARCH_STEP = 5  # generations between two validations
 Say = Callable[[str], None]
 
@@ -69,7 +69,7 @@ def find_best(settings: Settings, folder: Path, say: Say, threads: int | None) -
     scorer, worlds = Scorer(settings.decision), make_worlds(settings)
     if settings.start:
         start = load_scorer(settings.start)
-        scorer.load(with_prices(start, settings.teacher.price) if settings.decision == "joint" else start)
+        scorer.load(with_prices(start, settings.teacher.price) if sets_prices(settings.decision) else start)
         candidates.consider("start", scorer.engine_policy())
     if settings.clone_rounds:
         imitate(settings, scorer, worlds, candidates)
@@ -91,7 +91,7 @@ class Candidates:
         self.folder, self.say, self.threads = folder, say, threads
         speculation, limit = settings.speculation, settings.teacher.admit_share
         self.cells = make_cells(settings)
-        self.arena = Arena(self.cells, speculation, len(VALIDATION_SEEDS), threads, limit)
+        self.arena = Arena(self.cells, speculation, len(VALIDATION_SEEDS), threads, limit, settings.hosted)
         self.about = {"command": PROGRAM, "seed": settings.seed, "speculation": speculation}
         self.policies: dict[str, ScorerPolicy] = {}
         self.scores: dict[str, float] = {}
@@ -121,7 +121,10 @@ class Candidates:
 
 def imitate(settings: Settings, scorer: Scorer, worlds: list[DecisionVectorEnv], candidates: Candidates) -> None:
     """Clone the teacher, who does what is best in each kind of world."""
-    teachers = [replace(settings.teacher, chunk_share=p.chunk_share, price=p.price) for p in MIX[settings.decision]]
+    teachers = [
+        replace(settings.teacher, chunk_share=place.chunk_share, price=place.price, server_tokens=place.server_tokens)
+        for place in MIX[settings.decision]
+    ]
     clone(
         scorer, worlds, teachers, settings.seed, settings.clone_rounds, settings.clone_steps,
         last_epochs=settings.clone_epochs, say=candidates.say,
@@ -141,7 +144,8 @@ def refine_by_ppo(settings: Settings, scorer: Scorer, worlds: list[DecisionVecto
 def search(settings: Settings, candidates: Candidates) -> None:
     """Evolution strategies from the best policy so far."""
     stage = candidates.best_stage
-    arena = Arena(candidates.cells, settings.speculation, 1, candidates.threads, settings.teacher.admit_share)
+    limit = settings.teacher.admit_share
+    arena = Arena(candidates.cells, settings.speculation, 1, candidates.threads, limit, settings.hosted)
     steps = evolve(candidates.best, arena, settings.seed, settings.generations, settings.pairs, say=candidates.say)
     for k, found in enumerate(steps, 1):
         if k % SEARCH_STEP == 0:
@@ -153,13 +157,13 @@ def with_prices(policy: ScorerPolicy, price: float) -> ScorerPolicy:
 
     The other prices come behind by `-sharpness * steps**2`. A policy that sets prices already is returned as it is.
     """
-    if policy.decision == "joint":
+    if sets_prices(policy.decision):
         return policy
     *trunk, (w, b) = policy.layers
     steps = np.arange(len(PRICES)) - PRICES.index(price)
     behind = (-PRICE_SHARPNESS * steps**2).astype(np.float32)
     heads = np.concatenate([np.repeat(w[:1], len(PRICES), 0), w[1:]]), np.concatenate([b[0] + behind, b[1:]])
-    return make_scorer([*trunk, heads], "joint", **policy.about)
+    return make_scorer([*trunk, heads], policy.decision.replace("batching", "joint"), **policy.about)
 
 
 # --- the worlds ------------------------------------------------------------------------------------------------------
@@ -167,12 +171,12 @@ def with_prices(policy: ScorerPolicy, price: float) -> ScorerPolicy:
 
 def make_worlds(settings: Settings) -> list[DecisionVectorEnv]:
     """The worlds to learn in, one vector environment for each place of MIX."""
-    groups = []
+    groups, environment = [], "Joint" if sets_prices(settings.decision) else "Batching"
     for place in MIX[settings.decision]:
         envs = gym.make_vec(
-            ENVIRONMENTS[settings.decision], num_envs=settings.worlds, vectorization_mode="vector_entry_point",
-            scenario=place.scenario, controller=f"{settings.speculation}+fcfs+admit:{settings.teacher.admit_share}",
-            hosting=False, visible=settings.visible, devices=settings.visible, horizon_s=settings.episode_s, randomise=place.ranges,
+            f"wisp_gym/{environment}-v1", num_envs=settings.worlds, vectorization_mode="vector_entry_point",
+            scenario=place.scenario, controller=f"{settings.speculation}+fcfs+admit:{settings.teacher.admit_share}{settings.hosted}",
+            hosting=bool(settings.hosted), visible=settings.visible, devices=settings.visible, horizon_s=settings.episode_s, randomise=place.ranges,
             reward_weights={"starvation": settings.starvation_tokens_per_s},
         )  # fmt: skip
         assert isinstance(envs, DecisionVectorEnv)
@@ -183,9 +187,9 @@ def make_worlds(settings: Settings) -> list[DecisionVectorEnv]:
 def make_cells(settings: Settings) -> list[Cell]:
     """Cells to measure in, their unit what the teacher's rule reaches in validation worlds."""
     cells = []
-    for load_ in (*LOADS, *(PROMISED if settings.decision == "joint" else ())):
+    for load_ in (*LOADS, *(PROMISED if sets_prices(settings.decision) else ())):
         scenario = with_(load(load_.scenario), **SEARCH_HORIZON, **load_.changes)
         slo = load_.slo_tokens_per_s
         cells.append(Cell(load_.name, with_slo(scenario, slo) if slo else scenario, load_.devices))
-    rule, allowed = settings.teacher.name, settings.allowed_starved
+    rule, allowed = settings.teacher.name + settings.hosted, settings.allowed_starved
     return calibrated(cells, settings.speculation, rule, list(VALIDATION_SEEDS), allowed)

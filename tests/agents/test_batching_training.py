@@ -18,11 +18,12 @@ from agents.batching.cloning import Teacher, clone, compact, loss_of, parts_of
 from agents.batching.ppo import HORIZON_S, TRACE_S, MixedVecEnv, TimedRolloutBuffer, make_ppo, refine
 from agents.batching.scorer_network import Scorer, ScorerActorCritic
 from agents.batching.search import Arena, Cell, evolve, flat, shaped
-from agents.batching.settings import preset
+from agents.batching.settings import HOSTED, preset
 from agents.batching.training import with_prices
 from wisp_gym.cli import run
 from wisp_gym.contract import request, server
-from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES
+from wisp_gym.contract.decisions import OF_SERVERS
+from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES, SERVER_TOKENS
 from wisp_gym.controllers.predict_batching import BatchingPredictor
 from wisp_gym.engine import gather
 from wisp_gym.envs.shells import DecisionVectorEnv
@@ -31,12 +32,12 @@ from wisp_gym.scenario import load, with_
 SMALL = with_(load("wisp-study"), **{"horizon.warmup_s": 0.0, "horizon.measure_s": 5.0, "horizon.drain_s": 0.0})
 
 
-def make(name: str = "Batching", n: int = 2, seed: int = 0) -> DecisionVectorEnv:
+def make(name: str = "Batching", n: int = 2, seed: int = 0, hosts: bool = False) -> DecisionVectorEnv:
     """A few small worlds, begun."""
     envs = gym.make_vec(
         f"wisp_gym/{name}-v1", num_envs=n, vectorization_mode="vector_entry_point", scenario=SMALL, devices=12,
-        hosting=False, visible=12,
-        horizon_s=10.0, controller="wisp+fcfs+admit", threads=1,
+        hosting=hosts, visible=12,
+        horizon_s=10.0, controller=f"wisp+fcfs+admit{HOSTED if hosts else ''}", threads=1,
     )  # fmt: skip
     assert isinstance(envs, DecisionVectorEnv)
     envs.reset(seed=seed)
@@ -79,11 +80,11 @@ def test_nothing_is_carried_over_the_end_of_an_episode() -> None:
     assert buffer.advantages[:, 0].tolist() == [1.0, 100.0]
 
 
-@pytest.mark.parametrize("name", ["Batching", "Joint"])
-def test_ppo_starts_from_the_scorer_and_learns_with_masks(name: str) -> None:
+@pytest.mark.parametrize("decision", OF_SERVERS)
+def test_ppo_starts_from_the_scorer_and_learns_with_masks(decision: str) -> None:
     torch.manual_seed(0)
-    scorer = Scorer("joint" if name == "Joint" else "batching")
-    envs = MixedVecEnv([make(name), make(name, seed=5)], 3)
+    scorer, name, hosts = Scorer(decision), decision.split("-")[0].title(), decision.endswith("hosting")
+    envs = MixedVecEnv([make(name, hosts=hosts), make(name, seed=5, hosts=hosts)], 3)
     model = make_ppo(envs, scorer, 0, n_steps=32, learning_rate=1e-3)
     policy = model.policy
     assert isinstance(policy, ScorerActorCritic)
@@ -112,6 +113,29 @@ def test_the_teacher_does_valid_things_and_keeps_its_limit_of_admission() -> Non
     assert refused > 0
     assert levels
     assert (masks.shape[1], max(levels)) <= (14 + len(CHUNK_TOKENS), len(CHUNK_TOKENS) - 1)
+
+
+def test_the_teacher_moves_who_gains_and_drafts_as_long_as_it_is_told() -> None:
+    envs, teacher = make(n=4, hosts=True), Teacher(server_tokens=3)
+    predictor, moves, lengths = BatchingPredictor(teacher.rule, SMALL), 0, 0
+    o, masks = envs.task.observations.copy(), envs.task.masks.copy()
+    first_length = 14 + len(CHUNK_TOKENS)
+    first_move = first_length + len(SERVER_TOKENS)
+    for _ in range(300):
+        actions = teacher.actions(o, masks, predictor)
+        assert masks[np.arange(4), actions].all()
+        for k, action in enumerate(actions):
+            if action >= first_move:
+                row = parts_of(o)[1][k, action - first_move]
+                worth = o[k, server.TOKEN_RATE] * 1000 * o[k, server.MEAN_BATCH_TIME] * 0.1
+                assert (row[request.GAIN] > worth * row[request.USE]) == (row[request.STAYS] < 0.5)
+                moves += 1
+            elif action >= first_length:
+                assert action == first_length + 3
+                lengths += 1
+        o, *_, infos = envs.step(actions)
+        masks = infos["action_mask"]
+    assert min(moves, lengths) > 10
 
 
 def test_the_teachers_chunk_is_the_nearest_of_the_ladder() -> None:
