@@ -237,7 +237,7 @@ EXACT: dict[str, Make] = {
     "Scheduler": lambda rng: serving.FirstComeFirstServed(estimator(rng), limits(rng)),
     "SpeculationController": lambda rng: serving.SpeculationController(bundle("token")(rng), PROFILE),
     "Loaded": lambda rng: load_named(rng.choice(["speculation-v1", "batching-v1", "wisp", "fixed:4"])),
-    "Shape": lambda rng: scorer.Shape(request.SIZE, server.SIZE, 4, 4, 4, 1, 12),
+    "Shape": lambda rng: scorer.Shape(request.SIZE, server.SIZE, 4, 4, 4, 1, 12, 0),
 }
 PLAIN: dict[str, Make] = {
     "bool": lambda rng: rng.random() < 0.5,
