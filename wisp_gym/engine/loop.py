@@ -23,30 +23,21 @@ from wisp_gym.engine.batch import fill_rooflines, finish_batch, launch
 from wisp_gym.engine.colocated import learn_from_drafting
 from wisp_gym.engine.compose import add, begin_batch, choose_chunk, chunk_is_open, compose, fits, join_responses
 from wisp_gym.engine.compose_learned import compose_learned
-from wisp_gym.engine.handover import deliver_round, go_on_at_server, keep_sessions, leave_server, see_who_drafts
-from wisp_gym.engine.heap import pop, push
+from wisp_gym.engine.handover import keep_sessions
+from wisp_gym.engine.heap import pop
 from wisp_gym.engine.hosting import choose_tokens, is_movable, length_is_open, longest_draft, move_session, open_choices
 from wisp_gym.engine.line import enqueue
-from wisp_gym.engine.network import DRAFT_TOKEN_BYTES
-from wisp_gym.engine.overlap import note_sent
-from wisp_gym.engine.requests import FOREVER_S, begin_request, first_arrival_s, following_arrival_s
-from wisp_gym.engine.rollout_log import begin_logging
+from wisp_gym.engine.replies import start_request, work_replies
+from wisp_gym.engine.requests import FOREVER_S, first_arrival_s, following_arrival_s
 from wisp_gym.engine.rows import row_of
 from wisp_gym.engine.session import (
     DECIDE,
-    EXTERNAL_LENGTH,
-    begin_round,
-    draft_one,
-    draft_round,
-    finish_drafting,
     in_window,
-    send,
     write_log,
 )
 from wisp_gym.engine.state import CLOSED, COMPOSE, EVENTS, LOG_ARRIVE, OVER, PICK, REPLY, TRACE
 from wisp_gym.engine.suggest import suggest_lengths
 from wisp_gym.engine.turns import find_turn
-from wisp_gym.engine.ways import BY_RULE, take
 from wisp_gym.jit import INTEGER, VOID, jit, on_demand
 from wisp_gym.rules.batching import FCFS, LEARNED, PIPELINED, binding_deadline_s, ready
 from wisp_gym.rules.drafters import is_mixed
@@ -56,35 +47,12 @@ DONE, SPECULATION, BATCHING, FULL = 0, 1, 2, 3
 
 
 @jit
-def start_request(w, i, request, arrival_s, earliest_s):
-    """Begin a device's request when it has arrived and the device is free, from `earliest_s` on, unless it never comes."""
-    if arrival_s < FOREVER_S:
-        reach_later(w, i, begin_request(w, i, request, arrival_s, max(arrival_s, earliest_s)))
-
-
-@jit
-def reach_later(w, i, reach_s):
-    """Device i's message is on the way and reaches the server at `reach_s`."""
-    s = w.server[0]
-    push(w.event_s, w.event_device, s.n_events, reach_s, i)
-    s.n_events += 1
-
-
-@jit
 def open_world(w):
     """First request of every device."""
     c = w.config[0]
     fill_rooflines(c, w.rooflines)
     for i in range(c.n_devices):
         start_request(w, i, 0, first_arrival_s(c, i, w.trace), 0.0)
-
-
-@jit
-def after_response(w, i):
-    """The device's response is complete: its next request."""
-    c, d = w.config[0], w.device[i]
-    arrival_s = following_arrival_s(c, d, i, d.request + 1, d.delivered_s, w.trace)
-    start_request(w, i, d.request + 1, arrival_s, d.delivered_s)
 
 
 @jit
@@ -166,55 +134,6 @@ def wait_a_little(s):
 
 
 @jit
-def answer(w, i):
-    """Deliver the reply to device i and begin what follows; returns True when a round of drafting has begun."""
-    c, s, d = w.config[0], w.server[0], w.device[i]
-    complete = deliver_round(w, i)
-    if is_mixed(c.drafter):
-        leave_server(w, i)
-    if complete:
-        after_response(w, i)
-        return False
-    if c.centralized:
-        go_on_at_server(w, i)
-        return False
-    begin_round(c, d, i, w.observation[row_of(w.observation, i)], d.delivered_s)
-    if c.overlap_tokens or is_mixed(c.drafter):
-        see_who_drafts(w.home, w.place, i)
-    if c.log_decisions:
-        begin_logging(s, d)
-    return True
-
-
-@jit
-def send_round(w, i):
-    """The round's drafting is over: its message is on the way."""
-    c, d = w.config[0], w.device[i]
-    finish_drafting(c, d, w.totals[0])
-    if c.overlap_tokens or is_mixed(c.drafter):
-        note_sent(c, d, w.sessions[i], w.totals[0])
-    reach_later(w, i, send(w, i, d.drafted * DRAFT_TOKEN_BYTES))
-
-
-@jit
-def work_replies(w):
-    """Answer the members of the batch that ended; returns DECIDE when a device's decision is taken outside, else 0."""
-    s = w.server[0]
-    while s.reply_next < s.n_replies:
-        i = w.replies[s.reply_next]
-        if s.mid_draft == 0 and not answer(w, i):
-            s.reply_next += 1
-            continue
-        s.mid_draft = 1
-        if draft_round(w, i) == DECIDE:
-            return DECIDE
-        s.mid_draft = 0
-        send_round(w, i)
-        s.reply_next += 1
-    return 0
-
-
-@jit
 def advance(w):
     """Run until the world is over (DONE), a decision is due outside (SPECULATION, BATCHING) or enough are logged (FULL)."""
     c, s = w.config[0], w.server[0]
@@ -241,27 +160,6 @@ def advance(w):
                 return SPECULATION
             s.stage = COMPOSE if c.centralized else EVENTS
     return DONE
-
-
-@jit
-def act_speculation(w, action):
-    """Carry out a decision on the drafting device, see `contract.actions`: a token or a way to send, or a length with a way."""
-    c, s = w.config[0], w.server[0]
-    i = w.replies[s.reply_next]
-    d, r = w.device[i], w.sessions[row_of(w.sessions, i)]
-    w.totals[0].decisions += 1
-    by_length = c.external_speculation == EXTERNAL_LENGTH
-    more = take(d, r, action, c.max_draft_tokens + 1 if by_length else 0)
-    if c.external_ways == 0:
-        r.way = BY_RULE
-    if by_length:  # its tokens follow at once
-        return
-    if more:
-        draft_one(c, d, w.source, w.survivals[row_of(w.survivals, i)], r)
-    else:
-        s.mid_draft = 0
-        send_round(w, i)
-        s.reply_next += 1
 
 
 @jit

@@ -85,5 +85,24 @@ def nearest_valid(c, s, d, mask, action):
         return action
     s.invalid_actions += 1
     if not c.external_batching:
-        return d.cap if c.external_speculation == EXTERNAL_LENGTH else SEND
+        return instead(c, d)
     return c.visible_requests if mask[c.visible_requests] else c.visible_requests + launches_of(c)
+
+
+@jit
+def instead(c, d):
+    """What a device does in place of an action that is not valid: its longest draft, or sending."""
+    return d.cap if c.external_speculation == EXTERNAL_LENGTH else SEND
+
+
+@jit
+def nearest_of_device(c, s, d, o, action):
+    """A device's action, or what is done instead of one that its observation does not allow, which is counted."""
+    n = lengths_of(c)
+    n_actions = n if n > 0 else PLAIN_TOKEN_ACTIONS
+    if c.external_ways:
+        n_actions = n * len(WAYS) if n > 0 else len(TOKEN_ACTIONS)
+    if 0 <= action < n_actions and allows(action, n, c.max_draft_tokens, o):
+        return action
+    s.invalid_actions += 1
+    return instead(c, d)

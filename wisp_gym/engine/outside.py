@@ -6,13 +6,17 @@ from wisp_gym.contract import device, request, server
 from wisp_gym.engine import gather, rewards
 from wisp_gym.engine.arguments import outside
 from wisp_gym.engine.masks import actions_of
-from wisp_gym.engine.run import BEGIN, LOG, STEP, TO_END
+from wisp_gym.engine.run import BEGIN, FLEET, LOG, STEP, TO_END
 from wisp_gym.engine.state import EVENTS, World
 from wisp_gym.errors import InputError, did_you_mean, shown
 from wisp_gym.values import whole
 
 SEEN = ("kinds", "observations", "masks", "outcomes", "pay")  # of those who decide outside
-NEEDS = {TO_END: (), BEGIN: ("which", *SEEN), STEP: ("actions", *SEEN), LOG: ("which", "kinds")}  # of each task
+NEEDS = {
+    TO_END: (), BEGIN: ("which", *SEEN), STEP: ("actions", *SEEN), LOG: ("which", "kinds"),
+    FLEET: ("which", "actions", "kinds", "observations", "masks"),
+}  # fmt: skip
+# of each task
 
 
 class Outside:
@@ -34,10 +38,10 @@ class Outside:
         Raises:
             InputError: as `Worlds.spread`.
         """
-        self.refuse_missing(whole(TO_END, LOG).checked("task", task), arrays)
+        self.refuse_missing(whole(TO_END, FLEET).checked("task", task), arrays)
         given = {name: self.fitting(name, arrays.get(name, like), like) for name, like in self.none.items()}
-        if "outcomes" in NEEDS[task]:
-            refuse_misfits(worlds.config[0, 0], arrays)
+        if "observations" in NEEDS[task]:
+            refuse_misfits(worlds.config[0, 0], {name: arrays[name] for name in NEEDS[task]})
         if task == TO_END or "which" in NEEDS[task]:
             refuse_begun(worlds.server[given["which"]] if "which" in NEEDS[task] else worlds.server)
         return given
@@ -62,7 +66,7 @@ def refuse_misfits(c: np.void, arrays: dict[str, np.ndarray]) -> None:
     seen = server.SIZE + int(c["visible_requests"]) * request.SIZE if c["external_batching"] else device.SIZE
     widths = {"observations": seen, "masks": actions_of(c), "outcomes": gather.SIZE, "pay": 1 + rewards.MOST_TERMS}
     for name, width in widths.items():
-        if arrays[name].shape[1:] != (width,):
+        if name in arrays and arrays[name].shape[1:] != (width,):
             allowed = f"({len(arrays[name])}, {width})"
             raise InputError(f"{name}: given shape {arrays[name].shape}, allowed is {allowed}")
 

@@ -8,17 +8,19 @@ from wisp_gym.engine.gather import gather
 from wisp_gym.engine.loop import (
     BATCHING,
     DONE,
+    SPECULATION,
     act_batching,
-    act_speculation,
     advance,
     count_unstarted,
     open_world,
 )
-from wisp_gym.engine.masks import nearest_valid
+from wisp_gym.engine.masks import nearest_valid, write_mask
+from wisp_gym.engine.observe_server import observe_server
+from wisp_gym.engine.replies import act_fleet, act_speculation
 from wisp_gym.engine.taking import all_done, count_done, next_place
 from wisp_gym.jit import jit
 
-TO_END, BEGIN, STEP, LOG = range(4)  # tasks: what each takes besides the worlds, and writes, is said below
+TO_END, BEGIN, STEP, LOG, FLEET = range(5)  # tasks: what each takes besides the worlds, and writes, is said below
 
 
 @jit
@@ -27,7 +29,9 @@ def run(address, task, end, looks):
 
     TO_END: open them and run them to their end, with no decision outside. BEGIN: open those of `which` and run them to their
     first decision. STEP: carry out `actions` and run to the next decision. LOG: open those of `which`, and run all until
-    enough decisions are logged (FULL) or they are over (DONE). Returns whether all worlds are done.
+    enough decisions are logged (FULL) or they are over (DONE). FLEET: open those of `which`, in the others carry out what was decided
+    for the devices that wait for it (in their rows) or for the batch (`actions`), and run all to the next such decisions.
+    Returns whether all worlds are done.
     """
     a, done = arguments_at(address), 0
     first = end - a.kinds.shape[0]
@@ -35,6 +39,8 @@ def run(address, task, end, looks):
     while place < end:
         if task == STEP:
             step(a, address, place - first)
+        elif task == FLEET:
+            go_on(a, address, place - first)
         else:
             begin_or_go_on(a, address, place - first, task)
         done += 1
@@ -67,6 +73,27 @@ def step(a, address, index):
         if kind == DONE:
             count_unstarted(w)
     gather(w, kind, a.observations[index], a.masks[index], a.outcomes[index], a.pay[index])
+    a.kinds[index] = kind
+
+
+@jit
+def go_on(a, address, index):
+    """Carry out what was decided in one world, all of whose devices are decided for outside, and run to what is to be decided next."""
+    w, kind = world_at(address, index), a.kinds[index]
+    if a.which[index]:
+        open_world(w)
+    elif kind == SPECULATION:
+        act_fleet(w)
+    elif kind == BATCHING:
+        decide(w, kind, a.masks[index], a.actions[index])
+    else:
+        return
+    kind = advance(w)
+    if kind == DONE:
+        count_unstarted(w)
+    elif kind == BATCHING:
+        observe_server(w.home, w.place, a.observations[index])
+        write_mask(w.config[0], a.observations[index], a.masks[index])
     a.kinds[index] = kind
 
 

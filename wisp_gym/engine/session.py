@@ -54,6 +54,7 @@ from wisp_gym.rules.ways import may_end_otherwise
 
 SENT, DECIDE = 0, 1
 EXTERNAL_TOKEN, EXTERNAL_LENGTH = 1, 2
+EVERY_DEVICE = -2  # in place of the number of the device that is decided for outside
 BINS_PER_LOG = LATENCY_BINS / math.log(LATENCY_HIGH_S / LATENCY_LOW_S)
 
 
@@ -123,7 +124,7 @@ def send(w, i, payload_bytes):
 @jit
 def decided_outside(c, i):
     """Which decisions of device i are taken outside (0: none)."""
-    return c.external_speculation if c.external_device == i else 0
+    return c.external_speculation if c.external_device == i or c.external_device == EVERY_DEVICE else 0
 
 
 @jit
@@ -133,7 +134,7 @@ def begin_round(c, d, i, o, now_s):
     d.phase = DRAFTING
     d.round_start_s = now_s
     cool(d, now_s)
-    d.draft_token_s = seconds_per_token(d, c.uses_predictor or outside)
+    d.draft_token_s = seconds_per_token(d, c.uses_predictor or c.external_device == i)
     d.clock_s = now_s
     d.cap = min(c.max_draft_tokens, d.output_tokens - d.committed - 1)
     clear_draft(d)
@@ -416,6 +417,6 @@ def deliver(w, i):
 @jit
 def learn_from_round(c, d, i, parameters, memory, o):
     """The rule that decided the delivered round (not a prompt) learns from it."""
-    if d.committed > d.commit_tokens and c.external_device != i:
+    if d.committed > d.commit_tokens and not decided_outside(c, i):
         round_s = d.delivered_s - d.round_start_s
         learn(c.speculation, parameters, memory, o, d.drafted, d.accepted, d.commit_tokens, round_s)

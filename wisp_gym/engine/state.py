@@ -92,7 +92,7 @@ DEVICE = np.dtype(
         ("request_logit", F), ("drift", F), ("drift_block", I), ("position", I), ("p_accept", F), ("p_accept_after", F),
         ("mark_drift", F),  # at the start of the round
         # the round
-        ("round_start_s", F), ("clock_s", F), ("draft_token_s", F), ("cap", I), ("target_tokens", I),
+        ("round_start_s", F), ("clock_s", F), ("draft_token_s", F), ("cap", I), ("target_tokens", I), ("action", I),
         ("survival", F), ("p_token", F), ("evidence", F), ("token_index", I),
         ("sent_s", F), ("uplink_s", F), ("verified_tokens", F),
         # the last reply

@@ -8,5 +8,6 @@ print(capacity("wisp", slo=8).table())
 
 from wisp_gym.evaluation.capacities import Capacities, capacity
 from wisp_gym.evaluation.comparison import Comparison, evaluate
+from wisp_gym.evaluation.own import from_sb3, own
 
-__all__ = ["Capacities", "Comparison", "capacity", "evaluate"]
+__all__ = ["Capacities", "Comparison", "capacity", "evaluate", "from_sb3", "own"]

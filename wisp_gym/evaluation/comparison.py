@@ -20,10 +20,11 @@ from wisp_gym.evaluation.arguments import EPILOG, add_comparison
 from wisp_gym.evaluation.comparison_plot import draw
 from wisp_gym.evaluation.comparison_tables import show
 from wisp_gym.evaluation.outcomes import (
-    Controllers,
+    EvaluatedControllers,
     Outcome,
     Row,
     chosen_controllers,
+    chosen_or_own,
     chosen_scenario,
     chosen_seeds,
     goodput,
@@ -102,7 +103,7 @@ class Comparison:
 
 
 def evaluate(
-    controllers: Controllers,
+    controllers: EvaluatedControllers,
     scenario: AnyScenario = DEFAULT_SCENARIO,
     devices: int | None = None,
     slo: float | None = None,
@@ -115,7 +116,8 @@ def evaluate(
     """Run controllers in the same worlds.
 
     Args:
-        controllers: one or several, by name (`wisp_gym.controllers.resolve.listing`) or themselves.
+        controllers: one or several, by name (`wisp_gym.controllers.resolve.listing`) or themselves; one's own are made by
+            `wisp_gym.evaluation.own`, and an object with `predict` decides for every device, beside `fcfs`.
         scenario: a scenario, a preset's name or a TOML file.
         devices: population; default the scenario's.
         slo: speed of one SLO class for all devices, tokens/s; default the scenario's mix.
@@ -127,7 +129,7 @@ def evaluate(
         InputError: one line that names what is wrong.
     """
     world = chosen_scenario(scenario, devices, slo)
-    chosen = chosen_controllers(controllers, world)
+    chosen = chosen_or_own(controllers, world)
     wisp = (name for name in chosen if ALIASES.get(name, name) == ALIASES["wisp"])
     against = next(wisp, next(iter(chosen))) if reference is None else one_of("reference", reference, chosen)
     found = run_all(world, list(chosen.values()), each := chosen_seeds(seeds), pool, bar)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from wisp_gym.engine.trace_load import load_trace
 from wisp_gym.engine.worlds import NO_TRACE, Worlds
 from wisp_gym.errors import InputError
 from wisp_gym.evaluation.metrics import measure, per_class
+from wisp_gym.evaluation.own.asked import is_asked
+from wisp_gym.evaluation.own.controller import Own, own
+from wisp_gym.evaluation.own.driven import Driven, filled
 from wisp_gym.evaluation.pool import Pool, Threads
 from wisp_gym.rules.controller import Controller
 from wisp_gym.scenario import AnyScenario, Scenario, load, with_, with_slo
@@ -21,6 +24,10 @@ from wisp_gym.values import DEVICES, SEEDS, Kind, only, shown
 
 Row = dict[str, Any]
 Controllers = AnyController | Iterable[AnyController]  # one or several, by name or themselves
+EvaluatedControllers = (
+    Controllers | Own | Any
+)  # or the caller's own: any other object with `predict` decides for the devices
+Chosen = TypeVar("Chosen", Controller, Controller | Own)
 
 
 @dataclass(frozen=True)
@@ -43,18 +50,37 @@ def chosen_controllers(controllers: Controllers, scenario: Scenario) -> dict[str
     Raises:
         InputError: none at all, a controller that is given twice, or a name that means none.
     """
-    found: dict[str, Controller] = {}
-    for one in CONTROLLERS.checked("controllers", controllers):
-        controller = resolve(one, scenario)
+    return each_once(resolve(one, scenario) for one in CONTROLLERS.checked("controllers", controllers))
+
+
+def chosen_or_own(controllers: EvaluatedControllers, scenario: Scenario) -> dict[str, Controller | Own]:
+    """The same, with the caller's own; raises as `chosen_controllers`."""
+    return each_once(chosen(one, scenario) for one in CONTROLLERS.checked("controllers", controllers))
+
+
+def each_once(controllers: Iterable[Chosen]) -> dict[str, Chosen]:
+    """By their names."""
+    found: dict[str, Chosen] = {}
+    for controller in controllers:
         if controller.name in found:
             raise InputError(f"controllers: '{controller.name}' is given twice, allowed is every controller once")
         found[controller.name] = controller
     return found
 
 
+def chosen(given: Any, scenario: Scenario) -> Controller | Own:
+    """A controller, or one of the caller's own that is asked as worlds run; what the engine can run alone is a controller."""
+    if is_asked(given) and not isinstance(given, (Own, Controller)):
+        given = own(given)
+    if not isinstance(given, Own):
+        return resolve(given, scenario)
+    controller = given.controller(scenario)  # what is wrong with it is said now
+    return given if given.is_driven else controller
+
+
 def take_several(given: Any) -> list[Any]:
     """Controllers, one by one."""
-    if isinstance(given, (str, PathLike, Controller)):
+    if isinstance(given, (str, PathLike, Controller, Own)) or is_asked(given):
         return [given]
     each = list(only(not isinstance(given, bytes), given))
     return list(only(len(each) > 0, each))
@@ -68,14 +94,27 @@ def run_world(scenario: Scenario, controller: Controller, seed: int, trace: np.n
     worlds = Worlds(1, scenario.n_devices, trace=trace, threads=1)
     worlds.fill(0, scenario, seed, controller)
     worlds.run(early=True)
-    rows = per_class(worlds.arrays, 0, scenario)
+    return outcome_of(worlds, 0, scenario)
+
+
+def outcome_of(worlds: Worlds, index: int, scenario: Scenario) -> Outcome:
+    """What the world at an index gave."""
+    rows = per_class(worlds.arrays, index, scenario)
     classes = [{key: None if math.isnan(value) else value for key, value in row.items()} for row in rows]
-    return Outcome(measure(worlds.arrays, 0, scenario).row(), classes)
+    return Outcome(measure(worlds.arrays, index, scenario).row(), classes)
+
+
+def run_driven(scenario: Scenario, asked: Own, seeds: Sequence[int], trace: np.ndarray, bar: Bar) -> list[Outcome]:
+    """Run a world for each seed, side by side, as Python objects decide."""
+    worlds = filled(scenario, asked.controller(scenario), seeds, trace)
+    for _ in Driven(worlds, asked.drivers, f"controller '{asked.name}'").run():
+        bar.update()
+    return [outcome_of(worlds, index, scenario) for index in range(len(seeds))]
 
 
 def run_all(
     scenario: Scenario,
-    controllers: Sequence[Controller],
+    controllers: Sequence[Controller | Own],
     seeds: Sequence[int],
     pool: Pool | None = None,
     bar: Bar | None = None,
@@ -89,12 +128,13 @@ def run_all(
         if value is not None and not callable(getattr(value, method, None)):
             raise InputError(f"{name}: given {shown(value)}, allowed is what has the method `{method}`")
     trace, counted = load_trace(scenario), bar or Bar()
-    jobs = [(scenario, controller, seed, trace) for controller in controllers for seed in seeds]
+    inside = [controller for controller in controllers if isinstance(controller, Controller)]
     outcomes = []
-    for outcome in (pool or Threads()).map(run_world, jobs):
+    for outcome in (pool or Threads()).map(run_world, [(scenario, c, seed, trace) for c in inside for seed in seeds]):
         outcomes.append(outcome)
         counted.update()
-    return [outcomes[first : first + len(seeds)] for first in range(0, len(jobs), len(seeds))]
+    found = iter([outcomes[first : first + len(seeds)] for first in range(0, len(outcomes), len(seeds))])
+    return [run_driven(scenario, c, seeds, trace, counted) if isinstance(c, Own) else next(found) for c in controllers]
 
 
 def chosen_seeds(seeds: Iterable[int]) -> tuple[int, ...]:
