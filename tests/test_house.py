@@ -38,10 +38,12 @@ ROOM_NEEDS = {
     "wisp_gym/serving/export": {"onnx"},
     "wisp_gym/serving/export/parity.py": {"torch"},
     "wisp_gym/envs/sb3.py": {"stable_baselines3"},
+    "wisp_gym/evaluation/own/sb3.py": {"stable_baselines3"},
     "wisp_gym/testbed/vllm_engine/": {"vllm"},
     "wisp_gym/jit_demand.py": {"llvmlite"},  # numba's own
     "wisp_gym/rules/dense.py": {"llvmlite"},  # numba's own
     "wisp_gym/jit_lanes.py": {"llvmlite"},  # numba's own
+    "wisp_gym/jit_pointer.py": {"llvmlite"},  # numba's own
 }
 VLLM_EXTRAS = (
     "vllm",
@@ -74,7 +76,7 @@ DIRECTION = (
     ),
     ("wisp_gym.jit_cache",),
     ("wisp_gym.jit",),
-    ("wisp_gym.jit_lanes",),
+    ("wisp_gym.jit_lanes", "wisp_gym.jit_pointer"),
     ("wisp_gym.contract",),
     ("wisp_gym.traces",),
     ("wisp_gym.rules",),
@@ -124,6 +126,7 @@ ROOMS = {
             "jit_lanes.py",
             "jit_link.py",
             "jit_placed.py",
+            "jit_pointer.py",
             "machine.py",
             "policies.py",
             "process.py",

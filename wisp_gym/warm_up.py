@@ -28,7 +28,7 @@ def work() -> Iterator[tuple[str, Callable[[], Any]]]:
     drafting = INTEGER, NUMBERS, SINGLES, NUMBERS, INTEGER, INTEGER, ROWS, INTEGERS, NUMBERS, INTEGERS
     yield "drafting", partial(decide_drafting.compile, drafting)
     yield "batching", partial(decide_batching.compile, (INTEGER, NUMBERS, INTEGER, INTEGER, ROWS, INTEGERS))
-    yield "scoring", partial(score_batching.compile, (SINGLES, INTEGER, ROWS, INTEGERS))
+    yield "scoring", partial(score_batching.compile, (SINGLES, INTEGER, INTEGER, ROWS, INTEGERS))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 
 from tests.support.bundles import SCENARIO as STUDY
+from wisp_gym.cli import run
 from wisp_gym.contract import device
 from wisp_gym.controllers.policy import load_policy
 from wisp_gym.controllers.predict import SpeculationPredictor
 from wisp_gym.controllers.predict_batching import BatchingPredictor
 from wisp_gym.errors import InputError
 from wisp_gym.evaluation import Comparison, evaluate, from_sb3, own
+from wisp_gym.evaluation.comparison import PROGRAM, main
 from wisp_gym.scenario import with_
 from wisp_gym.serving.bundle.names import find
 
@@ -148,6 +152,30 @@ def test_models_of_stable_baselines3(tmp_path: Path) -> None:
         own(torch.nn.Sequential(torch.nn.Linear(device.SIZE, 8), torch.nn.GELU(), torch.nn.Linear(8, 2)))
 
 
+@numba.njit
+def two_tokens(o):  # type: ignore[no-untyped-def]
+    """Drafts two tokens."""
+    return 1 if o[0] * 12 < 1.5 else 0
+
+
+@numba.njit
+def two_at_once(o):  # type: ignore[no-untyped-def]
+    """Drafts two tokens."""
+    return 2 if o[0] == 0.0 else -1
+
+
+def test_a_compiled_function_runs_in_the_engine() -> None:
+    assert SHORT.max_draft_tokens == 12
+    lengths = own(two_at_once, "wisp", decides="length", name="lengths")
+    found = evaluate([own(two_tokens, "wisp"), own(Stingy(), "wisp", name="asked"), lengths], **WORLDS)
+    assert worlds_of(found, "two_tokens+wisp") == worlds_of(found, "asked") == worlds_of(found, "lengths")
+    assert list(evaluate(two_tokens, **WORLDS).outcomes) == ["two_tokens+fcfs"]
+    with pytest.raises(InputError, match="allowed for a compiled function are 'token' and 'length'"):
+        own(two_tokens, decides="token-way")
+    with pytest.raises(InputError, match="cannot be compiled"):
+        own(numba.njit(lambda o: o.no_such))
+
+
 class Answers:
     """Answers what it is told to."""
 
@@ -187,3 +215,22 @@ def test_wrong_answers_end_in_one_line(answer: Any, words: str) -> None:
 def test_what_decides_nothing_is_refused(make: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
         make()
+
+
+def test_names_of_modules_and_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my_rules.py").write_text(
+        "class One:\n    def predict(self, observation):\n        return (observation[:, 0] == 0).astype(int), None\n"
+    )
+    (tmp_path / "mine.onnx").write_bytes(find("aligned", "token").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    flags = ["--devices", "8", "--seeds", "2", "--json", "rows.json"]
+    assert run(main, PROGRAM, ["--controllers", "my_rules:One+wisp,mine.onnx+fcfs,wisp,fixed:1+wisp", *flags]) == 0
+    rows = {row["controller"]: row for row in json.loads(Path("rows.json").read_text())}
+    assert list(rows) == ["my_rules:One+wisp", "mine.onnx+fcfs", "wisp", "fixed:1+wisp"]
+    assert 0.5 < rows["my_rules:One+wisp"]["drafted_per_round"] <= 1.0
+    capsys.readouterr()
+    for name, words in (("my_rules:Two", "module 'my_rules' has no 'Two'"), ("no.such:One", "No module named 'no'")):
+        assert run(main, PROGRAM, ["--controllers", name, *flags]) == 2
+        assert words in capsys.readouterr().err

@@ -41,6 +41,7 @@ from wisp_gym.engine.state import (
 )
 from wisp_gym.engine.ways import decide_way
 from wisp_gym.jit import jit, jit_inline
+from wisp_gym.jit_pointer import call_at
 from wisp_gym.rules.speculation import (
     ORACLE,
     POLICY,
@@ -155,10 +156,24 @@ def follow_length(c, d, parameters, policy, memory, o):
     return 1 if d.drafted < d.target_tokens else 0
 
 
+@jit
+def ask_own_rule(c, d, o):
+    """1 to draft one more token, as a function of somebody else's says of the whole observation."""
+    if c.own_by_length == 0:
+        observe_all(c, d, o)
+        return 1 if call_at(c.own_rule, o) > 0 else 0
+    if d.target_tokens < 0:
+        observe_all(c, d, o)
+        d.target_tokens = max(call_at(c.own_rule, o), 0)
+    return 1 if d.drafted < d.target_tokens else 0
+
+
 @jit_inline
 def wants_more(w, i):
     """Decision of the controller inside the engine, 1 to draft one more token; the oracle is told the next one's fate."""
     c, d, o = w.config[0], w.device[i], w.observation[row_of(w.observation, i)]
+    if c.own_rule != 0:
+        return ask_own_rule(c, d, o)
     if c.speculation >= POLICY_LENGTH:
         return follow_length(c, d, w.speculation_parameters, w.policy, w.memory[row_of(w.memory, i)], o)
     observe_token(c, d, o)

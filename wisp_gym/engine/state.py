@@ -52,6 +52,7 @@ CONFIG = np.dtype(
         ("speculation", I), ("uses_predictor", I), ("sees_statistics", I), ("sees_observation", I), ("learns", I), ("suggests", I), ("batching", I),
         ("external_speculation", I), ("external_device", I), ("external_batching", I), ("visible_requests", I), ("sets_prices", I),
         ("chooses_way", I), ("external_ways", I), ("external_hosting", I), ("chooses_hosting", I),  # who says how rounds end, who drafts
+        ("own_rule", I), ("own_by_length", I),  # address of a function that decides for the devices (0: none), and whether it chooses lengths
         ("responses_join", I),  # those in memory, before an outside decision about a batch
         ("log_decisions", I),  # draw the policy's actions and log this many decisions (0: take its best action, log none)
         # who drafts besides a device before it sends: tokens drafted on while a round is away, how a session's drafter and the server's

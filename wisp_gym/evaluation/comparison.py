@@ -1,6 +1,7 @@
 """Compare controllers on paired worlds: equal seeds, hence equal arrivals, lengths, links and token fates, for all.
 
     wisp-gym evaluate --controllers wisp,sled,centralized --devices 64 --seeds 20 --json rows.json
+    wisp-gym evaluate --controllers mypkg.rules:MyRule+fcfs,wisp      # one's own: docs/guide/own.md
 
 Every world is measured by `wisp_gym.evaluation.metrics`; a row holds the means over the worlds, with 95 % bootstrap intervals of
 the goodput and of its paired difference to the reference. docs/guide/compare.md describes every column and key.
@@ -23,7 +24,6 @@ from wisp_gym.evaluation.outcomes import (
     EvaluatedControllers,
     Outcome,
     Row,
-    chosen_controllers,
     chosen_or_own,
     chosen_scenario,
     chosen_seeds,
@@ -175,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.plot:
         require("matplotlib", "plot")
     scenario = chosen_scenario(given.scenario, given.devices, given.slo)
-    chosen_controllers(given.controllers, scenario)  # a wrong name ends the command before a note is printed
+    chosen_or_own(given.controllers, scenario)  # a wrong name ends the command before a note is printed
     for warning in warnings(scenario):
         print(f"note: {warning}", file=sys.stderr)
     with cli.progress(len(given.controllers) * len(given.seeds)) as bar:

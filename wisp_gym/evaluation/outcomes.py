@@ -1,6 +1,7 @@
 """Running worlds: what each controller makes of each seed's world."""
 
 import math
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -17,7 +18,9 @@ from wisp_gym.evaluation.metrics import measure, per_class
 from wisp_gym.evaluation.own.asked import is_asked
 from wisp_gym.evaluation.own.controller import Own, own
 from wisp_gym.evaluation.own.driven import Driven, filled
+from wisp_gym.evaluation.own.named import own_of_name
 from wisp_gym.evaluation.pool import Pool, Threads
+from wisp_gym.jit_pointer import is_compiled
 from wisp_gym.rules.controller import Controller
 from wisp_gym.scenario import AnyScenario, Scenario, load, with_, with_slo
 from wisp_gym.values import DEVICES, SEEDS, Kind, only, shown
@@ -70,8 +73,10 @@ def each_once(controllers: Iterable[Chosen]) -> dict[str, Chosen]:
 
 def chosen(given: Any, scenario: Scenario) -> Controller | Own:
     """A controller, or one of the caller's own that is asked as worlds run; what the engine can run alone is a controller."""
-    if is_asked(given) and not isinstance(given, (Own, Controller)):
+    if (is_asked(given) or is_compiled(given)) and not isinstance(given, (Own, Controller)):
         given = own(given)
+    if isinstance(given, (str, PathLike)):
+        given = own_of_name(os.fspath(given)) or given
     if not isinstance(given, Own):
         return resolve(given, scenario)
     controller = given.controller(scenario)  # what is wrong with it is said now
@@ -80,7 +85,7 @@ def chosen(given: Any, scenario: Scenario) -> Controller | Own:
 
 def take_several(given: Any) -> list[Any]:
     """Controllers, one by one."""
-    if isinstance(given, (str, PathLike, Controller, Own)) or is_asked(given):
+    if isinstance(given, (str, PathLike, Controller, Own)) or is_asked(given) or is_compiled(given):
         return [given]
     each = list(only(not isinstance(given, bytes), given))
     return list(only(len(each) > 0, each))

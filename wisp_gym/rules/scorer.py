@@ -20,7 +20,7 @@ transposed, in row-major (in, out) order, as `wisp_gym.rules.mlp` wants it.
 
 Legend: `scorer` the vector; `row` (n,) float32 entries; `values`, `out`, `seen`, `inputs` (n,) float32 before and
 after symlog; `hidden` (H₁,), `embedding` (H,) and `context` (C,) float32; `embeddings` (H, Q) float32 of which the
-first `n` requests count; `query` (queries·(H + 1),), `heads` (launches + 1 + chunks + lengths,) and `scores` (Q,) float32.
+first `n` requests count; `shape` Shape; `query` (queries·(H + 1),), `heads` (launches + 1 + chunks + lengths,) and `scores` (Q,) float32.
 """
 
 import math

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from typing import Any, Literal, get_args
 
+from wisp_gym.contract import device
 from wisp_gym.controllers.policy import Policy, make_policy
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.controllers.scorer_policy import ScorerPolicy
@@ -12,6 +13,7 @@ from wisp_gym.evaluation.own.asked import SIGNATURE, is_asked
 from wisp_gym.evaluation.own.driven import Drivers
 from wisp_gym.evaluation.own.networks import network_layers
 from wisp_gym.evaluation.own.onnx_file import OnnxFile
+from wisp_gym.jit_pointer import Compiled, is_compiled
 from wisp_gym.rules.batching import LEARNED
 from wisp_gym.rules.controller import Controller
 from wisp_gym.scenario import Scenario
@@ -41,7 +43,7 @@ class Own:
     @property
     def is_driven(self) -> bool:
         """Whether anything is decided outside of the engine."""
-        return self.drivers.devices is not None or self.drivers.server is not None
+        return any(each is not None for each in (self.drivers.devices, self.drivers.server, self.drivers.rule))
 
     def controller(self, scenario: Scenario) -> Controller:
         """What the engine runs.
@@ -52,7 +54,7 @@ class Own:
         found = resolve(self.rules, scenario, load=self.load)
         if self.scorer is not None:
             found = replace(found, batching=LEARNED, batching_parameters=(), scorer=self.scorer.weights)
-        if self.drivers.devices is not None:
+        if self.drivers.devices is not None or self.drivers.rule is not None:
             found = replace(found, uses_predictor=self.pays, sees_statistics=True, sees_observation=True)
         return replace(found, name=self.name)
 
@@ -71,8 +73,8 @@ def own(
     Args:
         devices: how every device decides: a rule's or policy's name; an object, or a class of such, with the `predict` of
             stable-baselines3, which is given (n, SIZE) observations of `wisp_gym/Speculation-v1` of the n devices that decide
-            together; a list of (W, b) or a `torch.nn.Sequential` of linear layers, which run inside the engine; a `Policy`; an
-            ONNX file.
+            together; a function of one (SIZE,) observation decorated by `numba.njit`, a list of (W, b) or a
+            `torch.nn.Sequential` of linear layers, which run inside the engine; a `Policy`; an ONNX file.
         server: how batches are composed: a batching rule's or policy's name, or an object with `predict` for
             `wisp_gym/Batching-v1` (`Joint-v1` with `prices`), one world a row; a `ScorerPolicy`.
         additions: more rules, as in names: "admit+by-load:16+colocated:4".
@@ -89,10 +91,13 @@ def own(
         FLAG.checked(flag, value)
     whole(1, 1024).checked("visible", visible)
     TEXT.checked("additions", additions), TEXT.checked("name", name)
-    device_rule, policy, device_driver = device_half(devices, decides)
+    rule = Compiled(devices, device.SIZE) if is_compiled(devices) else None
+    if rule and decides.endswith("way"):
+        raise InputError(f"decides: given '{decides}', allowed for a compiled function are 'token' and 'length'")
+    device_rule, policy, device_driver = ("wisp", None, None) if rule else device_half(devices, decides)
     server_rule, scorer, server_driver = server_half(server)
     rules = "+".join(part for part in (device_rule, server_rule, additions) if part)
-    drivers = Drivers(device_driver, server_driver, decides, prices, hosting, visible)
+    drivers = Drivers(device_driver, server_driver, rule, decides, prices, hosting, visible)
     label = name or "+".join(part for part in (called(devices), called(server), additions) if part)
     return Own(label, rules, drivers, policy, scorer, pays_predictor)
 
@@ -104,7 +109,7 @@ def called(half: Any) -> str:
     """What a half is called in tables."""
     if isinstance(half, (str, PathLike)):
         return fspath(half)
-    return half.__name__ if isinstance(half, type) else type(half).__name__
+    return half.__name__ if isinstance(half, type) or is_compiled(half) else type(half).__name__
 
 
 def made(half: Any) -> Any:

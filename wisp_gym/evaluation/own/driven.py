@@ -17,6 +17,7 @@ from wisp_gym.engine.run import FLEET
 from wisp_gym.engine.session import EVERY_DEVICE, EXTERNAL_LENGTH, EXTERNAL_TOKEN
 from wisp_gym.engine.worlds import Worlds
 from wisp_gym.evaluation.own.asked import Asked
+from wisp_gym.jit_pointer import Compiled
 from wisp_gym.rules.controller import Controller
 from wisp_gym.rules.ways import allows
 from wisp_gym.scenario import Scenario
@@ -28,12 +29,14 @@ class Drivers:
 
     Attributes:
         devices, server: with `predict`; None leaves that half to the controller's rules.
+        rule: a compiled function in place of `devices`, which runs in the engine's loop.
         decides: what those of the devices decide: "token", "length", "token-way" or "length-way".
         prices, hosting: whether the server's sets prices, and says for whom the server drafts. visible: requests that it sees.
     """
 
     devices: Any = None
     server: Any = None
+    rule: Compiled | None = None
     decides: str = "token"
     prices: bool = False
     hosting: bool = False
@@ -46,6 +49,8 @@ class Drivers:
             by_length = self.decides.startswith("length")
             c["external_device"], c["external_ways"] = EVERY_DEVICE, self.decides.endswith("way")
             c["external_speculation"] = EXTERNAL_LENGTH if by_length else EXTERNAL_TOKEN
+        if self.rule is not None:
+            c["own_rule"], c["own_by_length"] = self.rule.address, self.decides == "length"
         if self.server is not None:
             c["external_batching"], c["visible_requests"], c["responses_join"] = 1, self.visible, 1
             c["sets_prices"], c["external_hosting"] = self.prices, self.hosting
