@@ -13,9 +13,13 @@ BENCHMARKS = Commands(
         "engine": ("wisp_gym.evaluation.speed", "worlds and environments"),
         "limit": ("wisp_gym.evaluation.limit", "the engine beside bare loops of events"),
         "serving": ("wisp_gym.serving.speed", "decisions of exported policies, one by one"),
+        "steering": (
+            "wisp_gym.testbed.vllm_steering.compare",
+            "vLLM's own speculation: its lengths, its table, and rules that steer it",
+        ),
     },
     default="engine",
-    extras={"serving": "serve"},
+    extras={"serving": "serve", "steering": "vllm"},
 )
 COMMANDS = Commands(
     "wisp-gym",
