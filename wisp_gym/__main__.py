@@ -38,6 +38,7 @@ COMMANDS = Commands(
         "warm-up": ("wisp_gym.warm_up", "compile everything ahead"),
         "server": ("wisp_gym.testbed.server", "verify the drafts of many devices with a real model"),
         "device": ("wisp_gym.testbed.device", "draft with a small model, verified by a server"),
+        "dashboard": ("wisp_gym.testbed.dashboard", "a Grafana dashboard of a server's metrics"),
         "soak": ("wisp_gym.testbed.soak", "many devices at a server's limits, every answer checked"),
     },
     extras={"export": "export", "server": "testbed", "device": "testbed", "soak": "testbed"},

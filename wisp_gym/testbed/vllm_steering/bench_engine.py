@@ -7,7 +7,7 @@ its worker starts, and fails on llvmlite's.
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -16,7 +16,9 @@ from wisp_gym.errors import InputError
 from wisp_gym.testbed.vllm_engine.core import block_bytes, prepare_environment, started_or_refused
 
 WISP_SCHEDULER = f"{__name__.rpartition('.')[0]}.scheduler.WispScheduler"
-FIXED, TABLE = "vllm:", "table:"  # vLLM's own: so many tokens in each step, or its table by batch size, as JSON
+# vLLM's own lengths: as it was started, so many tokens in each step, or its table by batch size, as JSON.
+OWN, FIXED, TABLE = "vllm", "vllm:", "table:"
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 COUNTERS = {
     "drafted": "vllm:spec_decode_num_draft_tokens",
     "accepted": "vllm:spec_decode_num_accepted_tokens",
@@ -40,8 +42,9 @@ class Plan(NamedTuple):
     """What to play.
 
     Attributes:
-        lengths: `vllm:K`, `table:JSON`, or a rule (`settings.rule_of`). prompts: tokens of each. tokens: of each answer.
-        concurrency: requests that are open at a time. temperature: of sampling.
+        lengths: `vllm`, `vllm:K`, `table:JSON`, or a rule (`settings.rule_of`). prompts: tokens of each. tokens: of each answer.
+        concurrency: requests that are open at a time. temperature: of sampling. clock: of CLOCKS; `cpu` is the engine's process,
+            for processors that other programs share.
     """
 
     lengths: str
@@ -49,18 +52,18 @@ class Plan(NamedTuple):
     tokens: int
     concurrency: int
     temperature: float = 0.0
+    clock: str = "wall"
 
 
 class Played(NamedTuple):
     """What came of it.
 
     Attributes:
-        seconds: of the wall. cpu_s: of the engine's process. steps: of the engine. drafted, accepted, preemptions: counted by vLLM.
+        seconds: by the plan's clock. steps: of the engine. drafted, accepted, preemptions: counted by vLLM.
         fallbacks: steps that a rule did not decide. answers: tokens of each.
     """
 
     seconds: float
-    cpu_s: float
     steps: int
     drafted: int
     accepted: int
@@ -127,6 +130,7 @@ def serve(pipe: Connection, settings: Settings) -> None:
         try:
             plan: Plan = pipe.recv()
         except EOFError:
+            engine.engine_core.shutdown()
             os._exit(0)  # vLLM's threads would keep it
         try:
             pipe.send((True, play(engine, plan, kept)))
@@ -170,9 +174,10 @@ def scheduler_of(engine: Any) -> Any:
 
 def steer(scheduler: Any, lengths: str, kept: dict[str, Any]) -> Any:
     """Let this set the lengths: a rule that goes on with what it has learned, or vLLM; the steerer, None of vLLM's own."""
-    if lengths.startswith((FIXED, TABLE)):
+    if lengths.startswith((OWN, TABLE)):
         scheduler.steer(None)
-        scheduler.dynamic_sd_lookup = own_lookup(scheduler, lengths)
+        if lengths != OWN:
+            scheduler.dynamic_sd_lookup = lookup(scheduler, lengths)
         return None
     from wisp_gym.testbed.vllm_steering import settings
     from wisp_gym.testbed.vllm_steering.steerer import Steerer
@@ -183,7 +188,7 @@ def steer(scheduler: Any, lengths: str, kept: dict[str, Any]) -> Any:
     return kept[lengths]
 
 
-def own_lookup(scheduler: Any, lengths: str) -> list[int] | None:
+def lookup(scheduler: Any, lengths: str) -> list[int] | None:
     """vLLM's own lengths by batch size; None where each step drafts all that the engine can."""
     from vllm.v1.spec_decode.dynamic.utils import build_dynamic_sd_schedule_lookup
 
@@ -198,10 +203,12 @@ def own_lookup(scheduler: Any, lengths: str) -> list[int] | None:
 
 def play(engine: Any, plan: Plan, kept: dict[str, Any]) -> Played:
     """Play requests with so many open at a time."""
-    steerer = steer(scheduler_of(engine), plan.lengths, kept) if scheduler_of(engine).num_spec_tokens else None
+    scheduler, clock = scheduler_of(engine), CLOCKS[plan.clock]
+    steerer = steer(scheduler, plan.lengths, kept) if scheduler.num_spec_tokens else None
+    scheduler.clock = clock  # which vLLM's own scheduler does not read
     before, failed = counters(engine), steerer.fallbacks if steerer else 0
     answers: list[list[int]] = [[] for _ in plan.prompts]
-    begun_s, cpu_s, steps, asked, open_ = time.perf_counter(), time.process_time(), 0, 0, 0
+    begun_s, steps, asked, open_ = clock(), 0, 0, 0
     while asked < len(plan.prompts) or open_:
         while asked < len(plan.prompts) and open_ < plan.concurrency:
             ask(engine, str(asked), plan)
@@ -210,12 +217,9 @@ def play(engine: Any, plan: Plan, kept: dict[str, Any]) -> Played:
             answers[int(output.request_id)] += output.outputs[0].token_ids
             open_ -= output.finished
         steps += 1
-    seconds, spent_s = time.perf_counter() - begun_s, time.process_time() - cpu_s
-    after = counters(engine)
+    seconds, after = clock() - begun_s, counters(engine)
     counted = {name: int(after[name] - before[name]) for name in COUNTERS}
-    return Played(
-        seconds, spent_s, steps, **counted, fallbacks=steerer.fallbacks - failed if steerer else 0, answers=answers
-    )
+    return Played(seconds, steps, **counted, fallbacks=steerer.fallbacks - failed if steerer else 0, answers=answers)
 
 
 def ask(engine: Any, name: str, plan: Plan) -> None:

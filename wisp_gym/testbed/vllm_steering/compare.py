@@ -2,7 +2,8 @@
 
     wisp-gym benchmark steering --model Qwen/Qwen3-32B --draft Qwen/Qwen3-1.7B --dtype bfloat16 --concurrency 1,8,32 --json steering.json
 
-All play the same requests on one engine, `off` on a second one without speculation. Figures are medians over cycles; ratios are
+All play the same requests on one engine, `off` on a second one without speculation. On a processor that other programs share take
+--clock cpu: the engine's own time, with --threads 1. Figures are medians over cycles; ratios are
 taken within a cycle, whose order is reversed in every second one. Without --model it takes the small pair. docs/serving/steering.md
 """
 
@@ -23,7 +24,7 @@ from wisp_gym.testbed.prompts import read_prompts
 from wisp_gym.testbed.server import json_object
 from wisp_gym.testbed.vllm_engine.version import check_version
 from wisp_gym.testbed.vllm_steering import settings
-from wisp_gym.testbed.vllm_steering.bench_engine import FIXED, TABLE, BenchEngine, Plan, Played, Settings
+from wisp_gym.testbed.vllm_steering.bench_engine import CLOCKS, FIXED, OWN, TABLE, BenchEngine, Plan, Played, Settings
 from wisp_gym.testbed.vllm_steering.cycles import OFF, TUNED, Requests, Row, as_json, cycle, learn, summary, tune
 
 PROGRAM = "wisp-gym benchmark steering"
@@ -53,6 +54,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=5,
         metavar="K",
         help="tokens that a step may draft (default %(default)s)",
+    )
+    add(
+        "--clock",
+        choices=sorted(CLOCKS),
+        default="wall",
+        help="by which plays and steps are timed (default %(default)s)",
     )
     add("--lengths", nargs="+", default=DEFAULT, metavar="NAME", help="what sets them: off, vllm:K, table (vLLM's, tuned here), "
         "table:JSON, or a rule such as turbospec; the first ones' answers are what others are compared with (default: all)")  # fmt: skip
@@ -120,7 +127,7 @@ def check_lengths(parser: Parser, name: str, longest: int) -> None:
             json.loads(name.removeprefix(TABLE))
         except ValueError:
             parser.error(f"--lengths: given {name}, allowed is {TABLE}[[first, last, K], …]")
-    elif name not in (OFF, TUNED):
+    elif name not in (OFF, OWN, TUNED):
         settings.rule_of(name)
 
 
@@ -183,7 +190,9 @@ def measure(
     with progress(tuning + (given.cycles + 1) * len(every) * len(at), "play") as bar:
 
         def play(plan: Plan) -> Played:
-            found = running[plan.lengths != OFF].play(plan._replace(lengths=tuned.get(plan.lengths, plan.lengths)))
+            found = running[plan.lengths != OFF].play(
+                plan._replace(lengths=tuned.get(plan.lengths, plan.lengths), clock=given.clock)
+            )
             return told(bar, found)
 
         if TUNED in every:
@@ -234,10 +243,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows, tuned = measure(given, running, requests)
     found = summary(rows, given.reference)
     if given.json:
-        write_json(given.json, {
-            "machine": about, "model": target, "speculative_config": drafting, "table": tuned.get(TUNED), "requests": given.requests,
-            "tokens": given.tokens, "cycles": given.cycles, "reference": given.reference, "summary": found, "plays": as_json(rows),
-        })  # fmt: skip
+        asked = {name: getattr(given, name) for name in ("requests", "tokens", "cycles", "clock", "reference")}
+        on = {"machine": about, "model": target, "speculative_config": drafting, "table": tuned.get(TUNED)}
+        write_json(given.json, {**on, **asked, "summary": found, "plays": as_json(rows)})
     print(text_of(found, given.reference))
     if tuned:
         print(

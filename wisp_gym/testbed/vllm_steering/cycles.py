@@ -32,7 +32,7 @@ class Row:
     """One play.
 
     Attributes:
-        lengths: what set them. cycle: from 0 on. tokens_per_s: of the wall's seconds. cpu_s: of the engine's process.
+        lengths: what set them. cycle: from 0 on. tokens_per_s: by the clock of the comparison.
         tokens_per_step: of the target, all requests together. accepted_share: of drafted tokens; None where there were none.
         same_answers: token for token those of the first one played, of `answers`.
     """
@@ -41,7 +41,6 @@ class Row:
     concurrency: int
     cycle: int
     tokens_per_s: float
-    cpu_s: float
     tokens_per_step: float
     drafted: int
     accepted_share: float | None
@@ -84,7 +83,7 @@ def row(lengths: str, concurrency: int, number: int, played: Played, first: Play
     """The figures of a play."""
     shares = played.accepted / played.drafted if played.drafted else None
     return Row(
-        lengths, concurrency, number, played.tokens / played.seconds, played.cpu_s, played.tokens / played.steps,
+        lengths, concurrency, number, played.tokens / played.seconds, played.tokens / played.steps,
         played.drafted, shares, played.fallbacks, len(played.answers), same(played.answers, first.answers),
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ so the answers are those of vLLM.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,13 +47,15 @@ class WispScheduler(Scheduler):
         InputError: another version of vLLM, no speculation, or a way of running that lengths cannot be steered in.
 
     Attributes:
-        steerer: what sets the lengths; None leaves them to vLLM.
+        steerer: what sets the lengths; None leaves them to vLLM. clock: seconds, never falling, by which steps are timed.
     """
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
         check(self.vllm_config)
         asked = settings.read(self.vllm_config.additional_config)
+        self.clock: Callable[[], float] = time.monotonic
+        self.own_lookup: list[int] | None = self.dynamic_sd_lookup  # vLLM's table as it was given one
         self.steerer: Steerer | None
         self.accounts: Accounts | None
         self.step: OpenStep | None
@@ -65,8 +67,9 @@ class WispScheduler(Scheduler):
             start_http_server(port, host, steerer.metrics.registry)
 
     def steer(self, steerer: Steerer | None) -> None:
-        """Let this set the lengths from now on; None: vLLM, by its own number or table."""
+        """Let this set the lengths from now on; None: vLLM, by the number or table that it was started with."""
         self.steerer, self.step = steerer, None
+        self.dynamic_sd_lookup = self.own_lookup
         self.accounts = None if steerer is None else Accounts(steerer.metrics)
         self.allowed.clear()
         if (
@@ -79,14 +82,14 @@ class WispScheduler(Scheduler):
         super().add_request(request)
         if self.accounts is not None:
             sampling = request.sampling_params
-            self.accounts.begin(request.request_id, sampling.extra_args if sampling else None, time.monotonic())
+            self.accounts.begin(request.request_id, sampling.extra_args if sampling else None, self.clock())
 
     # --- a step ----------------------------------------------------------------------------------------------------------
 
     def schedule(self, throttle_prefills: bool = False) -> Any:
         """The next step, with the length that is drafted at its end."""
         self._close_step()
-        begun_s = time.monotonic()
+        begun_s = self.clock()
         found = super().schedule(throttle_prefills)
         if self.steerer is not None and found.total_num_scheduled_tokens:
             decoding = [
@@ -114,7 +117,7 @@ class WispScheduler(Scheduler):
             step.first = {each.name for each in step.rounds if not self.requests[each.name].num_output_tokens}
         outputs: dict[int, Any] = super().update_from_output(scheduler_output, model_runner_output)
         if step is not None:
-            step.ended_s = time.monotonic()
+            step.ended_s = self.clock()
             self._count(outputs, step.ended_s)
         return outputs
 
@@ -145,7 +148,7 @@ class WispScheduler(Scheduler):
             request = self.requests.get(name)
             if request is not None and not request.is_finished() and not request.is_prefill_chunk:
                 self._cut(request, self.step.step.length)
-        self.step.ended_s = time.monotonic()
+        self.step.ended_s = self.clock()
 
     def _cut(self, request: Request, length: int) -> None:
         """Keep the drafts of a request that are to be verified, none beyond its answer's end."""
