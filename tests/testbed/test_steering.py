@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -58,6 +61,27 @@ def test_settings_are_read_and_have_defaults() -> None:
     assert rule_of("throughput(high=6)").values == (0.0, 2.0, 6.0, 0.05)
     with pytest.raises(InputError, match="allowed is an object"):
         settings.read({settings.KEY: "turbospec"})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"speculative_config": None}, "nothing to steer, allowed is vLLM with --speculative-config"),
+        ({"scheduler_config": SimpleNamespace(async_scheduling=True)}, "allowed is --no-async-scheduling"),
+        ({"parallel_config": SimpleNamespace(data_parallel_size=2)}, "allowed is no data parallelism"),
+    ],
+)
+def test_an_engine_that_cannot_be_steered_is_refused(
+    wrong: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "check_version", lambda asked_by: asked_by)
+    good = {
+        "speculative_config": object(), "num_speculative_tokens": 4, "scheduler_config": SimpleNamespace(async_scheduling=False),
+        "parallel_config": SimpleNamespace(data_parallel_size=1),
+    }  # fmt: skip
+    settings.check_engine(SimpleNamespace(**good))
+    with pytest.raises(InputError, match=said):
+        settings.check_engine(SimpleNamespace(**{**good, **wrong}))
 
 
 def test_rules_are_those_of_the_simulated_server() -> None:

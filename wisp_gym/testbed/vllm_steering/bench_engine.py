@@ -6,6 +6,7 @@ its worker starts, and fails on llvmlite's.
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import get_context
@@ -19,6 +20,7 @@ WISP_SCHEDULER = f"{__name__.rpartition('.')[0]}.scheduler.WispScheduler"
 # vLLM's own lengths: as it was started, so many tokens in each step, or its table by batch size, as JSON.
 OWN, FIXED, TABLE = "vllm", "vllm:", "table:"
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+END_S = 1.0  # that a process has to leave in
 COUNTERS = {
     "drafted": "vllm:spec_decode_num_draft_tokens",
     "accepted": "vllm:spec_decode_num_accepted_tokens",
@@ -131,7 +133,9 @@ def serve(pipe: Connection, settings: Settings) -> None:
             plan: Plan = pipe.recv()
         except EOFError:
             engine.engine_core.shutdown()
-            os._exit(0)  # vLLM's threads would keep it
+            end = threading.Timer(END_S, os._exit, (0,))  # threads of vLLM would keep the process
+            end.daemon = True
+            return end.start()
         try:
             pipe.send((True, play(engine, plan, kept)))
         except InputError as error:

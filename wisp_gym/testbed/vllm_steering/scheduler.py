@@ -14,15 +14,11 @@ from prometheus_client import start_http_server
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request
 
-from wisp_gym.errors import InputError
-from wisp_gym.testbed.vllm_engine.version import check_version
 from wisp_gym.testbed.vllm_steering import settings
 from wisp_gym.testbed.vllm_steering.accounts import Accounts
 from wisp_gym.testbed.vllm_steering.lengths import Drafted
 from wisp_gym.testbed.vllm_steering.steerer import Steerer
 from wisp_gym.testbed.vllm_steering.step_times import Step
-
-ASKED_BY = "WispScheduler"
 
 
 @dataclass
@@ -52,7 +48,7 @@ class WispScheduler(Scheduler):
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
-        check(self.vllm_config)
+        settings.check_engine(self.vllm_config)
         asked = settings.read(self.vllm_config.additional_config)
         self.clock: Callable[[], float] = time.monotonic
         self.own_lookup: list[int] | None = self.dynamic_sd_lookup  # vLLM's table as it was given one
@@ -172,16 +168,3 @@ def sizes(ran: dict[str, int], requests: dict[str, Request], decoding: list[Requ
     pairs = float(sum(new * (cached[name] + new) for name, new in ran.items()))
     context = sum(request.num_tokens for request in decoding)
     return Step(sum(ran.values()), pairs, sum(cached.values()), len(decoding), context)
-
-
-def check(config: Any) -> None:
-    """Refuse what cannot be steered, in one line."""
-    check_version(ASKED_BY)
-    if config.speculative_config is None or not config.num_speculative_tokens:
-        raise InputError(f"{ASKED_BY}: nothing to steer, allowed is vLLM with --speculative-config")
-    if config.scheduler_config.async_scheduling:
-        raise InputError(f"{ASKED_BY}: drafts do not pass an asynchronous scheduler, allowed is --no-async-scheduling")
-    if config.parallel_config.data_parallel_size > 1:
-        raise InputError(
-            f"{ASKED_BY}: ranks that draft different lengths block each other, allowed is no data parallelism"
-        )

@@ -10,8 +10,10 @@ from wisp_gym.controllers.names import one_piece
 from wisp_gym.errors import InputError, did_you_mean, shown
 from wisp_gym.rules import server_lengths
 from wisp_gym.rules.catalogue import COLOCATED, SOURCE
+from wisp_gym.testbed.vllm_engine.version import check_version
 
 KEY = "wisp_gym"
+ASKED_BY = "WispScheduler"
 DEFAULT_LENGTHS = "colocated-turbospec"
 PREFIX = "colocated-"
 
@@ -91,3 +93,20 @@ def rule_of(text: str) -> Part:
             "lengths", text, f"a rule without '{SOURCE.name}': vLLM is told in its speculative_config what drafts"
         )
     return Part(part.name, part.rule, tuple(numbers.values()))
+
+
+def check_engine(config: Any) -> None:
+    """Refuse an engine that cannot be steered, by its `VllmConfig`.
+
+    Raises:
+        InputError: what must be otherwise; one line.
+    """
+    check_version(ASKED_BY)
+    if config.speculative_config is None or not config.num_speculative_tokens:
+        raise InputError(f"{ASKED_BY}: nothing to steer, allowed is vLLM with --speculative-config")
+    if config.scheduler_config.async_scheduling:
+        raise InputError(f"{ASKED_BY}: drafts do not pass an asynchronous scheduler, allowed is --no-async-scheduling")
+    if config.parallel_config.data_parallel_size > 1:
+        raise InputError(
+            f"{ASKED_BY}: ranks that draft different lengths block each other, allowed is no data parallelism"
+        )
