@@ -197,8 +197,10 @@ def test_a_rule_that_fails_leaves_vllms_length_and_is_counted(monkeypatch: pytes
     monkeypatch.setattr(Lengths, "of_request", fail)
     assert steerer.length(["a"], 100, 0) == 4
     assert steerer.verified("a", 4, 2) == 2
-    assert steerer.fallbacks == 2
-    assert steerer.metrics.registry.get_sample_value("wisp_scheduler_fallbacks_total", {"reason": "failed"}) == 2
+    monkeypatch.setattr(Lengths, "learn", fail)
+    steerer.ended(Step(1, 1.0, 0, 1, 1), 0.1, rounds(1), ())
+    assert steerer.fallbacks == 3
+    assert steerer.metrics.registry.get_sample_value("wisp_scheduler_fallbacks_total", {"reason": "failed"}) == 3
 
 
 def test_verified_drafts_end_with_the_answer() -> None:

@@ -145,6 +145,7 @@ def serve(pipe: Connection, settings: Settings) -> None:
 def start(settings: Settings) -> Any:
     """A `vllm.LLMEngine` in this process."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # the scheduler and raw prompts are warned of
     prepare_environment(settings.threads)
     given = settings.arguments
     with started_or_refused(given["model"]):

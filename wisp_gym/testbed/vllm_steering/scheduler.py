@@ -119,9 +119,9 @@ class WispScheduler(Scheduler):
 
     def _rounds(self, scheduler_output: Any, model_runner_output: Any) -> Iterable[Drafted]:
         """The rounds that a step has verified: of requests that it gave tokens to."""
-        for name in scheduler_output.num_scheduled_tokens:
-            request = self.requests.get(name)
-            tokens = model_runner_output.sampled_token_ids[model_runner_output.req_id_to_index[name]]
+        sampled, places = model_runner_output.sampled_token_ids, model_runner_output.req_id_to_index
+        for name in scheduler_output.num_scheduled_tokens if sampled else ():
+            request, tokens = self.requests.get(name), sampled[places[name]]
             if request is not None and not request.is_finished() and tokens:
                 drafted = len(scheduler_output.scheduled_spec_decode_tokens.get(name, ()))
                 yield Drafted(name, drafted, min(len(tokens) - 1, drafted), self.allowed.pop(name, 0))

@@ -89,8 +89,12 @@ class Steerer:
             rounds: verified in it. first: names of those that gave an answer its first token.
         """
         self.metrics.batch(self.times.predict(step), seconds, len(rounds), step.new_tokens)
-        self.times.observe(step, seconds)
-        self.lengths.learn(rounds)
+        try:
+            self.times.observe(step, seconds)
+            self.lengths.learn(rounds)
+        except Exception:
+            log.exception("the rule failed to learn")
+            self._fallen_back()
         for each in rounds:
             self.metrics.round(SERVER, each.drafted, each.accepted, each.name in first)
             self.metrics.allowed.inc(each.allowed)
