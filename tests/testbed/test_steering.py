@@ -17,6 +17,7 @@ from wisp_gym.testbed.vllm_steering.bench_engine import Plan, Played
 from wisp_gym.testbed.vllm_steering.lengths import Drafted, Lengths
 from wisp_gym.testbed.vllm_steering.settings import Steering, rule_of
 from wisp_gym.testbed.vllm_steering.steerer import Steerer
+from wisp_gym.testbed.vllm_steering.step_profile import COLUMNS, profile, rows_of
 from wisp_gym.testbed.vllm_steering.step_times import Costs, Step, StepTimes
 
 # A step whose every part costs something; seconds of Step's sizes.
@@ -257,6 +258,30 @@ def test_the_table_is_tuned_on_other_requests_by_concurrency() -> None:
 
     found = cycles.tune(Crowded({}).play, REQUESTS, [8, 1], 4)
     assert found == "table:[[1, 1, 3], [2, 8, 0]]"
+
+
+def test_step_times_are_medians_of_steps_in_which_all_decode() -> None:
+    """With as many drafts verified as are drafted anew; a step that changes length, or holds a prompt, is none of them."""
+    steady = Step(8, 1600.0, 1592, 2, 400, 3)
+    timed = [
+        (steady, 0.3),
+        (steady, 0.1),
+        (steady, 0.2),
+        (steady._replace(length=2), 9.0),
+        (steady._replace(new_tokens=40), 9.0),
+    ]
+    (row,) = rows_of(timed)
+    assert tuple(row) == COLUMNS
+    assert tuple(row.values()) == (2, 3, 192, 0.2, 3)
+
+    class Fixed(World):
+        def play(self, plan: Plan) -> Played:
+            length = int(plan.lengths.removeprefix("colocated:"))
+            step = Step(plan.concurrency * (length + 1), 1.0, 1, plan.concurrency, 160 * plan.concurrency, length)
+            return super().play(plan)._replace(timed=[(step, 0.1)])
+
+    found = profile(Fixed({}).play, REQUESTS, [4, 1], 2)
+    assert [(each["batch"], each["k"]) for each in found] == [(1, 0), (1, 1), (1, 2), (4, 0), (4, 1), (4, 2)]
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def pages(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
     made.start("serve", [*program, *map(made.here, serve[2:]), *small, *more, "--served-model-name", TARGET])
     less = ["--requests", "3", "--tokens", "6", "--cycles", "2", "--concurrency", "1,2", "--threads", "1", "--longest", "2",
             "--dtype", "float32", "--kv-tokens", "1024", "--vllm", json.dumps(SMALL),
-            "--lengths", "off", "vllm:2", "table", "turbospec"]  # fmt: skip
+            "--lengths", "off", "vllm:2", "table", "turbospec", "--steps", "steps.csv"]  # fmt: skip
     made.start("benchmark", [*ours, *map(made.here, steering[1:]), *less])
     server = commands(EDGE, "wisp-gym server --engine vllm --scheduler")[0]
     made.start("server", [*ours, *server[1:], "--target", str(folder), "--listen", "127.0.0.1:0"])
@@ -182,6 +182,9 @@ def test_the_comparison_runs(pages: Pages) -> None:
     assert len(found["plays"]) == 16
     assert json.loads(found["table"].removeprefix("table:"))[0][:2] == [1, 1]
     assert re.search(r"^2 +turbospec", output, re.MULTILINE)
+    header, *rows = (pages.folder / "steps.csv").read_text().splitlines()
+    assert header == "batch,k,context,seconds,steps"
+    assert {tuple(row.split(",")[:2]) for row in rows} >= {("1", "0"), ("1", "2"), ("2", "0")}
 
 
 def test_the_server_and_a_device_run(pages: Pages, folder: Path) -> None:

@@ -11,10 +11,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wisp_gym.errors import InputError
 from wisp_gym.testbed.vllm_engine.core import block_bytes, prepare_environment, started_or_refused
+
+if TYPE_CHECKING:  # nothing compiled may be imported yet
+    from wisp_gym.testbed.vllm_steering.step_times import Step
 
 WISP_SCHEDULER = f"{__name__.rpartition('.')[0]}.scheduler.WispScheduler"
 # vLLM's own lengths: as it was started, so many tokens in each step, or its table by batch size, as JSON.
@@ -62,7 +65,7 @@ class Played(NamedTuple):
 
     Attributes:
         seconds: by the plan's clock. steps: of the engine. drafted, accepted, preemptions: counted by vLLM.
-        fallbacks: steps that a rule did not decide. answers: tokens of each.
+        fallbacks: steps that a rule did not decide. answers: tokens of each. timed: steps of a rule, with their seconds.
     """
 
     seconds: float
@@ -72,6 +75,7 @@ class Played(NamedTuple):
     preemptions: int
     fallbacks: int
     answers: list[list[int]]
+    timed: "Sequence[tuple[Step, float]]" = ()
 
     @property
     def tokens(self) -> int:
@@ -211,6 +215,8 @@ def play(engine: Any, plan: Plan, kept: dict[str, Any]) -> Played:
     scheduler, clock = scheduler_of(engine), CLOCKS[plan.clock]
     steerer = steer(scheduler, plan.lengths, kept) if scheduler.num_spec_tokens else None
     scheduler.clock = clock  # which vLLM's own scheduler does not read
+    if steerer:
+        steerer.timed = []
     before, failed = counters(engine), steerer.fallbacks if steerer else 0
     answers: list[list[int]] = [[] for _ in plan.prompts]
     begun_s, steps, asked, open_ = clock(), 0, 0, 0
@@ -223,8 +229,9 @@ def play(engine: Any, plan: Plan, kept: dict[str, Any]) -> Played:
             open_ -= output.finished
         steps += 1
     seconds, after = clock() - begun_s, counters(engine)
-    counted = {name: int(after[name] - before[name]) for name in COUNTERS}
-    return Played(seconds, steps, **counted, fallbacks=steerer.fallbacks - failed if steerer else 0, answers=answers)
+    drafted, accepted, preemptions = (int(after[name] - before[name]) for name in COUNTERS)
+    failed = steerer.fallbacks - failed if steerer else 0
+    return Played(seconds, steps, drafted, accepted, preemptions, failed, answers, steerer.timed if steerer else ())
 
 
 def ask(engine: Any, name: str, plan: Plan) -> None:

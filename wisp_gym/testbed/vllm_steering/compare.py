@@ -18,7 +18,7 @@ from typing import Any
 
 from wisp_gym.cli import Bar, Parser, cell, output_file, progress, table, whole, whole_numbers
 from wisp_gym.errors import InputError
-from wisp_gym.files import write_json
+from wisp_gym.files import csv_text, write_json, write_text
 from wisp_gym.machine import machine, shown
 from wisp_gym.testbed.prompts import read_prompts
 from wisp_gym.testbed.server import json_object
@@ -26,6 +26,7 @@ from wisp_gym.testbed.vllm_engine.version import check_version
 from wisp_gym.testbed.vllm_steering import settings
 from wisp_gym.testbed.vllm_steering.bench_engine import CLOCKS, FIXED, OWN, TABLE, BenchEngine, Plan, Played, Settings
 from wisp_gym.testbed.vllm_steering.cycles import OFF, TUNED, Requests, Row, as_json, cycle, learn, summary, tune
+from wisp_gym.testbed.vllm_steering.step_profile import COLUMNS, profile
 
 PROGRAM = "wisp-gym benchmark steering"
 DRAFT_MODEL, NGRAM = "draft_model", "ngram"
@@ -97,6 +98,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="further arguments of vllm.EngineArgs, by their names",
     )
     add("--json", type=output_file(".json"), metavar="FILE", help="also write every play and the summary")
+    add("--steps", type=output_file(".csv"), metavar="FILE", help="also write the engine's step times by batch, length and context, "
+        "measured with fixed lengths (docs/serving/tables.md)")  # fmt: skip
     given = parser.parse_args(arguments)
     check(parser, given)
     return given
@@ -187,7 +190,8 @@ def measure(
     tuned: dict[str, str] = {}
     at, every = sorted(given.concurrency), given.lengths
     tuning = 2 * (given.longest + 1) * len(at) if TUNED in every else 0
-    with progress(tuning + (given.cycles + 1) * len(every) * len(at), "play") as bar:
+    profiling = (given.longest + 1) * len(at) if given.steps else 0
+    with progress(tuning + (given.cycles + 1) * len(every) * len(at) + profiling, "play") as bar:
 
         def play(plan: Plan) -> Played:
             found = running[plan.lengths != OFF].play(
@@ -199,6 +203,8 @@ def measure(
             tuned[TUNED] = tune(play, requests, at, given.longest)
         learn(play, requests, at, every)
         rows = [row for number in range(given.cycles) for row in cycle(play, requests, at, every, number)]
+        if given.steps:
+            write_text(given.steps, csv_text(profile(play, requests, at, given.longest), COLUMNS))
     return rows, tuned
 
 

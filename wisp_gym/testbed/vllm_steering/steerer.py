@@ -20,6 +20,7 @@ class Steerer:
 
     Attributes:
         metrics: counted as it goes. fallbacks: steps that the rule did not decide, since it failed.
+        timed: steps and their times since it was last emptied, where somebody wants them.
     """
 
     def __init__(self, settings: Steering, longest: int) -> None:
@@ -29,6 +30,7 @@ class Steerer:
         self.first_steps = FIRST_ROUNDS * (longest + 1)
         self.times, self.metrics = StepTimes(self.first_steps), SteeringMetrics()
         self.steps = self.fallbacks = 0
+        self.timed: list[tuple[Step, float]] | None = None
         self.every = round(1.0 / settings.probe_share) if settings.probe_share and self.lengths.is_timed else 0
 
     def length(self, names: Sequence[str], context: int, other_tokens: int) -> int:
@@ -88,6 +90,8 @@ class Steerer:
         Args:
             rounds: verified in it. first: names of those that gave an answer its first token.
         """
+        if self.timed is not None:
+            self.timed.append((step, seconds))
         self.metrics.batch(self.times.predict(step), seconds, len(rounds), step.new_tokens)
         try:
             self.times.observe(step, seconds)
