@@ -13,9 +13,13 @@ BENCHMARKS = Commands(
         "engine": ("wisp_gym.evaluation.speed", "worlds and environments"),
         "limit": ("wisp_gym.evaluation.limit", "the engine beside bare loops of events"),
         "serving": ("wisp_gym.serving.speed", "decisions of exported policies, one by one"),
+        "steering": (
+            "wisp_gym.testbed.vllm_steering.compare",
+            "vLLM's own speculation: its lengths, its table, and rules that steer it",
+        ),
     },
     default="engine",
-    extras={"serving": "serve"},
+    extras={"serving": "serve", "steering": "vllm"},
 )
 COMMANDS = Commands(
     "wisp-gym",
@@ -34,6 +38,7 @@ COMMANDS = Commands(
         "warm-up": ("wisp_gym.warm_up", "compile everything ahead"),
         "server": ("wisp_gym.testbed.server", "verify the drafts of many devices with a real model"),
         "device": ("wisp_gym.testbed.device", "draft with a small model, verified by a server"),
+        "dashboard": ("wisp_gym.testbed.dashboard", "a Grafana dashboard of a server's metrics"),
         "soak": ("wisp_gym.testbed.soak", "many devices at a server's limits, every answer checked"),
     },
     extras={"export": "export", "server": "testbed", "device": "testbed", "soak": "testbed"},

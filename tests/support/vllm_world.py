@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import subprocess
@@ -28,6 +29,7 @@ from wisp_gym.testbed.vllm_engine.engine import VllmEngine
 
 VOCABULARY = 64
 BLOCK_TOKENS = 32
+NOISE = 0.03  # of a draft model's weights, as a share of their spread
 SLOW_SHARE = 0.02  # of tokens before which a slow device pauses
 ROOMY = Limits(
     kv_tokens=8192,
@@ -78,6 +80,17 @@ def save_target(folder: Path) -> Path:
     words.pre_tokenizer = Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(folder)
     target_model().save_pretrained(folder)
+    return folder
+
+
+@torch.no_grad()
+def save_draft(folder: Path) -> Path:
+    """A draft model for the target: its weights with noise, so that some of what it drafts is accepted."""
+    save_target(folder)
+    drafting, generator = copy.deepcopy(target_model()), torch.Generator().manual_seed(1)
+    for weights in drafting.parameters():
+        weights += NOISE * weights.std() * torch.randn(weights.shape, generator=generator)
+    drafting.save_pretrained(folder)
     return folder
 
 
@@ -146,3 +159,9 @@ def laws_after(context: Sequence[int], tokens: Sequence[int], temperature: float
     ids = torch.tensor([[*context, *tokens]])
     logits = target_model()(ids).logits[0, len(context) - 1 : -1]
     return softmax(logits.numpy(), temperature)
+
+
+def chi_square(observed: np.ndarray, expected: np.ndarray) -> tuple[float, int, float]:
+    """Statistic, degrees of freedom and p of counts."""
+    statistic, degrees = float(((observed - expected) ** 2 / expected).sum()), len(observed) - 1
+    return statistic, degrees, float(torch.special.gammaincc(torch.tensor(degrees / 2), torch.tensor(statistic / 2)))

@@ -165,10 +165,15 @@ def note_session(memory, drafted, accepted):
 
 
 @jit
+def session_rate(memory, expected):
+    """Running share of a session's examined tokens that were accepted, α; `expected` before there are any."""
+    return (memory[S_ACCEPTED] + PRIOR * expected) / (memory[S_EXAMINED] + PRIOR)
+
+
+@jit
 def marginal_utility(memory, expected):
     """What one more draft of a session adds to `Σ log goodput`: `α^(S+1)/X`."""
-    alpha = (memory[S_ACCEPTED] + PRIOR * expected) / (memory[S_EXAMINED] + PRIOR)
-    return alpha ** (memory[S_LENGTH] + 1.0) / max(memory[S_GOODPUT], 1.0)
+    return session_rate(memory, expected) ** (memory[S_LENGTH] + 1.0) / max(memory[S_GOODPUT], 1.0)
 
 
 @jit

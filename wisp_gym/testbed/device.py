@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wisp_gym.cli import Parser, between, whole
-from wisp_gym.errors import InputError
-from wisp_gym.files import read_text
+from wisp_gym.testbed.prompts import read_prompts
 from wisp_gym.testbed.settings import SESSION_ID_BYTES
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help and wrong flags do without
@@ -77,17 +76,8 @@ def prompts(given: argparse.Namespace) -> Iterator[str]:
 
     yield from given.prompt
     file = given.prompts or (None if given.prompt else default_pair() / "prompts.jsonl")
-    if file is None:
-        return
-    try:
-        lines = read_text(file).splitlines()
-    except (OSError, InputError) as error:
-        raise InputError(f"--prompts {file}: cannot be read ({error})") from None
-    for place, line in enumerate(lines, 1):
-        try:
-            yield json.loads(line)["prompt"]
-        except (ValueError, KeyError, TypeError):
-            raise InputError(f"{file}:{place}: allowed is a JSON object with the key 'prompt'") from None
+    if file is not None:
+        yield from read_prompts(file)
 
 
 def build(given: argparse.Namespace) -> tuple[Device, Any]:

@@ -15,7 +15,7 @@ from prometheus_client import start_http_server
 from wisp_gym.serving import Scheduler
 from wisp_gym.testbed.engine import Engine
 from wisp_gym.testbed.messages import Model, Refused, check_round
-from wisp_gym.testbed.metrics import Metrics
+from wisp_gym.testbed.metrics import ServerMetrics
 from wisp_gym.testbed.scheduling import make_scheduler
 from wisp_gym.testbed.security import ANYONE, AccessTokens, keepalive
 from wisp_gym.testbed.sessions import SessionTable
@@ -30,7 +30,7 @@ OUTBOX_MESSAGES = 16  # replies that wait for a device to read them; one more is
 class Connection:
     """The way back to a device: a bounded box of messages that its stream empties."""
 
-    def __init__(self, client: str, metrics: Metrics) -> None:
+    def __init__(self, client: str, metrics: ServerMetrics) -> None:
         self.client, self.metrics = client, metrics
         self.outbox: asyncio.Queue[FromServer | None] = asyncio.Queue(OUTBOX_MESSAGES)
 
@@ -76,7 +76,7 @@ class Server:
         settings: ServerSettings | None = None,
     ) -> None:
         settings = settings or ServerSettings()
-        self.limits, self.tokens, self.metrics = settings.limits, settings.tokens, Metrics()
+        self.limits, self.tokens, self.metrics = settings.limits, settings.tokens, ServerMetrics()
         most_tokens = min(engine.max_tokens, engine.kv_capacity_tokens)
         self.model = Model(engine.vocabulary, most_tokens, tokenizer, engine.end_tokens, engine.samples)
         self.table = SessionTable(self.limits, self.model, settings.clock, lambda key: self.verifier.forgotten(key))

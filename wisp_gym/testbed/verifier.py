@@ -14,7 +14,8 @@ from wisp_gym import serving
 from wisp_gym.serving import FirstComeFirstServed, Request, Scheduler
 from wisp_gym.testbed.engine import Engine, Job
 from wisp_gym.testbed.messages import Refused
-from wisp_gym.testbed.metrics import Metrics
+from wisp_gym.testbed.metrics import DEVICE, ServerMetrics
+from wisp_gym.testbed.punctual import in_time
 from wisp_gym.testbed.sessions import RUNNING, WAITING, Session, SessionTable
 from wisp_gym.testbed.settings import Limits
 from wisp_gym.testbed.wire_pb2 import FromServer, Refusal, Reply, ServerState
@@ -49,7 +50,7 @@ class Verifier:
     """
 
     def __init__(
-        self, engine: Engine, table: SessionTable, scheduler: Scheduler, limits: Limits, metrics: Metrics,
+        self, engine: Engine, table: SessionTable, scheduler: Scheduler, limits: Limits, metrics: ServerMetrics,
         clock: Callable[[], float],
     ) -> None:  # fmt: skip
         self.engine, self.table, self.scheduler = engine, table, scheduler
@@ -209,13 +210,12 @@ class Verifier:
         committed = len(session.committed) - before
         session.held_s = now_s - pending.request.arrived_s
         session.first_left_s = min(session.first_left_s, now_s)
-        self.metrics.rounds.inc()
-        self.metrics.drafted.inc(len(pending.drafted))
-        self.metrics.accepted.inc(len(tokens) - 1)
-        self.metrics.committed.inc(committed)
+        timely = in_time(pending.request.due_s, session.slo_tokens_per_s, committed, now_s, not before)
+        self.metrics.round(DEVICE, len(pending.drafted), len(tokens) - 1, not before)
+        self.metrics.tokens(committed, sum(timely))
         self.metrics.held_s.observe(session.held_s)
         if session.finished:
-            self.metrics.answers.inc()
+            self.metrics.answer(session.slo_tokens_per_s, timely[-1])
             self.engine.forget(session.key)
         if session.closed:
             self.table.forget(session.key)
@@ -268,9 +268,7 @@ class Verifier:
         return self.scheduler.predict_s([self._seen(session) for session in self.queue if session.pending is not None])
 
     def _count(self, ended: RunningBatch, seconds: float) -> None:
-        self.metrics.batch_s.observe(seconds)
-        self.metrics.batch_rounds.observe(len(ended.sessions))
-        self.metrics.computed.inc(sum(ended.batch.new_tokens))
+        self.metrics.batch(ended.batch.predicted_s, seconds, len(ended.sessions), sum(ended.batch.new_tokens))
         self._gauge()
 
     def _gauge(self) -> None:

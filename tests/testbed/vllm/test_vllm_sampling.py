@@ -10,22 +10,15 @@ import numpy as np
 import pytest
 
 pytest.importorskip("vllm")
-import torch
 
 from tests.support.testbed_world import World
-from tests.support.vllm_world import ROOMY, VOCABULARY, Guess, laws_after, prompts, start
+from tests.support.vllm_world import ROOMY, VOCABULARY, Guess, chi_square, laws_after, prompts, start
 from wisp_gym.testbed.client import GaveUp, Request
 from wisp_gym.testbed.controlling import FixedLength
 from wisp_gym.testbed.engine import Job
 
 TOKENS, SESSIONS, ROUNDS, BINS = 24_000, 48, 12, 32
 Answered = list[tuple[list[int], list[int], dict[int, int]]]
-
-
-def chi_square(observed: np.ndarray, expected: np.ndarray) -> tuple[float, int, float]:
-    """Statistic, degrees of freedom and p of counts."""
-    statistic, degrees = float(((observed - expected) ** 2 / expected).sum()), len(observed) - 1
-    return statistic, degrees, float(torch.special.gammaincc(torch.tensor(degrees / 2), torch.tensor(statistic / 2)))
 
 
 def answer(engine: Any, temperature: float, tokens: int) -> Answered:

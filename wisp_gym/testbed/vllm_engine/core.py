@@ -99,11 +99,10 @@ def prepare_environment(threads: int) -> None:
         os.environ.setdefault(name, value)
 
 
-def block_bytes(config: Any) -> int:
-    """Keys and values of one block, of all layers in the model's precision."""
-    model, parallel = config.model_config, config.parallel_config
+def block_bytes(model: Any, parallel: Any, block_tokens: int) -> int:
+    """Keys and values of one block, of all layers in the model's precision; `model`, `parallel`: vLLM's configurations."""
     numbers = 2 * model.get_num_layers(parallel) * model.get_num_kv_heads(parallel) * model.get_head_size()
-    return int(numbers * model.dtype.itemsize * config.cache_config.block_size)
+    return int(numbers * model.dtype.itemsize * block_tokens)
 
 
 class Core:
@@ -131,7 +130,9 @@ class Core:
             blocks = settings.limits.kv_tokens // self.block_tokens + 1  # one is vLLM's own
             config.cache_config.num_gpu_blocks_override = blocks
             if on_cpu:  # else vLLM would claim nine tenths of the machine's memory
-                config.cache_config.kv_cache_memory_bytes = blocks * block_bytes(config)
+                config.cache_config.kv_cache_memory_bytes = blocks * block_bytes(
+                    config.model_config, config.parallel_config, self.block_tokens
+                )
             self.client: Any = EngineCoreClient.make_client(True, False, config, Executor.get_class(config), False)
         self.blocks = int(config.cache_config.num_gpu_blocks) - 1
         self.samples = all(self.client.collective_rpc("wisp_samples_right"))

