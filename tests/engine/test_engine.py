@@ -143,9 +143,12 @@ def watch(scenario: Scenario, seed: int, trace: np.ndarray = NO_TRACE, **config:
         c[name] = value
     first, seen, written = worlds.arrays.device[0, 0], [], arrays_for_one()
     worlds.spread(BEGIN, which=np.ones(1, bool), **written)
+    actions = np.zeros(1, np.int64)
+    next_token = worlds.call(STEP, actions=actions, **written)
     while written["kinds"][0] != DONE:
         seen.append((first["clock_s"], first["info_s"], first["committed"], written["observations"].tobytes()))
-        worlds.spread(STEP, actions=np.array([first["drafted"] < 5], np.int64), **written)
+        actions[0] = first["drafted"] < 5
+        next_token.run(STEP)
     return seen
 
 
@@ -165,7 +168,7 @@ def test_i8_an_observation_knows_of_others_only_what_the_last_reply_carried() ->
 
 def test_i8_an_observation_knows_no_fate_before_its_evidence() -> None:
     """Fates that differ only after the first rejected token show nothing until a token beyond it is drafted."""
-    scenario = plain(n_devices=1, **{"draft.acceptance.logit_mean": 1.0})
+    scenario = plain(n_devices=1, horizon=horizon(0.0, 30.0), **{"draft.acceptance.logit_mean": 1.0})
     easy, hard = watch(scenario, 3, after_rejection_logit=-30.0), watch(scenario, 3, after_rejection_logit=30.0)
     same = next(n for n, (a, b) in enumerate(zip(easy, hard, strict=False)) if a != b)
     # Until then every round is the same; what differs is the first token of a round, never the round's start.
