@@ -43,6 +43,7 @@ ROOM_NEEDS = {
     "wisp_gym/testbed/vllm_steering/": {"vllm"},
     "wisp_gym/jit_demand.py": {"llvmlite"},  # numba's own
     "wisp_gym/rules/dense.py": {"llvmlite"},  # numba's own
+    "wisp_gym/rules/larger.py": {"llvmlite"},  # numba's own
     "wisp_gym/jit_lanes.py": {"llvmlite"},  # numba's own
     "wisp_gym/jit_pointer.py": {"llvmlite"},  # numba's own
 }

@@ -48,12 +48,19 @@ DRIFT_MARGIN = 0.005
 CERTAIN = 40.0  # evidence so far apart tells every fate
 
 
+@cache
+def normal_nodes(n: int) -> tuple[Array, Array]:
+    """(n,) Gauss–Hermite nodes of a standard normal variable and their (n,) shares."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(n)
+    return nodes, weights / weights.sum()
+
+
 def logits(scenario: Scenario) -> tuple[Array, Array]:
     """(n,) logits of a position and (n,) shares of positions that have them; one where acceptance does not vary."""
     a = scenario.draft.acceptance
     spread = math.hypot(a.request_std, a.drift_std)
-    nodes, weights = np.polynomial.hermite_e.hermegauss(LOGIT_NODES if spread > 0.0 else 1)
-    return a.logit_mean + spread * nodes, weights / weights.sum()
+    nodes, shares = normal_nodes(LOGIT_NODES if spread > 0.0 else 1)
+    return a.logit_mean + spread * nodes, shares
 
 
 def first_and_later(scenario: Scenario) -> tuple[Array, Array, Array]:
@@ -129,6 +136,12 @@ def transition(prior: Array, grid: Array, d: float) -> Array:
     return weights
 
 
+def run_length(values: Array) -> int:
+    """Largest length whose multiples are the lengths of all runs of equal numbers in (n,) values."""
+    ends = np.flatnonzero(np.diff(values, prepend=np.nan, append=np.nan))
+    return int(np.gcd.reduce(np.diff(ends)))
+
+
 class Rounds:
     """Rounds of one source whose drafter knows the logit, by dynamic programming over (k, survival), for all logits at once.
 
@@ -150,7 +163,8 @@ class Rounds:
         )  # (2, n) that it drafts at all
         self.later = grid * first[0][:, None]  # (n, m) chance that one more token is accepted too
         self.move_first = transition(first / self.offered, grid, d)  # (2, n, m)
-        self.move_later = transition(self.later, grid, d)  # (n, m, m)
+        alike = run_length(first[0])
+        self.move_later = transition(self.later[::alike], grid, d)  # (n/alike, m, m): the logits of a run move alike
 
     def going_on(self, cost: Array, rate: Array, worth: Array) -> tuple[Array, list[Array]]:
         """Outcomes (n, m, 3) of what follows the first token where that maximises `rate·tokens − cost + worth·start`.
@@ -161,17 +175,23 @@ class Rounds:
         Returns:
             The outcomes, and for k = 1 … K − 1 whether one more token is drafted: (n, m) each.
         """
-        price = np.stack([rate, -np.ones_like(rate), worth], axis=-1)[:, None, :]  # (n, 1, 3)
-        stop = self.outcome(self.later)  # (n, m, 3)
+        value = worth[:, None] * self.later  # of an outcome at these prices: it moves as the three do, (n, 4, m)
+        stop = np.concatenate([np.moveaxis(self.outcome(self.later), -1, 1), value[:, None]], axis=1)
         best, goes_on = stop, []
         for k in range(self.steps - 1, 0, -1):
-            more = self.move_later @ best
-            more[..., 0] += self.later
-            more[..., 1] += cost[k + 1] - cost[k]
-            better = ((more - stop) * price).sum(axis=-1) > 0.0
-            best = np.where(better[..., None], more, stop)
+            more, step = self.moved(best, self.move_later.swapaxes(1, 2)), cost[k + 1] - cost[k]
+            more[:, 0] += self.later
+            more[:, 1] += step
+            more[:, 3] += rate[:, None] * self.later - step
+            better = more[:, 3] > value
+            best = np.where(better[:, None], more, stop)
             goes_on.append(better)
-        return best, goes_on[::-1]
+        return np.moveaxis(best[:, :3], 1, -1), goes_on[::-1]
+
+    @staticmethod
+    def moved(rows: Array, move: Array) -> Array:
+        """(n, r, m) rows of each logit through (n/alike, m, m), read once for all the logits that share it."""
+        return np.asarray((rows.reshape(len(move), -1, rows.shape[-1]) @ move).reshape(rows.shape))
 
     def drafted(self, best: Array, cost: Array) -> Array:
         """Outcomes (2, n, 3) of drafting a first token, beyond a round of none, given those of what follows it."""
@@ -190,12 +210,12 @@ class Rounds:
         """(2, n, K + 1) shares of rounds by drafted tokens under a rule."""
         shares = np.zeros((*self.first.shape, self.steps + 1))
         shares[..., 0] = 1.0 - self.offered * goes_on[0]
-        reached = self.move_first * (self.offered * goes_on[0])[..., None]
+        reached = (self.move_first * (self.offered * goes_on[0])[..., None]).swapaxes(0, 1)  # (n, 2, m)
         for k in range(1, self.steps):
-            going = reached * goes_on[k]
-            shares[..., k] = (reached - going).sum(axis=-1)
-            reached = (going[..., None, :] @ self.move_later)[..., 0, :]
-        shares[..., self.steps] += reached.sum(axis=-1)
+            going = reached * goes_on[k][:, None]
+            shares[..., k] = (reached - going).sum(axis=-1).T
+            reached = self.moved(going, self.move_later)
+        shares[..., self.steps] += reached.sum(axis=-1).T
         return shares
 
 

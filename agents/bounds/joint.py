@@ -39,6 +39,7 @@ from agents.bounds.frontier import (
     Rounds,
     evidence,
     first_and_later,
+    normal_nodes,
 )
 from agents.bounds.kinds import LIMITED, Kind
 from wisp_gym.engine.acceptance import DRIFT_BLOCK_TOKENS
@@ -91,14 +92,13 @@ def logit_correlation(a: Acceptance, b: Acceptance, correlation: float) -> float
 def pair_of_firsts(scenario: Scenario, draft: ServerDraft) -> tuple[Array, Array, Array]:
     """(2, n) acceptance of a first token by the devices' draft, (2, n) by the server's, and the (n,) shares of positions."""
     a, b = scenario.draft.acceptance, draft.acceptance
-    nodes, weights = np.polynomial.hermite_e.hermegauss(PAIR_NODES)
+    nodes, weights = normal_nodes(PAIR_NODES)
     x, own = (axis.ravel() for axis in np.meshgrid(nodes, nodes, indexing="ij"))
     r = logit_correlation(a, b, draft.correlation)
     y = r * x + math.sqrt(max(1.0 - r * r, 0.0)) * own
     logits = [one.logit_mean + math.hypot(one.request_std, one.drift_std) * z for one, z in ((a, x), (b, y))]
     firsts = [expit(np.stack([z, z - one.after_rejection_logit])) for one, z in zip((a, b), logits, strict=True)]
-    shares = np.outer(weights, weights).ravel()
-    return firsts[0], firsts[1], shares / shares.sum()
+    return firsts[0], firsts[1], np.outer(weights, weights).ravel()
 
 
 def firsts_of(scenario: Scenario, draft: ServerDraft | None) -> tuple[Array, Array, Array]:

@@ -75,9 +75,10 @@ def test_a_shipped_suite_is_what_the_protocol_asks_for(name: str) -> None:
     assert len(suite.test_seeds) >= 20
     assert not set(suite.train_seeds) & set(suite.test_seeds)
     assert set(WISP) <= set(suite.controllers)
-    for controller in suite.controllers:
-        for cell in suite.cells:
-            resolve(controller, cell.scenario)
+    for cell in suite.cells:
+        few = with_(cell.scenario, n_devices=min(cell.scenario.n_devices, 8))  # DiP-SD's plan for all takes a while
+        for controller in suite.controllers:
+            resolve(controller, few)
 
 
 def test_the_full_suite_holds_every_group_and_rule() -> None:

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.outside import arrays_for_one
 from tests.support.small_worlds import BASE, horizon
 from wisp_gym.arrays import numbers
 from wisp_gym.contract import device
 from wisp_gym.controllers.policy import load_policy
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.controllers.scorer_policy import load_scorer
-from wisp_gym.engine import gather
-from wisp_gym.engine.rewards import MOST_TERMS
 from wisp_gym.engine.run import BEGIN, LOG, STEP, TO_END
 from wisp_gym.engine.state import TRACE_ROW
 from wisp_gym.engine.worlds import Worlds
@@ -230,13 +229,7 @@ def test_a_world_is_opened_once_and_writes_where_there_is_room() -> None:
     scenario = with_(BASE, n_devices=3, horizon=horizon(0.0, 2.0))
     worlds = Worlds(1, 3, threads=1)
     worlds.fill(0, scenario, 0, resolve("wisp", scenario))
-    written = {
-        "kinds": np.zeros(1, np.int64),
-        "observations": np.zeros((1, device.SIZE), np.float32),
-        "masks": np.zeros((1, 2), np.int8),
-        "outcomes": np.zeros((1, gather.SIZE)),
-        "pay": np.zeros((1, 1 + MOST_TERMS)),
-    }
+    written = arrays_for_one()
     which = np.ones(1, bool)
     for task, arrays in (
         (STEP, {}), (BEGIN, {}), (LOG, {"which": which}), (4, {}), (-1, {}), (None, {}), (BEGIN, written), (TO_END, {"other": which}),

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 
 from tests.support.invariants import LOG_ROWS, OF_A_RUN, Invariant, assert_kept, digest, ran
+from tests.support.outside import arrays_for_one
 from tests.support.small_worlds import (
     BASE,
     CONSTANT_ACCEPTANCE,
@@ -30,7 +31,8 @@ from tests.support.small_worlds import (
 from tests.support.wild_worlds import wild_worlds
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.engine.build import separation
-from wisp_gym.engine.loop import DONE, act_speculation, advance, open_world
+from wisp_gym.engine.loop import DONE
+from wisp_gym.engine.run import BEGIN, STEP
 from wisp_gym.engine.state import TRACE_ROW
 from wisp_gym.engine.verification import batch_time_s, with_roofline_s
 from wisp_gym.engine.worlds import NO_TRACE, Worlds
@@ -139,12 +141,14 @@ def watch(scenario: Scenario, seed: int, trace: np.ndarray = NO_TRACE, **config:
     outside = {"external_speculation": 1, "external_device": 0, "sees_statistics": 1, "sees_observation": 1}
     for name, value in (outside | config).items():
         c[name] = value
-    w = worlds.arrays.at(0)
-    device, seen = w.device[0], []
-    open_world(w)
-    while advance(w) != DONE:
-        seen.append((device["clock_s"], device["info_s"], device["committed"], w.observation[0].tobytes()))
-        act_speculation(w, int(device["drafted"] < 5))
+    first, seen, written = worlds.arrays.device[0, 0], [], arrays_for_one()
+    worlds.spread(BEGIN, which=np.ones(1, bool), **written)
+    actions = np.zeros(1, np.int64)
+    next_token = worlds.call(STEP, actions=actions, **written)
+    while written["kinds"][0] != DONE:
+        seen.append((first["clock_s"], first["info_s"], first["committed"], written["observations"].tobytes()))
+        actions[0] = first["drafted"] < 5
+        next_token.run(STEP)
     return seen
 
 
@@ -164,7 +168,7 @@ def test_i8_an_observation_knows_of_others_only_what_the_last_reply_carried() ->
 
 def test_i8_an_observation_knows_no_fate_before_its_evidence() -> None:
     """Fates that differ only after the first rejected token show nothing until a token beyond it is drafted."""
-    scenario = plain(n_devices=1, **{"draft.acceptance.logit_mean": 1.0})
+    scenario = plain(n_devices=1, horizon=horizon(0.0, 30.0), **{"draft.acceptance.logit_mean": 1.0})
     easy, hard = watch(scenario, 3, after_rejection_logit=-30.0), watch(scenario, 3, after_rejection_logit=30.0)
     same = next(n for n, (a, b) in enumerate(zip(easy, hard, strict=False)) if a != b)
     # Until then every round is the same; what differs is the first token of a round, never the round's start.

@@ -42,6 +42,7 @@ SCENARIO = """
 use = "wisp-a100-qwen3-32b"
 name = "café ρ"
 n_devices = 3
+max_draft_tokens = 2
 [workload]
 start_window_s = 1.0
 [horizon]

@@ -32,6 +32,7 @@ from wisp_gym.cli import run
 from wisp_gym.files import DRAFT
 
 OUT = "out"  # what a work writes, in its folder
+ROLLOUTS = 4  # of a training, each with a checkpoint
 PROFILE = ["--shape", "tiny", "--requests", "4", "--new", "4", "--prompt", "64", "--cached", "128", "--count", "24",
            "--room", "600", "--repeats", "2", "--seconds", "0"]  # fmt: skip
 
@@ -68,10 +69,10 @@ def begin_training(folder: Path) -> int:
     rollout = ALGORITHMS["ppo"].n_envs * ALGORITHMS["ppo"].hyperparameters["n_steps"]
     flags = ["-f", str(folder / OUT), "--no-comparison"]
     if found := checkpoints(folder):
-        if found[-1].stem.endswith(str(6 * rollout)):
+        if found[-1].stem.endswith(str(ROLLOUTS * rollout)):
             return 0
         return run(train.main, train.PROGRAM, [*flags, "-i", str(found[-1])])
-    flags += ["--algo", "ppo", "-n", str(6 * rollout), "--eval-freq", str(rollout), "--n-eval-envs", "2"]
+    flags += ["--algo", "ppo", "-n", str(ROLLOUTS * rollout), "--eval-freq", str(rollout), "--n-eval-envs", "2"]
     return run(train.main, train.PROGRAM, [*flags, "--env-kwargs", f"scenario:{folder / 'tiny.toml'}", "horizon_s:8"])
 
 

@@ -16,6 +16,7 @@ from wisp_gym.engine.trace_files import load_source
 from wisp_gym.errors import InputError, of_kind, shown
 from wisp_gym.jit import COMPILES
 from wisp_gym.rules.controller import Controller
+from wisp_gym.rules.mlp import laid_out
 from wisp_gym.scenario import Scenario
 from wisp_gym.values import DEVICES, THREADS, WORLDS, whole
 
@@ -126,7 +127,7 @@ class Worlds:
         if len(controller.scorer):
             self.arrays = self.arrays._replace(scorer=controller.scorer)
         if len(controller.policy):
-            self.arrays = self.arrays._replace(policy=controller.policy)
+            self.arrays = self.arrays._replace(policy=laid_out(controller.policy))
 
     def share_drafting(self, index: int, controller: Controller) -> None:
         """Write who drafts in world `index` besides a device before it sends."""

@@ -127,6 +127,7 @@ def room(context: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         size, array = context.get_constant(types.intp, MAX_WIDTH), context.make_array(kind)(context, builder)
         place = cgutils.alloca_once(builder, FLOAT, size=size)
+        place.align = 64  # bytes, a line of the cache
         item = context.get_constant(types.intp, 4)
         populate_array(array, data=place, shape=[size], strides=[item], itemsize=item, meminfo=None)
         return array._getvalue()

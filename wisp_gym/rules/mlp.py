@@ -5,7 +5,7 @@ transposed, in row-major (in, out) order: a layer then adds column after column 
 vectorise without changing the order of any sum. Activation 0 is tanh, 1 is ReLU.
 
 Legend: `policy` the vector; `values`, `out`, `observation` (n,) float32 of one layer; `n_in`, `n_out` widths and
-`offset` place of a layer's weights.
+`offset` place of a layer's weights; `even`, `odd` (MAX_WIDTH,) float32 working memory.
 """
 
 from itertools import pairwise
@@ -18,9 +18,11 @@ from wisp_gym.errors import InputError, shown
 from wisp_gym.jit import INTEGER, SINGLES, jit, on_demand
 from wisp_gym.rules.activation import NONE, RELU, TANH
 from wisp_gym.rules.dense import MAX_WIDTH, dense, working_memory
+from wisp_gym.rules.larger import UNSURE, larger
 
 N_IN, N_OUT, ACTIVATION, N_HIDDEN, HEADER = range(5)  # places in the vector; from HEADER on the widths
 MAX_LAYERS = 8
+LINE = 16  # numbers of a line of the cache, 64 bytes
 
 
 def layers_of(layers: Any) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -100,6 +102,25 @@ def check(place: str, weights: Any, n_in: int, n_out: tuple[int, int]) -> np.nda
     return vector
 
 
+def laid_out(policy: np.ndarray) -> np.ndarray:
+    """A copy that decides alike in less time: without the last inputs where they count for nothing, and its first layer on a line.
+
+    A policy that knows fewer entries than are observed today has weights of zero for the rest. Numbers that are read as a
+    vector of half a line lie on one line of the cache each, where all widths are multiples of LINE.
+    """
+    hidden, n_in = int(policy[N_HIDDEN]), int(policy[N_IN])
+    start, width = HEADER + hidden, int(policy[HEADER if hidden else N_OUT])
+    columns = policy[start : start + n_in * width].reshape(n_in, width)
+    used = 1 + int(np.flatnonzero(columns.any(axis=1)).max(initial=0))
+    parts = policy[:start], columns[:used].ravel(), policy[start + n_in * width :]
+    length = sum(map(len, parts))
+    room = np.empty(length + LINE, dtype=np.float32)
+    begin = -(room.ctypes.data // room.itemsize + start) % LINE
+    copy = np.concatenate(parts, out=room[begin : begin + length])
+    copy[N_IN] = used
+    return copy
+
+
 @jit
 def layer(policy, offset, n_in, n_out, values, out, activation):
     """out = f(W·values + b), f being an `activation`; returns the offset behind the layer's weights."""
@@ -108,26 +129,37 @@ def layer(policy, offset, n_in, n_out, values, out, activation):
 
 
 @jit
-def logits(policy, observation, out):
-    """Write the policy's outputs for an observation into `out`; returns their number."""
-    n_out, activation, hidden = int(policy[N_OUT]), int(policy[ACTIVATION]), int(policy[N_HIDDEN])
-    width = int(policy[N_IN])
-    values, following, spare = observation, working_memory(), working_memory()
-    offset = HEADER + hidden
+def last_hidden(policy, observation, even, odd):
+    """What the last layer is given: its weights' offset, its inputs and their number. Layers write into `even` and `odd` in turn."""
+    activation, hidden, width = int(policy[ACTIVATION]), int(policy[N_HIDDEN]), int(policy[N_IN])
+    values, offset = observation, HEADER + hidden
     for index in range(hidden):
         n = int(policy[HEADER + index])
-        offset = layer(policy, offset, width, n, values, following, activation)
-        values, following, spare = following, spare, following
+        offset = layer(policy, offset, width, n, values, even, activation)
+        values, even, odd = even, odd, even
         width = n
-    layer(policy, offset, width, n_out, values, out, NONE)
-    return n_out
+    return offset, values, width
+
+
+@jit
+def logits(policy, observation, out):
+    """Write the policy's outputs for an observation into `out`; returns their number."""
+    offset, values, width = last_hidden(policy, observation, working_memory(), working_memory())
+    layer(policy, offset, width, int(policy[N_OUT]), values, out, NONE)
+    return int(policy[N_OUT])
 
 
 @on_demand(lambda: INTEGER(SINGLES, SINGLES))
 def argmax_action(policy, observation):
     """Index of the largest output (the first among equals)."""
+    n = int(policy[N_OUT])
+    offset, values, width = last_hidden(policy, observation, working_memory(), working_memory())
+    if n == 2:
+        surely = larger(policy, offset, width, values)
+        if surely != UNSURE:
+            return surely
     out = working_memory()
-    n = logits(policy, observation, out)
+    layer(policy, offset, width, n, values, out, NONE)
     best = 0
     for k in range(1, n):
         if out[k] > out[best]:
