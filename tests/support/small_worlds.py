@@ -220,10 +220,12 @@ def speculation_traces(draw: st.DrawFn, draft_tokens: int) -> SpeculationTrace:
     for n in range(shape[0])[::-1]:  # a right place continues the run that begins at the next
         following = run[n + 1] if to_the_end[n] > 1 else 0
         run[n] = min(following + 1, draft_tokens) if right[n] else 0
-    greedy = draw(st.booleans())
+    greedy, header = draw(st.booleans()), {"draft_tokens": draft_tokens}
+    if draw(st.booleans()):  # each position for itself
+        run, header["runs"] = np.minimum(rng.integers(0, draft_tokens + 1, shape[0]), to_the_end), "independent"
     return SpeculationTrace(
-        np.arange(len(lengths)), np.full(len(lengths), 9), offsets, run, statistics,
-        None if greedy else rng.choice([0.0, 0.3, 0.8, 1.0], shape), {"temperature": 0.0 if greedy else 1.0})  # fmt: skip
+        np.arange(len(lengths)), np.full(len(lengths), 9), offsets, run, statistics if draw(st.booleans()) else None,
+        None if greedy else rng.choice([0.0, 0.3, 0.8, 1.0], shape), header | {"temperature": 0.0 if greedy else 1.0})  # fmt: skip
 
 
 @st.composite
