@@ -42,12 +42,12 @@ def area_under_curve(scores: np.ndarray, labels: np.ndarray) -> float:
     return float((ranks[labels].sum() - true * (true + 1) / 2) / (true * false))
 
 
-def tested_tokens(trace: SpeculationTrace) -> tuple[np.ndarray, np.ndarray]:
+def tested_tokens(trace: SpeculationTrace, statistics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(n, 4) statistics and (n,) bool fates of all drafted tokens up to each first rejected one: those that count."""
     runs = trace.accepted_run[whole_rows(trace)].astype(int)[:, None]
     j = np.arange(trace.draft_tokens)[None]
     on_path = j <= runs
-    return trace.statistics[whole_rows(trace)][on_path].astype(float), (j < runs)[on_path]
+    return statistics[whole_rows(trace)][on_path].astype(float), (j < runs)[on_path]
 
 
 def autocorrelation(trace: SpeculationTrace, lag: int) -> float:
@@ -70,27 +70,36 @@ def by_quarter(trace: SpeculationTrace) -> np.ndarray:
 def describe(trace: SpeculationTrace) -> str:
     """Some lines of text."""
     per_request = [np.mean(trace.accepted_run[trace.positions(r)] > 0) for r in range(len(trace))]
-    statistics_of, fates = tested_tokens(trace)
-    first, first_fates = trace.statistics[:, 0].astype(float), trace.accepted_run > 0
-
-    def line(name: str, values: Sequence[float] | np.ndarray) -> str:
-        return f"{name:<34}" + " ".join(f"{value:6.3f}" for value in values)
-
     lengths = trace.output_tokens
     lines = [
         f"{len(trace)} requests, {len(trace.accepted_run)} positions, {trace.draft_tokens} tokens drafted at each, "
-        f"temperature {trace.temperature:g}",
+        f"temperature {trace.temperature:g}{', independent runs' if trace.independent else ''}",
         f"answers of {lengths.min()} to {lengths.max()} tokens, prompts of {trace.prompt_tokens.min()} to {trace.prompt_tokens.max()}",
         line("P(run >= 1, 2, … K)", acceptance_by_position(trace)),
         line("accepted, by quarter of the answer", by_quarter(trace)),
         line("accepted, by request: mean, std", [np.mean(per_request), np.std(per_request)]),
         line(f"autocorrelation, lags {', '.join(map(str, LAGS))}", [autocorrelation(trace, lag) for lag in LAGS]),
     ]
+    return "\n".join([*lines, *(areas(trace, trace.statistics) if trace.statistics is not None else ["no statistics"])])
+
+
+def line(name: str, values: Sequence[float] | np.ndarray) -> str:
+    """A line of figures."""
+    return f"{name:<34}" + " ".join(f"{value:6.3f}" for value in values)
+
+
+def areas(trace: SpeculationTrace, statistics: np.ndarray) -> list[str]:
+    """A line for each statistic: its area under the curve for first proposals, and for all that count."""
+    tested, fates = tested_tokens(trace, statistics)
+    first, first_fates = statistics[:, 0].astype(float), trace.accepted_run > 0
+    lines = []
     for i, name in enumerate(STATISTICS):
-        areas = [area_under_curve(SIGNS[name] * first[:, i], first_fates),
-                 area_under_curve(SIGNS[name] * statistics_of[:, i], fates)]  # fmt: skip
-        lines.append(line(f"AUC of {name}: first, all", areas))
-    return "\n".join(lines)
+        both = [
+            area_under_curve(SIGNS[name] * first[:, i], first_fates),
+            area_under_curve(SIGNS[name] * tested[:, i], fates),
+        ]
+        lines.append(line(f"AUC of {name}: first, all", both))
+    return lines
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

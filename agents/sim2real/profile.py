@@ -10,6 +10,7 @@ import itertools
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +70,7 @@ class Measured:
     one_way_s: float
     jitter: float
     roofline: dict[str, float]
-    four_terms: dict[str, float]
+    four_terms: dict[str, Any]
     noise: float
     host_s: float
     fit: dict[str, dict[str, float]]

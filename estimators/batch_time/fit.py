@@ -5,7 +5,8 @@
 
 A profile comes from a real model (`python -m estimators.profiling batches`) or, with `--scenario`, from the scenario's own batch
 time with its noise. As WISP does (arXiv 2601.11652), 123 of 173 configurations are fitted and 50 held out; a
-configuration's repeats are never on both sides. `--write` stores the four coefficients for `wisp_gym` to read.
+configuration's repeats are never on both sides. `--write` stores the four coefficients for `wisp_gym` to read; with
+`--by-size` the levels of `SizeRegressor` too.
 """
 
 import platform
@@ -22,10 +23,11 @@ import sklearn
 from numpy.typing import NDArray
 
 import wisp_gym
+from estimators.batch_time.by_size import SizeRegressor
 from estimators.batch_time.regression import COLUMNS, ConvexRegressor, WispRegressor, scores, upper_quantile
 from wisp_gym import scenario as scenarios
 from wisp_gym.cli import MAX_SEED, Parser, output_file, table, whole
-from wisp_gym.engine.verification import batch_time_s
+from wisp_gym.engine.verification import clean_batch_s
 from wisp_gym.errors import InputError, one_of
 from wisp_gym.files import csv_rows, write_json
 
@@ -56,8 +58,8 @@ class Profile:
     source: str
 
 
-def draw_batch(rng: np.random.Generator) -> tuple[int, int, int]:
-    """Return new tokens, pairs and cached tokens of one batch as a scheduler would meet it.
+def draw_batch(rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """Return requests, new tokens, pairs and cached tokens of one batch as a scheduler would meet it.
 
     Longest draft and longest context are drawn per batch, so that tokens, context and requests can be told apart.
     """
@@ -69,17 +71,15 @@ def draw_batch(rng: np.random.Generator) -> tuple[int, int, int]:
     if rng.random() < COLD_SHARE:  # prompts of which the cache holds nothing
         cold = min(requests, int(rng.integers(*COLD_REQUESTS, endpoint=True)))
         new[:cold], cached[:cold] = rng.integers(*COLD_TOKENS, cold, endpoint=True), 0
-    return int(new.sum()), int((new * (cached + new)).sum()), int(cached.sum())
+    return requests, int(new.sum()), int((new * (cached + new)).sum()), int(cached.sum())
 
 
 def simulate(scenario: Any, seed: int, configurations: int = CONFIGURATIONS) -> Profile:
     """Return a profile of a `Scenario`'s server and target: its true batch time times log-normal noise."""
     rng = np.random.default_rng(seed)
-    X = np.array([draw_batch(rng) for _ in range(configurations)], dtype=np.float64)
-    v = scenario.verification
-    true_s = batch_time_s.py_func(  # the same formula on arrays; compiled it takes one batch at a time
-        scenario.server.host_s, v.launch_s, v.weights_s, v.token_s, v.sharpness, v.cached_token_s, v.pair_s, *X.T
-    )
+    batches = [draw_batch(rng) for _ in range(configurations)]
+    true_s = np.array([clean_batch_s(scenario, *batch) for batch in batches])
+    X = np.array([sums for _, *sums in batches], dtype=np.float64)
     configuration = np.repeat(np.arange(configurations), REPEATS)
     noise = np.exp(scenario.server.noise * rng.standard_normal(len(configuration)))
     source = f"simulated: the calibrated batch time of {scenario.target.name} on {scenario.server.name} with noise"
@@ -131,19 +131,20 @@ def split(profile: Profile, seed: int) -> tuple[NDArray[np.bool_], NDArray[np.bo
 
 
 def evaluate(profile: Profile, seed: int) -> dict[str, Any]:
-    """Fit both regressions, score them on the held-out rows, and return coefficients, scores and counts."""
+    """Fit the regressions, score them on the held-out rows, and return coefficients, scores, levels by size and counts."""
     kept, left = split(profile, seed)
     X, seconds = profile.X[kept], profile.seconds[kept]
-    wisp, convex = WispRegressor().fit(X, seconds), ConvexRegressor().fit(X, seconds)
+    wisp, convex, by_size = (form.fit(X, seconds) for form in (WispRegressor(), ConvexRegressor(), SizeRegressor()))
     held_X, held = profile.X[left], profile.seconds[left]
-    factor = upper_quantile(seconds / wisp.predict(X), 0.95)
+    factors = [upper_quantile(seconds / model.predict(X), 0.95) for model in (wisp, by_size)]
     found = {
-        "wisp": score(held, wisp.predict(held_X), factor),
+        "wisp": score(held, wisp.predict(held_X), factors[0]),
         "convex": score(held, convex.predict(held_X), convex.margin_),
+        "by_size": score(held, by_size.predict(held_X), factors[1]),
     }
     n_fit, n_held_out = (len(np.unique(profile.configuration[rows])) for rows in (kept, left))
     about = {"seed": seed, "n_fit": n_fit, "n_held_out": n_held_out, "source": profile.source, "versions": versions()}
-    return {**wisp.coefficients(), "scores": found, **about}
+    return {**wisp.coefficients(), "scores": found, **about, "by_size": by_size.coefficients()}
 
 
 def score(measured: NDArray[np.float64], predicted: NDArray[np.float64], factor: float) -> dict[str, float]:
@@ -161,13 +162,13 @@ def versions() -> dict[str, str]:
 def show(name: str, result: dict[str, Any]) -> None:
     """Print published against measured scores, and the coefficients."""
     labels, forms = ("R²", "MAE, ms", "MAPE, %", "95 % factor", "  held, %"), (".3f", ".2f", ".2f", ".3f", ".1f")
-    columns = [PUBLISHED, result["scores"]["wisp"], result["scores"]["convex"]]
+    columns = [PUBLISHED, *result["scores"].values()]
     rows = [
         [label, *(f"{column[key]:{form}}" if key in column else "-" for column in columns)]
         for label, key, form in zip(labels, columns[1], forms, strict=True)
     ]
     print(f"\n{name} ({result['source']}; {result['n_fit']} configurations fitted, {result['n_held_out']} held out)")
-    print(table(["held out", "WISP published", "four terms", "convex"], rows))
+    print(table(["held out", "WISP published", "four terms", "convex", "by size"], rows))
     print(
         f"four terms: launch {1e3 * result['launch_s']:.2f} ms, new token {1e6 * result['new_token_s']:.2f} us, "
         f"pair {1e9 * result['pair_s']:.3f} ns, cached token {1e9 * result['cached_token_s']:.1f} ns"
@@ -191,6 +192,12 @@ def profiles(given: Namespace) -> dict[str, tuple[str, Profile]]:
     return {name: (files[name], simulate(s, given.seed)) for name, s in loaded.items()}
 
 
+def shipped(result: dict[str, Any], by_size: bool) -> dict[str, Any]:
+    """Return what `wisp_gym` reads: the four terms, or those beside the levels by size, and what is known of them."""
+    plain = {key: value for key, value in result.items() if key != "by_size"}
+    return {**plain, **result["by_size"]} if by_size else plain
+
+
 def parse(arguments: Sequence[str] | None) -> Namespace:
     """Return the flags."""
     parser = Parser(
@@ -202,6 +209,7 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
     help_ = "of the split, and of a simulated profile (default 0)"
     parser.add_argument("--seed", type=whole(0, MAX_SEED), default=0, help=help_)
     parser.add_argument("--write", action="store_true", help="store coefficients in wisp_gym/data/verification_time")
+    parser.add_argument("--by-size", action="store_true", help="with --write: levels by size of batch too")
     parser.add_argument("--json", type=output_file(), metavar="FILE", help="write the results as a list of rows")
     return parser.parse_args(arguments)
 
@@ -212,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = {name: (file, evaluate(profile, given.seed)) for name, (file, profile) in profiles(given).items()}
     for file, result in results.values():
         if given.write:
-            write_json(COEFFICIENTS / f"{file}.json", result)
+            write_json(COEFFICIENTS / f"{file}.json", shipped(result, given.by_size))
     if given.json:
         write_json(given.json, [{"name": name, **result} for name, (_, result) in results.items()])
     for name, (_, result) in results.items():

@@ -1,9 +1,9 @@
-"""Fit and score three forms of batch time on measured and reconstructed servers.
+"""Fit and score four forms of batch time on measured and reconstructed servers.
 
     python -m estimators.batch_time measured --data FOLDER --plots FOLDER
 
 FOLDER holds the files that `measured_tables.TABLES` names. Each series (one server, model and data type) is fitted by
-WISP's four terms, the engine's soft roofline and the convex regression, and scored on what was held out, over repeated
+WISP's four terms, the engine's soft roofline, the convex regression and levels by size, and scored on what was held out, over repeated
 splits with seeds 0, 1, 2, ... Two ways of holding out: whole configurations, and harder, every configuration with the
 same number of new tokens, so that the fit has met no batch of that size. Rows are never split on their own.
 
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from estimators.batch_time.by_size import SizeRegressor
 from estimators.batch_time.fit import split
 from estimators.batch_time.measured_levels import levels, show_levels
 from estimators.batch_time.measured_tables import TABLES, Series, read
@@ -32,7 +33,12 @@ from wisp_gym.cli import Parser, output_file, table, whole
 from wisp_gym.errors import InputError, one_of
 from wisp_gym.files import check_writable, write_bytes, write_csv, write_json
 
-FORMS = {"four-terms": WispRegressor, "soft-roofline": SoftRooflineRegressor, "convex": ConvexRegressor}
+FORMS = {
+    "four-terms": WispRegressor,
+    "soft-roofline": SoftRooflineRegressor,
+    "convex": ConvexRegressor,
+    "by-size": SizeRegressor,
+}
 HOLD_OUTS = ("configuration", "new-tokens")
 SCORES = ("r2", "mae_ms", "mape_percent")
 INTERVAL = (2.5, 97.5)  # percentiles over the splits
@@ -63,9 +69,9 @@ class Study:
 def coefficients(model: Any, columns: Sequence[str]) -> dict[str, float]:
     """Return a fitted form's coefficients by name, seconds per unit of the column (sharpness: a pure number).
 
-    The convex form has none: its knots differ from split to split.
+    The convex form and levels by size have none: knots and sizes differ from split to split.
     """
-    if isinstance(model, ConvexRegressor):
+    if isinstance(model, (ConvexRegressor, SizeRegressor)):
         return {}
     if isinstance(model, SoftRooflineRegressor):
         drafting = model.linear_s_[1:]

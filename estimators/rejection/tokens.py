@@ -54,12 +54,17 @@ def read(paths: Sequence[str]) -> SpeculationTrace:
     """Return all requests of some traces, paths or names of shipped ones.
 
     Raises:
-        InputError: a file cannot be read, or the traces differ in temperature or drafted tokens.
+        InputError: a file cannot be read or has no statistics, or the traces differ in temperature or drafted tokens.
     """
     try:
-        return concatenate([read_speculation_trace(find(path)) for path in paths])
+        trace = concatenate([read_speculation_trace(find(path)) for path in paths])
     except TraceError as error:
         raise InputError(str(error)) from None
+    if trace.statistics is None:
+        raise InputError(
+            f"{paths[0]}: it has no statistics; allowed: traces that have some, as traces.record writes them"
+        )
+    return trace
 
 
 def on_path(trace: SpeculationTrace) -> Tokens:
@@ -83,6 +88,7 @@ def _rows(trace: SpeculationTrace, starts: NDArray[np.bool_]) -> Tokens:
     run, j = trace.accepted_run[starts, None].astype(np.int64), np.arange(trace.draft_tokens)
     counts = (j <= run) & (j < to_the_end)
     prompt = np.repeat(trace.prompt_id, trace.output_tokens)[starts, None]
+    assert trace.statistics is not None, "`read` takes no others"
     return Tokens(
         trace.statistics[starts][counts].astype(np.float64),
         np.broadcast_to(j < run, counts.shape)[counts],

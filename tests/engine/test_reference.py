@@ -90,11 +90,13 @@ def test_same_story_where_few_may_join(controller: str) -> None:
 def test_same_story_on_a_recorded_trace(tmp_path: Path, world: SmallWorld, data: st.DataObject) -> None:
     """Random answers, greedy or sampled, with and without a rejection predictor; some worlds have a predictor alone."""
     changes: dict[str, object] = {"server.memory_bytes": BASE.server.memory_bytes}
+    plain_draft = True
     if data.draw(st.integers(0, 3)):
         trace = data.draw(speculation_traces(world.scenario.max_draft_tokens))
+        plain_draft = trace.statistics is not None
         write_speculation_trace(trace, tmp_path / "t.npz")
         changes["draft.trace"] = str(tmp_path / "t.npz")
-    if data.draw(st.booleans()):
+    if plain_draft and data.draw(st.booleans()):
         layers = [(np.array([[2.0, -0.5, 1.0, -0.1]], np.float32), np.array([0.1], np.float32))]
         save_predictor(make_predictor(layers, 0.6), tmp_path / "p.json")
         changes["draft.predictor"] = str(tmp_path / "p.json")

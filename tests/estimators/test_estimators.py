@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,29 +16,59 @@ from sklearn.utils.estimator_checks import check_estimator
 from estimators.acceptance import fit as acceptance
 from estimators.acceptance import pairs as published
 from estimators.batch_time import fit as verification_time
+from estimators.batch_time.by_size import SizeRegressor
 from estimators.batch_time.regression import COLUMNS, ConvexRegressor, WispRegressor, scores, upper_quantile
 from wisp_gym import cli, errors
 from wisp_gym import scenario as scenarios
+from wisp_gym.serving.estimator import VerificationTimeEstimator
 
 PROFILE = Path(verification_time.__file__).parent / "data" / "profile-cpu-llama-21m.csv"
 
 
-def server(noise: float = 0.0, **times: float) -> SimpleNamespace:
-    """What `simulate` needs of a scenario: the A100's soft roofline for a 32B model, or `times`."""
-    roofline = {"launch_s": 14.3e-3, "weights_s": 30.9e-3, "token_s": 0.234e-3, "sharpness": 2.22}
-    roofline |= {"cached_token_s": 0.179e-6, "pair_s": 0.0} | times
-    return SimpleNamespace(
-        server=SimpleNamespace(name="A100", host_s=0.002, noise=noise),
-        target=SimpleNamespace(name="32B"),
-        verification=SimpleNamespace(**roofline),
-    )
+def server(noise: float = 0.0, **times: float) -> scenarios.Scenario:
+    """The default scenario with this noise and without attention's arithmetic, or with `times`."""
+    changes = {f"verification.{name}": value for name, value in ({"pair_s": 0.0} | times).items()}
+    return scenarios.with_(scenarios.load("wisp-a100-qwen3-32b"), **{"server.noise": noise}, **changes)
 
 
 # --- regressions ---
 
 
+def test_levels_by_size_follow_jumps_and_go_on_in_proportion():
+    """A server whose batches of 400 tokens take longer than those of 480, as one has been measured."""
+    X = np.array([[n, n * 250.0, 40.0 * c] for n in (80, 160, 240, 320, 400, 480) for c in (1, 2, 3)])
+    add_s = {80: 0.0, 160: 0.001, 240: 0.0, 320: 0.002, 400: 0.02, 480: 0.006}
+    seconds = np.array([0.03 + 5e-5 * n + 1e-5 * c + add_s[n] for n, _, c in X])
+    model = SizeRegressor(shrink=1e-6).fit(X, seconds)
+    assert model.predict(X) == pytest.approx(seconds, rel=1e-6)
+    last = model.levels_s_[-1] * 960 / 480
+    assert model.predict([[960, 0, 0]])[0] == pytest.approx(model.intercept_ + 960 * model.coef_[0] + last)
+    assert len(SizeRegressor(n_sizes=3).fit(X, seconds).sizes_) == 3
+
+
+def test_levels_by_size_reach_the_scheduler(tmp_path, monkeypatch):
+    profile = verification_time.simulate(server(), seed=0)
+    found = verification_time.shipped(verification_time.evaluate(profile, seed=0), by_size=True)
+    (tmp_path / "a100-80gb--qwen3-32b.json").write_text(json.dumps(found))
+    monkeypatch.setattr(scenarios.toml, "_ESTIMATORS", tmp_path)
+    estimator = scenarios.load("wisp-a100-qwen3-32b").estimator
+    assert [(size.tokens, size.add_s) for size in estimator.sizes] == [
+        (s["tokens"], s["add_s"]) for s in found["sizes"]
+    ]
+    assert VerificationTimeEstimator(found).predict(100, 1e5, 1e4) == pytest.approx(
+        verification_time.SizeRegressor().fit(*fitted_rows(profile)).predict([[100, 1e5, 1e4]])[0], rel=1e-9)  # fmt: skip
+
+
+def fitted_rows(profile):
+    """X and seconds of the configurations that `evaluate` fits with seed 0."""
+    kept, _ = verification_time.split(profile, 0)
+    return profile.X[kept], profile.seconds[kept]
+
+
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
-@pytest.mark.parametrize("model", [WispRegressor(), WispRegressor("ols", relative=False), ConvexRegressor()], ids=str)
+@pytest.mark.parametrize(
+    "model", [WispRegressor(), WispRegressor("ols", relative=False), ConvexRegressor(), SizeRegressor()], ids=str
+)
 def test_regressions_are_proper_estimators(model):
     check_estimator(model)
 

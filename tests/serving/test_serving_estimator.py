@@ -109,6 +109,18 @@ def test_nothing_that_it_observes_stops_it(observed: list[tuple[Any, Any, Any, A
     assert np.isfinite(estimator.coefficients).all()
 
 
+def test_levels_by_size_stay_while_the_terms_follow() -> None:
+    first = {**dict.fromkeys(TERMS, 0.0), "launch_s": 0.03, "new_token_s": 1e-4}
+    estimator = VerificationTimeEstimator(
+        {**first, "sizes": [{"tokens": 8, "add_s": 0.0}, {"tokens": 64, "add_s": 0.02}]}
+    )
+    assert estimator.predict(64, 0, 0) == pytest.approx(0.0364 + 0.02)
+    assert estimator.predict(128, 0, 0) == pytest.approx(0.0428 + 0.04)
+    for tokens in np.random.default_rng(0).integers(8, 64, 2000):
+        estimator.observe(tokens, 0, 0, 0.045 + 1e-4 * tokens + 0.02 * (tokens - 8) / 56)
+    assert estimator.predict(36, 0, 0) == pytest.approx(0.0486 + 0.01, rel=0.01)
+
+
 def test_coefficients_are_checked_once(tmp_path: Path) -> None:
     good = dict.fromkeys(TERMS, 0.001)
     with pytest.raises(ValueError, match="pair_s: given -1"):
@@ -117,6 +129,8 @@ def test_coefficients_are_checked_once(tmp_path: Path) -> None:
         VerificationTimeEstimator(dict.fromkeys(TERMS, 0.0))
     with pytest.raises(ValueError, match=r"shipped: .*a100-80gb--qwen3-32b"):
         VerificationTimeEstimator.load("a100")
+    with pytest.raises(ValueError, match=r"sizes: sizes\[1\].tokens: given 4, allowed: > 8"):
+        VerificationTimeEstimator({**good, "sizes": [{"tokens": 8, "add_s": 0.1}, {"tokens": 4, "add_s": 0.1}]})
     (tmp_path / "x.json").write_text("[1]")
     with pytest.raises(ValueError, match="allowed is an object"):
         VerificationTimeEstimator.load(tmp_path / "x.json")

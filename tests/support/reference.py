@@ -35,6 +35,7 @@ from wisp_gym.scenario import Scenario
 
 # Order of events of the same time (docs/model/model.md); what happens on a device comes first.
 AT_DEVICE, ARRIVE, END, LOOK, INFORM, DELIVER = range(6)
+GRAPHS = (1, 2, 4, *range(8, 256, 8), *range(256, 100_000, 16))  # sizes that vLLM captures, as far as it goes
 OUTAGE_SLOT_S, MESSAGE_BYTES, TOKEN_BYTES, DRAFT_TOKEN_BYTES = 10.0, 256.0, 4.0, 24.0
 
 
@@ -397,7 +398,23 @@ class Reference:
         e = self.scenario.estimator
         new, cached = sum(n for n, _ in members), sum(c for _, c in members)
         pairs = float(sum(n * (n + c) for n, c in members))
-        return e.launch_s + e.new_token_s * new + e.pair_s * pairs + e.cached_token_s * cached
+        return (
+            e.launch_s
+            + e.new_token_s * new
+            + e.pair_s * pairs
+            + e.cached_token_s * cached
+            + e.request_s * len(members)
+            + self.size_s(new)
+        )
+
+    def size_s(self, new: int) -> float:
+        """What the estimator's levels add at so many new tokens."""
+        sizes = self.scenario.estimator.sizes
+        if not sizes:
+            return 0.0
+        return float(np.interp(new, *zip(*((s.tokens, s.add_s) for s in sizes), strict=True))) * max(
+            new / sizes[-1].tokens, 1.0
+        )
 
     def features(self, device: Device) -> np.ndarray:
         """(FEATURES,) what the batching rule sees of a waiting request."""
@@ -409,7 +426,7 @@ class Reference:
             rules.WAITING_S: self.now_s - device.arrived_s, rules.SLACK_S: device.deadline_s - self.now_s,
             rules.NEW_TOKENS: new, rules.UNCACHED_TOKENS: uncached, rules.CACHED_TOKENS: cached,
             rules.EXPECTED_TOKENS: device.expected_tokens, rules.SLO_TOKENS_PER_S: device.slo.speed_tokens_per_s,
-            rules.MARGINAL_S: solo - self.scenario.estimator.launch_s, rules.SOLO_S: solo,
+            rules.MARGINAL_S: solo - self.scenario.estimator.launch_s - self.size_s(new), rules.SOLO_S: solo,
             rules.DRAFT_TOKENS: len(device.tokens), rules.ARRIVED_S: device.arrived_s,
             rules.DEADLINE_S: device.deadline_s, rules.RUNNING: device.running, rules.TURN: device.group == self.turn,
             rules.AGE_S: self.now_s - device.request.arrival_s, rules.COMMITTED_TOKENS: device.request.committed,
@@ -532,9 +549,15 @@ class Reference:
 
     def time_s(self, members: list[Member]) -> float:
         """True time of a batch, without noise."""
-        counts = self.verified(members)
-        return self.host.draft_s(members) + batch_time_s(
-            self.scenario.server.host_s, *asdict(self.scenario.verification).values(), sum(n for n, _ in counts),
+        counts, s = self.verified(members), self.scenario.server
+        new = sum(n for n, _ in counts)
+        padded, around_s = new, s.host_request_s * len(members) + s.host_token_s * new
+        if new <= s.graph_tokens:
+            padded = min(next(size for size in GRAPHS if size >= new), s.graph_tokens)
+        elif s.graph_tokens:
+            around_s += s.eager_s
+        return self.host.draft_s(members) + around_s + batch_time_s(
+            s.host_s, *asdict(self.scenario.verification).values(), padded,
             float(sum(n * (n + c) for n, c in counts)), sum(c for _, c in counts))  # fmt: skip
 
     def evict(self) -> None:
@@ -566,7 +589,7 @@ class Reference:
         self.predicted_end_s = self.now_s + self.host.draft_s(self.batch) + self.predict_s(self.verified(self.batch))
         first = self.queue[:64]  # the rest is taken to be like them
         work_s = sum(e.new_token_s * (self.uncached(d) + 1 + len(d.tokens)) for d in first)
-        work_s += sum(e.cached_token_s * self.cached.get(d.index, 0) for d in first)
+        work_s += sum(e.cached_token_s * self.cached.get(d.index, 0) + e.request_s for d in first)
         self.queue_s = work_s * len(self.queue) / max(len(first), 1)
         if self.controller.batching == rules.PIPELINED:
             self.end_turn()
@@ -625,7 +648,8 @@ class Reference:
                 know, verified, d.kept, draft_s, away_s, d.request.prompt_tokens + d.request.committed
             )
             suggestions.note_session(session, verified, d.kept)
-        n, costs = len(rounds), (self.share, e.launch_s, e.new_token_s, e.pair_s)
+        n = len(rounds)
+        costs = self.share, e.launch_s + e.request_s * max(n, 1), e.new_token_s, e.pair_s
         if c.speculation == speculation.GOODSPEED:
             everyone = np.arange(len(devices))
             suggestions.share_budget(self.speculation_parameters[0], memory, everyone, len(devices), cap, self.share)

@@ -8,6 +8,7 @@ import numpy as np
 
 from tests.support.reference_parts import Device, Member
 from tests.support.reference_source import Source
+from wisp_gym.engine.build import accepted_share
 from wisp_gym.rules import drafters, server_lengths
 from wisp_gym.rules.bandits import MEMORY
 from wisp_gym.rules.controller import Controller
@@ -39,6 +40,9 @@ class Host:
     def __init__(self, scenario: Scenario, controller: Controller, source: Source):
         d = controller.drafting
         self.draft, self.source, self.estimator = d.hosted, source, scenario.estimator
+        self.share = (
+            accepted_share(scenario) if d.hosted and d.hosted.shares_fates else d.hosted.share if d.hosted else 0.0
+        )
         self.kv_tokens = d.hosted.kv_tokens if d.hosted else scenario.kv_tokens
         self.lookahead_tokens, self.max_draft_tokens = d.lookahead_tokens, scenario.max_draft_tokens
         self.kind, self.parameters = d.length, eight(d.length_parameters)
@@ -53,7 +57,7 @@ class Host:
     def alpha(self, device: Device) -> float:
         """Acceptance that it expects of its own drafts for a session."""
         shares_fates = self.draft is None or self.draft.shares_fates
-        return device.sight.acceptance if shares_fates else self.draft.share
+        return device.sight.acceptance if shares_fates else self.share
 
     def guess_tokens(self, device: Device) -> float:
         """Expected tokens of a session's next round at the server."""
@@ -74,7 +78,7 @@ class Host:
         t, e, b = self.draft, self.estimator, len(drafting)
         context = sum(m.device.request.context_tokens for m in drafting)
         self.length = server_lengths.server_length(
-            self.kind, self.parameters, self.memory, b, others, min(self.max_draft_tokens, self.lookahead_tokens), t.share, base_s,
+            self.kind, self.parameters, self.memory, b, others, min(self.max_draft_tokens, self.lookahead_tokens), self.share, base_s,
             t.launch_s + (t.sequence_s + t.token_s) * b + t.cached_token_s * context, e.new_token_s * b + e.pair_s * context, t.overhead_s,
         )  # fmt: skip
         return self.length
@@ -159,4 +163,4 @@ class Host:
 
 def verify_s(e: Estimator, drafts: int, context: int) -> float:
     """A member's part of the time of verifying so many drafts."""
-    return e.new_token_s * (drafts + 1) + e.cached_token_s * context
+    return e.new_token_s * (drafts + 1) + e.cached_token_s * context + e.request_s

@@ -164,8 +164,25 @@ class Source:
         """The next token of the row at which the round began, and its four statistics."""
         fate = self.next_fate(device) if self.on_path(device) else 0
         row = self.recording.positions(device.request.answer).start + device.request.committed
-        statistics = [float(x) for x in self.recording.statistics[row, len(device.tokens)]]
+        recorded = self.recording.statistics
+        statistics = (
+            [float(x) for x in recorded[row, len(device.tokens)]]
+            if recorded is not None
+            else self.of_place(len(device.tokens))
+        )
         return Token(fate, statistics[0], *statistics), statistics
+
+    def of_place(self, j: int) -> list[float]:
+        """Statistics that stand for token j of a round where none were recorded: how often it is accepted if all before it are."""
+        trace = self.recording
+        chances = trace.acceptance
+        if chances is None:
+            chances = np.arange(trace.draft_tokens) < trace.accepted_run[:, None]
+        before = chances[:, :j].astype(np.float32).prod(axis=1, dtype=float)
+        p = float((before * chances[:, j].astype(np.float32)).sum() / before.sum()) if before.sum() else 0.0
+        p = min(max(p, 0.001), 0.999)
+        found = p, -p * math.log(p) - (1 - p) * math.log(1 - p), abs(2 * p - 1), abs(logit(p)) / 2
+        return [float(np.float32(x)) for x in found]
 
     def parametric_token(self, device: Device) -> tuple[Token, list[float]]:
         """A token with evidence about its fate, and the four statistics that hold the evidence."""

@@ -159,6 +159,20 @@ def server_drafts(draw: st.DrawFn, acceptance: dict[str, Any]) -> list[dict[str,
 
 
 @st.composite
+def engine_costs(draw: st.DrawFn) -> dict[str, Any]:
+    """What a serving engine adds to its model's time, and an estimator that knows of it; in one world of two nothing."""
+    if draw(st.booleans()):
+        return {}
+    tokens = sorted(draw(st.sets(st.integers(1, 60), max_size=4)))
+    return {
+        "server.host_request_s": draw(st.sampled_from([0.0, 0.003])), "server.host_token_s": draw(st.sampled_from([0.0, 2e-4])),
+        "server.graph_tokens": draw(st.sampled_from([0, 1, 6, 40, 512])), "server.eager_s": draw(st.sampled_from([0.0, 0.02])),
+        "estimator.request_s": draw(st.sampled_from([0.0, 0.004])),
+        "estimator.sizes": [{"tokens": n, "add_s": draw(st.sampled_from([0.0, 0.005, 0.03]))} for n in tokens],
+    }  # fmt: skip
+
+
+@st.composite
 def scenarios(draw: st.DrawFn) -> Scenario:
     """A scenario of one to six devices, short requests and often too little memory."""
     prompt, output = draw(st.integers(8, 120)), draw(st.integers(1, 60))
@@ -184,7 +198,7 @@ def scenarios(draw: st.DrawFn) -> Scenario:
         "draft.acceptance.after_rejection_logit": draw(st.sampled_from([0.0, 1.0])),
         "draft.acceptance.drift_tokens": draw(st.sampled_from([5.0, 100.0])),
         "draft.statistics.auc": draw(st.sampled_from([0.5, 0.81, 0.97])),
-    }  # fmt: skip
+    } | draw(engine_costs())  # fmt: skip
     scenario = with_(BASE, **changes)
     drafts = draw(server_drafts(asdict(scenario.draft.acceptance)))
     size = [max((draft[key] for draft in drafts), default=0) for key in ("weights_bytes", "kv_bytes_per_token")]
@@ -206,10 +220,12 @@ def speculation_traces(draw: st.DrawFn, draft_tokens: int) -> SpeculationTrace:
     for n in range(shape[0])[::-1]:  # a right place continues the run that begins at the next
         following = run[n + 1] if to_the_end[n] > 1 else 0
         run[n] = min(following + 1, draft_tokens) if right[n] else 0
-    greedy = draw(st.booleans())
+    greedy, header = draw(st.booleans()), {"draft_tokens": draft_tokens}
+    if draw(st.booleans()):  # each position for itself
+        run, header["runs"] = np.minimum(rng.integers(0, draft_tokens + 1, shape[0]), to_the_end), "independent"
     return SpeculationTrace(
-        np.arange(len(lengths)), np.full(len(lengths), 9), offsets, run, statistics,
-        None if greedy else rng.choice([0.0, 0.3, 0.8, 1.0], shape), {"temperature": 0.0 if greedy else 1.0})  # fmt: skip
+        np.arange(len(lengths)), np.full(len(lengths), 9), offsets, run, statistics if draw(st.booleans()) else None,
+        None if greedy else rng.choice([0.0, 0.3, 0.8, 1.0], shape), header | {"temperature": 0.0 if greedy else 1.0})  # fmt: skip
 
 
 @st.composite

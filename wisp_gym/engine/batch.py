@@ -10,16 +10,17 @@ import math
 from wisp_gym.contract.averages import FRESH, KEEP
 from wisp_gym.engine import draws
 from wisp_gym.engine.colocated import draft_at_server, launches_s, log_drafts, lone_drafting_s, member_drafting_s
-from wisp_gym.engine.compose import lookahead, predict_s
+from wisp_gym.engine.compose import lookahead
 from wisp_gym.engine.draws import normal, stream_key
 from wisp_gym.engine.kv_cache import forget, make_room, release, remember
 from wisp_gym.engine.line import leave_line
+from wisp_gym.engine.prediction import predict_s
 from wisp_gym.engine.rows import row_of
 from wisp_gym.engine.session import commit, in_window, write_log
 from wisp_gym.engine.state import LOG_END, LOG_LAUNCH, LOG_MEMBER, LOG_PREDICT, LOG_VERIFY, NOBODY, VERIFYING
 from wisp_gym.engine.trim import trim
 from wisp_gym.engine.turns import end_turn
-from wisp_gym.engine.verification import batch_time_s, marginal_s, with_roofline_s
+from wisp_gym.engine.verification import batch_time_s, engine_s, marginal_s, padded_tokens, with_roofline_s
 from wisp_gym.engine.waiting import uncached_tokens
 from wisp_gym.jit import jit
 from wisp_gym.rules.batching import PIPELINED
@@ -27,8 +28,15 @@ from wisp_gym.rules.batching import PIPELINED
 
 @jit
 def roofline_s(c, new_tokens):
-    """Time, in s, of reading the weights and of arithmetic on so many new tokens."""
-    return batch_time_s(0.0, 0.0, c.weights_s, c.token_s, c.sharpness, 0.0, 0.0, new_tokens, 0.0, 0)
+    """Time, in s, of reading the weights and of arithmetic on so many new tokens, padded where graphs are captured."""
+    padded = padded_tokens(c.graph_tokens, new_tokens)
+    return batch_time_s(0.0, 0.0, c.weights_s, c.token_s, c.sharpness, 0.0, 0.0, padded, 0.0, 0)
+
+
+@jit
+def around_s(c, requests, new_tokens):
+    """Time, in s, that the engine around the model adds to a batch of so many requests and new tokens."""
+    return engine_s(c.host_request_s, c.host_token_s, c.graph_tokens, c.eager_s, requests, new_tokens)
 
 
 @jit
@@ -44,7 +52,8 @@ def solo_time_s(c, d, rooflines):
     new = d.take_tokens
     time_s = rooflines[new] if new < rooflines.shape[0] else roofline_s(c, new)
     pairs = float(new) * (d.cached_tokens + new)
-    return with_roofline_s(c.host_s, c.launch_s, time_s, c.cached_token_s, c.pair_s, pairs, d.cached_tokens)
+    model_s = with_roofline_s(c.host_s, c.launch_s, time_s, c.cached_token_s, c.pair_s, pairs, d.cached_tokens)
+    return model_s + around_s(c, 1, new)
 
 
 @jit
@@ -74,7 +83,7 @@ def queued_work_s(c, s, devices, line):
             cached += d.cached_tokens
             n += 1
         place += 1
-    work = c.est_new_token_s * new + c.est_cached_token_s * cached
+    work = c.est_new_token_s * new + c.est_cached_token_s * cached + c.est_request_s * n
     return work * (s.n_waiting / n) if n > 0 else 0.0
 
 
@@ -98,6 +107,16 @@ def reserve_memory(c, s, devices, batch, totals):
 
 
 @jit
+def true_time_s(c, s):
+    """Time, in s and without noise, of the composed batch, the server's drafting left out."""
+    padded = padded_tokens(c.graph_tokens, s.sum_new)
+    model_s = batch_time_s(
+        c.host_s, c.launch_s, c.weights_s, c.token_s, c.sharpness, c.cached_token_s, c.pair_s, padded, s.sum_pairs, s.sum_cached
+    )  # fmt: skip
+    return model_s + around_s(c, s.n_batch, s.sum_new)
+
+
+@jit
 def launch(w):
     """Start the composed batch, trimmed where the server trims."""
     c, s, devices = w.config[0], w.server[0], w.device
@@ -106,17 +125,15 @@ def launch(w):
     if c.trim:
         trim(w.home, w.place)
     reserve_memory(c, s, devices, w.batch, w.totals[0])
-    clean = batch_time_s(
-        c.host_s, c.launch_s, c.weights_s, c.token_s, c.sharpness, c.cached_token_s, c.pair_s, s.sum_new, s.sum_pairs, s.sum_cached
-    ) + s.draft_s  # fmt: skip
+    clean = true_time_s(c, s) + s.draft_s
     noise = normal(stream_key(c.seed, draws.BATCH_NOISE, 0, 0), s.batches) if c.noise > 0.0 else 0.0
     s.batch_clean_s = clean
     if c.log_decisions:
-        s.batch_token_s = marginal_s(c.weights_s, c.token_s, c.sharpness, s.sum_new)
+        s.batch_token_s = marginal_s(c.weights_s, c.token_s, c.sharpness, s.sum_new) + c.host_token_s
     s.batch_time_s = clean * math.exp(c.noise * noise)
     s.batch_start_s = s.now_s
     s.batch_end_s = s.now_s + s.batch_time_s
-    s.predicted_end_s = s.now_s + (predict_s(c, s.sum_new, s.sum_pairs, s.sum_cached) + s.draft_s)
+    s.predicted_end_s = s.now_s + (predict_s(c, s.n_batch, s.sum_new, s.sum_pairs, s.sum_cached) + s.draft_s)
     s.busy = 1
     s.batches += 1
     leave_queue(w)
@@ -154,6 +171,7 @@ def external_work(w):
         return
     new, cached = d.take_tokens, d.cached_tokens
     s.step_work_s += c.est_new_token_s * new + c.est_pair_s * new * (cached + new) + c.est_cached_token_s * cached
+    s.step_work_s += c.est_request_s
     if c.server_length and w.sessions[i].drafting:
         s.step_work_s += member_drafting_s(c, d, w.sessions[i]) + launches_s(c, d.drafted) / max(s.n_drafting, 1)
 

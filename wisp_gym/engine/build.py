@@ -14,7 +14,7 @@ from wisp_gym.engine.state import World
 from wisp_gym.engine.trace_files import load_draft_trace
 from wisp_gym.rules.bandits import MEMORY
 from wisp_gym.rules.batching import FEATURES
-from wisp_gym.scenario import Acceptance, DeviceClass, Scenario, SLOClass
+from wisp_gym.scenario import Acceptance, DeviceClass, Estimator, Scenario, SLOClass
 
 ARRIVALS = {"closed": state.CLOSED, "open": state.OPEN, "trace": state.TRACE}
 
@@ -76,7 +76,9 @@ def fill_config(c: np.void, scenario: Scenario, seed: int, n_devices: int) -> No
         "warmup_s": h.warmup_s, "window_end_s": h.warmup_s + h.measure_s, "end_s": h.warmup_s + h.measure_s + h.drain_s,
         "host_s": s.host_s, "launch_s": v.launch_s, "weights_s": v.weights_s, "token_s": v.token_s, "sharpness": v.sharpness,
         "cached_token_s": v.cached_token_s, "pair_s": v.pair_s, "noise": s.noise,
+        "host_request_s": s.host_request_s, "host_token_s": s.host_token_s, "graph_tokens": s.graph_tokens, "eager_s": s.eager_s,
         "est_launch_s": e.launch_s, "est_new_token_s": e.new_token_s, "est_pair_s": e.pair_s, "est_cached_token_s": e.cached_token_s,
+        "est_request_s": e.request_s,
         "kv_capacity_tokens": scenario.kv_tokens, "memory_tokens": scenario.kv_tokens,
         "max_batch_requests": s.max_batch_requests, "prefill_chunk_tokens": s.prefill_chunk_tokens,
         "logit_mean": a.logit_mean, "request_std": a.request_std, "drift_std": a.drift_std, "drift_keep": keep,
@@ -92,6 +94,14 @@ def fill_config(c: np.void, scenario: Scenario, seed: int, n_devices: int) -> No
     }  # fmt: skip
     for name, value in values.items():
         c[name] = value
+    fill_sizes(c, e)
+
+
+def fill_sizes(c: np.void, estimator: Estimator) -> None:
+    """Write the estimator's levels by size."""
+    n = c["est_sizes"] = len(estimator.sizes)
+    c["est_size_tokens"][:n] = [size.tokens for size in estimator.sizes]
+    c["est_size_s"][:n] = [size.add_s for size in estimator.sizes]
 
 
 def device_constants(d: DeviceClass, index: int) -> dict[str, float]:

@@ -6,8 +6,9 @@ sessions, `context` of all of them; `source` Source.
 
 from wisp_gym.engine import server_fates
 from wisp_gym.engine.arguments import world_at
-from wisp_gym.engine.compose import draft_step_s, predict_s
+from wisp_gym.engine.compose import draft_step_s
 from wisp_gym.engine.hosting import has_length
+from wisp_gym.engine.prediction import predict_s
 from wisp_gym.engine.rows import row_of
 from wisp_gym.engine.session import write_log
 from wisp_gym.engine.source import draft_token, fate_here, mark, step
@@ -62,7 +63,7 @@ def find_drafting(w):
 def length_of_batch(w, n, context):
     """The length that the rule gives to a batch with n drafting members."""
     c, s = w.config[0], w.server[0]
-    base_s = predict_s(c, s.sum_new, s.sum_pairs, s.sum_cached)
+    base_s = predict_s(c, s.n_batch, s.sum_new, s.sum_pairs, s.sum_cached)
     step_s = draft_step_s(c, n, context)
     verify_s = c.est_new_token_s * n + c.est_pair_s * context
     return server_length(

@@ -12,16 +12,11 @@ import math
 from wisp_gym.contract import ladders
 from wisp_gym.engine.heap import before, heapify, pop
 from wisp_gym.engine.hosting import tokens_of_batch
+from wisp_gym.engine.prediction import predict_s
 from wisp_gym.engine.waiting import cold_may_fit, describe, draw, is_cold, set_aside, sets_aside, uncached_tokens
 from wisp_gym.jit import jit
 from wisp_gym.rules import batching as rules
 from wisp_gym.rules.batching import admits, binding_deadline_s, is_full, leads, margin_of, priority, protects
-
-
-@jit
-def predict_s(c, new_tokens, pairs, cached_tokens):
-    """Four-term prediction of a batch's time, in s: `δ + α·Σn + β·Σn·L + γ·Σc`."""
-    return c.est_launch_s + c.est_new_token_s * new_tokens + c.est_pair_s * pairs + c.est_cached_token_s * cached_tokens
 
 
 @jit
@@ -183,10 +178,10 @@ def draft_step_s(c, n, context):
 @jit
 def so_far_s(c, s, more_tokens=0.0):
     """Predicted time, in s, of the batch so far, with so many new tokens more."""
-    verify_s = predict_s(c, s.sum_new + more_tokens, s.sum_pairs, s.sum_cached)
-    return (
-        verify_s + drafting_s(c, tokens_of_batch(c, s), s.n_drafting, s.draft_context) if c.server_length else verify_s
-    )
+    verify_s = predict_s(c, s.n_batch, s.sum_new + more_tokens, s.sum_pairs, s.sum_cached)
+    if c.server_length == 0:
+        return verify_s
+    return verify_s + drafting_s(c, tokens_of_batch(c, s), s.n_drafting, s.draft_context)
 
 
 @jit
@@ -194,7 +189,7 @@ def predicted_with_s(c, s, d):
     """Predicted time, in s, of the batch so far with one more request."""
     take = tokens_to_run(s, d)
     pairs = s.sum_pairs + take * float(d.cached_tokens + take)
-    verify_s = predict_s(c, s.sum_new + take, pairs, s.sum_cached + d.cached_tokens)
+    verify_s = predict_s(c, s.n_batch + 1, s.sum_new + take, pairs, s.sum_cached + d.cached_tokens)
     if c.server_length == 0:
         return verify_s
     more = would_draft(d)
@@ -207,7 +202,7 @@ def decode_step_with_s(c, s, d):
     """Predicted time, in s, of a step of one token for each member so far and one more sequence, their prompts computed."""
     sequences = s.n_batch + 1
     context = s.sum_context + d.prompt_tokens + d.committed
-    return predict_s(c, sequences, context, context - sequences)
+    return predict_s(c, sequences, sequences, context, context - sequences)
 
 
 @jit

@@ -1,18 +1,14 @@
 """What a scenario's machines can reach at most, and what is allowed but doubtful about it."""
 
-from dataclasses import asdict
-
 from wisp_gym.engine.trace_load import trace_use
-from wisp_gym.engine.verification import batch_time_s
+from wisp_gym.engine.verification import clean_batch_s
 from wisp_gym.scenario import DeviceClass, Scenario
 
 
 def lone_batch_s(scenario: Scenario, new_tokens: int) -> float:
     """Time of a batch of one request with so many new tokens and the shortest prompt cached, without noise."""
-    formula = getattr(batch_time_s, "py_func", batch_time_s)  # plain Python: a few calls are not worth compiling
     cached = scenario.workload.prompt.min_tokens
-    sums = {"new_tokens": new_tokens, "pairs": new_tokens * (new_tokens + cached), "cached_tokens": cached}
-    return float(formula(scenario.server.host_s, **asdict(scenario.verification), **sums))
+    return clean_batch_s(scenario, 1, new_tokens, new_tokens * (new_tokens + cached), cached)
 
 
 def best_tokens_per_s(scenario: Scenario, device: DeviceClass) -> float:

@@ -174,7 +174,7 @@ def gain_and_use(c, s, d, r, sharing, context):
     round_s = device_round_s(length, d.round_overhead_s, d.token_s, d.delay_mean_s, batch_s)
     alpha = d.accepted_sum / d.examined_sum
     gain = tokens_per_s(server_acceptance(c, d), k, batch_s) - tokens_per_s(alpha, length, round_s)
-    cached_s = c.est_cached_token_s * context
+    cached_s = c.est_cached_token_s * context + c.est_request_s
     draft_s = c.step_launch_s / sharing + c.step_sequence_s + c.step_token_s + c.step_cached_token_s * context
     at_server = (k * draft_s + c.est_new_token_s * (k + 1) + cached_s) / batch_s
     at_device = (c.est_new_token_s * (length + 1) + cached_s) / round_s

@@ -1,7 +1,7 @@
 """Which actions an outside decision maker may take.
 
-Legend: `c` CONFIG, `s` SERVER and `d` DEVICE row; `observation` (size,) float32, `o` that of a device; `mask` (actions,) int8, 1 = valid; `action` int64;
-`q` a place in the queue, `entry` of `contract.request`.
+Legend: `c` CONFIG, `s` SERVER and `d` DEVICE row; `observation` (size,) float32, `o` that of a device; `mask` (actions,) int8, 1 =
+valid; `action` int64; `q` a place in the queue, `entry` of `contract.request`.
 """
 
 import numpy as np

@@ -12,6 +12,7 @@ import numpy as np
 
 from wisp_gym.jit import COMPILES
 from wisp_gym.rules.controller import NO_POLICY
+from wisp_gym.scenario.parts import MAX_SIZES
 
 F, I, U, B = np.float64, np.int64, np.uint64, np.int8
 
@@ -36,7 +37,9 @@ CONFIG = np.dtype(
         ("warmup_s", F), ("window_end_s", F), ("end_s", F), ("ends_early", I),
         # verification: the soft roofline (truth) and the four-term prediction (what the scheduler sees)
         ("host_s", F), ("launch_s", F), ("weights_s", F), ("token_s", F), ("sharpness", F), ("cached_token_s", F), ("pair_s", F), ("noise", F),
-        ("est_launch_s", F), ("est_new_token_s", F), ("est_pair_s", F), ("est_cached_token_s", F),
+        ("host_request_s", F), ("host_token_s", F), ("graph_tokens", I), ("eager_s", F),
+        ("est_launch_s", F), ("est_new_token_s", F), ("est_pair_s", F), ("est_cached_token_s", F), ("est_request_s", F),
+        ("est_sizes", I), ("est_size_tokens", F, MAX_SIZES), ("est_size_s", F, MAX_SIZES),
         ("kv_capacity_tokens", I), ("max_batch_requests", I), ("prefill_chunk_tokens", I), ("centralized", I),
         ("chunk_tokens", I), ("chunk_share", F), ("trim", I), ("trim_tokens", I), ("admit_share", F),
         # acceptance

@@ -43,7 +43,8 @@ def length_for_all(c, parameters, knowledge, rounds, mean_accepted):
     """The length, in tokens, that a rule suggests to a whole batch (one of prompts alone counts as one round)."""
     if c.speculation == SGLANG_LOAD:
         return sglang_load_length(knowledge, rounds, mean_accepted)
-    expected, costs = c.accept_prior, (c.est_launch_s, c.est_new_token_s, c.est_pair_s)
+    launch_s = c.est_launch_s + c.est_request_s * max(rounds, 1)
+    expected, costs = c.accept_prior, (launch_s, c.est_new_token_s, c.est_pair_s)
     if c.speculation == TURBOSPEC:
         return turbospec_length(parameters, knowledge, max(rounds, 1), c.max_draft_tokens, expected, *costs)
     return vllm_length(knowledge, max(rounds, 1), c.max_draft_tokens, expected, *costs)

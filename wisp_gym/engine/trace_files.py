@@ -18,6 +18,7 @@ class DraftTrace(NamedTuple):
     offsets: np.ndarray  # (answers + 1,) int64 first row of each answer
     tokens: np.ndarray  # (rows, K) TRACE_TOKEN
     share: float  # of positions at which the draft's token is accepted
+    has_statistics: bool
 
 
 def load_source(scenario: Scenario) -> Source:
@@ -33,6 +34,9 @@ def load_source(scenario: Scenario) -> Source:
     source = NO_SOURCE
     if draft.trace:
         trace = load_draft_trace(scenario)
+        if draft.predictor and not trace.has_statistics:
+            raise ScenarioError(
+                f"given {draft.predictor!r}, allowed with {Path(draft.trace).name}, which has no statistics: ''", "draft.predictor")  # fmt: skip
         source = source._replace(offsets=trace.offsets, tokens=trace.tokens)
     return source._replace(predictor=load_predictor(draft.predictor).weights) if draft.predictor else source
 
@@ -60,17 +64,33 @@ def _read(path: Path, stamp: tuple[int, int] | None) -> DraftTrace:
     """Read a trace once for all worlds; `stamp` (time and size of the file) tells a changed file apart."""
     trace = read_speculation_trace(path)
     tokens = tokens_of(trace)
-    return DraftTrace(trace.offsets.copy(), tokens, float(tokens["acceptance"][:, 0].mean(dtype=float)))
+    share = float(tokens["acceptance"][:, 0].mean(dtype=float))
+    return DraftTrace(trace.offsets.copy(), tokens, share, trace.statistics is not None)
 
 
 def tokens_of(trace: SpeculationTrace) -> np.ndarray:
     """(P, K) TRACE_TOKEN; in greedy decoding a token's acceptance is 1 within the accepted run, 0 after it."""
-    tokens = table(trace.statistics.shape[:2], TRACE_TOKEN)
+    tokens = table((len(trace.accepted_run), trace.draft_tokens), TRACE_TOKEN)
     run = trace.accepted_run[:, None]
     tokens["acceptance"] = np.arange(trace.draft_tokens) < run if trace.acceptance is None else trace.acceptance
     for k, name in enumerate(("confidence", "entropy", "margin", "logit_spread")):
-        tokens[name] = trace.statistics[:, :, k]
+        tokens[name] = (
+            place_statistics(tokens["acceptance"])[:, k] if trace.statistics is None else trace.statistics[:, :, k]
+        )
     return tokens
+
+
+def place_statistics(acceptance: np.ndarray) -> np.ndarray:
+    """(K, 4) statistics that stand for tokens of which nothing was recorded: the same for all at a place of a round.
+
+    Confidence is how often the token there is accepted once all before it are, over all rows; entropy, margin and spread are
+    those of a choice between two with these chances. They tell a rule no more than that (assumption).
+    """
+    reached = np.cumprod(acceptance, axis=1, dtype=float).sum(axis=0)
+    before = np.concatenate([[len(acceptance)], reached[:-1]])
+    p = np.divide(reached, before, out=np.zeros_like(reached), where=before > 0).clip(1e-3, 1.0 - 1e-3)
+    entropy = -p * np.log(p) - (1.0 - p) * np.log(1.0 - p)
+    return np.column_stack([p, entropy, np.abs(2.0 * p - 1.0), np.abs(np.log(p / (1.0 - p))) / 2.0])
 
 
 def passed_confidence(tokens: np.ndarray, share: float) -> float:

@@ -4,6 +4,7 @@ At position n of an answer of the trace stands the row of the K tokens that the 
 round that starts at n reads row n from left to right, so every stopping rule meets exactly what the draft would have
 shown and the target accepted. Token j of the row, at place n + j of the output, is accepted (once all before it are) if
 the draw of its place lies below its acceptance probability. In greedy decoding that is 1 or 0, and no draw matters.
+Rows need not agree: nothing is taken from one row to the next.
 
 Legend: `d` DEVICE row; `source` Source; `answer_key` uint64 key of the draw of an answer.
 """

@@ -11,8 +11,8 @@ verified; `members` that complete; `verified` tokens of a member, which commit `
 import math
 
 from wisp_gym.engine.arguments import world_at
-from wisp_gym.engine.compose import predict_s
 from wisp_gym.engine.heap import pop, push, sift_down
+from wisp_gym.engine.prediction import predict_s
 from wisp_gym.jit import INTEGER, VOID, jit, on_demand
 from wisp_gym.rules.trimming import ADASERVE, DSPARK
 
@@ -89,13 +89,13 @@ def best_number(w, members):
     """Number of tokens with the most expected tokens per predicted second of the batch (the larger of equal ones)."""
     c, s = w.config[0], w.server[0]
     expected, tokens, best = float(members), 0, 0
-    best_rate = expected / predict_s(c, s.sum_new, s.sum_pairs, s.sum_cached)
+    best_rate = expected / predict_s(c, s.n_batch, s.sum_new, s.sum_pairs, s.sum_cached)
     size = offer(w, math.inf)
     while size > 0:
         expected -= w.keys[0]
         size = verify_next(w, size, math.inf)
         tokens += 1
-        rate = expected / predict_s(c, s.sum_new, s.sum_pairs, s.sum_cached)
+        rate = expected / predict_s(c, s.n_batch, s.sum_new, s.sum_pairs, s.sum_cached)
         if rate >= best_rate:
             best, best_rate = tokens, rate
     return best
@@ -110,7 +110,7 @@ def trim(home, place):
     """
     w = world_at(home, place)
     c, s = w.config[0], w.server[0]
-    whole_end_s = s.now_s + predict_s(c, s.sum_new, s.sum_pairs, s.sum_cached)
+    whole_end_s = s.now_s + predict_s(c, s.n_batch, s.sum_new, s.sum_pairs, s.sum_cached)
     members = verify_none(s, w.device, w.batch)
     tokens = c.trim_tokens
     if c.trim == DSPARK:

@@ -11,6 +11,7 @@ Legend: `w` World; `c` CONFIG, `s` SERVER and `d` DEVICE row; `i` number of a de
 """
 
 from wisp_gym.engine.heap import pop, push
+from wisp_gym.engine.prediction import size_s
 from wisp_gym.engine.slo import token_deadline_s
 from wisp_gym.jit import jit, jit_inline
 from wisp_gym.rules import batching as rules
@@ -40,7 +41,7 @@ def describe(c, d, now_s, turn, f):
         new = c.chunk_tokens
     marginal = (
         c.est_new_token_s * new + c.est_pair_s * new * (d.cached_tokens + new) + c.est_cached_token_s * d.cached_tokens
-    )
+    ) + c.est_request_s
     f[rules.WAITING_S] = now_s - d.arrived_s
     f[rules.SLACK_S] = d.deadline_s - now_s
     f[rules.NEW_TOKENS] = new
@@ -49,7 +50,7 @@ def describe(c, d, now_s, turn, f):
     f[rules.EXPECTED_TOKENS] = d.expected_tokens
     f[rules.SLO_TOKENS_PER_S] = d.slo_tokens_per_s
     f[rules.MARGINAL_S] = marginal
-    f[rules.SOLO_S] = c.est_launch_s + marginal
+    f[rules.SOLO_S] = c.est_launch_s + marginal + size_s(c, new)
     f[rules.DRAFT_TOKENS] = d.drafted
     f[rules.ARRIVED_S] = d.arrived_s
     f[rules.DEADLINE_S] = d.deadline_s

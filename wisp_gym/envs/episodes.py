@@ -38,6 +38,7 @@ RANDOMISABLE = {
 NEUTRAL = {name: 0.0 if name in ("acceptance_logit", "price") else 1.0 for name in RANDOMISABLE}
 VERIFICATION_FIELDS = (
     "host_s", "launch_s", "weights_s", "token_s", "cached_token_s", "pair_s", "est_launch_s", "est_new_token_s", "est_pair_s", "est_cached_token_s",
+    "host_request_s", "host_token_s", "eager_s", "est_request_s", "est_size_s",
 )  # fmt: skip
 
 

@@ -53,16 +53,41 @@ class VerificationTime(Part):
 
 
 @dataclass(frozen=True)
+class SizeTime(Part):
+    """Time that batches of so many new tokens take beyond the estimator's terms."""
+
+    tokens: Count
+    add_s: Seconds
+
+
+MAX_SIZES = 64  # the engine keeps so many; vLLM captures 51
+
+
+@dataclass(frozen=True)
 class Estimator(Part):
     """Predicted time of a batch, all the scheduler sees: `launch + new_token·Σn + pair·Σ(n·L) + cached_token·Σc`.
 
-    n, c: new and cached tokens of a request, L = n + c. The four terms are those WISP published.
+    n, c: new and cached tokens of a request, L = n + c. The four terms are those WISP published. What a profile tells beyond
+    them stands in the other fields: a term per request, and levels by size, with straight lines between them, the first one below
+    them and in proportion to the tokens above.
     """
 
     launch_s: Seconds
     new_token_s: Seconds
     pair_s: Seconds
     cached_token_s: Seconds
+    request_s: Seconds = 0.0  # per request of the batch
+    sizes: tuple[SizeTime, ...] = ()  # added by the number of new tokens, in increasing order
+
+    def check(self) -> None:
+        tokens = [size.tokens for size in self.sizes]
+        if len(tokens) > MAX_SIZES:
+            raise ScenarioError(f"given {len(tokens)} sizes, allowed: up to {MAX_SIZES}", "sizes")
+        for i in range(1, len(tokens)):
+            if tokens[i] <= tokens[i - 1]:
+                raise ScenarioError(
+                    f"given {tokens[i]}, allowed: > {tokens[i - 1]}, the one before", f"sizes[{i}].tokens"
+                )
 
 
 @dataclass(frozen=True)
@@ -104,6 +129,14 @@ class Server(Part):
     dollars_per_hour: Amount
     max_batch_requests: Count
     prefill_chunk_tokens: CountOrZero  # uncached prompt tokens per batch at most; 0 = prompts are prefilled whole
+    host_request_s: Seconds = (
+        0.0  # per request of a batch: to schedule it, to sample its tokens, to take and answer its message
+    )
+    host_token_s: Seconds = 0.0  # per new token
+    graph_tokens: CountOrZero = (
+        0  # batches are padded to sizes captured as CUDA graphs up to so many new tokens; 0 = none
+    )
+    eager_s: Seconds = 0.0  # added to a larger batch, which runs without a graph
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from wisp_gym.scenario.parts import (
     DeviceClass,
     Draft,
     DraftTime,
+    Estimator,
     Link,
     Scenario,
     Server,
@@ -300,13 +301,14 @@ def _verification(own: Any, server: str, target: str) -> Any:
 
 def _estimator(own: Any, server: str, target: str, scenario: Scenario) -> Any:
     """The estimator's table: the fitted file's, or a line through the roofline; fields given here replaced."""
-    if not isinstance(own, Mapping) or len(own) >= len(_ZERO_ESTIMATOR):
+    if not isinstance(own, Mapping) or own.keys() >= _ZERO_ESTIMATOR.keys():
         return own
     path = _ESTIMATORS / f"{server}--{target}.json"
     if not path.is_file():
         return {**_line(scenario), **own}
     fitted = json.loads(path.read_text(encoding="utf-8"))
-    return {**{key: fitted[key] for key in _ZERO_ESTIMATOR}, **own}
+    known = {key: fitted[key] for key in field_types(Estimator) if key in fitted}
+    return {**known, **own}
 
 
 def _line(scenario: Scenario) -> dict[str, float]:

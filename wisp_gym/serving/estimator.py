@@ -1,7 +1,8 @@
 """Verification time of a batch, predicted by four terms and refitted from every batch that a server observes.
 
-`t = launch + new_token·Σn + pair·Σn·L + cached_token·Σc` (WISP, arXiv 2601.11652; docs/model/model.md). The coefficients begin as fitted
-offline (`wisp_gym/data/verification_time`) and follow the server (`wisp_gym.serving.running_fit`). No method raises while serving.
+`t = launch + new_token·Σn + pair·Σn·L + cached_token·Σc` (WISP, arXiv 2601.11652; docs/model/model.md), and where a profile told
+them, levels by size of batch (Σn), which stay. The coefficients begin as fitted offline (`wisp_gym/data/verification_time`) and
+follow the server (`wisp_gym.serving.running_fit`). No method raises while serving.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from wisp_gym.errors import InputError, path_of, shown
 from wisp_gym.files import read_text
+from wisp_gym.scenario import Estimator, ScenarioError, SizeTime
 from wisp_gym.serving.running_fit import MOST_S, RunningFit
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "verification_time"
@@ -26,7 +28,8 @@ class VerificationTimeEstimator(RunningFit):
     """Predicts the time of a batch and learns from those that have run.
 
     Args:
-        coefficients: seconds by name of `TERMS`, each finite and at least 0, their sum above 0.
+        coefficients: seconds by name of `TERMS`, each finite and at least 0, their sum above 0; `sizes`, if any, a list of objects
+            with `tokens` and `add_s`, as a scenario's estimator has them.
 
     Raises:
         ValueError: coefficients that are missing or out of range.
@@ -38,6 +41,7 @@ class VerificationTimeEstimator(RunningFit):
 
     def __init__(self, coefficients: dict[str, float]):
         super().__init__(checked(coefficients), UNITS)
+        self.sizes, self.levels_s = levels(coefficients.get("sizes", []))
 
     @classmethod
     def load(cls, name: str | Path) -> VerificationTimeEstimator:
@@ -63,10 +67,15 @@ class VerificationTimeEstimator(RunningFit):
         """Seconds of a batch; sums over its requests as in `verification.batch_time_s`. Never below 0."""
         launch, new, pair, cached = self.coefficients
         try:
-            return float(launch + new * new_tokens + pair * pairs + cached * cached_tokens)
+            terms_s = launch + new * new_tokens + pair * pairs + cached * cached_tokens
+            return float(terms_s + self.level_s(new_tokens)) if len(self.sizes) else float(terms_s)
         except (TypeError, ValueError):
             given = shown((new_tokens, pairs, cached_tokens))
             raise InputError(f"new_tokens, pairs, cached_tokens: given {given}, allowed are three numbers") from None
+
+    def level_s(self, new_tokens: float) -> float:
+        """Seconds of the levels by size: straight lines between them, the first below, in proportion above."""
+        return float(np.interp(new_tokens, self.sizes, self.levels_s)) * max(new_tokens / self.sizes[-1], 1.0)
 
     def observe(self, new_tokens: float, pairs: float, cached_tokens: float, seconds: float) -> bool:
         """Learn from a batch that has run; returns whether it raises the drift alarm."""
@@ -78,7 +87,7 @@ class VerificationTimeEstimator(RunningFit):
         if not usable:
             self.ignored += 1
             return False
-        return self.learn(sizes, seconds)
+        return self.learn(sizes, seconds, self.level_s(new_tokens) if len(self.sizes) else 0.0)
 
 
 def checked(coefficients: dict[str, float]) -> NDArray[np.float64]:
@@ -96,3 +105,12 @@ def checked(coefficients: dict[str, float]) -> NDArray[np.float64]:
     if sum(values) <= 0.0:
         raise ValueError("coefficients: all are 0, at least one must be above")
     return np.array(values)
+
+
+def levels(sizes: object) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(n,) tokens and (n,) seconds of levels by size; raises ValueError with one line."""
+    try:
+        made = Estimator(0.0, 0.0, 0.0, 0.0, sizes=tuple(SizeTime(**size) for size in sizes))  # type: ignore[attr-defined]
+    except (TypeError, ScenarioError) as error:
+        raise ValueError(f"sizes: {' '.join(str(error).split())}") from None
+    return np.array([s.tokens for s in made.sizes], float), np.array([s.add_s for s in made.sizes], float)

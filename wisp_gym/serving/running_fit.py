@@ -48,9 +48,13 @@ class RunningFit:
         self.covariance = np.diag((scale * self.sureness / FIRST_NOISE) ** 2)
         self.above = self.below = 0.0
 
-    def learn(self, sizes: Floats, seconds: float) -> bool:
-        """Learn from (n,) finite sizes, at least 0 each, and how long they took; returns whether it raises the drift alarm."""
-        predicted_s = float(self.coefficients @ sizes)
+    def learn(self, sizes: Floats, seconds: float, fixed_s: float = 0.0) -> bool:
+        """Learn from (n,) finite sizes, at least 0 each, and how long they took; returns whether it raises the drift alarm.
+
+        Args:
+            fixed_s: of these seconds, what no term is to explain.
+        """
+        predicted_s = float(self.coefficients @ sizes) + fixed_s
         if not (0.0 < seconds <= MOST_S and 0.0 < predicted_s <= 1e6):
             self.ignored += 1
             return False
@@ -59,7 +63,7 @@ class RunningFit:
         return self.watch(error)
 
     def refit(self, row: Floats, error: float) -> None:
-        """One step of recursive least squares on the relative error; row: (n,) with `row·weights` = 1."""
+        """One step of recursive least squares on the relative error; row: (n,) its gradient in the weights."""
         limit = CLIP * self.noise
         gain = self.covariance @ row
         gain /= FORGET + float(row @ gain)

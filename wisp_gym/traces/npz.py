@@ -8,7 +8,7 @@ import io
 import math
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -21,13 +21,15 @@ class NpzError(InputError):
     """A file that cannot be used; the message is one line and names the array."""
 
 
-def read_arrays(path: Path, dtypes: Mapping[str, str], optional: str, max_bytes: int) -> dict[str, np.ndarray]:
+def read_arrays(
+    path: Path, dtypes: Mapping[str, str], optional: Collection[str], max_bytes: int
+) -> dict[str, np.ndarray]:
     """The arrays of a file by name, in C order; read-only.
 
     Args:
         path: A regular file.
-        dtypes: Type of each array that may be there; all must, but for the one named `optional`.
-        optional: The array that may be missing.
+        dtypes: Type of each array that may be there; all must, but for those named in `optional`.
+        optional: The arrays that may be missing.
         max_bytes: Arrays that need more in all are an error.
 
     Raises:
@@ -59,7 +61,7 @@ def pack(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def _members(
-    archive: zipfile.ZipFile, dtypes: Mapping[str, str], optional: str, max_bytes: int
+    archive: zipfile.ZipFile, dtypes: Mapping[str, str], optional: Collection[str], max_bytes: int
 ) -> dict[str, zipfile.ZipInfo]:
     """The entries of the file by array: each known, none twice or missing, and not too large when unpacked."""
     found: dict[str, zipfile.ZipInfo] = {}
@@ -68,7 +70,7 @@ def _members(
         if name not in dtypes or name in found or not info.filename.endswith(".npy"):
             raise NpzError(f"array {info.filename[:60]!r}: unknown or twice; allowed: {', '.join(dtypes)}")
         found[name] = info
-    if missing := [name for name in dtypes if name not in found and name != optional]:
+    if missing := [name for name in dtypes if name not in found and name not in optional]:
         raise NpzError(f"array {missing[0]!r} is missing; allowed: {', '.join(dtypes)}")
     total = sum(info.file_size for info in found.values())
     if total > max_bytes:

@@ -5,6 +5,10 @@ At position n of a request's output stands the row of the K tokens that the draf
 accepts from the first on. In greedy decoding neither depends on where rounds begin, so a replay is exact for every
 stopping rule: a round that starts at n and drafts k ≤ K tokens has min(k, run) accepted.
 
+Runs of a draft model agree with each other: what it proposes at n and at n + 1 follows the same tokens. A head on the
+target's features (EAGLE) or a search in the text proposes something else from each position: such runs are independent.
+A trace need not have statistics; then nothing is known of a token but how often its place in a round is accepted.
+
 A file is an NPZ (a ZIP of NPY arrays), written and read without pickle; traces/README.md describes it. It is input from
 outside: sizes are checked before memory is taken, and every fault is one `TraceError` line that names the file, the
 array and, inside an array, the request, the position and the drafted token.
@@ -27,7 +31,8 @@ from wisp_gym.traces.requests import TraceError, shipped
 from wisp_gym.values import whole
 
 FORMAT = "wisp-gym speculation trace"
-VERSION = 1
+VERSION, PLAIN_VERSION = 2, 1  # files that need nothing of version 2 stay of version 1
+AGREEING, INDEPENDENT = "agreeing", "independent"
 STATISTICS = ("confidence", "entropy", "margin", "spread")
 # Confidence and margin are probabilities; entropy is in nats, below the logarithm of 400 million words; the spread is
 # bounded by float16 alone.
@@ -39,7 +44,7 @@ MAX_BYTES = 1 << 30  # all arrays together: about 16 million positions of 8 draf
 MAX_HEADER_BYTES = 1 << 20
 DTYPES = {"header": "u1", "prompt_id": "<i4", "prompt_tokens": "<i4", "offsets": "<i8", "accepted_run": "u1",
           "statistics": "<f2", "acceptance": "<f2"}  # fmt: skip
-OPTIONAL = "acceptance"
+OPTIONAL = ("statistics", "acceptance")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,22 +58,23 @@ class SpeculationTrace:
         accepted_run: (P,) uint8, 0 … K, and never beyond the end of the request's output.
         statistics: (P, K, 4) float16, of each drafted token: confidence (probability that the draft gave it), entropy
             of the draft's distribution (nats), top-2 margin (difference of its two highest probabilities), spread of
-            the logits (their standard deviation over the vocabulary).
+            the logits (their standard deviation over the vocabulary); None where nothing was recorded of single tokens.
         acceptance: (P, K) float16, min(1, p/q), the probability that the target accepts the token once all before it
             are accepted; None at temperature 0, where `accepted_run` says it.
-        header: What the recorder says of the models; JSON values. `temperature` is 0 unless it says otherwise.
+        header: What the recorder says of the models; JSON values. `temperature` is 0 and `runs` is "agreeing" unless it says
+            otherwise; `draft_tokens` is K, needed where there are no statistics.
 
     Raises:
-        TraceError: wrong shapes, or a value that is NaN or out of its range. At temperature 0 also runs that contradict
-            each other: `accepted_run[n + 1]` is one less than an `accepted_run[n]` from 1 to K − 1, as both follow the
-            same tokens.
+        TraceError: wrong shapes, or a value that is NaN or out of its range. At temperature 0 also agreeing runs that
+            contradict each other: `accepted_run[n + 1]` is one less than an `accepted_run[n]` from 1 to K − 1, as both
+            follow the same tokens.
     """
 
     prompt_id: np.ndarray
     prompt_tokens: np.ndarray
     offsets: np.ndarray
     accepted_run: np.ndarray
-    statistics: np.ndarray
+    statistics: np.ndarray | None = None
     acceptance: np.ndarray | None = None
     header: dict[str, Any] = field(default_factory=dict)
 
@@ -84,7 +90,12 @@ class SpeculationTrace:
     @property
     def draft_tokens(self) -> int:
         """K, the tokens drafted at each position."""
-        return self.statistics.shape[1]
+        return int(self.header["draft_tokens"]) if self.statistics is None else self.statistics.shape[1]
+
+    @property
+    def independent(self) -> bool:
+        """Whether runs at neighbouring positions need not agree."""
+        return self.header.get("runs", AGREEING) == INDEPENDENT
 
     @property
     def temperature(self) -> float:
@@ -101,7 +112,7 @@ class SpeculationTrace:
         return slice(int(self.offsets[request]), int(self.offsets[request + 1]))
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays by name; `acceptance` only where there is one."""
+        """The arrays by name; `statistics` and `acceptance` only where there are some."""
         names = [name for name in DTYPES if name != "header" and getattr(self, name) is not None]
         return {name: getattr(self, name) for name in names}
 
@@ -133,8 +144,9 @@ def write_speculation_trace(trace: SpeculationTrace, path: str | Path) -> None:
     """
     path = path_of("trace", path, TraceError)
     of_kind("trace", trace, SpeculationTrace, TraceError)
-    about = {**trace.header, "format": FORMAT, "version": VERSION, "draft_tokens": trace.draft_tokens,
-             "statistics": list(STATISTICS)}  # fmt: skip
+    plain = trace.statistics is not None and not trace.independent
+    about = {**trace.header, "format": FORMAT, "version": PLAIN_VERSION if plain else VERSION, "draft_tokens": trace.draft_tokens,
+             "statistics": [] if trace.statistics is None else list(STATISTICS)}  # fmt: skip
     text = json.dumps(about, sort_keys=True, allow_nan=False).encode()
     if len(text) > MAX_HEADER_BYTES:
         raise TraceError(f"{path}: header: {len(text)} bytes; allowed: at most {MAX_HEADER_BYTES}")
@@ -148,15 +160,17 @@ def concatenate(traces: Sequence[SpeculationTrace]) -> SpeculationTrace:
     """One trace of all requests in order, under the first one's header.
 
     Raises:
-        TraceError: no trace, or traces that differ in K or temperature.
+        TraceError: no trace, or traces that differ in K, temperature, kind of runs, or in whether they have statistics.
     """
     traces = [
         of_kind("traces", trace, SpeculationTrace, TraceError)
         for trace in of_kind("traces", traces, (list, tuple), TraceError)
     ]
-    kinds = {(trace.draft_tokens, trace.temperature) for trace in traces}
+    kinds = {
+        (t.draft_tokens, t.temperature, INDEPENDENT if t.independent else AGREEING, t.statistics is not None) for t in traces
+    }  # fmt: skip
     if len(kinds) != 1:
-        given = f"traces of (draft tokens, temperature) {sorted(kinds)}"
+        given = f"traces of (draft tokens, temperature, runs, statistics) {sorted(kinds)}"
         raise TraceError(f"{given}; allowed: one kind, at least one trace")
     joined = {name: np.concatenate([trace.arrays()[name] for trace in traces])
               for name in traces[0].arrays() if name != "offsets"}  # fmt: skip
@@ -234,12 +248,11 @@ def _as_type(name: str, array: Any) -> np.ndarray:
 
 def _check_shapes(trace: SpeculationTrace) -> None:
     """R, P and K agree everywhere, and the offsets cut P positions into R requests."""
-    if trace.statistics.ndim != 3 or trace.prompt_id.ndim != 1 or trace.accepted_run.ndim != 1:
-        shapes = [trace.prompt_id.shape, trace.accepted_run.shape, trace.statistics.shape]
+    dimensions = 3 if trace.statistics is None else trace.statistics.ndim
+    if dimensions != 3 or trace.prompt_id.ndim != 1 or trace.accepted_run.ndim != 1:
+        shapes = [array.shape for array in (trace.prompt_id, trace.accepted_run, trace.statistics) if array is not None]
         raise TraceError(f"prompt_id, accepted_run, statistics: shapes {shapes}; allowed: (R,), (P,), (P, K, 4)")
-    requests, positions, k = len(trace.prompt_id), len(trace.accepted_run), trace.statistics.shape[1]
-    if not 1 <= k <= MAX_DRAFT_TOKENS:
-        raise TraceError(f"statistics: {k} drafted tokens a position; allowed: 1 to {MAX_DRAFT_TOKENS}")
+    requests, positions, k = len(trace.prompt_id), len(trace.accepted_run), _drafted(trace)
     wanted = {"prompt_id": (requests,), "prompt_tokens": (requests,), "offsets": (requests + 1,),
               "accepted_run": (positions,), "statistics": (positions, k, 4), "acceptance": (positions, k)}  # fmt: skip
     for name, array in trace.arrays().items():
@@ -252,8 +265,21 @@ def _check_shapes(trace: SpeculationTrace) -> None:
     _check_range("offsets", np.diff(trace.offsets), 1, positions, trace.offsets, "positions of the request")
 
 
+def _drafted(trace: SpeculationTrace) -> int:
+    """K, 1 to `MAX_DRAFT_TOKENS`."""
+    if trace.statistics is not None:
+        place, k = "statistics", trace.statistics.shape[1]
+    else:
+        place, k = "header: draft_tokens (needed, as there are no statistics)", trace.header.get("draft_tokens")
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MAX_DRAFT_TOKENS:
+        raise TraceError(f"{place}: {shown(k)} drafted tokens a position; allowed: 1 to {MAX_DRAFT_TOKENS}")
+    return k
+
+
 def _check_values(trace: SpeculationTrace) -> None:
-    """Every number in its range; at temperature 0 runs that agree with each other."""
+    """Every number in its range; at temperature 0 runs that agree with each other, unless they are independent."""
+    if (runs := trace.header.get("runs", AGREEING)) not in (AGREEING, INDEPENDENT):
+        raise TraceError(f"header: runs {shown(runs)}; allowed: {AGREEING!r}, {INDEPENDENT!r}")
     try:
         greedy = trace.temperature == 0
     except (TypeError, ValueError):
@@ -266,12 +292,13 @@ def _check_values(trace: SpeculationTrace) -> None:
     _check_range("prompt_id", trace.prompt_id, 0, MAX_PROMPT_ID, trace.offsets)
     _check_range("prompt_tokens", trace.prompt_tokens, 1, MAX_PROMPT_TOKENS, trace.offsets)
     for i, (name, limit) in enumerate(zip(STATISTICS, STATISTIC_LIMITS, strict=True)):
-        _check_range("statistics", trace.statistics[:, :, i], 0, limit, trace.offsets, name)
+        if trace.statistics is not None:
+            _check_range("statistics", trace.statistics[:, :, i], 0, limit, trace.offsets, name)
     if trace.acceptance is not None:
         _check_range("acceptance", trace.acceptance, 0, 1, trace.offsets)
     to_the_end = np.repeat(trace.offsets[1:], trace.output_tokens) - np.arange(len(trace.accepted_run))
     _check_range("accepted_run", trace.accepted_run, 0, np.minimum(trace.draft_tokens, to_the_end), trace.offsets)
-    if greedy:
+    if greedy and not trace.independent:
         _check_runs(trace, to_the_end)
 
 
@@ -315,6 +342,6 @@ def _header(raw: np.ndarray) -> dict[str, Any]:
         raise TraceError("header: not JSON in UTF-8") from None
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise TraceError(f"header: not of this format; allowed: a JSON object with format {FORMAT!r}")
-    if header.get("version") != VERSION:
-        raise TraceError(f"header: version {header.get('version')!r}; allowed: {VERSION}")
+    if header.get("version") not in (PLAIN_VERSION, VERSION):
+        raise TraceError(f"header: version {header.get('version')!r}; allowed: {PLAIN_VERSION}, {VERSION}")
     return header
