@@ -18,9 +18,17 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="works are forked")
-def test_killed_work_goes_on_to_the_same_end() -> None:
-    """Of every kind, one after the other in a process without threads, which imports torch and its like once."""
-    command = [sys.executable, "-m", "tests.support.kills", "--moments", "2"]
+@pytest.mark.parametrize("work", WORKS)
+def test_killed_work_goes_on_to_the_same_end(work: str) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "tests.support.kills",
+        "--work",
+        work,
+        "--moments",
+        "2",
+    ]  # a process without threads
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert [line.partition(" kills")[0] for line in done.stdout.splitlines()] == [f"{work}: 2" for work in WORKS]
+    assert f"{work}: 2 kills" in done.stdout
