@@ -89,7 +89,7 @@ def pages(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
     lines = [json.dumps({"prompt": text_of(ids)}) for ids in prompts(8, 3, 8, 40)]
     (made.folder / "prompts.jsonl").write_text("\n".join(lines))
     ours = [sys.executable, "-m", "wisp_gym"]
-    (serve,), (steering,) = commands(STEERING, "vllm serve"), commands(STEERING, "wisp-gym benchmark")
+    (serve,), steering = commands(STEERING, "vllm serve"), commands(STEERING, "wisp-gym benchmark")[0]
     small = [word for name, value in SMALL.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     more = ["--dtype", "float32", "--enforce-eager", "--max-num-seqs", "8", "--kv-cache-memory-bytes", str(1 << 24)]
     # The command `vllm` of the processor's wheel does not start; the page names this instead.
