@@ -36,7 +36,8 @@ from scipy.special import expit, logit, ndtr
 
 from wisp_gym.engine.acceptance import VIEW_SHARES
 from wisp_gym.engine.build import separation
-from wisp_gym.scenario import Scenario
+from wisp_gym.errors import InputError
+from wisp_gym.scenario import Acceptance, Scenario
 
 Array = NDArray[np.float64]
 Plan = Callable[[Array], Array]  # (K + 1,) cost of a round by its drafted tokens → (K + 1,) rounds per committed token
@@ -57,10 +58,26 @@ def normal_nodes(n: int) -> tuple[Array, Array]:
 
 def logits(scenario: Scenario) -> tuple[Array, Array]:
     """(n,) logits of a position and (n,) shares of positions that have them; one where acceptance does not vary."""
-    a = scenario.draft.acceptance
+    a = bounded(scenario.draft.acceptance, "draft.acceptance")
     spread = math.hypot(a.request_std, a.drift_std)
     nodes, shares = normal_nodes(LOGIT_NODES if spread > 0.0 else 1)
     return a.logit_mean + spread * nodes, shares
+
+
+def bounded(acceptance: Acceptance, key: str) -> Acceptance:
+    """The same process, if it is one that the bounds hold for.
+
+    Raises:
+        InputError: loops, whose fates have no odds; or a token after a rejected one that is easier than others.
+    """
+    if acceptance.loop_enter > 0.0:
+        raise InputError(
+            f"bounds: {key}.loop_enter given {acceptance.loop_enter:g}, allowed: 0, a process without loops"
+        )
+    if acceptance.after_rejection_logit < 0.0:
+        given = f"{acceptance.after_rejection_logit:g}"
+        raise InputError(f"bounds: {key}.after_rejection_logit given {given}, allowed: >= 0")
+    return acceptance
 
 
 def first_and_later(scenario: Scenario) -> tuple[Array, Array, Array]:

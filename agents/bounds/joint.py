@@ -37,6 +37,7 @@ from agents.bounds.frontier import (
     LONGEST_RUN,
     Array,
     Rounds,
+    bounded,
     evidence,
     first_and_later,
     normal_nodes,
@@ -91,7 +92,8 @@ def logit_correlation(a: Acceptance, b: Acceptance, correlation: float) -> float
 
 def pair_of_firsts(scenario: Scenario, draft: ServerDraft) -> tuple[Array, Array, Array]:
     """(2, n) acceptance of a first token by the devices' draft, (2, n) by the server's, and the (n,) shares of positions."""
-    a, b = scenario.draft.acceptance, draft.acceptance
+    a = bounded(scenario.draft.acceptance, "draft.acceptance")
+    b = bounded(draft.acceptance, f"server draft '{draft.name}': acceptance")
     nodes, weights = normal_nodes(PAIR_NODES)
     x, own = (axis.ravel() for axis in np.meshgrid(nodes, nodes, indexing="ij"))
     r = logit_correlation(a, b, draft.correlation)

@@ -104,6 +104,7 @@ def _drafted(config, device, n_requests, n_positions):
         d.acceptance_key = draws.stream_key(c.seed, draws.ACCEPTANCE, 0, request)
         d.evidence_key = draws.stream_key(c.seed, draws.EVIDENCE, 0, request)
         d.drift_key = draws.stream_key(c.seed, draws.DRIFT, 0, request)
+        d.loop_key = draws.stream_key(c.seed, draws.LOOPS, 0, request)
         begin_walk(c, d, draws.stream_key(c.seed, draws.REQUEST_EFFECT, 0, request))
         for n in range(n_positions):
             d.drafted, d.on_path = 0, 1

@@ -2,8 +2,8 @@
 
 Fitted, each error in standard errors over requests: the run-length law P(run ≥ i) over all positions, the correlation of
 "the first proposal is accepted" 1 … 20 positions apart, and the spread of requests. The same estimators are applied to
-the trace and to answers of the same lengths that the engine draws. The AUC is what the MLP gets out of the statistics,
-cross-validated over prompts.
+the trace and to answers of the same lengths that the engine draws. The process has loops where they make the fit better
+(`loops`). The AUC is what the MLP gets out of the statistics, cross-validated over prompts.
 """
 
 from dataclasses import asdict, dataclass
@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from sklearn.model_selection import GroupKFold
 
+from estimators.acceptance.loops import LoopProcess, recurrence_tokens, search_from
 from estimators.acceptance.process import Process, answers, search_from_all
 from estimators.rejection.models import MLP, classifiers, train
 from estimators.rejection.scores import RESAMPLES, alone, auc
-from estimators.rejection.tokens import PERCENT, interval, met, on_path, read, resampled
+from estimators.rejection.tokens import PERCENT, interval, met, on_path, read_any, resampled
 from wisp_gym.cli import table
 from wisp_gym.engine.acceptance import VIEW_SHARES
 from wisp_gym.engine.build import separation
@@ -76,10 +77,12 @@ def simulated(process: Process, lengths: NDArray[np.int64], draft_tokens: int, s
 
 def fitted_figures(given: Answers) -> dict[str, float]:
     """Return the figures that are fitted, by name."""
-    run, x = given.run[given.run >= 0], given.accepted - np.nanmean(given.accepted)
-    variance = np.nanmean(x**2)
+    run, lengths = given.run[given.run >= 0], np.isfinite(given.accepted).sum(axis=1)
+    x = np.nan_to_num(given.accepted - np.nanmean(given.accepted))
+    variance = (x**2).sum() / lengths.sum()
     named = {f"P(run ≥ {i})": float(np.mean(run >= i)) for i in range(1, given.draft_tokens + 1)}
-    near = {f"correlation, lag {lag}": float(np.nanmean(x[:, lag:] * x[:, :-lag]) / variance) for lag in LAGS}
+    near = {f"correlation, lag {lag}": float((x[:, lag:] * x[:, :-lag]).sum() / np.maximum(lengths - lag, 0).sum() / variance)
+            for lag in LAGS}  # fmt: skip
     return named | near | {"spread of requests": float(np.nanstd(np.nanmean(given.accepted, axis=1)))}
 
 
@@ -117,7 +120,7 @@ def bootstrap(given: Answers) -> NDArray[np.float64]:
 
 def fit(
     given: Answers, lengths: NDArray[np.int64], errors: NDArray[np.float64], seed: int, iterations: int = 150
-) -> Process:
+) -> LoopProcess:
     """Return the process with the least sum of squared errors of the fitted figures, in `errors`."""
     wanted = np.array(list(fitted_figures(given).values()))
     many = np.tile(lengths, TIMES)
@@ -126,7 +129,9 @@ def fit(
         got = fitted_figures(simulated(process, many, given.draft_tokens, seed))
         return float((((np.array(list(got.values())) - wanted) / errors) ** 2).sum())
 
-    return search_from_all(cost, "acceptance process", iterations)
+    plain = search_from_all(cost, "acceptance process", iterations)
+    near = wanted[given.draft_tokens : given.draft_tokens + len(LAGS)]
+    return search_from(cost, plain, recurrence_tokens(near), 2 * iterations)
 
 
 def statistics_auc(trace: SpeculationTrace, seed: int) -> list[float]:
@@ -153,7 +158,7 @@ def study(path: str, seed: int) -> dict[str, Any]:
     Raises:
         InputError: the trace cannot be read or is too small.
     """
-    trace = read([path])
+    trace = read_any([path])
     given, lengths = recorded(trace), trace.output_tokens
     if lengths.max() <= LAGS[-1] + trace.draft_tokens or len(trace) < FOLDS:
         raise InputError(f"{path}: answers of at least {LAGS[-1] + trace.draft_tokens + 1} tokens are needed")
@@ -162,15 +167,17 @@ def study(path: str, seed: int) -> dict[str, Any]:
     process = fit(given, lengths, np.maximum(samples[:, :count].std(axis=0), SMALLEST_ERROR), seed)
     got = figures(simulated(process, np.tile(lengths, TIMES), trace.draft_tokens, seed + 1))
     ends = np.nanpercentile(samples, PERCENT, axis=0).T.tolist()
-    together = statistics_auc(trace, seed)
     rows = {name: {"measured": measured[name], "interval": pair, "fitted": got[name], "is_fitted": i < count}
             for i, (name, pair) in enumerate(zip(measured, ends, strict=True))}  # fmt: skip
+    about = {"trace": Path(path).name, "temperature": trace.temperature} | asdict(process)
+    if trace.statistics is None:
+        return about | {"auc": None, "fitted": rows}
+    together = statistics_auc(trace, seed)
     shares = dict(zip(INPUTS, VIEW_SHARES, strict=True))
     for name, (value, *pair) in alone(met(trace)).items():  # and in the engine, at this AUC of all four together
         engine = float(norm.cdf(separation(together[0]) * np.sqrt(shares[name] / 2)))
         rows[f"AUC of {name} alone"] = {"measured": value, "interval": pair, "fitted": engine, "is_fitted": False}
-    about = {"trace": Path(path).name, "temperature": trace.temperature}
-    return about | asdict(process) | {"auc": together, "fitted": rows}
+    return about | {"auc": together, "fitted": rows}
 
 
 def report(row: dict[str, Any]) -> str:
@@ -182,10 +189,15 @@ def report(row: dict[str, Any]) -> str:
         lines.append([name if figure["is_fitted"] else f"not fitted: {name}",
                       f"{figure['measured']:.3f} ({low:.3f} to {high:.3f})", f"{figure['fitted']:.3f}", inside])  # fmt: skip
     outside = sum(bool(line[3]) for line in lines)
+    said = "no statistics"
+    if row["auc"]:
+        said = "auc = {:.3f} ({:.3f} to {:.3f}) of the statistics, the MLP cross-validated over prompts".format(
+            *row["auc"]
+        )
     return "\n".join([
         f"{row['trace']}, temperature {row['temperature']:g}",
         table(["figure", "measured (95 %)", "fitted", ""], lines),
-        "  ".join(f"{key} = {row[key]:.4g}" for key in asdict(Process())),
-        "auc = {:.3f} ({:.3f} to {:.3f}) of the statistics, the MLP cross-validated over prompts".format(*row["auc"]),
+        "  ".join(f"{key} = {row[key]:.4g}" for key in asdict(LoopProcess())),
+        said,
         f"{outside} of {len(lines)} figures lie outside the trace's interval",
     ])  # fmt: skip

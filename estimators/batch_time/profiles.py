@@ -11,7 +11,7 @@ terms as the scheduler's estimator; memory, price and noise stay those of the pr
 import json
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -186,8 +186,7 @@ def preset(measured: Measured, found: dict[str, Any]) -> str:
     if not np.isnan(measured.power_w):
         tables["server"] = {"busy_w": round(measured.power_w, 1)}  # the median over the profile
     if measured.shape != base.target.name:  # acceptance by this target: as by the base's (assumption)
-        parameters = ("logit_mean", "request_std", "drift_std", "drift_tokens", "after_rejection_logit")
-        tables["draft.acceptance"] = {name: getattr(base.draft.acceptance, name) for name in parameters}
+        tables["draft.acceptance"] = asdict(base.draft.acceptance)
     for name, values in tables.items():
         lines += ["", f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
     return "\n".join(lines) + "\n"

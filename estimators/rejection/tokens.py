@@ -50,16 +50,21 @@ class Tokens:
         return Tokens(self.statistics[chosen], self.accepted[chosen], self.prompt[chosen])
 
 
+def read_any(paths: Sequence[str]) -> SpeculationTrace:
+    """One trace of some files or shipped samples, with or without statistics; raises as `read`."""
+    try:
+        return concatenate([read_speculation_trace(find(path)) for path in paths])
+    except TraceError as error:
+        raise InputError(str(error)) from None
+
+
 def read(paths: Sequence[str]) -> SpeculationTrace:
     """Return all requests of some traces, paths or names of shipped ones.
 
     Raises:
         InputError: a file cannot be read or has no statistics, or the traces differ in temperature or drafted tokens.
     """
-    try:
-        trace = concatenate([read_speculation_trace(find(path)) for path in paths])
-    except TraceError as error:
-        raise InputError(str(error)) from None
+    trace = read_any(paths)
     if trace.statistics is None:
         raise InputError(
             f"{paths[0]}: it has no statistics; allowed: traces that have some, as traces.record writes them"

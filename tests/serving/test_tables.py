@@ -20,7 +20,7 @@ from wisp_gym import cli
 from wisp_gym.controllers.who_drafts import mean_context_tokens, round_tokens, step_s, survivals
 from wisp_gym.engine.verification import batch_time_s
 from wisp_gym.errors import InputError
-from wisp_gym.scenario import dumps, load, presets
+from wisp_gym.scenario import dumps, load, presets, with_
 from wisp_gym.serving.tables import command, engines
 from wisp_gym.serving.tables.lengths import (
     Range,
@@ -358,3 +358,11 @@ def test_the_pages_commands_run_and_print_what_it_shows(
     for name, engine in engines.ENGINES.items():
         assert f"`--as {name}`" in page
         assert engine.option.rpartition(".")[2] in page
+
+
+def test_modelled_steps_have_no_costs_of_an_engine() -> None:
+    slower = with_(SCENARIO, **{"server.host_request_s": 0.001})
+    with pytest.raises(
+        InputError, match=r"server\.host_request_s given 0\.001, allowed for a table of modelled steps: 0, or steps"
+    ):
+        modelled(slower, slower.server_drafts[0])

@@ -17,7 +17,7 @@ from wisp_gym.engine.acceptance import VIEW_DIRECTION, VIEW_NOISE
 from wisp_gym.engine.build import mean_acceptance, separation
 from wisp_gym.rules.rejection_predictor import load_predictor
 from wisp_gym.rules.who_drafts import Hosted
-from wisp_gym.scenario import Scenario
+from wisp_gym.scenario import Acceptance, Scenario, ServerDraft
 from wisp_gym.traces.speculation import find, read_speculation_trace
 
 DRIFT_BLOCK_TOKENS = 8
@@ -42,12 +42,30 @@ class Process:
     drift_std: float
     keep: float
     after_rejection_logit: float
+    loop: Acceptance
+
+    def loops(self, n: int, uniform: Callable[[int], float]) -> list[int | None]:
+        """What a loop makes of each of n positions: 1 accepted, 0 rejected, None outside of loops."""
+        a, found, ends = self.loop, [], None
+        for position in range(n):
+            if ends is not None and uniform(position) < a.loop_leave:
+                ends = None
+            elif ends is None and uniform(position) < a.loop_enter:
+                first = 2**32 + 3 * position
+                period, more = a.loop_period_tokens, a.loop_more_tokens
+                if more:
+                    period += int(math.log(1.0 - uniform(first)) / math.log(more / (1.0 + more)))
+                place = int(uniform(first + 1) * period)
+                ends = 0 if uniform(first + 2) < a.loop_whole else (position - place, period)
+            found.append(None if ends is None else 1 if ends == 0 else int((position - ends[0]) % ends[1] > 0))
+        return found
 
     def fates(
-        self, n: int, effect: float, innovation: Callable[[int], float], uniform: Callable[[int], float]
-    ) -> list[int]:
+        self, n: int, effect: float, innovation: Callable[[int], float], uniform: Callable[[int], float], loop: Callable[[int], float],
+    ) -> list[int]:  # fmt: skip
         """Whether the draft is right at each of n positions of the target's output, given the true prefix."""
         fates: list[int] = []
+        loops = self.loops(n, loop)
         drift = innovation(0)
         for position in range(n):
             block, place = divmod(position, DRIFT_BLOCK_TOKENS)
@@ -55,7 +73,8 @@ class Process:
                 drift = self.keep * drift + math.sqrt(1.0 - self.keep * self.keep) * innovation(block)
             harder = self.after_rejection_logit if fates and not fates[-1] else 0.0
             p = sigmoid(self.logit_mean + self.request_std * effect + self.drift_std * drift - harder)
-            fates.append(int(uniform(position) < p))
+            of_loop = loops[position]
+            fates.append(int(uniform(position) < p) if of_loop is None else of_loop)
         return fates
 
 
@@ -66,7 +85,7 @@ class Source:
         self.scenario, self.seed = scenario, seed
         a, h = scenario.draft.acceptance, hosted
         keep = math.exp(-DRIFT_BLOCK_TOKENS / a.drift_tokens)
-        self.process = Process(a.logit_mean, a.request_std, a.drift_std, keep, a.after_rejection_logit)
+        self.process = Process(a.logit_mean, a.request_std, a.drift_std, keep, a.after_rejection_logit, a)
         self.other = h if h and not h.shares_fates else None  # a draft at the server with fates of its own
         self.separation = separation(scenario.draft.statistics.auc)
         self.base_logit = logit(mean_acceptance(a))
@@ -94,7 +113,12 @@ class Source:
         effect, drift, accept = (self.key(c, device, r) for c in (draws.REQUEST_EFFECT, draws.DRIFT, draws.ACCEPTANCE))
         return self.process.fates(
             r.output_tokens + 1, draws.normal(effect, 0), lambda block: draws.normal(drift, block),
-            lambda place: draws.uniform(accept, place))  # fmt: skip
+            lambda place: draws.uniform(accept, place), self.loop_draw(device, r))  # fmt: skip
+
+    def loop_draw(self, device: int, r: Request) -> Callable[[int], float]:
+        """Draws about the loops of a request's text, the same for every draft."""
+        key = self.key(draws.LOOPS, device, r)
+        return lambda index: draws.uniform(key, index)
 
     def server_fates(self, device: int, r: Request) -> list[int]:
         """Of the server's own draft, which shares draws with the devices' to a degree ρ."""
@@ -110,8 +134,21 @@ class Source:
             return draws.uniform(self.key(cause, device, r), place)
 
         effect = mixed(draws.REQUEST_EFFECT, draws.SERVER_EFFECT)(0)
-        process = Process(h.logit_mean, h.request_std, h.drift_std, h.drift_keep, h.after_rejection_logit)
-        return process.fates(r.output_tokens + 1, effect, mixed(draws.DRIFT, draws.SERVER_DRIFT), uniform)
+        process = Process(
+            h.logit_mean,
+            h.request_std,
+            h.drift_std,
+            h.drift_keep,
+            h.after_rejection_logit,
+            self.scenario_draft(h).acceptance,
+        )
+        return process.fates(
+            r.output_tokens + 1, effect, mixed(draws.DRIFT, draws.SERVER_DRIFT), uniform, self.loop_draw(device, r)
+        )
+
+    def scenario_draft(self, hosted: Hosted) -> ServerDraft:
+        """What the scenario says of a loaded draft."""
+        return next(draft for draft in self.scenario.server_drafts if draft.name == hosted.name)
 
     def fate(self, device: Device, start: int, j: int) -> int:
         """Fate of token j of a round of the devices' draft that starts at a position, all before it being accepted."""

@@ -150,12 +150,24 @@ def server_drafts(draw: st.DrawFn, acceptance: dict[str, Any]) -> list[dict[str,
         "acceptance": {
             "logit_mean": draw(st.floats(-2.0, 3.0)), "request_std": draw(st.sampled_from([0.0, 0.7])),
             "drift_std": draw(st.sampled_from([0.0, 0.8])), "drift_tokens": 30.0,
-            "after_rejection_logit": draw(st.sampled_from([0.0, 2.0])),
-        },
+            "after_rejection_logit": draw(st.sampled_from([0.0, 2.0, -0.7])),
+        } | draw(loops("")),
     }  # fmt: skip
     drafts = draw(st.sampled_from([[], [same], [other], [same, other], [other, same]]))
     sizes = {"weights_bytes": 10**9, "kv_bytes_per_token": draw(st.sampled_from([0, 10**5]))}
     return [draft | sizes | {"time": draw(times)} for draft in drafts]
+
+
+@st.composite
+def loops(draw: st.DrawFn, key: str) -> dict[str, Any]:
+    """Loops of a draft's acceptance, in one world of two."""
+    if draw(st.booleans()):
+        return {}
+    return {
+        f"{key}loop_enter": draw(st.sampled_from([0.02, 0.3])), f"{key}loop_leave": draw(st.sampled_from([0.0, 0.1])),
+        f"{key}loop_whole": draw(st.sampled_from([0.0, 0.5, 1.0])), f"{key}loop_period_tokens": draw(st.sampled_from([1, 3])),
+        f"{key}loop_more_tokens": draw(st.sampled_from([0.0, 1.5])),
+    }  # fmt: skip
 
 
 @st.composite
@@ -198,7 +210,7 @@ def scenarios(draw: st.DrawFn) -> Scenario:
         "draft.acceptance.after_rejection_logit": draw(st.sampled_from([0.0, 1.0])),
         "draft.acceptance.drift_tokens": draw(st.sampled_from([5.0, 100.0])),
         "draft.statistics.auc": draw(st.sampled_from([0.5, 0.81, 0.97])),
-    } | draw(engine_costs())  # fmt: skip
+    } | draw(engine_costs()) | draw(loops("draft.acceptance."))  # fmt: skip
     scenario = with_(BASE, **changes)
     drafts = draw(server_drafts(asdict(scenario.draft.acceptance)))
     size = [max((draft[key] for draft in drafts), default=0) for key in ("weights_bytes", "kv_bytes_per_token")]

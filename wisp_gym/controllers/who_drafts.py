@@ -8,7 +8,7 @@ import numpy as np
 
 from wisp_gym.controllers.lookup import Part
 from wisp_gym.engine.acceptance import DRIFT_BLOCK_TOKENS
-from wisp_gym.engine.build import mean_acceptance, normal_nodes, sigmoid
+from wisp_gym.engine.build import longer, mean_acceptance, normal_nodes, sigmoid
 from wisp_gym.rules import server_lengths
 from wisp_gym.rules.catalogue import DRAFTERS, OVERLAP, SOURCE
 from wisp_gym.rules.who_drafts import Drafting, Hosted
@@ -79,7 +79,7 @@ def hosted(scenario: Scenario, draft: ServerDraft, kv_tokens: int) -> Hosted:
         draft.name, kv_tokens, shares, draft.offer, draft.correlation,
         time.overhead_s, time.launch_s, time.sequence_s, time.token_s, time.cached_token_s,
         a.logit_mean, a.request_std, a.drift_std, math.exp(-DRIFT_BLOCK_TOKENS / a.drift_tokens), a.after_rejection_logit,
-        mean_acceptance(a),
+        a.loop_enter, a.loop_leave, a.loop_whole, a.loop_period_tokens, longer(a), mean_acceptance(a),
     )  # fmt: skip
 
 

@@ -6,7 +6,8 @@ does not depend on the controller. So fate is a property of the position: the lo
     request effect + slow drift − (a penalty if the token before was rejected),
 
 with a normal effect for each request and a first-order autoregressive drift over blocks of eight positions. A round
-that starts at n and drafts K tokens has the run of accepted positions from n as its accepted tokens.
+that starts at n and drafts K tokens has the run of accepted positions from n as its accepted tokens. In a loop (`loops`)
+fates have no odds: they repeat with its period.
 
 Evidence about a token is normal with unit variance and mean ±d'/2 (accepted / not), so that its area under the ROC
 curve is Φ(d'/√2) and the log-likelihood ratio d'·x is calibrated. Beyond the first rejected token the draft goes on
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from wisp_gym.engine.draws import normal, three_normals, uniform
+from wisp_gym.engine.loops import loop_fate, next_loop
 from wisp_gym.jit import jit
 from wisp_gym.jit_lanes import exp, four_at_once
 
@@ -67,12 +69,25 @@ def begin_walk(c, d, effect_key):
     d.drift_block = 0
     d.position = 0
     d.after_rejection = 0
+    d.loop_period, d.loop_place = 0, 0
+    turn(c, d)
     refresh_probability(c, d)
+
+
+@jit
+def turn(c, d):
+    """Whether the current position lies in a loop, and where."""
+    if c.loop_enter > 0.0:
+        d.loop_period, d.loop_place = next_loop(
+            d.loop_key, d.position, c.loop_enter, c.loop_leave, c.loop_whole, c.loop_period_tokens, c.loop_longer, d.loop_period, d.loop_place
+        )  # fmt: skip
 
 
 @jit
 def fate_here(d):
     """Whether the draft's token at the current position is accepted (1) or not (0)."""
+    if d.loop_period != 0:
+        return loop_fate(d.loop_period, d.loop_place)
     p = d.p_accept_after if d.after_rejection else d.p_accept
     return 1 if uniform(d.acceptance_key, d.position) < p else 0
 
@@ -83,6 +98,7 @@ def walk(c, d):
     fate = fate_here(d)
     d.after_rejection = 1 - fate
     d.position += 1
+    turn(c, d)
     block = d.position // DRIFT_BLOCK_TOKENS
     if block != d.drift_block:
         d.drift = c.drift_keep * d.drift + c.drift_fresh * normal(d.drift_key, block)
@@ -98,6 +114,7 @@ def rewind(c, d, position):
     d.drift = d.mark_drift
     d.drift_block = d.position // DRIFT_BLOCK_TOKENS
     d.after_rejection = d.mark_after_rejection
+    d.loop_period, d.loop_place = d.mark_loop_period, d.mark_loop_place
     refresh_probability(c, d)
     while d.position < position:
         walk(c, d)

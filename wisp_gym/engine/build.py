@@ -16,6 +16,10 @@ from wisp_gym.rules.bandits import MEMORY
 from wisp_gym.rules.batching import FEATURES
 from wisp_gym.scenario import Acceptance, DeviceClass, Estimator, Scenario, SLOClass
 
+ANSWER_TOKENS = (
+    130  # the presets' median: what of loops is known before a world begins is their mean over such an answer
+)
+LEAST_SHARE = 2e-9  # as `Logit`'s ends have it
 ARRIVALS = {"closed": state.CLOSED, "open": state.OPEN, "trace": state.TRACE}
 
 # Device i's class and service class follow two low-discrepancy sequences: shares are met for any number of devices,
@@ -42,16 +46,43 @@ def normal_nodes() -> tuple[np.ndarray, np.ndarray]:
 
 
 def mean_acceptance(a: Acceptance) -> float:
-    """Long-run share of positions at which the draft's token is accepted.
+    """Share of positions at which the draft's token is accepted: in the long run, of loops in answers of `ANSWER_TOKENS`.
 
     With p and q the mean probabilities after an accepted and after a rejected token, the share solves
-    `m = m·p + (1 − m)·q` (Gauss–Hermite over request effect and drift).
+    `m = m·p + (1 − m)·q` (Gauss–Hermite over request effect and drift). In a loop it is `whole + (1 − whole)·E[1 − 1/period]`.
     """
     nodes, weights = normal_nodes()
     logit = a.logit_mean + math.hypot(a.request_std, a.drift_std) * nodes
     after_accepted = sigmoid(logit)
     after_rejected = sigmoid(logit - a.after_rejection_logit)
-    return float(weights @ (after_rejected / (1.0 - after_accepted + after_rejected)))
+    outside = float(weights @ (after_rejected / (1.0 - after_accepted + after_rejected)))
+    inside = loop_share(a)
+    if inside == 0.0:
+        return outside
+    share = (1.0 - inside) * outside + inside * loop_acceptance(a)
+    return min(max(share, LEAST_SHARE), 1.0 - LEAST_SHARE)  # odds stay numbers where all lies in loops
+
+
+def longer(a: Acceptance) -> float:
+    """Chance that the period of a loop is one token longer, so that it is `loop_more_tokens` longer on average."""
+    return a.loop_more_tokens / (1.0 + a.loop_more_tokens)
+
+
+def loop_share(a: Acceptance) -> float:
+    """Share of the positions of an answer that lie in loops: the mean of `s·(1 − r^n)`, s = enter/(enter + leave), r = 1 − enter − leave."""
+    if a.loop_enter == 0.0:
+        return 0.0
+    both = a.loop_enter + a.loop_leave
+    left = (1.0 - both) ** np.arange(1, ANSWER_TOKENS + 1)
+    return float(a.loop_enter / both * (1.0 - left).mean())
+
+
+def loop_acceptance(a: Acceptance) -> float:
+    """Share of a loop's tokens that are accepted."""
+    more = np.arange(10_000)
+    shares = (1.0 - longer(a)) * longer(a) ** more
+    rejected = float((shares / (a.loop_period_tokens + more)).sum())
+    return a.loop_whole + (1.0 - a.loop_whole) * (1.0 - rejected)
 
 
 def accepted_share(scenario: Scenario) -> float:
@@ -82,7 +113,9 @@ def fill_config(c: np.void, scenario: Scenario, seed: int, n_devices: int) -> No
         "kv_capacity_tokens": scenario.kv_tokens, "memory_tokens": scenario.kv_tokens,
         "max_batch_requests": s.max_batch_requests, "prefill_chunk_tokens": s.prefill_chunk_tokens,
         "logit_mean": a.logit_mean, "request_std": a.request_std, "drift_std": a.drift_std, "drift_keep": keep,
-        "drift_fresh": math.sqrt(1.0 - keep * keep), "after_rejection_logit": a.after_rejection_logit, "accept_prior": accepted_share(scenario),
+        "drift_fresh": math.sqrt(1.0 - keep * keep), "after_rejection_logit": a.after_rejection_logit,
+        "loop_enter": a.loop_enter, "loop_leave": a.loop_leave, "loop_whole": a.loop_whole, "loop_period_tokens": a.loop_period_tokens,
+        "loop_longer": longer(a), "accept_prior": accepted_share(scenario),
         "separation": separation(scenario.draft.statistics.auc), "base_logit": math.log(share / (1.0 - share)),
         "overconfidence": scenario.draft.statistics.overconfidence,
         "arrivals": ARRIVALS[w.arrivals], "think_s": w.think_s, "requests_per_s": w.requests_per_s, "start_window_s": w.start_window_s,

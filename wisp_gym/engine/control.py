@@ -39,6 +39,8 @@ def host(c: np.void, draft: Hosted) -> None:
         "server_own": math.sqrt(1.0 - draft.correlation**2), "server_logit_mean": draft.logit_mean,
         "server_request_std": draft.request_std, "server_drift_std": draft.drift_std, "server_drift_keep": draft.drift_keep,
         "server_drift_fresh": math.sqrt(1.0 - draft.drift_keep**2), "server_after_rejection_logit": draft.after_rejection_logit,
+        "server_loop_enter": draft.loop_enter, "server_loop_leave": draft.loop_leave, "server_loop_whole": draft.loop_whole,
+        "server_loop_period_tokens": draft.loop_period_tokens, "server_loop_longer": draft.loop_longer,
         "server_prior": draft.share, "server_base_logit": math.log(draft.share / (1.0 - draft.share)),
     }  # fmt: skip
     for name, value in values.items():

@@ -40,7 +40,8 @@ from wisp_gym.jit_lanes import four_at_once
     SERVER_SHARED,  # … whether it takes the devices' draw at a place
     SERVER_OFFER,  # … whether it drafts what is rejected at once
     SERVER_EVIDENCE,  # … the noise of its evidence
-) = range(21)
+    LOOPS,
+) = range(22)
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 MIX_1 = np.uint64(0xBF58476D1CE4E5B9)

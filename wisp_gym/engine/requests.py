@@ -58,6 +58,7 @@ def draw_keys(c, d, i):
     d.off_path_key = stream_key(c.seed, draws.OFF_PATH, i, d.request)
     d.views_key = stream_key(c.seed, draws.VIEWS, i, d.request)
     d.drift_key = stream_key(c.seed, draws.DRIFT, i, d.request)
+    d.loop_key = stream_key(c.seed, draws.LOOPS, i, d.request)
     d.network_key = stream_key(c.seed, draws.NETWORK, i, d.request)
     d.loss_key = stream_key(c.seed, draws.LOSS, i, d.request)
     d.outage_key = stream_key(c.seed, draws.OUTAGE, i, 0)  # one process for the device, whatever it requests

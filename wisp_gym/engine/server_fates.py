@@ -1,7 +1,7 @@
 """What becomes of tokens drafted by a server draft that is not the devices'.
 
 The process of `acceptance` with numbers of its own. It takes the devices' draws to the degree of its correlation ρ: a normal is
-`ρ·device's + √(1 − ρ²)·own`, a uniform the device's with probability ρ.
+`ρ·device's + √(1 − ρ²)·own`, a uniform the device's with probability ρ. Loops are of the text and have the same draws in any case.
 
 Legend: `c` CONFIG and `d` DEVICE row; `r` SESSION row; `i` number of a device; `position` in the output, in tokens; `block` of
 eight positions; fates are 1 accepted, 0 rejected.
@@ -10,6 +10,7 @@ eight positions; fates are 1 accepted, 0 rejected.
 from wisp_gym.engine import draws
 from wisp_gym.engine.acceptance import DRIFT_BLOCK_TOKENS, OFF_PATH_INDEX, sigmoid
 from wisp_gym.engine.draws import normal, stream_key, uniform
+from wisp_gym.engine.loops import loop_fate, next_loop
 from wisp_gym.jit import jit
 
 
@@ -33,11 +34,25 @@ def begin(c, d, r, i):
     r.request = d.request
     r.logit = c.server_logit_mean + c.server_request_std * mixed(c, device, own)
     r.drift, r.block, r.position, r.after_rejection = innovation(c, d, i, 0), 0, 0, 0
+    r.loop_period, r.loop_place = 0, 0
+    turn(c, d, r)
+
+
+@jit
+def turn(c, d, r):
+    """Whether the current position lies in a loop, and where."""
+    if c.server_loop_enter > 0.0:
+        r.loop_period, r.loop_place = next_loop(
+            d.loop_key, r.position, c.server_loop_enter, c.server_loop_leave, c.server_loop_whole, c.server_loop_period_tokens,
+            c.server_loop_longer, r.loop_period, r.loop_place,
+        )  # fmt: skip
 
 
 @jit
 def fate_here(c, d, r, i):
     """Whether the token at the current position is accepted."""
+    if r.loop_period != 0:
+        return loop_fate(r.loop_period, r.loop_place)
     logit = r.logit + c.server_drift_std * r.drift
     p = sigmoid(logit - c.server_after_rejection_logit if r.after_rejection else logit)
     key = d.acceptance_key
@@ -52,6 +67,7 @@ def walk(c, d, r, i):
     fate = fate_here(c, d, r, i)
     r.after_rejection = 1 - fate
     r.position += 1
+    turn(c, d, r)
     block = r.position // DRIFT_BLOCK_TOKENS
     if block != r.block:
         r.drift = c.server_drift_keep * r.drift + c.server_drift_fresh * innovation(c, d, i, block)
@@ -71,6 +87,7 @@ def follow(c, d, r, i):
             r.mark_position,
             r.mark_after_rejection,
         )
+        r.loop_period, r.loop_place = r.mark_loop_period, r.mark_loop_place
     while r.position < d.committed:
         walk(c, d, r, i)
     r.mark_drift, r.mark_block, r.mark_position, r.mark_after_rejection = (
@@ -79,6 +96,7 @@ def follow(c, d, r, i):
         r.position,
         r.after_rejection,
     )
+    r.mark_loop_period, r.mark_loop_place = r.loop_period, r.loop_place
 
 
 @jit

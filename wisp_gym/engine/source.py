@@ -53,6 +53,7 @@ def mark(d):
     """Remember the walk at the start of a round, for `rewind`."""
     d.mark_drift = d.drift
     d.mark_after_rejection = d.after_rejection
+    d.mark_loop_period, d.mark_loop_place = d.loop_period, d.loop_place
 
 
 @jit

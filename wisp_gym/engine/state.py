@@ -44,6 +44,7 @@ CONFIG = np.dtype(
         ("chunk_tokens", I), ("chunk_share", F), ("trim", I), ("trim_tokens", I), ("admit_share", F),
         # acceptance
         ("logit_mean", F), ("request_std", F), ("drift_std", F), ("drift_keep", F), ("drift_fresh", F), ("after_rejection_logit", F),
+        ("loop_enter", F), ("loop_leave", F), ("loop_whole", F), ("loop_period_tokens", I), ("loop_longer", F),
         ("accept_prior", F),
         # statistics: separation d' of the evidence, log odds of the average acceptance
         ("separation", F), ("base_logit", F), ("overconfidence", F),
@@ -65,7 +66,9 @@ CONFIG = np.dtype(
         ("step_overhead_s", F), ("step_launch_s", F), ("step_sequence_s", F), ("step_token_s", F), ("step_cached_token_s", F),
         ("server_shares", I), ("server_offer", F), ("server_correlation", F), ("server_own", F), ("server_logit_mean", F),
         ("server_request_std", F), ("server_drift_std", F), ("server_drift_keep", F), ("server_drift_fresh", F),
-        ("server_after_rejection_logit", F), ("server_prior", F), ("server_base_logit", F),
+        ("server_after_rejection_logit", F),
+        ("server_loop_enter", F), ("server_loop_leave", F), ("server_loop_whole", F), ("server_loop_period_tokens", I), ("server_loop_longer", F),
+        ("server_prior", F), ("server_base_logit", F),
     ]
 )  # fmt: skip
 CLOSED, OPEN, TRACE = 0, 1, 2
@@ -94,7 +97,8 @@ DEVICE = np.dtype(
         ("acceptance_key", U), ("evidence_key", U), ("off_path_key", U), ("views_key", U), ("drift_key", U), ("network_key", U), ("loss_key", U),
         ("outage_key", U),
         ("request_logit", F), ("drift", F), ("drift_block", I), ("position", I), ("p_accept", F), ("p_accept_after", F),
-        ("mark_drift", F),  # at the start of the round
+        ("loop_key", U), ("loop_period", I), ("loop_place", I),
+        ("mark_drift", F), ("mark_loop_period", I), ("mark_loop_place", I),  # at the start of the round
         # the round
         ("round_start_s", F), ("clock_s", F), ("draft_token_s", F), ("cap", I), ("target_tokens", I), ("action", I),
         ("survival", F), ("p_token", F), ("evidence", F), ("token_index", I),
@@ -128,6 +132,7 @@ SESSION = np.dtype(
         # walk of a server draft that is not the devices', and where it stood at the start of the round
         ("request", I), ("logit", F), ("drift", F), ("block", I), ("position", I), ("after_rejection", I),
         ("mark_drift", F), ("mark_block", I), ("mark_position", I), ("mark_after_rejection", I),
+        ("loop_period", I), ("loop_place", I), ("mark_loop_period", I), ("mark_loop_place", I),
         # overlapped drafting: whether the device drafts on; what the next round begins with: tokens that are there, one under way
         ("overlaps", I), ("away_token_s", F), ("head_tokens", I), ("under_way", I), ("under_way_s", F),
         # who drafts next: how the round ends, if not by a rule; whether the device asks the server, and the server would agree; whether it stays

@@ -45,8 +45,8 @@ class Hosted:
         shares_fates: whether its fates are those of the devices' draft.
         offer, correlation: as in `scenario.ServerDraft`.
         overhead_s, launch_s, sequence_s, token_s, cached_token_s: as in `scenario.DraftTime`.
-        logit_mean, request_std, drift_std, drift_keep, after_rejection_logit: its acceptance process; drift_keep is what is left
-            of the drift after eight places. share: of places at which it is right.
+        logit_mean, request_std, drift_std, drift_keep, after_rejection_logit, loop_…: its acceptance process; drift_keep is what is left
+            of the drift after eight places. loop_longer: chance that a period is a token longer. share: of places at which it is right.
     """
 
     name: str
@@ -64,14 +64,29 @@ class Hosted:
     drift_std: float
     drift_keep: float
     after_rejection_logit: float
+    loop_enter: float
+    loop_leave: float
+    loop_whole: float
+    loop_period_tokens: int
+    loop_longer: float
     share: float
 
     def __post_init__(self) -> None:
         whole(1, 2**53).checked("hosted: kv_tokens", self.kv_tokens)
         of_kind("hosted: shares_fates", self.shares_fates, bool)
-        shares = {"offer", "correlation", "drift_keep", "share"}
+        shares = {
+            "offer",
+            "correlation",
+            "drift_keep",
+            "share",
+            "loop_enter",
+            "loop_leave",
+            "loop_whole",
+            "loop_longer",
+        }
+        logits = {"logit_mean", "after_rejection_logit"}
         for field in fields(self)[3:]:
-            kind = SHARE if field.name in shares else LOGIT if field.name == "logit_mean" else AMOUNT
+            kind = SHARE if field.name in shares else LOGIT if field.name in logits else AMOUNT
             kind.checked(f"hosted: {field.name}", getattr(self, field.name))
 
 

@@ -69,6 +69,7 @@ LogStd = Annotated[
 ]  # of a log-normal, or in logits: 10 spreads over a factor of 22,000 either way
 Logit = Annotated[float, Range(-20.0, 20.0)]  # odds from 2e-9 on, which a float64 tells from never and always
 BelowOne = Annotated[float, Range(0.0, 1.0, open_high=True)]
+Chance = Annotated[float, Range(0.0, 1.0)]
 Ratio = Annotated[float, Range(0.0, 1.0, open_low=True)]
 Count = Annotated[int, Range(1, 2**53)]  # whole numbers up to 2^53 are exact as floats
 CountOrZero = Annotated[int, Range(0, 2**53)]

@@ -12,6 +12,7 @@ from wisp_gym.scenario.fields import (
     Amount,
     Bandwidth,
     BelowOne,
+    Chance,
     Count,
     CountOrZero,
     Logit,
@@ -145,14 +146,20 @@ class Acceptance(Part):
 
     `logit = logit_mean + request effect + drift`: the request effect is normal with std request_std, the drift is an
     AR(1) process with std drift_std and correlation length drift_tokens. The token that follows a rejected one has
-    `after_rejection_logit` less.
+    `after_rejection_logit` less. Texts that repeat themselves or copy have one more state, a loop: in it the draft is always
+    right, or wrong once a period.
     """
 
     logit_mean: Logit
     request_std: LogStd
     drift_std: LogStd
     drift_tokens: Positive
-    after_rejection_logit: Annotated[float, Range(0.0, 20.0)]
+    after_rejection_logit: Logit
+    loop_enter: Chance = 0.0  # per position outside a loop
+    loop_leave: Chance = 0.0  # per position inside
+    loop_whole: Chance = 1.0  # share of loops in which every token is accepted; in the others one of each period is not
+    loop_period_tokens: Annotated[int, Range(1, 1000)] = 1  # shortest period
+    loop_more_tokens: Annotated[float, Range(0.0, 1000.0)] = 0.0  # mean of what a period has beyond it, geometric
 
 
 @dataclass(frozen=True)

@@ -219,7 +219,9 @@ def _accepted(by_target: Mapping[str, Table], table: Table, target: str, path: s
 
 def _looked_up(known: Mapping[str, Table], name: str, own: Any, part: type[Any], what: str, path: str) -> Table:
     """What the catalogue has under a name; nothing where it has nothing, but the file gives every field itself."""
-    if name not in known and not (isinstance(own, dict) and own.keys() >= field_types(part).keys()):
+    if name not in known and not (
+        isinstance(own, dict) and own.keys() >= field_types(part).keys() - defaults(part).keys()
+    ):
         raise ScenarioError(f"{what}; {nearest(name, known)}, or give all its fields", path)
     return known.get(name, {})
 

@@ -65,7 +65,15 @@ class StepTime:
 
 
 def modelled(scenario: Scenario, draft: ServerDraft) -> StepTime:
-    """Steps of a scenario's server that hosts a draft, as the simulated server takes them, without noise."""
+    """Steps of a scenario's server that hosts a draft, as the simulated server takes them, without noise.
+
+    Raises:
+        InputError: costs of a serving engine, which this form of a step has no terms for.
+    """
+    for name in ("host_request_s", "host_token_s", "graph_tokens", "eager_s"):
+        if given := getattr(scenario.server, name):
+            allowed = "0, or steps measured on the engine (--profile)"
+            raise InputError(f"server.{name} given {given:g}, allowed for a table of modelled steps: {allowed}")
     v, t = scenario.verification, draft.time
     return StepTime(
         scenario.server.host_s + v.launch_s, v.weights_s, v.token_s, v.sharpness, v.cached_token_s, v.pair_s,
