@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import wisp_gym
 from estimators.acceptance import fit as acceptance
 from estimators.acceptance import pairs as published
 from estimators.acceptance import recorded as recorded_acceptance
+from estimators.acceptance.loops import LoopProcess
 from estimators.acceptance.process import Process, answers
 from estimators.rejection import scores as rejection_scores
 from estimators.rejection import tokens
@@ -28,18 +30,26 @@ PUBLISHED = json.loads((DATA / "acceptance-published.json").read_text())
 TRACES = json.loads((DATA / "acceptance-traces.json").read_text())
 PARAMETERS = ("logit_mean", "request_std", "drift_std", "drift_tokens", "after_rejection_logit")
 AUC = 0.768
-# How far the process stays from a trace: (run law, correlations, spread of requests). It cannot repeat itself, as the
-# greedy answers do: their fates recur every three tokens, and a quarter of the accepted tokens is in long stretches.
+# How far the process stays from a trace: (run law, correlations, spread of requests).
 TOLERANCES = {
-    "python-10m-1m.npz": (0.08, 0.18, 0.02),
+    "python-10m-1m.npz": (0.05, 0.1, 0.02),
     "python-10m-1m-sampled.npz": (0.01, 0.03, 0.006),
     "qwen2.5-coder-0.5b-1.5b.npz": (0.02, 0.03, 0.01),
 }
+MOST_OUTSIDE = {"python-10m-1m.npz": 9, "python-10m-1m-sampled.npz": 4, "qwen2.5-coder-0.5b-1.5b.npz": 4}
 
 
 def process_of(row: dict[str, Any]) -> Process:
-    """The fitted parameters of a row."""
+    """The fitted parameters of a row, with loops where the fit has some."""
+    if row.get("loop_enter"):
+        return LoopProcess(**{field.name: row[field.name] for field in fields(LoopProcess)})
     return Process(*(row[name] for name in PARAMETERS))
+
+
+def outside(row: dict[str, Any]) -> set[str]:
+    """Names of the figures that lie outside the trace's interval."""
+    ends = {name: (*figure["interval"], figure["fitted"]) for name, figure in row["fitted"].items()}
+    return {name for name, (low, high, fitted) in ends.items() if not low <= fitted <= high}
 
 
 @pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: row["pair"])
@@ -84,32 +94,27 @@ def test_engine_holds_the_statistics_area(row: dict[str, Any]) -> None:
     assert low < got < high
 
 
-def test_what_the_process_cannot_follow_is_known() -> None:
-    """Greedy answers: a period of three tokens, growing acceptance, long stretches; none at temperature 1."""
-    greedy, sampled, _ = (row["fitted"] for row in TRACES)
-    period = [greedy[f"correlation, lag {lag}"] for lag in (3, 6, 12)]
-    assert all(figure["interval"][0] > figure["fitted"] for figure in period)
-    stretches = "in stretches of 32 or more accepted"
-    assert greedy[stretches]["interval"][0] > 5 * greedy[stretches]["fitted"]
-    assert (
-        greedy["accepted, quarter 1 of the answer"]["interval"][1]
-        < greedy["accepted, quarter 1 of the answer"]["fitted"]
-    )
-    inside = [figure["interval"][0] <= figure["fitted"] <= figure["interval"][1]
-              for figure in sampled.values() if figure["is_fitted"]]  # fmt: skip
-    assert np.mean(inside) > 0.9
+def test_loops_follow_greedy_answers_that_repeat_themselves() -> None:
+    """A period of three tokens, growing acceptance and long stretches are what loops bring."""
+    (greedy,) = (row for row in TRACES if row["trace"] == "python-10m-1m.npz")
+    assert greedy["loop_enter"] > 0.0
+    assert greedy["loop_period_tokens"] == 3
+    without = recorded_acceptance.simulated(Process(*(greedy[name] for name in PARAMETERS)), np.full(2000, 100), 8, 7)
+    lag = "correlation, lag 3"
+    assert recorded_acceptance.fitted_figures(without)[lag] < greedy["fitted"][lag]["interval"][0]
+    assert greedy["fitted"][lag]["fitted"] > greedy["fitted"][lag]["interval"][0]
+
+
+def test_few_figures_of_a_trace_lie_outside() -> None:
+    """What docs/results/estimators.md counts, of 40 figures; most of them are of the statistics taken one by one."""
+    assert all(len(row["fitted"]) == 40 for row in TRACES)
+    assert all(len(outside(row)) <= MOST_OUTSIDE[row["trace"]] for row in TRACES)
 
 
 def test_fates_of_a_pretrained_pair_are_such_a_process_and_its_statistics_are_not() -> None:
     """What docs/results/estimators.md counts: 4 of 40 figures outside, the statistics taken one by one."""
     row = next(row for row in TRACES if row["trace"].startswith("qwen2.5-coder"))
-    outside = {
-        name
-        for name, figure in row["fitted"].items()
-        if not figure["interval"][0] <= figure["fitted"] <= figure["interval"][1]
-    }
-    assert outside == {f"AUC of {name} alone" for name in ("confidence", "entropy", "margin", "logit_spread")}
-    assert len(row["fitted"]) == 40
+    assert outside(row) == {f"AUC of {name} alone" for name in ("confidence", "entropy", "margin", "logit_spread")}
 
 
 def test_the_catalogue_is_these_fits() -> None:
