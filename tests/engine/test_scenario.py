@@ -381,3 +381,12 @@ def test_a_batch_that_lasts_for_ever_is_refused_however_requests_arrive(arrivals
     scenario = with_(load("wisp-a100-qwen3-32b"), **{**own, "workload.requests_per_s": 0.1})
     with pytest.raises(ScenarioError, match=r"verification\.token_s: given 1e\+300, allowed"):
         with_(scenario, **{"verification.token_s": 1e300})
+
+
+def test_members_of_a_list_without_names_are_changed_by_their_number() -> None:
+    levels = [{"tokens": 8, "add_s": 0.0}, {"tokens": 64, "add_s": 0.001}]
+    scenario = with_(load("wisp-study"), **{"estimator.sizes": levels})
+    changed = with_(scenario, **{"estimator.sizes.1.add_s": 0.002})
+    assert [size.add_s for size in changed.estimator.sizes] == [0.0, 0.002]
+    with pytest.raises(ScenarioError, match="unknown key '2' in 'estimator.sizes.2.add_s'"):
+        with_(scenario, **{"estimator.sizes.2.add_s": 0.002})

@@ -77,5 +77,6 @@ def _members(here: Any) -> dict[str, Any]:
     if isinstance(here, dict):
         return {key: key for key in here}
     if isinstance(here, (list, tuple)):
-        return {str(i): i for i in range(len(here))} | {item["name"]: i for i, item in enumerate(here)}
+        named = {item["name"]: i for i, item in enumerate(here) if isinstance(item, dict) and "name" in item}
+        return {str(i): i for i in range(len(here))} | named
     return {}
