@@ -388,5 +388,5 @@ def test_members_of_a_list_without_names_are_changed_by_their_number() -> None:
     scenario = with_(load("wisp-study"), **{"estimator.sizes": levels})
     changed = with_(scenario, **{"estimator.sizes.1.add_s": 0.002})
     assert [size.add_s for size in changed.estimator.sizes] == [0.0, 0.002]
-    with pytest.raises(ScenarioError, match="unknown key '2' in 'estimator.sizes.2.add_s'"):
+    with pytest.raises(ScenarioError, match=r"unknown key '2' in 'estimator.sizes.2.add_s'"):
         with_(scenario, **{"estimator.sizes.2.add_s": 0.002})
