@@ -23,6 +23,7 @@ from wisp_gym.rules.catalogue import ALIASES
 from wisp_gym.scenario import Scenario, Target
 from wisp_gym.serving import DeviceProfile, SpeculationController
 from wisp_gym.serving.bundle.bundle import from_bytes
+from wisp_gym.serving.estimator import TERMS
 from wisp_gym.serving.export.policies import batching_bundle, rule_bundle, rule_of
 from wisp_gym.traces.speculation import SpeculationTrace, read_speculation_trace
 
@@ -121,7 +122,7 @@ class Bench:
         slo = [(kind.speed_tokens_per_s, kind.ttft_s) for kind in classes(scenario, n)]
         fleet = self.fleet(n, seconds, self.settings.first_seeds[cycle], controllers, slo)
         label = f"{n}-{re.sub('[^a-z0-9.]+', '-', name.lower())}-{cycle}"
-        coefficients = {key: float(value) for key, value in vars(scenario.estimator).items()}
+        coefficients = {name: float(getattr(scenario.estimator, name)) for name in TERMS}
         scheduler = FCFS
         if batching != FCFS:
             scheduler = str(self.place(label) / "batching.onnx")

@@ -20,7 +20,7 @@ from agents.sim2real.devices import Deployed, RoundRow
 from agents.sim2real.server import BatchRow
 from agents.sim2real.yardstick import pace_s
 from estimators.batch_time.fit import Profile
-from estimators.batch_time.profiles import roofline
+from estimators.batch_time.profiles import possible, roofline
 from estimators.batch_time.regression import WispRegressor, scores
 from wisp_gym import scenario as parts
 from wisp_gym.engine.verification import batch_time_s
@@ -120,7 +120,7 @@ def verification(profile: Profile) -> tuple[dict[str, float], float]:
     true = roofline(profile, LEAST_SHARPNESS)
     noise = spread(np.log(profile.seconds / clean_s(profile, true)))
     level = float(profile.seconds.sum() / clean_s(profile, true).sum()) / float(np.exp(noise**2 / 2.0))
-    return {name: value * (1.0 if name == "sharpness" else level) for name, value in true.items()}, noise
+    return possible({name: value * (1.0 if name == "sharpness" else level) for name, value in true.items()}), noise
 
 
 def clean_s(profile: Profile, true: dict[str, float]) -> NDArray[np.float64]:

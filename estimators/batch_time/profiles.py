@@ -145,9 +145,13 @@ def study(measured: Measured, splits: int) -> tuple[dict[str, Any], dict[str, ND
 def roofline(profile: Profile, least_sharpness: float = 1.0) -> dict[str, float]:
     """Return the coefficients of the soft roofline with attention, under the names of `VerificationTime`."""
     model = SoftRooflineRegressor(least_sharpness=least_sharpness).fit(columns(PAIRS, profile.X), profile.seconds)
-    least = {"weights_s": 1e-9, "token_s": 1e-12}  # a scenario wants them above zero
-    fitted = model.coefficients() | {"pair_s": float(model.linear_s_[1])}
-    return {name: max(value, least.get(name, 0.0)) for name, value in fitted.items()}
+    return possible(model.coefficients() | {"pair_s": float(model.linear_s_[1])})
+
+
+def possible(coefficients: dict[str, float]) -> dict[str, float]:
+    """The nearest coefficients that a scenario takes: it wants some above zero."""
+    least = {"weights_s": 1e-9, "token_s": 1e-12}
+    return {name: max(value, least.get(name, 0.0)) for name, value in coefficients.items()}
 
 
 def compare(measured: Measured, preset: str) -> list[dict[str, Any]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -124,7 +126,7 @@ def test_a_capacity_above_everything_trims_nothing(world: SmallWorld) -> None:
 @some_worlds
 @given(small_worlds())
 def test_free_tokens_are_all_verified(world: SmallWorld) -> None:
-    free = {"estimator.new_token_s": 0.0, "estimator.pair_s": 0.0}
+    free: dict[str, Any] = {"estimator.new_token_s": 0.0, "estimator.pair_s": 0.0, "estimator.sizes": ()}
     assert delivered(world, "wisp:0.3+edf+dspark", **free)[0] == delivered(world, "wisp:0.3+edf", **free)[0]
 
 

@@ -90,7 +90,8 @@ def own(
     for flag, value in (("prices", prices), ("hosting", hosting), ("pays_predictor", pays_predictor)):
         FLAG.checked(flag, value)
     whole(1, 1024).checked("visible", visible)
-    TEXT.checked("additions", additions), TEXT.checked("name", name)
+    for argument, text in (("additions", additions), ("name", name)):
+        TEXT.checked(argument, text)
     rule = Compiled(devices, device.SIZE) if is_compiled(devices) else None
     if rule and decides.endswith("way"):
         raise InputError(f"decides: given '{decides}', allowed for a compiled function are 'token' and 'length'")
