@@ -40,7 +40,7 @@ ROOM_NEEDS = {
     "wisp_gym/envs/sb3.py": {"stable_baselines3"},
     "wisp_gym/evaluation/own/sb3.py": {"stable_baselines3"},
     "wisp_gym/testbed/vllm_engine/": {"vllm"},
-    "wisp_gym/testbed/vllm_steering/": {"vllm"},
+    "wisp_gym/testbed/vllm_steering/": {"scipy", "vllm"},
     "wisp_gym/jit_demand.py": {"llvmlite"},  # numba's own
     "wisp_gym/rules/dense.py": {"llvmlite"},  # numba's own
     "wisp_gym/rules/larger.py": {"llvmlite"},  # numba's own

@@ -10,13 +10,14 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from tests.support.scorers import random_scorer
 from wisp_gym.contract import device, request, server
 from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES
 from wisp_gym.controllers.names import ControllerError
 from wisp_gym.controllers.policy import PolicyError, load_policy
 from wisp_gym.controllers.predict_batching import BatchingPredictor
 from wisp_gym.controllers.resolve import resolve
-from wisp_gym.controllers.scorer_policy import ScorerPolicy, load_scorer, make_scorer, save_scorer, shape_for
+from wisp_gym.controllers.scorer_policy import ScorerPolicy, load_scorer, save_scorer
 from wisp_gym.engine.worlds import Worlds
 from wisp_gym.envs.shells import DecisionEnv
 from wisp_gym.rules import batching as rules
@@ -28,20 +29,6 @@ IDS = {
     "batching-hosting": "wisp_gym/Batching-v1", "joint-hosting": "wisp_gym/Joint-v1",
 }  # fmt: skip
 VISIBLE = 30
-
-
-def scorer(decision: str, seed: int, eager: bool = True) -> ScorerPolicy:
-    """Random weights; an eager one rather picks than launches or waits, so that its batches are large."""
-    rng = np.random.default_rng(seed)
-    shape = shape_for(decision, 16, 12, 16)
-    sizes = shape.layers()
-    layers = [(rng.normal(0, 0.5, s).astype(np.float32), rng.normal(0, 0.5, s[0]).astype(np.float32)) for s in sizes]
-    layers[3][1][shape.embedding] += 3.0 if eager else 0.0
-    layers[4][1][: shape.launches] += 1.0  # and rather launches than waits
-    if shape.lengths and eager:  # and rather lets the server draft
-        layers[3][1][-1] += 5.0
-        layers[4][1][1 - shape.lengths :] += 4.0
-    return make_scorer(layers, decision, seed=seed)
 
 
 def hosts(decision: str) -> bool:
@@ -82,7 +69,7 @@ def states(decision: str, count: int = 400) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("seed", range(4))
 def test_a_policy_outside_decides_as_its_copy_inside(decision: str, seed: int, tmp_path: Path) -> None:
     path = tmp_path / "policy.json"
-    save_scorer(scorer(decision, seed, eager=seed > 0), path)
+    save_scorer(random_scorer(decision, seed, eager=seed > 0), path)
     env, model = make(decision), BatchingPredictor(str(path), SCENARIO, prices=decision.startswith("joint"))
     o, info = env.reset(seed=seed)
     over = False
@@ -116,7 +103,7 @@ def scores(policy: ScorerPolicy, rows: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("decision", IDS)
 def test_torch_decides_as_the_engine(decision: str, tmp_path: Path) -> None:
-    policy = scorer(decision, 5)
+    policy = random_scorer(decision, 5)
     save_scorer(policy, tmp_path / "policy.json")
     rows, masks = states(decision)
     given = np.where(masks == 1, scores(policy, rows), -np.inf)
@@ -134,7 +121,7 @@ def places(rows: np.ndarray) -> np.ndarray:
 
 def test_the_order_of_requests_does_not_matter() -> None:
     rows, _ = states("batching", 200)
-    rng, policy = np.random.default_rng(1), scorer("batching", 2)
+    rng, policy = np.random.default_rng(1), random_scorer("batching", 2)
     order = np.stack([rng.permutation(VISIBLE) for _ in rows])
     order = np.take_along_axis(
         order, np.argsort(np.take_along_axis(places(rows)[:, :, request.PRESENT], order, 1) < 0.5, 1, kind="stable"), 1
@@ -152,7 +139,7 @@ def test_the_order_of_requests_does_not_matter() -> None:
 
 def test_the_number_of_equal_requests_and_of_places_does_not_matter() -> None:
     rows, _ = states("batching", 200)
-    policy = scorer("batching", 3)
+    policy = random_scorer("batching", 3)
     rows = rows[places(rows)[:, 0, request.UNCACHED_TOKENS] > 0.0]
     alone, many = (
         np.concatenate([rows[:, : server.SIZE], np.zeros((len(rows), 40 * request.SIZE), np.float32)], 1)
@@ -168,7 +155,7 @@ def test_the_number_of_equal_requests_and_of_places_does_not_matter() -> None:
 def test_names_hold_a_batching_policy_beside_a_rule_or_a_speculation_policy(tmp_path: Path) -> None:
     path = tmp_path / "a+b" / "batching.json"
     path.parent.mkdir()
-    save_scorer(scorer("batching", 0), path)
+    save_scorer(random_scorer("batching", 0), path)
     found = resolve(f"wisp+{path}+chunk:64+admit", SCENARIO)
     assert (found.batching, found.chunk_tokens, found.admit_share) == (rules.LEARNED, 64, 0.95)
     assert np.array_equal(found.scorer, load_scorer(path).weights)
@@ -181,13 +168,13 @@ def test_names_hold_a_batching_policy_beside_a_rule_or_a_speculation_policy(tmp_
 
 
 def test_a_policy_that_sets_prices_needs_the_joint_environment(tmp_path: Path) -> None:
-    save_scorer(scorer("joint", 0), tmp_path / "j.json")
+    save_scorer(random_scorer("joint", 0), tmp_path / "j.json")
     with pytest.raises(ControllerError, match="it sets prices"):
         BatchingPredictor(str(tmp_path / "j.json"), SCENARIO)
 
 
 def test_saving_and_loading_gives_the_same_policy(tmp_path: Path) -> None:
-    policy = scorer("joint", 1)
+    policy = random_scorer("joint", 1)
     save_scorer(policy, tmp_path / "p.json")
     again = load_scorer(tmp_path / "p.json")
     assert np.array_equal(policy.weights, again.weights)
@@ -212,7 +199,7 @@ def test_saving_and_loading_gives_the_same_policy(tmp_path: Path) -> None:
 )
 def test_other_schemas_are_refused_in_one_line(key: str, value: object, words: str, tmp_path: Path) -> None:
     path = tmp_path / "p.json"
-    save_scorer(scorer("batching", 0), path)
+    save_scorer(random_scorer("batching", 0), path)
     document = json.loads(path.read_text())
     path.write_text(json.dumps(document | {key: value}))
     with pytest.raises(PolicyError, match=words) as caught:
@@ -222,7 +209,7 @@ def test_other_schemas_are_refused_in_one_line(key: str, value: object, words: s
 
 
 def test_a_batching_policy_is_no_speculation_policy(tmp_path: Path) -> None:
-    save_scorer(scorer("batching", 0), tmp_path / "p.json")
+    save_scorer(random_scorer("batching", 0), tmp_path / "p.json")
     with pytest.raises(PolicyError, match="observation: given"):
         load_policy(tmp_path / "p.json")
 

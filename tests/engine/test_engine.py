@@ -17,6 +17,7 @@ from scipy.optimize import brentq
 
 from tests.support.invariants import LOG_ROWS, OF_A_RUN, Invariant, assert_kept, digest, ran
 from tests.support.outside import arrays_for_one
+from tests.support.scorers import random_scorer
 from tests.support.small_worlds import (
     BASE,
     CONSTANT_ACCEPTANCE,
@@ -30,6 +31,7 @@ from tests.support.small_worlds import (
 )
 from tests.support.wild_worlds import wild_worlds
 from wisp_gym.controllers.resolve import resolve
+from wisp_gym.controllers.scorer_policy import save_scorer
 from wisp_gym.engine.build import separation
 from wisp_gym.engine.loop import DONE
 from wisp_gym.engine.run import BEGIN, STEP
@@ -77,6 +79,21 @@ def test_worlds_at_the_ends_of_what_is_allowed_keep_the_invariants(world: SmallW
 def test_learned_policies_keep_the_invariants_whoever_drafts(controller: str, memory_bytes: int) -> None:
     scenario = with_(BASE, n_devices=24, horizon=horizon(1.0, 8.0, 2.0), **{"server.memory_bytes": memory_bytes})
     assert_kept(SmallWorld(scenario, controller, 3, NO_TRACE))
+
+
+@pytest.mark.parametrize("decision", ["batching-hosting", "joint-hosting"])
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("memory_bytes", [BASE.server.memory_bytes, 78_000_000_000])
+def test_policies_that_say_for_whom_the_server_drafts_keep_the_invariants(
+    decision: str, seed: int, memory_bytes: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "policy.json"
+    save_scorer(random_scorer(decision, seed), path)
+    scenario = with_(BASE, n_devices=24, horizon=horizon(1.0, 8.0, 2.0), **{"server.memory_bytes": memory_bytes})
+    controller = f"speculation-v1+{path}+by-load:0+colocated:4+overlap"
+    assert_kept(SmallWorld(scenario, controller, seed, NO_TRACE))
+    found = ran(SmallWorld(scenario, controller, seed, NO_TRACE))
+    assert (found.kinds == "drafter").any()
 
 
 @pytest.mark.parametrize("invariant", OF_A_RUN, ids=lambda invariant: invariant.__name__)

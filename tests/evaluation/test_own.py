@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from tests.support.bundles import SCENARIO as STUDY
+from tests.support.scorers import random_scorer
 from wisp_gym.cli import run
 from wisp_gym.contract import device
 from wisp_gym.controllers.policy import load_policy
 from wisp_gym.controllers.predict import SpeculationPredictor
 from wisp_gym.controllers.predict_batching import BatchingPredictor
+from wisp_gym.controllers.scorer_policy import save_scorer
 from wisp_gym.errors import InputError
 from wisp_gym.evaluation import Comparison, evaluate, from_sb3, own
 from wisp_gym.evaluation.comparison import PROGRAM, main
@@ -62,25 +64,52 @@ def worlds_of(found: Comparison, name: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("rule", ["wisp", "fixed:4", "aligned", "speculation-v1"])
 def test_an_object_that_decides_as_a_rule_gets_what_the_rule_gets(rule: str) -> None:
-    asked = Counted(SpeculationPredictor(rule, SHORT))
-    decides = (
-        "length" if rule == "fixed:4" and SpeculationPredictor(rule, SHORT).controller.speculation >= 50 else "token"
+    predictor = SpeculationPredictor(rule, SHORT)
+    asked = Counted(predictor)
+    found = evaluate(
+        [f"{rule}+wisp", own(asked, "wisp", name="mine", pays_predictor=predictor.controller.uses_predictor)], **WORLDS
     )
-    pays = SpeculationPredictor(rule, SHORT).controller.uses_predictor
-    mine = own(asked, server="wisp", name="mine", decides=decides, pays_predictor=pays)  # type: ignore[arg-type]
-    found = evaluate([f"{rule}+wisp", mine], **WORLDS)
     assert worlds_of(found, "mine") == worlds_of(found, f"{rule}+wisp")
     assert asked.rows > 3 * asked.calls  # the devices of a batch together, and the worlds side by side
 
 
-@pytest.mark.parametrize("rule", ["wisp", "edf", "batching-v1"])
-def test_a_server_of_ones_own_gets_what_its_rule_gets(rule: str) -> None:
-    asked = own("fixed:4", BatchingPredictor(rule, SHORT), name="mine", visible=12)
-    found = evaluate([f"fixed:4+{'aged' if rule == 'edf' else rule}", asked], **WORLDS)
-    row = worlds_of(found, "mine")
-    assert all(world["goodput_tokens_per_s"] > 0 for world in row)
-    if rule == "batching-v1":  # responses join by themselves, as where the engine runs it
-        assert row == worlds_of(found, f"fixed:4+{rule}")
+@pytest.mark.parametrize(("policy", "prices"), [("batching-v1", False), ("joint-v1", True)])
+def test_a_server_of_ones_own_gets_what_its_policy_gets(policy: str, prices: bool) -> None:
+    asked = own("aligned:0", BatchingPredictor(policy, SHORT, prices=prices), name="mine", prices=prices, visible=12)
+    found = evaluate([f"aligned:0+{policy}", asked], **WORLDS)
+    assert worlds_of(found, "mine") == worlds_of(found, f"aligned:0+{policy}")
+
+
+def test_a_server_of_ones_own_says_for_whom_it_drafts(tmp_path: Path) -> None:
+    path, rules = tmp_path / "hosting.json", "by-load:0+colocated:4"
+    save_scorer(random_scorer("batching-hosting", 2), path)
+    asked = own(
+        "aligned:0", BatchingPredictor(str(path), SHORT), name="mine", additions=rules, hosting=True, visible=12
+    )
+    found = evaluate([f"aligned:0+{path}+{rules}", asked], **WORLDS)
+    assert worlds_of(found, "mine") == worlds_of(found, f"aligned:0+{path}+{rules}")
+    assert worlds_of(found, "mine")[0]["server_drafted_share"] > 0.0
+
+
+class Masked:
+    """Takes the last action that is allowed, as its masks say: the ways to end a round come after drafting."""
+
+    def predict(self, observation: np.ndarray, action_masks: np.ndarray) -> tuple[np.ndarray, None]:
+        assert action_masks.shape == (len(observation), 4)
+        assert action_masks[:, 0].all()
+        return action_masks.shape[1] - 1 - action_masks[:, ::-1].argmax(1), None
+
+
+def test_masks_say_which_ways_are_open() -> None:
+    hands_over = own(Masked(), decides="token-way", additions="by-device:6+colocated:3", name="hands over")
+    drafts = own(Masked(), decides="token-way", name="drafts")
+    found = evaluate([hands_over, drafts], **WORLDS)
+    assert (
+        worlds_of(found, "hands over")[0]["server_drafted_share"]
+        > 0.0
+        == worlds_of(found, "drafts")[0]["server_drafted_share"]
+    )
+    assert all(world["invalid_actions"] == 0 for name in found.outcomes for world in worlds_of(found, name))
 
 
 def test_both_halves_may_be_ones_own() -> None:
@@ -105,15 +134,18 @@ def test_every_device_has_a_memory_of_its_own() -> None:
     assert 0.4 < worlds_of(found, "Remembers+fcfs")[0]["drafted_per_round"] < 0.6
 
 
-def test_layers_and_models_run_inside_the_engine() -> None:
-    policy = load_policy("speculation-v1")
-    mine = own(policy, server="wisp", name="mine")
-    assert not mine.is_driven
-    found = evaluate(
-        [mine, own(policy.layers, "wisp", name="layers") if policy.activation == "tanh" else Stingy()], **WORLDS
-    )
-    again = evaluate("speculation-v1+wisp", **WORLDS)
-    assert worlds_of(found, "mine") == worlds_of(again, "speculation-v1+wisp")
+def test_layers_run_inside_the_engine() -> None:
+    torch, policy = pytest.importorskip("torch"), load_policy("speculation-v1")
+    modules: list[Any] = []
+    for w, b in policy.layers:
+        linear = torch.nn.Linear(w.shape[1], w.shape[0])
+        linear.weight.data, linear.bias.data = torch.tensor(w), torch.tensor(b)
+        modules += [linear, torch.nn.ReLU()]
+    controllers = [own(policy, "wisp", name="policy"), own(torch.nn.Sequential(*modules[:-1]), "wisp", name="layers")]
+    assert policy.activation == "relu"
+    assert not any(controller.is_driven for controller in controllers)
+    found = evaluate([*controllers, "speculation-v1+wisp"], **WORLDS)
+    assert worlds_of(found, "policy") == worlds_of(found, "layers") == worlds_of(found, "speculation-v1+wisp")
 
 
 def test_a_file_decides(tmp_path: Path) -> None:

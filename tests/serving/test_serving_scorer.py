@@ -19,7 +19,7 @@ from wisp_gym.cli import run
 from wisp_gym.contract import request, server
 from wisp_gym.contract.ladders import PRICES
 from wisp_gym.controllers.scorer_policy import ScorerPolicy, make_scorer, save_scorer, shape_for
-from wisp_gym.engine.build import empty_arrays, fill_world
+from wisp_gym.engine.build import empty_arrays, fill_sizes, fill_world
 from wisp_gym.engine.compose import begin_batch, join_responses
 from wisp_gym.engine.compose_learned import compose_learned
 from wisp_gym.engine.hosting import open_choices
@@ -30,7 +30,7 @@ from wisp_gym.files import write_bytes
 from wisp_gym.rules.batching import AGE_S, COMMITTED_TOKENS, DUE_S, LEARNED
 from wisp_gym.rules.drafters import BY_LOAD
 from wisp_gym.rules.server_lengths import FIXED
-from wisp_gym.scenario import dumps
+from wisp_gym.scenario import dumps, with_
 from wisp_gym.serving.bundle.bundle import Bundle, from_bytes, load_bundle
 from wisp_gym.serving.bundle.schema import BundleError
 from wisp_gym.serving.estimator import TERMS, VerificationTimeEstimator
@@ -315,6 +315,28 @@ def test_admission_is_that_of_the_engine(tmp_path: Path) -> None:
     assert kept_out > 5
 
 
+def test_levels_by_size_count_as_in_the_engine(tmp_path: Path) -> None:
+    levels = [{"tokens": 32, "add_s": 0.05}, {"tokens": 256, "add_s": 0.5}]
+    estimator = with_(SCENARIO, **{"estimator.sizes": levels}).estimator
+    policy, same, other = policy_of("batching", 2, 2.0), 0, 0
+    bundle = exported(policy, tmp_path)
+    for seed in range(30):
+        w, n = filled(seed, 70.0)
+        s, requests = w.server[0, 0], requests_of(w, n, 70.0)
+        plain, told = scheduler_of(bundle, s), scheduler_of(bundle, s)
+        told.estimator = VerificationTimeEstimator(
+            {name: float(getattr(SCENARIO.estimator, name)) for name in TERMS} | {"sizes": levels}
+        )
+        fill_sizes(w.config[0, 0], estimator)
+        begin_batch(w.at(0))
+        batch, without = (each.compose(requests, 70.0, int(s["kv_tokens"])) for each in (told, plain))
+        at_home(compose_learned, w._replace(scorer=policy.weights).at(0))
+        same += batch.members == w.batch[0, : int(s["n_batch"])].tolist()
+        other += batch.members != without.members
+    assert same == 30  # one in a few hundred may differ by a tie, none of these does
+    assert other > 3
+
+
 @pytest.mark.filterwarnings("error")
 def test_weights_far_too_large_are_refused(tmp_path: Path) -> None:
     exported(policy_of("batching", 0), tmp_path)
@@ -333,7 +355,7 @@ def test_every_entry_that_a_server_computes_is_the_engines(tmp_path: Path, decis
         w, n = filled(seed, 70.0, hosts)
         c, s, d = w.config[0, 0], w.server[0, 0], w.device[0]
         facts, usable = facts_of(requests_of(w, n, 70.0))
-        queue = describe(facts, 70.0, LIMITS.prefill_tokens, scheduler.estimator.coefficients)
+        queue = describe(facts, 70.0, LIMITS.prefill_tokens, scheduler.estimator)
         state = Server(
             float(s["mean_batch_s"]), SCENARIO.max_draft_tokens, float(s["utilisation"]), float(s["token_rate"]), float(s["price"]),
             float(s["kv_tokens"]), float(LIMITS.kv_tokens), scheduler.draft, int(s["server_tokens"]),
@@ -351,7 +373,7 @@ def test_every_entry_that_a_server_computes_is_the_engines(tmp_path: Path, decis
                 observe_session(c, s, d[k], w.sessions[0, k], row)
             np.testing.assert_allclose(ours[still], row[still], rtol=1e-6, atol=1e-6)
         picking = Picking(
-            scheduler.bundle.scorer, queue, state, usable, scheduler.estimator.coefficients, LIMITS
+            scheduler.bundle.scorer, queue, state, usable, scheduler.estimator, LIMITS
         )  # fmt: skip
         join_responses(w.at(0))
         observe_batch(c, s, globals_row)

@@ -57,7 +57,7 @@ class BatchingPredictor:
         """Actions for observations; every rule is deterministic and keeps no state.
 
         Args:
-            observation: (16 + 23·Q,) or (n, 16 + 23·Q) numbers, see `BatchingEnv`.
+            observation: (G + R·Q,) or (n, G + R·Q) numbers, see `BatchingEnv`: `contract.server.SIZE` and Q times `contract.request.SIZE`.
             state, episode_start, deterministic: of stable-baselines3's signature; the state is returned as it came.
 
         Returns:

@@ -19,9 +19,16 @@ def actions_of(c: np.void) -> int:
     if c["external_batching"]:
         plain = int(c["visible_requests"]) + (len(PRICES) if c["sets_prices"] else 1) + 1 + len(CHUNK_TOKENS)
         return plain + (len(SERVER_TOKENS) + int(c["visible_requests"]) if c["external_hosting"] else 0)
-    if c["external_speculation"] == EXTERNAL_LENGTH:
-        return (int(c["max_draft_tokens"]) + 1) * (len(WAYS) if c["external_ways"] else 1)
-    return len(TOKEN_ACTIONS) if c["external_ways"] else PLAIN_TOKEN_ACTIONS
+    return int(device_actions_of(c))
+
+
+@jit
+def device_actions_of(c):
+    """Number of actions of a device that is decided for outside."""
+    n = lengths_of(c)
+    if n > 0:
+        return n * len(WAYS) if c.external_ways else n
+    return len(TOKEN_ACTIONS) if c.external_ways else PLAIN_TOKEN_ACTIONS
 
 
 @jit
@@ -29,10 +36,23 @@ def write_mask(c, observation, mask):
     """Write what is valid now: of a device what `rules.ways` allows, of batches see `write_batching`."""
     if c.external_batching:
         write_batching(c, observation, mask)
-        return
+    else:
+        write_device_mask(c, observation, mask)
+
+
+@jit
+def write_device_mask(c, observation, mask):
+    """Write what a device that is decided for outside may do now."""
     n = lengths_of(c)
     for k in range(mask.shape[0]):
         mask[k] = 1 if allows(k, n, c.max_draft_tokens, observation) else 0
+
+
+@jit
+def write_device_masks(c, observations, masks):
+    """The same for (m, SIZE) `observations`, into (m, actions) `masks`."""
+    for row in range(observations.shape[0]):
+        write_device_mask(c, observations[row], masks[row])
 
 
 @jit
@@ -98,11 +118,7 @@ def instead(c, d):
 @jit
 def nearest_of_device(c, s, d, o, action):
     """A device's action, or what is done instead of one that its observation does not allow, which is counted."""
-    n = lengths_of(c)
-    n_actions = n if n > 0 else PLAIN_TOKEN_ACTIONS
-    if c.external_ways:
-        n_actions = n * len(WAYS) if n > 0 else len(TOKEN_ACTIONS)
-    if 0 <= action < n_actions and allows(action, n, c.max_draft_tokens, o):
+    if 0 <= action < device_actions_of(c) and allows(action, lengths_of(c), c.max_draft_tokens, o):
         return action
     s.invalid_actions += 1
     return instead(c, d)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,15 +68,16 @@ class VerificationTimeEstimator(RunningFit):
         """Seconds of a batch; sums over its requests as in `verification.batch_time_s`. Never below 0."""
         launch, new, pair, cached = self.coefficients
         try:
-            terms_s = launch + new * new_tokens + pair * pairs + cached * cached_tokens
-            return float(terms_s + self.level_s(new_tokens)) if len(self.sizes) else float(terms_s)
+            return float(launch + new * new_tokens + pair * pairs + cached * cached_tokens + self.level_s(new_tokens))
         except (TypeError, ValueError):
             given = shown((new_tokens, pairs, cached_tokens))
             raise InputError(f"new_tokens, pairs, cached_tokens: given {given}, allowed are three numbers") from None
 
-    def level_s(self, new_tokens: float) -> float:
-        """Seconds of the levels by size: straight lines between them, the first below, in proportion above."""
-        return float(np.interp(new_tokens, self.sizes, self.levels_s)) * max(new_tokens / self.sizes[-1], 1.0)
+    def level_s(self, new_tokens: Any) -> Any:
+        """Seconds of the levels by size, of a number or an array: straight lines between them, the first below, in proportion above."""
+        if not len(self.sizes):
+            return 0.0
+        return np.interp(new_tokens, self.sizes, self.levels_s) * np.maximum(new_tokens / self.sizes[-1], 1.0)
 
     def observe(self, new_tokens: float, pairs: float, cached_tokens: float, seconds: float) -> bool:
         """Learn from a batch that has run; returns whether it raises the drift alarm."""
@@ -87,7 +89,7 @@ class VerificationTimeEstimator(RunningFit):
         if not usable:
             self.ignored += 1
             return False
-        return self.learn(sizes, seconds, self.level_s(new_tokens) if len(self.sizes) else 0.0)
+        return self.learn(sizes, seconds, float(self.level_s(new_tokens)))
 
 
 def checked(coefficients: dict[str, float]) -> NDArray[np.float64]:

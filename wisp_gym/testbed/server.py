@@ -66,13 +66,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--device", default="cpu", help="cpu or cuda[:N] (default %(default)s); vLLM runs where its wheel was made for")
     add("--dtype", choices=("float32", "float64", "bfloat16", "float16"), default="float32", help="of the weights")
     add("--threads", type=whole(0, 1024), default=0, help="of the CPU (default 0: the engine's choice)")
-    add(
-        "--vllm",
-        type=json_object,
-        default={},
-        metavar="JSON",
-        help="further arguments of vllm.EngineArgs, by their names",
-    )
+    add_vllm(parser)
     add("--scheduler", default="fcfs", help="fcfs, or a bundle: a shipped policy or rule "
         "(batching-v1, joint-v1, wisp), a file, a run's folder (default %(default)s)")  # fmt: skip
     add("--metrics", type=address, metavar="HOST:PORT", help="serve Prometheus metrics there")
@@ -98,6 +92,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if given.engine == TORCH and given.vllm:
         parser.error("--vllm: allowed with --engine vllm alone")
     return given
+
+
+def add_vllm(parser: argparse.ArgumentParser) -> None:
+    """Add the flag for what vLLM is told besides."""
+    words = "further arguments of vllm.EngineArgs, by their names"
+    parser.add_argument("--vllm", type=json_object, default={}, metavar="JSON", help=words)
 
 
 def json_object(text: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from wisp_gym.scenario import Scenario
 from wisp_gym.values import FLAG, texts, whole
 
 Decides = Literal["token", "length", "token-way", "length-way"]
+TEXT = texts("text")
 SERVED = "own.json"  # stands for a policy in a name, which is read by what is given instead
 
 
@@ -101,9 +102,6 @@ def own(
     drivers = Drivers(device_driver, server_driver, rule, decides, prices, hosting, visible)
     label = name or "+".join(part for part in (called(devices), called(server), additions) if part)
     return Own(label, rules, drivers, policy, scorer, pays_predictor)
-
-
-TEXT = texts("text")
 
 
 def called(half: Any) -> str:

@@ -12,14 +12,13 @@ import numpy as np
 
 from wisp_gym.contract import device, request, server
 from wisp_gym.engine.loop import BATCHING, DONE, SPECULATION
-from wisp_gym.engine.masks import actions_of
+from wisp_gym.engine.masks import actions_of, device_actions_of, write_device_masks
 from wisp_gym.engine.run import FLEET
 from wisp_gym.engine.session import EVERY_DEVICE, EXTERNAL_LENGTH, EXTERNAL_TOKEN
 from wisp_gym.engine.worlds import Worlds
 from wisp_gym.evaluation.own.asked import Asked
 from wisp_gym.jit_pointer import Compiled
 from wisp_gym.rules.controller import Controller
-from wisp_gym.rules.ways import allows
 from wisp_gym.scenario import Scenario
 
 
@@ -83,8 +82,8 @@ class Driven:
         self.observations, self.masks = np.zeros((n, seen), np.float32), np.zeros((n, actions_of(c)), np.int8)
         self.devices = self.server = None
         if drivers.devices is not None:
-            self.n_actions = device_actions(drivers.decides, int(c["max_draft_tokens"]))
-            self.devices = Asked(drivers.devices, f"{place}: devices", n * self.n_devices, self.n_actions)
+            n_actions = int(device_actions_of(c))
+            self.devices = Asked(drivers.devices, f"{place}: devices", n * self.n_devices, n_actions)
         if drivers.server is not None:
             self.server = Asked(drivers.server, f"{place}: server", n, self.masks.shape[1])
 
@@ -120,13 +119,6 @@ class Driven:
         assert self.devices is not None
         if "action_masks" not in self.devices.keywords:
             return np.zeros((len(seen), 0), np.int8)
-        cap = int(self.worlds.arrays.config[0, 0]["max_draft_tokens"])
-        n = cap + 1 if int(self.worlds.arrays.config[0, 0]["external_speculation"]) == EXTERNAL_LENGTH else 0
-        return np.array([[allows(k, n, cap, o) for k in range(self.n_actions)] for o in seen], np.int8)
-
-
-def device_actions(decides: str, max_draft_tokens: int) -> int:
-    """Number of actions of a device's decision."""
-    return {"token": 2, "token-way": 4, "length": max_draft_tokens + 1, "length-way": 3 * (max_draft_tokens + 1)}[
-        decides
-    ]
+        masks = np.empty((len(seen), self.devices.actions), np.int8)
+        write_device_masks(self.worlds.arrays.config[0, 0], seen, masks)
+        return masks

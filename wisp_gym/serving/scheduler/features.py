@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from wisp_gym.contract.ladders import PATIENCE_S, STARVED_TOKENS_PER_S
 from wisp_gym.contract.tables import TABLES
-
-MOST_DRAFT_TOKENS = 32  # that the server drafts for a session in a batch, as in the engine
+from wisp_gym.serving.bundle.schema import MOST_DRAFT_TOKENS
+from wisp_gym.serving.estimator import VerificationTimeEstimator
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +167,11 @@ def number(value: Any) -> float:
         return float("nan")
 
 
-def describe(facts: NDArray[np.float64], now_s: float, chunk_tokens: int, coefficients: NDArray[np.float64]) -> Queue:
-    """What follows from the facts (`compose.describe`); coefficients: (4,) seconds of the four-term prediction."""
-    launch, new_token, pair, cached_token = coefficients
+def describe(
+    facts: NDArray[np.float64], now_s: float, chunk_tokens: int, estimator: VerificationTimeEstimator
+) -> Queue:
+    """What follows from the facts (`compose.describe`), and from the estimator's predictions."""
+    launch, new_token, pair, cached_token = estimator.coefficients
     cached, draft = facts[:, CACHED], facts[:, DRAFT]
     uncached = facts[:, CONTEXT] - 1.0 - cached
     new = uncached + 1.0 + draft
@@ -178,7 +180,7 @@ def describe(facts: NDArray[np.float64], now_s: float, chunk_tokens: int, coeffi
     marginal = new_token * new + pair * new * (cached + new) + cached_token * cached
     return Queue(
         now_s - facts[:, ARRIVED], facts[:, DEADLINE] - now_s, uncached, new, cached, draft, facts[:, EXPECTED], facts[:, SLO],
-        marginal, launch + marginal, now_s - facts[:, REQUESTED], facts[:, COMMITTED], facts[:, DUE] - now_s,
+        marginal, launch + marginal + estimator.level_s(new), now_s - facts[:, REQUESTED], facts[:, COMMITTED], facts[:, DUE] - now_s,
         *facts[:, AT_SERVER:].T,
     )  # fmt: skip
 

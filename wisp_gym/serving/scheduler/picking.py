@@ -20,6 +20,7 @@ from wisp_gym.contract import request, server
 from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES, SERVER_TOKENS
 from wisp_gym.contract.request import ADMISSIBLE, MOVABLE, PRESENT, STAYS, UNCACHED_TOKENS
 from wisp_gym.contract.server import BATCH_REQUESTS, CHUNK_OPEN, LENGTH_OPEN, LONGEST
+from wisp_gym.serving.estimator import VerificationTimeEstimator
 from wisp_gym.serving.scheduler.base import ServerLimits
 from wisp_gym.serving.scheduler.features import Queue, Server, matrix, scaling
 
@@ -126,11 +127,11 @@ class Picking:
 
     Args:
         scorer: the policy. queue, state: what waits, and what the server knows of itself. usable: (Q,) which requests may join.
-        coefficients: (4,) of the estimator. limits: of the batch.
+        estimator: of batch times. limits: of the batch.
     """
 
     def __init__(
-        self, scorer: Scorer, queue: Queue, state: Server, usable: NDArray[np.bool_], coefficients: NDArray[np.float64],
+        self, scorer: Scorer, queue: Queue, state: Server, usable: NDArray[np.bool_], estimator: VerificationTimeEstimator,
         limits: ServerLimits,
     ):  # fmt: skip
         rows = matrix("requests", request.NAMES, queue, state)
@@ -149,7 +150,8 @@ class Picking:
         self.drafts_for = ((queue.at_server == 1.0) & (queue.uncached == 0.0) & (queue.committed > 0.0)).tolist()
         if scorer.lengths and state.draft.longest_tokens == 0:  # nobody can be moved
             self.matrix[self.n + self.heads :, -1] = NEVER
-        self.coefficients, self.begin_below = coefficients.tolist(), limits.admit_share * state.kv_capacity
+        self.estimator, self.coefficients = estimator, estimator.coefficients.tolist()
+        self.begin_below = limits.admit_share * state.kv_capacity
         self.prefill, self.deepest = float(queue.uncached.sum()), float(queue.uncached.max())
         self.uncached, self.cached, self.own = queue.uncached, queue.cached, queue.draft + 1.0
         self.deadline_s = np.where(queue.solo_s > queue.slack_s, math.inf, queue.slack_s).tolist()
@@ -218,7 +220,8 @@ class Picking:
         b, (launch, new_token, pair, cached_token) = self.batch, self.coefficients
         n, capacity = len(b.members), self.state.kv_capacity
         step_s, drafting_s = self.drafting_s()
-        predicted_s = launch + new_token * b.new + pair * b.pairs + cached_token * b.cached + drafting_s if n else 0.0
+        verify_s = launch + new_token * b.new + pair * b.pairs + cached_token * b.cached + self.estimator.level_s(b.new)
+        predicted_s = verify_s + drafting_s if n else 0.0
         shares = (b.kv / capacity, b.chunk, float(self.chunk_is_open()), self.spoken_for() / capacity)
         own = (self.tokens_of_batch(), step_s, float(self.length_is_open()))
         quantities = zip((n, b.new, predicted_s, b.due_s, *shares, *own), self.scaling, strict=True)

@@ -77,7 +77,7 @@ class BatchScheduler(Scheduler):
             facts, usable = facts_of(queue[:MOST_REQUESTS])
             if not (math.isfinite(now_s) and 0 <= kv_used_tokens < math.inf):
                 raise ValueError("the clock, or the memory in use")
-            seen = describe(facts, now_s, self.limits.prefill_tokens, self.estimator.coefficients)
+            seen = describe(facts, now_s, self.limits.prefill_tokens, self.estimator)
             batch = self.decide(seen, usable, float(kv_used_tokens))
             wait_s = 0.0 if batch.members or not len(usable) else self.wait_s()
             return replace(batch, composed_s=now_s, refused=np.flatnonzero(~usable).tolist(), wait_s=wait_s)
@@ -120,9 +120,8 @@ class BatchScheduler(Scheduler):
     def pick(self, seen: Queue, usable: NDArray[np.bool_], server: Server) -> Batch:
         """The batch that a scorer picks request by request."""
         assert self.bundle.scorer is not None
-        coefficients = self.estimator.coefficients
         with np.errstate(all="ignore"):  # what overflows is told by its result
-            picking = Picking(self.bundle.scorer, seen, server, usable, coefficients, self.limits)
+            picking = Picking(self.bundle.scorer, seen, server, usable, self.estimator, self.limits)
             picked = picking.run()
         if picked.length is not None and picked.drafting:
             self.server_tokens = picked.length
@@ -138,12 +137,13 @@ class BatchScheduler(Scheduler):
         limits, (launch, new_token, pair, cached_token) = self.limits, self.estimator.coefficients.tolist()
 
         def predict(new: float, pairs: float, cached: float) -> float:
-            return float(launch + new_token * new + pair * pairs + cached_token * cached)
+            return float(launch + new_token * new + pair * pairs + cached_token * cached + self.estimator.level_s(new))
 
         places = np.lexsort((order.key, ~order.leads)).tolist()
         leads, limit_s = order.leads.tolist(), (order.limit * self.mean_batch_s).tolist()
-        columns = (seen.uncached, seen.cached, seen.draft, usable)
-        uncached, cached, draft, fine = (column.tolist() for column in columns)
+        ahead = self.draft.longest_tokens * np.nan_to_num(seen.at_server)  # places for the server's own drafts
+        columns = (seen.uncached, seen.cached, seen.draft, ahead, usable)
+        uncached, cached, draft, kept, fine = (column.tolist() for column in columns)
         chunk = float(limits.prefill_tokens) if limits.prefill_tokens > 0 else math.inf
         members: list[int] = []
         taken: list[int] = []
@@ -162,17 +162,17 @@ class BatchScheduler(Scheduler):
             whole = uncached[q] <= chunk
             take = uncached[q] + 1.0 + draft[q] if whole else chunk
             attended = cached[q] + take
-            held = limits.held(attended)
+            held = limits.held(attended + kept[q])
             if take <= 0.0 or kv + held > limits.kv_tokens or not fine[q]:
                 continue
-            if cached[q] == 0.0 and not room.lets_begin(uncached[q] + 1.0 + draft[q]):
+            if cached[q] == 0.0 and not room.lets_begin(uncached[q] + 1.0 + draft[q] + kept[q]):
                 continue
             if checked and members:
                 with_s = predict(new + take, pairs + take * attended, old + cached[q])
                 if with_s > due_s or with_s > limit_s[q]:
                     continue
             chunk -= uncached[q] if whole else take
-            room.take(uncached[q] if whole else take, take, uncached[q] if cached[q] == 0.0 else 0.0)
+            room.take(uncached[q] if whole else take, take + kept[q], uncached[q] if cached[q] == 0.0 else 0.0)
             new, pairs, old, kv = new + take, pairs + take * attended, old + cached[q], kv + held
             due_s = min(due_s, limit_s[q])
             members.append(q)

@@ -21,7 +21,7 @@ from wisp_gym.errors import InputError
 from wisp_gym.files import csv_text, write_json, write_text
 from wisp_gym.machine import machine, shown
 from wisp_gym.testbed.prompts import read_prompts
-from wisp_gym.testbed.server import json_object
+from wisp_gym.testbed.server import add_vllm
 from wisp_gym.testbed.vllm_engine.version import check_version
 from wisp_gym.testbed.vllm_steering import settings
 from wisp_gym.testbed.vllm_steering.bench_engine import CLOCKS, FIXED, OWN, TABLE, BenchEngine, Plan, Played, Settings
@@ -90,13 +90,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="N",
         help="keys and values in memory (default %(default)s)",
     )
-    add(
-        "--vllm",
-        type=json_object,
-        default={},
-        metavar="JSON",
-        help="further arguments of vllm.EngineArgs, by their names",
-    )
+    add_vllm(parser)
     add("--json", type=output_file(".json"), metavar="FILE", help="also write every play and the summary")
     add("--steps", type=output_file(".csv"), metavar="FILE", help="also write the engine's step times by batch, length and context, "
         "measured with fixed lengths (docs/serving/tables.md)")  # fmt: skip

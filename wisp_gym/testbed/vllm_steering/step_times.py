@@ -10,13 +10,13 @@ each length k above 1 takes `passes` = k − 1 more, over one token of each of B
 from typing import NamedTuple
 
 import numpy as np
+from scipy.optimize import nnls
 
 from wisp_gym.serving.running_fit import Floats, RunningFit
 
 TERMS = ("launch_s", "new_token_s", "pair_s", "cached_token_s", "pass_s", "pass_sequence_s", "pass_cached_token_s")
 UNITS = np.array([1.0, 64.0, 64.0 * 512.0, 16.0 * 512.0, 2.0, 32.0, 32.0 * 512.0])  # the sums of a middling step
 FIRST_SURENESS = 0.3  # relative error of coefficients that a dozen of steps gave (assumption)
-SWEEPS = 300  # of the coordinate descent
 
 
 class Step(NamedTuple):
@@ -99,10 +99,6 @@ class StepTimes:
 def first_fit(gathered: list[tuple[Floats, float]]) -> Floats:
     """(7,) seconds of a middling step's terms, none below 0, with the least squared relative errors over (sizes, seconds)."""
     rows = np.array([sizes / UNITS / seconds for sizes, seconds in gathered])
-    square, target = rows.T @ rows, rows.sum(axis=0)
-    square += np.diag(1e-6 * np.diag(square) + 1e-12)  # what no step told of stays near 0
-    weights = np.zeros(len(UNITS))
-    for _ in range(SWEEPS):
-        for j in range(len(weights)):
-            weights[j] = max(weights[j] + (target[j] - square[j] @ weights) / square[j, j], 0.0)
-    return weights
+    ridge = np.diag(np.sqrt(1e-6 * (rows**2).sum(axis=0) + 1e-12))  # what no step told of stays near 0
+    target = np.concatenate([np.ones(len(rows)), np.zeros(len(UNITS))])
+    return np.asarray(nnls(np.vstack([rows, ridge]), target)[0])
