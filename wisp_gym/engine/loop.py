@@ -23,18 +23,15 @@ from wisp_gym.engine.batch import fill_rooflines, finish_batch, launch
 from wisp_gym.engine.colocated import learn_from_drafting
 from wisp_gym.engine.compose import add, begin_batch, choose_chunk, chunk_is_open, compose, fits, join_responses
 from wisp_gym.engine.compose_learned import compose_learned
+from wisp_gym.engine.fleet import work_fleet
 from wisp_gym.engine.handover import keep_sessions
 from wisp_gym.engine.heap import pop
 from wisp_gym.engine.hosting import choose_tokens, is_movable, length_is_open, longest_draft, move_session, open_choices
 from wisp_gym.engine.line import enqueue
-from wisp_gym.engine.replies import start_request, work_replies
+from wisp_gym.engine.replies import answer, goes_on, send_round, start_request
 from wisp_gym.engine.requests import FOREVER_S, first_arrival_s, following_arrival_s
 from wisp_gym.engine.rows import row_of
-from wisp_gym.engine.session import (
-    DECIDE,
-    in_window,
-    write_log,
-)
+from wisp_gym.engine.session import DECIDE, EVERY_DEVICE, draft_round, in_window, write_log
 from wisp_gym.engine.state import CLOSED, COMPOSE, EVENTS, LOG_ARRIVE, OVER, PICK, REPLY, TRACE
 from wisp_gym.engine.suggest import suggest_lengths
 from wisp_gym.engine.turns import find_turn
@@ -134,6 +131,26 @@ def wait_a_little(s):
 
 
 @jit
+def work_replies(w):
+    """Answer the members of the batch that ended; returns DECIDE when a device's decision is taken outside, else 0."""
+    s = w.server[0]
+    if w.config[0].external_device == EVERY_DEVICE:
+        return work_fleet(w)
+    while s.reply_next < s.n_replies:
+        i = w.replies[s.reply_next]
+        if s.mid_draft == 0 and not answer(w, i):
+            s.reply_next += 1
+            continue
+        s.mid_draft = 1
+        if draft_round(w, i) == DECIDE:
+            return DECIDE
+        s.mid_draft = 0
+        send_round(w, i)
+        s.reply_next += 1
+    return 0
+
+
+@jit
 def advance(w):
     """Run until the world is over (DONE), a decision is due outside (SPECULATION, BATCHING) or enough are logged (FULL)."""
     c, s = w.config[0], w.server[0]
@@ -160,6 +177,16 @@ def advance(w):
                 return SPECULATION
             s.stage = COMPOSE if c.centralized else EVENTS
     return DONE
+
+
+@jit
+def act_speculation(w, action):
+    """Carry out a decision on the drafting device."""
+    s = w.server[0]
+    if not goes_on(w, w.replies[s.reply_next], action):
+        s.mid_draft = 0
+        send_round(w, w.replies[s.reply_next])
+        s.reply_next += 1
 
 
 @jit

@@ -5,13 +5,13 @@ Legend: `w` World; `i` number of a device; `request` number of its request; `act
 
 from wisp_gym.engine.handover import deliver_round, go_on_at_server, leave_server, see_who_drafts
 from wisp_gym.engine.heap import push
-from wisp_gym.engine.masks import lengths_of, nearest_of_device
+from wisp_gym.engine.masks import lengths_of
 from wisp_gym.engine.network import DRAFT_TOKEN_BYTES
 from wisp_gym.engine.overlap import note_sent
 from wisp_gym.engine.requests import FOREVER_S, begin_request, following_arrival_s
 from wisp_gym.engine.rollout_log import begin_logging
 from wisp_gym.engine.rows import row_of
-from wisp_gym.engine.session import DECIDE, EVERY_DEVICE, begin_round, draft_one, draft_round, finish_drafting, send
+from wisp_gym.engine.session import begin_round, draft_one, finish_drafting, send
 from wisp_gym.engine.ways import BY_RULE, take
 from wisp_gym.jit import jit
 from wisp_gym.rules.drafters import is_mixed
@@ -69,84 +69,6 @@ def send_round(w, i):
     if c.overlap_tokens or is_mixed(c.drafter):
         note_sent(c, d, w.sessions[i], w.totals[0])
     reach_later(w, i, send(w, i, d.drafted * DRAFT_TOKEN_BYTES))
-
-
-@jit
-def work_fleet(w):
-    """Answer the members of the batch that ended, all of whose devices are decided for outside; returns DECIDE while some draft.
-
-    A round depends on nothing that happens meanwhile, so all are drafted side by side: w.replies holds those that wait for a decision.
-    """
-    s, left = w.server[0], 0
-    if s.mid_draft == 0:
-        answer_all(w)
-    for k in range(s.n_replies):
-        i = w.replies[k]
-        if draft_round(w, i) == DECIDE:
-            w.replies[left] = i
-            left += 1
-        else:
-            send_round(w, i)
-    s.n_replies = left
-    s.mid_draft = 1 if left > 0 else 0
-    return DECIDE if left > 0 else 0
-
-
-@jit
-def answer_all(w):
-    """Deliver the replies of the batch that ended; those whose responses are complete leave the list."""
-    s, left = w.server[0], 0
-    for k in range(s.n_replies):
-        i = w.replies[k]
-        if answer(w, i):
-            w.replies[left] = i
-            left += 1
-    s.n_replies = left
-
-
-@jit
-def act_fleet(w):
-    """Carry out what is decided for the devices that wait for it, which stands in their rows; those that send leave the list."""
-    c, s, left = w.config[0], w.server[0], 0
-    for k in range(s.n_replies):
-        i = w.replies[k]
-        action = nearest_of_device(c, s, w.device[i], w.observation[row_of(w.observation, i)], w.device[i].action)
-        if goes_on(w, i, action):
-            w.replies[left] = i
-            left += 1
-        else:
-            send_round(w, i)
-    s.n_replies = left
-
-
-@jit
-def work_replies(w):
-    """Answer the members of the batch that ended; returns DECIDE when a device's decision is taken outside, else 0."""
-    s = w.server[0]
-    if w.config[0].external_device == EVERY_DEVICE:
-        return work_fleet(w)
-    while s.reply_next < s.n_replies:
-        i = w.replies[s.reply_next]
-        if s.mid_draft == 0 and not answer(w, i):
-            s.reply_next += 1
-            continue
-        s.mid_draft = 1
-        if draft_round(w, i) == DECIDE:
-            return DECIDE
-        s.mid_draft = 0
-        send_round(w, i)
-        s.reply_next += 1
-    return 0
-
-
-@jit
-def act_speculation(w, action):
-    """Carry out a decision on the drafting device."""
-    s = w.server[0]
-    if not goes_on(w, w.replies[s.reply_next], action):
-        s.mid_draft = 0
-        send_round(w, w.replies[s.reply_next])
-        s.reply_next += 1
 
 
 @jit

@@ -4,19 +4,20 @@ Legend: `w` World; `a` Arguments; `address` of them, see `call`; `task` what is 
 """
 
 from wisp_gym.engine.arguments import arguments_at, world_at
+from wisp_gym.engine.fleet import act_fleet
 from wisp_gym.engine.gather import gather
 from wisp_gym.engine.loop import (
     BATCHING,
     DONE,
     SPECULATION,
     act_batching,
+    act_speculation,
     advance,
     count_unstarted,
     open_world,
 )
 from wisp_gym.engine.masks import nearest_valid, write_mask
 from wisp_gym.engine.observe_server import observe_server
-from wisp_gym.engine.replies import act_fleet, act_speculation
 from wisp_gym.engine.taking import all_done, count_done, next_place
 from wisp_gym.jit import jit
 
