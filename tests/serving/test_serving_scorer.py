@@ -36,8 +36,9 @@ from wisp_gym.serving.bundle.schema import BundleError
 from wisp_gym.serving.estimator import TERMS, VerificationTimeEstimator
 from wisp_gym.serving.export import command
 from wisp_gym.serving.scheduler.base import ServerLimits
+from wisp_gym.serving.scheduler.factored import MOVING, symlog
 from wisp_gym.serving.scheduler.features import NO_DRAFT, Request, Server, ServerDraft, describe, facts_of, matrix
-from wisp_gym.serving.scheduler.picking import MOVING, Picking, symlog
+from wisp_gym.serving.scheduler.picking import Picking
 from wisp_gym.serving.scheduler.scheduler import BatchScheduler
 
 LIMITS = ServerLimits(kv_tokens=40_000, requests=48, prefill_tokens=300)

@@ -1,5 +1,6 @@
 """What a server or a device imports to run an exported policy: numpy and onnxruntime, nothing else (docs/serving/serving.md)."""
 
+from wisp_gym.serving.build import build_bundle
 from wisp_gym.serving.bundle.bundle import Bundle, load_bundle
 from wisp_gym.serving.bundle.schema import BundleError
 from wisp_gym.serving.device.controller import SpeculationController
@@ -12,5 +13,5 @@ from wisp_gym.serving.scheduler.scheduler import BatchScheduler
 
 __all__ = [
     "Batch", "BatchScheduler", "Bundle", "BundleError", "DeviceProfile", "FirstComeFirstServed", "Reply", "Request", "Scheduler",
-    "ServerLimits", "SpeculationController", "Token", "VerificationTimeEstimator", "load_bundle",
+    "ServerLimits", "SpeculationController", "Token", "VerificationTimeEstimator", "build_bundle", "load_bundle",
 ]  # fmt: skip

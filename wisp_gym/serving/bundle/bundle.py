@@ -12,32 +12,44 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from wisp_gym.contract.decisions import OF_SERVERS
 from wisp_gym.contract.device import SIZE
+from wisp_gym.errors import path_of
+from wisp_gym.files import write_bytes
 from wisp_gym.serving.bundle import onnx_file, schema
 from wisp_gym.serving.bundle.names import find
 from wisp_gym.serving.bundle.onnx_file import BOOL, FLOAT, INT64
 from wisp_gym.serving.bundle.protobuf import WireError
-from wisp_gym.serving.bundle.schema import BundleError, Schema
-from wisp_gym.serving.scheduler.picking import Scorer, check_scorer
+from wisp_gym.serving.bundle.schema import MOST_REQUESTS, BundleError, Schema
+from wisp_gym.serving.bundle.shapes import check_sizes
+from wisp_gym.serving.bundle.trial import check_order, first_line, try_out
+from wisp_gym.serving.scheduler.factored import Scorer, check_scorer
 
 SEAL_CHARACTERS = 64
+MOST_OF_DEVICE, MOST_OF_SERVER = 2**20, 2**28  # numbers in all values of a graph, of one device or of the longest queue
 Ends = dict[str, tuple[int, tuple[int | str, ...]]]  # element type and shape by name; a text is a free dimension
 
 
-def signature_of(described: Schema) -> tuple[Ends, Ends]:
-    """Inputs and outputs that a graph of a schema has."""
+def signature_of(described: Schema, scores: bool = False) -> tuple[Ends, Ends]:
+    """Inputs and outputs that a graph of a schema has.
+
+    Args:
+        scores: of a scorer of an architecture of its own, which answers scores instead of what is best.
+    """
     if described.decision in schema.OF_DEVICES:
         return {"observation": (FLOAT, ("n", SIZE))}, {"action": (INT64, ("n",))}
     rows: dict[str, int | str] = {"requests": "queue", "globals": 1}
     inputs: Ends = {name: (FLOAT, (rows[name], len(features))) for name, features in described.inputs.items()}
-    if described.decision in schema.SCORERS:
-        moves: Ends = {"moves": (BOOL, ("queue",))} if OF_SERVERS[described.decision].lengths else {}
-        return inputs, {"pick": (INT64, (1,)), "takes": (BOOL, (1,)), "other": (INT64, (1,))} | moves
-    return inputs, {"key": (FLOAT, ("queue",)), "leads": (BOOL, ("queue",)), "limit": (FLOAT, ("queue",))}
+    if described.decision not in schema.SCORERS:
+        return inputs, {"key": (FLOAT, ("queue",)), "leads": (BOOL, ("queue",)), "limit": (FLOAT, ("queue",))}
+    hosts = OF_SERVERS[described.decision].lengths > 0
+    if scores:
+        outputs: Ends = {"scores": (FLOAT, ("queue",)), "actions": (FLOAT, (1, len(described.actions)))}
+        return inputs, outputs | ({"moves": (FLOAT, ("queue",))} if hosts else {})
+    decided: Ends = {"pick": (INT64, (1,)), "takes": (BOOL, (1,)), "other": (INT64, (1,))}
+    return inputs, decided | ({"moves": (BOOL, ("queue",))} if hosts else {})
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +58,7 @@ class Bundle:
 
     Attributes:
         schema: what it says of itself. sha256: of the file. data: the file. session: onnxruntime's, on one thread.
-        scorer: its tensors where it picks request by request.
+        scorer: its tensors where it picks request by request, and the graph is that of `wisp_gym.rules.scorer`.
     """
 
     schema: Schema
@@ -62,6 +74,17 @@ class Bundle:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """The same bundle, with a session of its own."""
         self.__dict__.update(state, session=open_session(state["data"]))
+
+    def save(self, path: str | Path) -> None:
+        """Write the file whole, or leave what was there.
+
+        Raises:
+            BundleError: the place cannot be written.
+        """
+        try:
+            write_bytes(path_of("path", path, BundleError), self.data)
+        except OSError as error:
+            raise BundleError(f"{path}: cannot be written: {error.strerror}") from None
 
     def decide(self, inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """The graph's outputs for its inputs, (n, SIZE) float32 `observation` for speculation."""
@@ -99,12 +122,24 @@ def from_bytes(data: bytes) -> Bundle:
     try:
         model = onnx_file.read_model(data)
         described = read_schema(model["metadata_props"])
-        check_signature(model["graph"], described)
+        scores = check_signature(model["graph"], described)
+        check_sizes(model["graph"], onnx_file.tensors_of(model["graph"]), *largest(described))
     except WireError as error:
         raise BundleError(str(error)) from None
     bundle = Bundle(described, data[-SEAL_CHARACTERS:].decode(), data, open_session(data))
-    try_out(bundle)
+    try_out(bundle.decide, described, signature_of(described, scores)[1])
+    if scores:
+        check_order(bundle.decide, described)
+        return bundle
     return with_scorer(bundle, model["graph"]) if described.decision in schema.SCORERS else bundle
+
+
+def largest(described: Schema) -> tuple[dict[str, tuple[int, ...]], int]:
+    """Shapes of the inputs of one decision at the most, and how many numbers all values of the graph may hold then."""
+    if described.decision in schema.OF_DEVICES:
+        return {"observation": (1, SIZE)}, MOST_OF_DEVICE
+    rows = {"requests": MOST_REQUESTS, "globals": 1}
+    return {name: (rows[name], len(features)) for name, features in described.inputs.items()}, MOST_OF_SERVER
 
 
 def with_scorer(bundle: Bundle, graph: dict[str, Any]) -> Bundle:
@@ -136,11 +171,14 @@ def read_schema(properties: list[dict[str, str]]) -> Schema:
     return schema.parse(properties[0].get("value", ""))
 
 
-def check_signature(graph: dict[str, Any], described: Schema) -> None:
-    """Inputs and outputs of the graph must be those of its schema."""
+def check_signature(graph: dict[str, Any], described: Schema) -> bool:
+    """Inputs and outputs of the graph must be those of its schema; returns whether they are scores."""
     given, wanted = (onnx_file.signature(graph["input"]), onnx_file.signature(graph["output"])), signature_of(described)
+    if described.decision in schema.SCORERS and given == signature_of(described, scores=True):
+        wanted = given
     if given != wanted or len(graph["input"]) != len(given[0]) or len(graph["output"]) != len(given[1]):
         raise BundleError(f"graph: inputs and outputs given {given}, allowed for '{described.decision}' are {wanted}")
+    return "scores" in wanted[1]
 
 
 def open_session(data: bytes) -> Any:
@@ -162,24 +200,3 @@ def open_session(data: bytes) -> Any:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no base of their own
         raise BundleError(f"onnxruntime refuses the graph: {first_line(error)}") from None
-
-
-def try_out(bundle: Bundle) -> None:
-    """Decide once at the lower and upper ends of the features: shapes that do not fit show here, not in the serving loop."""
-    n_actions = len(bundle.schema.actions)
-    for end in (2, 3):
-        ends = {name: [[row[end] for row in rows]] for name, rows in bundle.schema.inputs.items()}
-        try:
-            outputs = bundle.decide({name: np.array(row, np.float32) for name, row in ends.items()})
-        except Exception as error:
-            raise BundleError(f"the graph cannot be run: {first_line(error)}") from None
-        if any(output.shape != (1,) for output in outputs):
-            shapes = [output.shape for output in outputs]
-            raise BundleError(f"the graph answers shapes {shapes}, allowed is (1,) of each")
-        if bundle.schema.decision in schema.OF_DEVICES and not 0 <= outputs[0][0] < n_actions:
-            raise BundleError(f"the graph decides {outputs[0].tolist()}, allowed are actions below {n_actions}")
-
-
-def first_line(error: Exception) -> str:
-    """One line of a message of many."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

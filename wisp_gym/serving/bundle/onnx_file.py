@@ -1,7 +1,8 @@
 """What an ONNX file of a bundle may hold, checked before onnxruntime sees it: a small feed-forward graph and nothing else.
 
-Allowed: opset 18 of the standard domain, the operators of `OPERATORS` with plain attributes, tensors inside the file. So a bundle
-cannot name other files, loop, branch, or bring operators, functions or libraries of its own; its size bounds what it costs.
+Allowed: opset 18 of the standard domain, the operators of `shapes` with plain attributes, tensors inside the file. So a bundle
+cannot name other files, loop, branch, or bring operators, functions or libraries of its own; how large its values are is reckoned
+beforehand (`shapes`).
 Field numbers: onnx/onnx.proto of ONNX 1.23.
 """
 
@@ -12,17 +13,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wisp_gym.serving.bundle.protobuf import MANY, WireError, message, table
+from wisp_gym.serving.bundle.shapes import RULES
 
 OPSET, IR_VERSION = 18, 10  # old enough for every runtime of the last years
-MAX_BYTES, MAX_NODES, MAX_TENSORS, MAX_DIMENSION = 4 * 2**20, 128, 128, 512
+MAX_BYTES, MAX_NODES, MAX_TENSORS, MAX_DIMENSION, MAX_AXES = 4 * 2**20, 256, 256, 512, 4
 
-# None of them raises the rank of a value or repeats it, so that no value is larger than MAX_DIMENSION in two axes.
-OPERATORS = frozenset(
-    ("Abs", "Add", "And", "ArgMax", "Cast", "Ceil", "Div", "Floor", "Gather", "Gemm", "GreaterOrEqual", "Less", "LessOrEqual", "Log", "MatMul",
-     "Max", "Min", "Mul", "Neg", "Not", "Or", "Pow", "ReduceMax", "ReduceMean", "ReduceSum", "Relu", "Round", "Sign", "Split", "Sqrt", "Squeeze",
-     "Sub", "Tanh", "Where")
-)  # fmt: skip
-ATTRIBUTES = frozenset({"axis", "keepdims", "to", "transB"})
+OPERATORS = frozenset(RULES)
+ATTRIBUTES = frozenset(
+    (
+        "allowzero",
+        "alpha",
+        "axes",
+        "axis",
+        "beta",
+        "epsilon",
+        "gamma",
+        "keepdims",
+        "num_outputs",
+        "perm",
+        "to",
+        "transA",
+        "transB",
+    )
+)
 
 FLOAT, INT64, BOOL, DOUBLE = 1, 7, 9, 11
 DTYPES = {FLOAT: np.float32, INT64: np.int64, BOOL: np.bool_, DOUBLE: np.float64}
@@ -79,11 +92,8 @@ def check_graph(graph: dict[str, Any]) -> None:
         define(known, value.get("name", ""), "graph")
     for tensor in tensors:
         check_tensor(tensor)
-    ranks = {tensor["name"]: len(tensor["dims"]) for tensor in tensors}
     for node in nodes:
         check_node(node, known)
-        if node["op_type"] == "Gather" and ranks.get(node["input"][-1], 2) > 1:
-            raise WireError("Gather: allowed are indices in a tensor of one dimension")
     for value in graph["output"]:
         if value.get("name") not in known:
             raise WireError(f"graph: output {value.get('name')!r} is computed by no node")
@@ -118,7 +128,7 @@ def check_node(node: dict[str, Any], known: set[str]) -> None:
 def check_tensor(tensor: dict[str, Any]) -> None:
     """Numbers of the stated shape, all finite."""
     name, dims, kind = tensor.get("name"), tensor["dims"], tensor.get("data_type")
-    if kind not in DTYPES or len(dims) > 2 or not all(0 < n <= MAX_DIMENSION for n in dims):
+    if kind not in DTYPES or len(dims) > MAX_AXES or not all(0 < n <= MAX_DIMENSION for n in dims):
         raise WireError(f"tensor {name!r}: type {kind} of shape {dims} is not allowed")
     dtype, raw = np.dtype(DTYPES[kind]), tensor.get("raw_data", b"")
     if len(raw) != dtype.itemsize * math.prod(dims):

@@ -25,6 +25,7 @@ TOKEN_WAY, LENGTH_WAY = "token-way", "length-way"
 OF_DEVICES = (TOKEN, LENGTH, TOKEN_WAY, LENGTH_WAY)
 SCORERS = tuple(OF_SERVERS)
 MOST_DRAFT_TOKENS = 32  # as in the engine
+MOST_REQUESTS = 4096  # of a queue that one decision looks at
 
 FALLBACK = dict.fromkeys(OF_DEVICES, ("threshold",)) | dict.fromkeys((ORDER, *SCORERS), ("margin", "window"))
 ORDER_OUTPUTS = [

@@ -53,11 +53,15 @@ class Graph:
         """(n, 1) of one column of (n, m)."""
         return self.op("Gather", value, self.constant([index], np.int64), axis=1)
 
+    def several(self, operator: str, inputs: Sequence[str], outputs: int, **attributes: Any) -> list[str]:
+        """A node of several values."""
+        names = [f"v{len(self.nodes)}_{index}" for index in range(outputs)]
+        self.nodes.append(helper.make_node(operator, list(inputs), names, **attributes))
+        return names
+
     def columns(self, value: str, count: int) -> list[str]:
         """All (n, 1) columns of (n, count), by one node."""
-        names = [f"v{len(self.nodes)}_{index}" for index in range(count)]
-        self.nodes.append(helper.make_node("Split", [value, self.constant([1] * count, np.int64)], names, axis=1))
-        return names
+        return self.several("Split", [value, self.constant([1] * count, np.int64)], count, axis=1)
 
     def within(self, value: str, low: Sequence[float], high: Sequence[float]) -> str:
         """(n, m) float32 clipped to the range of each column."""
@@ -73,11 +77,11 @@ class Graph:
         return value
 
 
-def bundle_bytes(graph: Graph, described: Schema) -> bytes:
-    """The bundle's file: the graph, its schema, and the seal that ends it."""
+def bundle_bytes(graph: Graph, described: Schema, scores: bool = False) -> bytes:
+    """The bundle's file: the graph, its schema, and the seal that ends it; `scores` as in `signature_of`."""
     inputs, outputs = (
         [helper.make_tensor_value_info(name, kind, list(shape)) for name, (kind, shape) in ends.items()]
-        for ends in signature_of(described)
+        for ends in signature_of(described, scores)
     )
     made = helper.make_graph(graph.nodes, "policy", inputs, outputs, list(graph.constants.values()))
     opsets = [helper.make_opsetid("", OPSET)]

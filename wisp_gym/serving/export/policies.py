@@ -10,7 +10,7 @@ from wisp_gym.controllers.names import ControllerError
 from wisp_gym.controllers.policy import Policy
 from wisp_gym.controllers.predict import named
 from wisp_gym.controllers.resolve import find_batching, published_threshold
-from wisp_gym.controllers.scorer_policy import load_scorer
+from wisp_gym.controllers.scorer_policy import ScorerPolicy, load_scorer
 from wisp_gym.controllers.shipped import policy_path, shipped_names
 from wisp_gym.errors import InputError
 from wisp_gym.files import read_text
@@ -69,9 +69,12 @@ def scenario_sha256(scenario: Scenario) -> str:
 
 def scorer_bundle(name: str, scenario: Scenario) -> bytes:
     """The bundle of a policy that batches request by request."""
-    policy = load_scorer(name)
-    inputs = {table: schema.features_of(table, list(TABLES[table])) for table in ("requests", "globals")}
-    about = described(policy.decision, True, inputs, scenario, origin_of_run(name, scenario))
+    return scorer_bytes(load_scorer(name), scenario, origin_of_run(name, scenario))
+
+
+def scorer_bytes(policy: ScorerPolicy, scenario: Scenario, origin: Origin) -> bytes:
+    """The bundle of a scorer."""
+    about = described(policy.decision, True, read_by(policy.decision), scenario, origin)
     return bundle_bytes(scorer_graph(policy.layers, policy.decision, scenario.max_draft_tokens), about)
 
 
@@ -90,15 +93,20 @@ def learned_bundle(policy: Policy, scenario: Scenario, origin: Origin) -> bytes:
     low, high = ([feature[k] for feature in schema.features_of("observation")] for k in (2, 3))
     inside = g.within("observation", low, high)
     scores = g.perceptron(inside, policy.layers, policy.activation)
-    if policy.chooses_way:
-        onnx_ways.decode(g, scores, inside, cap, by_length=policy.decision == schema.LENGTH_WAY)
-    elif policy.decision == schema.TOKEN:
+    decode(g, scores, inside, policy.decision, cap)
+    return bundle_bytes(g, described(policy.decision, True, observation(), scenario, origin))
+
+
+def decode(g: Graph, scores: str, inside: str, decision: str, cap: int) -> None:
+    """`action` (n,) of (n, actions) scores, what the (n, SIZE) observation does not allow left out."""
+    if decision in (schema.TOKEN_WAY, schema.LENGTH_WAY):
+        onnx_ways.decode(g, scores, inside, cap, by_length=decision == schema.LENGTH_WAY)
+    elif decision == schema.TOKEN:
         more = g.cast(g.op("ArgMax", scores, axis=1, keepdims=1), BOOL)
         onnx_rules.decode_token(g, more, *onnx_rules.round_columns(g, inside, cap), float(cap))
     else:
         _, left = onnx_rules.round_columns(g, inside, cap)
         onnx_rules.decode_length(g, g.op("ArgMax", scores, axis=1, keepdims=0), left)
-    return bundle_bytes(g, described(policy.decision, True, observation(), scenario, origin))
 
 
 # --- rules -----------------------------------------------------------------------------------------------------------
@@ -146,6 +154,12 @@ def batching_bundle(name: str, scenario: Scenario) -> bytes:
 def observation() -> dict[str, list[list[Any]]]:
     """What a device's bundle reads."""
     return {"observation": schema.features_of("observation")}
+
+
+def read_by(decision: str) -> dict[str, list[list[Any]]]:
+    """What a learned policy's bundle reads, by its decision."""
+    tables = ("requests", "globals") if decision in schema.SCORERS else ("observation",)
+    return {table: schema.features_of(table, list(TABLES[table])) for table in tables}
 
 
 def described(

@@ -11,13 +11,13 @@ from wisp_gym.contract import request, server
 from wisp_gym.contract.decisions import OF_SERVERS
 from wisp_gym.contract.ladders import CHUNK_TOKENS, SERVER_TOKENS
 from wisp_gym.serving.export.graph import FLOAT, Graph, Layers
-from wisp_gym.serving.scheduler.picking import NEVER, POSSIBLE, STILL
+from wisp_gym.serving.scheduler.factored import NEVER, POSSIBLE, STILL
 
 ABOVE_ALL = 2.0  # what no share reaches
 
 
 def named(g: Graph, layers: Layers) -> None:
-    """The weights as tensors with names, as `picking.TENSORS` lists them."""
+    """The weights as tensors with names, as `factored.TENSORS` lists them."""
     (w1, b1), (w2, b2), (w3, b3), (w4, b4), (w5, b5) = layers
     entries, width = server.SIZE, len(b2)
     parts = {

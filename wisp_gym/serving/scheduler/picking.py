@@ -1,59 +1,52 @@
 """Learned batching: responses in memory join; then a scorer picks among the others until it launches or waits.
 
 Before, it may choose a prefill chunk, how many tokens the server drafts for its own sessions, and which sessions it drafts for.
-
-The scorer is that of `wisp_gym.rules.scorer`: embeddings of the requests once a batch, then before each decision a context, from
-which the scores of all actions follow linearly. So one product of a matrix, made once a batch, with the context decides. The
-bundle's graph is one such decision; `check_scorer` holds both equal when a bundle is loaded.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wisp_gym.contract import request, server
+from wisp_gym.contract.decisions import Decision
 from wisp_gym.contract.ladders import CHUNK_TOKENS, PRICES, SERVER_TOKENS
-from wisp_gym.contract.request import ADMISSIBLE, MOVABLE, PRESENT, STAYS, UNCACHED_TOKENS
-from wisp_gym.contract.server import BATCH_REQUESTS, CHUNK_OPEN, LENGTH_OPEN, LONGEST
 from wisp_gym.serving.estimator import VerificationTimeEstimator
 from wisp_gym.serving.scheduler.base import ServerLimits
+from wisp_gym.serving.scheduler.factored import MOVING, NEVER, POSSIBLE, Floats
 from wisp_gym.serving.scheduler.features import Queue, Server, matrix, scaling
 
-# Tensors of the graph by name, with their shapes in widths: r request entries, g global ones, h, e, c of the scorer, a actions of
-# no request; and those of one that says for whom the server drafts.
-TENSORS = {
-    "hidden.weight": "hr", "hidden.bias": "h", "embedding.weight": "eh", "embedding.bias": "e", "context.globals": "cg", "context.pooled": "ce",
-    "context.bias": "c", "query.weight": "ec", "query.bias": "e", "offset.weight": "1c", "offset.bias": "1", "heads.weight": "ac", "heads.bias": "a",
-}  # fmt: skip
-OF_HOSTING = {"stays.weight": "ec", "stays.bias": "e", "stays_offset.weight": "1c", "stays_offset.bias": "1"}
-STILL = np.array([entry not in request.MOVING for entry in range(request.SIZE)], np.float32)
-MOVING = [
-    server.BATCH_REQUESTS, server.BATCH_TOKENS, server.BATCH_TIME, server.BATCH_SLACK, server.BATCH_MEMORY, server.CHUNK_LEFT,
-    server.CHUNK_OPEN, server.MEMORY_SPOKEN_FOR, server.DRAFT_TOKENS, server.DRAFT_STEP, server.LENGTH_OPEN,
-]  # fmt: skip
-NEVER, POSSIBLE = np.float32(-1e30), np.float32(-1e29)  # score of what may not be done, and what lies below all others
-TRIED = 8.0  # a scorer is checked with entries up to this size
+
+class Scores(Protocol):
+    """Scores of one batch's decisions: `factored.Factored`, or `asked.Asked` for a graph of another architecture."""
+
+    def open(self, may: NDArray[np.bool_]) -> None:
+        """Say which of the (Q,) requests may be picked from now on."""
+
+    def close(self, q: int) -> None:
+        """Request q has joined."""
+
+    def settle(self, places: Any = ...) -> None:
+        """Sessions at these places of the queue have moved; without places: none can move."""
+
+    def scores(self, moving: Sequence[float], batch: Picking) -> tuple[Floats, list[float], Floats]:
+        """(Q,) scores of the picks, those of the actions of no request, (Q,) of the moves; NEVER of what may not be."""
 
 
-Floats = NDArray[np.float32]
+class Actions(NamedTuple):
+    """Actions of no request: launches, waiting, prefill chunks, lengths of the server's drafts."""
 
-
-class Scorer(NamedTuple):
-    """A scorer's tensors by name, how many launch actions (prices) and lengths it has (`contract.decisions`), and K."""
-
-    tensors: dict[str, Floats]
     launches: int
     lengths: int
-    max_draft_tokens: int
 
     @property
     def first_length(self) -> int:
-        """Place of the first length among the actions of no request."""
+        """Place of the first length."""
         return self.launches + 1 + len(CHUNK_TOKENS)
 
 
@@ -84,55 +77,18 @@ class Composition:
     moves: list[int] = field(default_factory=list)
 
 
-def symlog(x: Floats) -> Floats:
-    """sign(x)·log(1 + |x|)."""
-    return np.asarray(np.copysign(np.log1p(np.abs(x)), x))
-
-
-def asked(embedded: Floats, t: dict[str, Floats], query: str, offset: str) -> tuple[Floats, Floats]:
-    """(Q, C) and (Q,): scores of a question about each request, linear in the context."""
-    rows = embedded @ t[f"{query}.weight"] + t[f"{offset}.weight"]
-    return rows, embedded @ t[f"{query}.bias"] + t[f"{offset}.bias"]
-
-
-def prepare(scorer: Scorer, requests: Floats, seen: Floats) -> tuple[Floats, ...]:
-    """(scores' matrix (n, C), their offsets (n,), context (C,) without what moves, its (C, moving) weights).
-
-    The scores are those of the Q picks, of the actions of no request, and of one that hosts of the Q moves.
-
-    Raises:
-        ValueError: weights so large that one of them is no finite number.
-    """
-    t = scorer.tensors
-    embedded = np.tanh(symlog(requests * STILL) @ t["hidden.weight"].T + t["hidden.bias"])
-    embedded = np.tanh(embedded @ t["embedding.weight"].T + t["embedding.bias"])
-    still = symlog(seen)
-    still[MOVING] = 0.0
-    pooled_over = requests[:, UNCACHED_TOKENS] > 0.0 if scorer.lengths == 0 else requests[:, PRESENT] > 0.5
-    pooled = embedded[pooled_over].sum(axis=0) / np.float32(max(pooled_over.sum(), 1))
-    base = t["context.globals"] @ still + t["context.pooled"] @ pooled + t["context.bias"]
-    parts = [asked(embedded, t, "query", "offset"), (t["heads.weight"], t["heads.bias"])]
-    if scorer.lengths:
-        rows, offsets = asked(embedded, t, "stays", "stays_offset")
-        back = 1.0 - 2.0 * requests[:, STAYS]  # −1 of those who would move back
-        parts.append((rows * back[:, None], offsets * back))
-    rows, offsets = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    if not all(np.isfinite(values).all() for values in (rows, offsets, base)):
-        raise ValueError("the policy's scores are no finite numbers")
-    return np.ascontiguousarray(rows), offsets, base, np.ascontiguousarray(t["context.globals"][:, MOVING])
-
-
 class Picking:
     """One batch, decided request by request.
 
     Args:
-        scorer: the policy. queue, state: what waits, and what the server knows of itself. usable: (Q,) which requests may join.
-        estimator: of batch times. limits: of the batch.
+        policy: makes `Scores` of the entries of (Q,) requests and of the server. decision: what it decides. queue, state: what waits,
+            and what the server knows of itself. usable: (Q,) which requests may join. estimator: of batch times. limits: of the
+            batch.
     """
 
     def __init__(
-        self, scorer: Scorer, queue: Queue, state: Server, usable: NDArray[np.bool_], estimator: VerificationTimeEstimator,
-        limits: ServerLimits,
+        self, policy: Callable[[Floats, Floats], Scores], decision: Decision, queue: Queue, state: Server, usable: NDArray[np.bool_],
+        estimator: VerificationTimeEstimator, limits: ServerLimits,
     ):  # fmt: skip
         rows = matrix("requests", request.NAMES, queue, state)
         seen = matrix("globals", server.NAMES, queue, state)[0]
@@ -140,22 +96,19 @@ class Picking:
             raise LookupError("a fact that the policy reads is missing")
         moving = [server.NAMES[entry] for entry in MOVING]
         self.scaling = scaling("globals", moving, state)[..., 0].T.tolist()
-        scores, self.offsets, self.base, self.moving = prepare(scorer, rows, seen)
-        self.matrix = np.column_stack([scores, self.offsets])  # the last column meets a 1; NEVER there keeps one out
-        self.context = np.ones(len(self.base) + 1, np.float32)
-        self.n, self.scorer, self.limits, self.state = len(usable), scorer, limits, state
-        self.heads = scorer.first_length + scorer.lengths
+        self.policy, self.actions = policy(rows, seen), Actions(*decision)
+        self.limits, self.state = limits, state
         self.hosted = queue.at_server
         self.ahead = state.draft.longest_tokens * queue.at_server
         self.drafts_for = ((queue.at_server == 1.0) & (queue.uncached == 0.0) & (queue.committed > 0.0)).tolist()
-        if scorer.lengths and state.draft.longest_tokens == 0:  # nobody can be moved
-            self.matrix[self.n + self.heads :, -1] = NEVER
+        if decision.lengths and state.draft.longest_tokens == 0:
+            self.policy.settle()
         self.estimator, self.coefficients = estimator, estimator.coefficients.tolist()
         self.begin_below = limits.admit_share * state.kv_capacity
         self.prefill, self.deepest = float(queue.uncached.sum()), float(queue.uncached.max())
         self.uncached, self.cached, self.own = queue.uncached, queue.cached, queue.draft + 1.0
         self.deadline_s = np.where(queue.solo_s > queue.slack_s, math.inf, queue.slack_s).tolist()
-        self.free = usable.copy()
+        self.free, self.picked = usable.copy(), np.zeros(len(usable), np.bool_)
         chunk = float(limits.prefill_tokens) if limits.prefill_tokens > 0 else math.inf
         self.batch = Composition([], [], chunk=chunk, missing=float(queue.uncached[queue.cached > 0].sum()))
         self.fit()
@@ -167,7 +120,7 @@ class Picking:
         self.take = np.where(self.uncached <= chunk, self.uncached + self.own, chunk)
         self.held = self.limits.held(self.cached + self.take + self.ahead)
         self.largest = float(self.held.max(initial=0.0))
-        self.matrix[: self.n, -1] = np.where(self.free & (self.take > 0.0), self.offsets[: self.n], NEVER)
+        self.policy.open(self.free & (self.take > 0.0))
 
     def join(self) -> None:
         """Responses in memory join in order of arrival, as far as memory and the batch limit allow (`compose.join_responses`)."""
@@ -181,12 +134,11 @@ class Picking:
     def run(self) -> Composition:
         """Decide until the batch is launched, or not to launch one."""
         while not self.batch.ends:
-            np.tanh(self.base + self.moving @ self.sight(), out=self.context[:-1])
-            scores = self.matrix @ self.context
-            q, score = self.best_pick(scores[: self.n])
-            other, best = self.best_other(scores[self.n : self.n + self.heads].tolist())
-            if self.scorer.lengths:
-                self.move(scores[self.n + self.heads :] > max(score, best))
+            picks, heads, moves = self.policy.scores(self.sight(), self)
+            q, score = self.best_pick(picks)
+            other, best = self.best_other(heads)
+            if self.actions.lengths:
+                self.move(moves > max(score, best))
             if q >= 0 and score >= best:
                 self.add(q)
             else:
@@ -197,7 +149,7 @@ class Picking:
         """Move the sessions of (Q,) requests; nothing of it changes what is seen of the others."""
         places = np.flatnonzero(above)
         self.batch.moves += places.tolist()
-        self.matrix[self.n + self.heads + places, -1] = NEVER
+        self.policy.settle(places)
 
     def drafting_s(self) -> tuple[float, float]:
         """Predicted time of one draft step of the members so far, and of all that the server drafts for them."""
@@ -215,8 +167,8 @@ class Picking:
         """Whether the length may be chosen: once, where the server drafts for anybody."""
         return self.batch.length is None and self.state.draft.longest_tokens > 0 and bool(self.hosted.any())
 
-    def sight(self) -> Floats:
-        """Symlog of the entries that move, in the order of MOVING."""
+    def sight(self) -> list[float]:
+        """The server's entries that move, in the order of MOVING."""
         b, (launch, new_token, pair, cached_token) = self.batch, self.coefficients
         n, capacity = len(b.members), self.state.kv_capacity
         step_s, drafting_s = self.drafting_s()
@@ -225,8 +177,7 @@ class Picking:
         shares = (b.kv / capacity, b.chunk, float(self.chunk_is_open()), self.spoken_for() / capacity)
         own = (self.tokens_of_batch(), step_s, float(self.length_is_open()))
         quantities = zip((n, b.new, predicted_s, b.due_s, *shares, *own), self.scaling, strict=True)
-        sizes = [min(max(quantity / scale, low), high) for quantity, (scale, low, high) in quantities]
-        return np.array([math.copysign(math.log1p(abs(size)), size) for size in sizes], np.float32)
+        return [min(max(quantity / scale, low), high) for quantity, (scale, low, high) in quantities]
 
     def spoken_for(self) -> float:
         """Memory in use, added by the batch so far, and that prompts begun still lack (`compose.spoken_for`)."""
@@ -242,23 +193,53 @@ class Picking:
             return -1, -math.inf
         if self.batch.kv + self.largest > self.state.kv_capacity:  # only then may memory keep one out
             scores = np.where(self.batch.kv + self.held <= self.state.kv_capacity, scores, NEVER)
-        spoken_for = self.spoken_for()
-        if self.begin_below > 0.0 and spoken_for > 0.0:
-            begins = (self.cached > 0.0) | (spoken_for + self.uncached + self.own + self.ahead <= self.begin_below)
+        begins = self.begins()
+        if begins is not None:
             scores = np.where(begins, scores, NEVER)
         q = int(scores.argmax())
         score = float(scores[q])
         return (q, score) if score > POSSIBLE else (-1, -math.inf)
 
+    def begins(self) -> NDArray[np.bool_] | None:
+        """(Q,) which requests may begin, or have begun; None where new ones are not kept out (`ServerLimits.admit_share`)."""
+        spoken_for = self.spoken_for()
+        if self.begin_below <= 0.0 or spoken_for <= 0.0:
+            return None
+        return (self.cached > 0.0) | (spoken_for + self.uncached + self.own + self.ahead <= self.begin_below)
+
+    def fits(self) -> NDArray[np.bool_]:
+        """(Q,) which requests may join the batch so far, as the engine tells a policy (`compose.fits`)."""
+        room = (self.take > 0.0) & (self.batch.kv + self.held <= self.state.kv_capacity) & ~self.picked
+        begins = self.begins()
+        full = len(self.batch.members) >= self.limits.requests
+        return room & (not full) if begins is None else room & begins & (not full)
+
+    def with_s(self) -> NDArray[np.float64]:
+        """(Q,) predicted time of the batch so far with each request (`compose.predicted_with_s`)."""
+        b, (launch, new_token, pair, cached_token) = self.batch, self.coefficients
+        new, pairs = b.new + self.take, b.pairs + self.take * (self.cached + self.take)
+        verify_s = (
+            launch
+            + new_token * new
+            + pair * pairs
+            + cached_token * (b.cached + self.cached)
+            + self.estimator.level_s(new)
+        )
+        draft, tokens = self.state.draft, self.tokens_of_batch()
+        drafts = np.array(self.drafts_for, float)
+        drafting, context = b.drafting + drafts, b.context + drafts * (self.cached + 1.0)
+        step_s = draft.launch_s + drafting * draft.sequence_s + draft.cached_token_s * context
+        return np.asarray(verify_s + np.where((drafting > 0) & (tokens > 0), draft.overhead_s + tokens * step_s, 0.0))
+
     def best_other(self, heads: list[float]) -> tuple[int, float]:
         """The valid action other than a pick with the highest score."""
-        launches, lengths = self.scorer.launches, self.scorer.first_length
+        launches, lengths = self.actions.launches, self.actions.first_length
         valid = list(range(launches)) if self.batch.members else [launches]
         if self.chunk_is_open():
             valid += range(launches + 1, lengths)
-        if self.scorer.lengths and self.length_is_open():
+        if self.actions.lengths and self.length_is_open():
             valid += [
-                lengths + k for k in range(self.scorer.lengths) if SERVER_TOKENS[k] <= self.state.draft.longest_tokens
+                lengths + k for k in range(self.actions.lengths) if SERVER_TOKENS[k] <= self.state.draft.longest_tokens
             ]
         best = max(valid, key=heads.__getitem__)
         return best, heads[best]
@@ -279,14 +260,14 @@ class Picking:
             b.drafting += 1
             b.context += cached + 1.0
         b.due_s = min(b.due_s, self.deadline_s[q])
-        self.free[q] = False
-        self.matrix[q, -1] = NEVER
+        self.free[q], self.picked[q] = False, True
+        self.policy.close(q)
         if used > 0.0 and b.chunk < self.deepest:  # else everybody still fits as before
             self.fit()
 
     def act(self, other: int) -> None:
         """Launch at a price, wait, or choose a chunk or a length."""
-        launches, lengths = self.scorer.launches, self.scorer.first_length
+        launches, lengths = self.actions.launches, self.actions.first_length
         if other >= lengths:
             self.batch.length = SERVER_TOKENS[other - lengths]
         elif other > launches:
@@ -297,60 +278,3 @@ class Picking:
         else:
             self.batch.ends = "launch"
             self.batch.price = PRICES[other] if launches > 1 else None
-
-
-def check_scorer(scorer: Scorer, decide: Any) -> None:
-    """The graph must decide as its tensors say.
-
-    Raises:
-        ValueError: a tensor is missing, of another shape or far too large, or the graph decides otherwise.
-    """
-    sizes: dict[str, int] = {"r": request.SIZE, "g": server.SIZE, "1": 1, "a": scorer.first_length + scorer.lengths}
-    for name, letters in (TENSORS | (OF_HOSTING if scorer.lengths else {})).items():
-        shape = scorer.tensors[name].shape if name in scorer.tensors else ()
-        if len(shape) != len(letters) or any(sizes.setdefault(a, n) != n for a, n in zip(letters, shape, strict=True)):
-            raise ValueError(f"tensor {name!r}: given shape {shape}, allowed is that of a scorer ({letters}: {sizes})")
-    rng = np.random.default_rng(0)
-    for trial in range(8):
-        requests, seen = (
-            rng.uniform(np.maximum(table.LOW, -TRIED), np.minimum(table.HIGH, TRIED), (n, table.SIZE))
-            for table, n in ((request, 5), (server, 1))
-        )
-        requests[: trial % 6, UNCACHED_TOKENS] = 0.0
-        requests[:, PRESENT] = requests[:, ADMISSIBLE] = 1.0
-        requests[:, STAYS], requests[:, MOVABLE] = rng.integers(0, 2, (2, 5))
-        seen[0, BATCH_REQUESTS], seen[0, CHUNK_OPEN], seen[0, LENGTH_OPEN] = trial % 2, (trial // 2) % 2, trial // 4
-        with np.errstate(all="ignore"):  # what overflows is told by its result
-            check_decision(scorer, decide, requests.astype(np.float32), seen.astype(np.float32))
-
-
-def check_decision(scorer: Scorer, decide: Any, requests: Floats, seen: Floats) -> None:
-    """One decision of the graph against the tensors'."""
-    rows, offsets, base, moving = prepare(scorer, requests, seen[0])
-    scores = rows @ np.tanh(base + moving @ symlog(seen[0])[MOVING]) + offsets
-    picks = np.where(requests[:, UNCACHED_TOKENS] > 0.0, scores[: len(requests)], NEVER)
-    pick, takes, other, *moves = decide({"requests": requests, "globals": seen})
-    n_heads = scorer.first_length + scorer.lengths
-    heads = np.where(valid_heads(scorer, seen[0]), scores[len(requests) :][:n_heads], NEVER)
-    wanted, best = int(picks.argmax()), int(heads.argmax())
-    above = scores[len(requests) + n_heads :] > max(picks[wanted], heads[best])
-    decided = (
-        wanted,
-        bool(picks[wanted] >= heads[best]),
-        best,
-        *([(above & (requests[:, MOVABLE] > 0.5)).tolist()] if moves else []),
-    )
-    if decided != (int(pick[0]), bool(takes[0]), int(other[0]), *(each.tolist() for each in moves)):
-        raise ValueError("the graph decides otherwise than its tensors")
-
-
-def valid_heads(scorer: Scorer, seen: Floats) -> NDArray[np.bool_]:
-    """(a,) which actions of no request may be taken, as (globals,) entries tell."""
-    empty, longest = (
-        seen[BATCH_REQUESTS] == 0.0,
-        seen[LONGEST] * scorer.max_draft_tokens + 0.5 if seen[LENGTH_OPEN] > 0.5 else -1.0,
-    )
-    lengths = [tokens < longest for tokens in SERVER_TOKENS[: scorer.lengths]]
-    return np.array(
-        [not empty] * scorer.launches + [empty] + [seen[CHUNK_OPEN] > 0.5] * len(CHUNK_TOKENS) + lengths, np.bool_
-    )

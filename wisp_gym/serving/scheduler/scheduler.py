@@ -17,13 +17,16 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from wisp_gym.contract.decisions import OF_SERVERS
 from wisp_gym.errors import of_kind
 from wisp_gym.serving import wisp
 from wisp_gym.serving.bundle.bundle import Bundle
-from wisp_gym.serving.bundle.schema import ORDER, SCORERS, BundleError
+from wisp_gym.serving.bundle.schema import MOST_REQUESTS, ORDER, SCORERS, BundleError
 from wisp_gym.serving.device.facts import FAILED, MISSING, OUT_OF_RANGE
 from wisp_gym.serving.estimator import VerificationTimeEstimator
+from wisp_gym.serving.scheduler.asked import Asked
 from wisp_gym.serving.scheduler.base import Batch, Room, Scheduler, ServerLimits
+from wisp_gym.serving.scheduler.factored import Factored, Floats
 from wisp_gym.serving.scheduler.features import (
     NO_DRAFT,
     Queue,
@@ -34,10 +37,8 @@ from wisp_gym.serving.scheduler.features import (
     facts_of,
     matrix,
 )
-from wisp_gym.serving.scheduler.picking import Picking
+from wisp_gym.serving.scheduler.picking import Picking, Scores
 from wisp_gym.serving.wisp import Order
-
-MOST_REQUESTS = 4096  # of a queue that one call looks at
 
 
 class BatchScheduler(Scheduler):
@@ -94,7 +95,7 @@ class BatchScheduler(Scheduler):
         reason = "" if usable.all() else OUT_OF_RANGE
         if not reason and len(usable):
             try:
-                if self.bundle.scorer:
+                if self.bundle.schema.decision in SCORERS:
                     return self.pick(seen, usable, server)
                 return self.admit(seen, usable, self.order(seen, server), kv_used)
             except LookupError:
@@ -119,9 +120,9 @@ class BatchScheduler(Scheduler):
 
     def pick(self, seen: Queue, usable: NDArray[np.bool_], server: Server) -> Batch:
         """The batch that a scorer picks request by request."""
-        assert self.bundle.scorer is not None
+        decision = OF_SERVERS[self.bundle.schema.decision]
         with np.errstate(all="ignore"):  # what overflows is told by its result
-            picking = Picking(self.bundle.scorer, seen, server, usable, self.estimator, self.limits)
+            picking = Picking(self.scores_of, decision, seen, server, usable, self.estimator, self.limits)
             picked = picking.run()
         if picked.length is not None and picked.drafting:
             self.server_tokens = picked.length
@@ -131,6 +132,11 @@ class BatchScheduler(Scheduler):
         facts = (picked.members, picked.taken, predicted_s, picked.pairs, picked.cached)
         batch = Batch(*facts, price=picked.price, waits=picked.ends == "wait")
         return replace(batch, draft_tokens=picked.length, draft_s=picking.drafting_s()[1], moves=picked.moves)
+
+    def scores_of(self, rows: Floats, seen: Floats) -> Scores:
+        """What scores a batch's decisions."""
+        scorer = self.bundle.scorer
+        return Asked(self.bundle.decide, rows, seen) if scorer is None else Factored(scorer, rows, seen)
 
     def admit(self, seen: Queue, usable: NDArray[np.bool_], order: Order, kv_used: float = 0.0) -> Batch:
         """Take requests in their order while memory, chunk, batch limit and the limits of those that joined allow (`compose`)."""
