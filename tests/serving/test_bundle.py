@@ -115,7 +115,7 @@ def spoil_weight(model: onnx.ModelProto) -> None:
         (spoil_weight, "must be finite numbers"),
         (add_node("Loop"), "operator 'Loop' is not allowed"),
         (add_node("If"), "operator 'If' is not allowed"),
-        (add_node("Expand"), "operator 'Expand' is not allowed"),
+        (add_node("Tile"), "operator 'Tile' is not allowed"),
         (add_node("Relu", domain="com.example"), "field 7 is not allowed"),
         (add_node("Relu", body="text"), "field 4 is not allowed"),
         (add_node("Relu", ghost=1), "attribute 'ghost' is not allowed"),
@@ -129,7 +129,7 @@ def spoil_weight(model: onnx.ModelProto) -> None:
         ),
         (lambda m: m.graph.initializer.append(numpy_helper.from_array(np.zeros((600, 2), np.float32), "big")), "shape"),
         (lambda m: m.graph.initializer.append(m.graph.initializer[0]), "given twice"),
-        (lambda m: [add_node("Relu")(m) for _ in range(200)], "nodes"),
+        (lambda m: [add_node("Relu")(m) for _ in range(300)], "nodes"),
         (lambda m: m.metadata_props.insert(0, onnx.StringStringEntryProto(key="more", value="x")), "metadata"),
     ],
 )

@@ -17,6 +17,7 @@ from tests.support.bundles import SCENARIO
 from tests.support.homes import at_home
 from wisp_gym.cli import run
 from wisp_gym.contract import request, server
+from wisp_gym.contract.decisions import OF_SERVERS
 from wisp_gym.contract.ladders import PRICES
 from wisp_gym.controllers.scorer_policy import ScorerPolicy, make_scorer, save_scorer, shape_for
 from wisp_gym.engine.build import empty_arrays, fill_sizes, fill_world
@@ -36,7 +37,7 @@ from wisp_gym.serving.bundle.schema import BundleError
 from wisp_gym.serving.estimator import TERMS, VerificationTimeEstimator
 from wisp_gym.serving.export import command
 from wisp_gym.serving.scheduler.base import ServerLimits
-from wisp_gym.serving.scheduler.factored import MOVING, symlog
+from wisp_gym.serving.scheduler.factored import MOVING
 from wisp_gym.serving.scheduler.features import NO_DRAFT, Request, Server, ServerDraft, describe, facts_of, matrix
 from wisp_gym.serving.scheduler.picking import Picking
 from wisp_gym.serving.scheduler.scheduler import BatchScheduler
@@ -374,8 +375,8 @@ def test_every_entry_that_a_server_computes_is_the_engines(tmp_path: Path, decis
                 observe_session(c, s, d[k], w.sessions[0, k], row)
             np.testing.assert_allclose(ours[still], row[still], rtol=1e-6, atol=1e-6)
         picking = Picking(
-            scheduler.bundle.scorer, queue, state, usable, scheduler.estimator, LIMITS
+            scheduler.scores_of, OF_SERVERS[decision], queue, state, usable, scheduler.estimator, LIMITS
         )  # fmt: skip
         join_responses(w.at(0))
         observe_batch(c, s, globals_row)
-        np.testing.assert_allclose(picking.sight(), symlog(globals_row)[MOVING], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(picking.sight(), globals_row[MOVING], rtol=1e-5, atol=1e-6)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from wisp_gym.contract import device
 from wisp_gym.controllers.policy import Policy, make_policy
@@ -13,6 +13,7 @@ from wisp_gym.evaluation.own.asked import SIGNATURE, is_asked
 from wisp_gym.evaluation.own.driven import Drivers
 from wisp_gym.evaluation.own.networks import network_layers
 from wisp_gym.evaluation.own.onnx_file import OnnxFile
+from wisp_gym.evaluation.own.onnx_server import OnnxServer, of_file
 from wisp_gym.jit_pointer import Compiled, is_compiled
 from wisp_gym.rules.batching import LEARNED
 from wisp_gym.rules.controller import Controller
@@ -77,10 +78,11 @@ def own(
             together; a function of one (SIZE,) observation decorated by `numba.njit`, a list of (W, b) or a
             `torch.nn.Sequential` of linear layers, which run inside the engine; a `Policy`; an ONNX file.
         server: how batches are composed: a batching rule's or policy's name, or an object with `predict` for
-            `wisp_gym/Batching-v1` (`Joint-v1` with `prices`), one world a row; a `ScorerPolicy`.
+            `wisp_gym/Batching-v1` (`Joint-v1` with `prices`), one world a row; a `ScorerPolicy`; an ONNX file.
         additions: more rules, as in names: "admit+by-load:16+colocated:4".
         name: in tables; default made of what is given.
-        decides: what `devices` decides: after each token, or a length once a round, and with "-way" how the round ends too.
+        decides: what `devices` decides: after each token, or a length once a round, and with "-way" how the round ends too; a policy
+            bundle says it itself.
         hosting: whether `server` says for whom the server drafts, too. visible: requests that it sees, 1 to 1,024.
         pays_predictor: whether each token costs the devices the rejection predictor's time, for what reads its entries.
 
@@ -98,6 +100,10 @@ def own(
         raise InputError(f"decides: given '{decides}', allowed for a compiled function are 'token' and 'length'")
     device_rule, policy, device_driver = ("wisp", None, None) if rule else device_half(devices, decides)
     server_rule, scorer, server_driver = server_half(server)
+    if isinstance(device_driver, OnnxFile) and device_driver.decides:
+        decides = cast(Decides, device_driver.decides)
+    if isinstance(server_driver, OnnxServer):
+        prices, hosting = server_driver.prices, server_driver.hosting
     rules = "+".join(part for part in (device_rule, server_rule, additions) if part)
     drivers = Drivers(device_driver, server_driver, rule, decides, prices, hosting, visible)
     label = name or "+".join(part for part in (called(devices), called(server), additions) if part)
@@ -141,11 +147,13 @@ def device_half(given: Any, decides: str) -> tuple[str, Policy | None, Any]:
 
 def server_half(given: Any) -> tuple[str, ScorerPolicy | None, Any]:
     """Rule's name, network and object of the server."""
-    if isinstance(given, (str, PathLike)):
+    if isinstance(given, (str, PathLike)) and not fspath(given).endswith(".onnx"):
         return fspath(given), None, None
-    half = made(given)
+    half = of_file(given) if isinstance(given, (str, PathLike)) else made(given)
     if isinstance(half, ScorerPolicy):
         return "fcfs", half, None
     if is_asked(half):
         return "fcfs", None, half
-    raise InputError(f"server: given {shown(given)}, allowed are a name, what has {SIGNATURE}, a ScorerPolicy")
+    raise InputError(
+        f"server: given {shown(given)}, allowed are a name, what has {SIGNATURE}, a ScorerPolicy, an ONNX file"
+    )

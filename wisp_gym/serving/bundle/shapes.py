@@ -217,7 +217,7 @@ SAME = (
     "Sqrt", "Tanh",
 )  # fmt: skip
 BROADCAST = (
-    "Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "Mul", "Or", "PRelu", "Pow", "Sub", "Sum",
+    "Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "Mod", "Mul", "Or", "PRelu", "Pow", "Sub", "Sum",
     "Where",
 )  # fmt: skip
 REDUCE = ["ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"]
@@ -242,6 +242,7 @@ def part_of(call: Call) -> Any:
 NUMBERS: dict[str, Callable[[Call, list[Any]], Any]] = {
     "Add": lambda call, n: n[0] + n[1], "Sub": lambda call, n: n[0] - n[1], "Mul": lambda call, n: n[0] * n[1],
     "Div": lambda call, n: n[0] // n[1] if n[0].dtype.kind == "i" else n[0] / n[1], "Equal": lambda call, n: n[0] == n[1],
+    "Mod": lambda call, n: n[0] % n[1], "Expand": lambda call, n: np.broadcast_to(n[0], expand(call)[0]),
     "Cast": lambda call, n: n[0].astype(np.int64) if call.attributes.get("to") == 7 else None, "Identity": lambda call, n: n[0],
     "Concat": lambda call, n: np.concatenate(n, call.attributes.get("axis", 0)), "Where": lambda call, n: np.where(*n),
     "Gather": lambda call, n: np.take(n[0], n[1], call.attributes.get("axis", 0)), "Slice": lambda call, n: part_of(call),

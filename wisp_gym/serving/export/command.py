@@ -3,9 +3,11 @@
     wisp-gym export runs/ppo-Speculation-v1_1 -o policy.onnx
     wisp-gym export aligned --scenario wisp-a100-qwen3-32b -o aligned.onnx
     wisp-gym export --batching wisp -o batching.onnx
+    wisp-gym export mine.onnx --decision token -o policy.onnx
 
 The file holds the whole decision (normalisation, network or rule, masking, decoding) and its schema: features with units and
 ranges, meaning of the actions, the commit that trained it, the hash of its scenario. The same input gives the same bytes.
+A graph of another architecture (mine.onnx) is copied into it; `wisp_gym.serving.build_bundle` says what it must be.
 With --check it is compared with torch and with the engine's compiled policy on recorded observations.
 """
 
@@ -24,6 +26,7 @@ from wisp_gym.scenario import DEFAULT_SCENARIO, load
 from wisp_gym.serving.bundle.bundle import from_bytes, schema
 from wisp_gym.serving.bundle.names import find
 from wisp_gym.serving.export import policies
+from wisp_gym.serving.export.build import DECISIONS, bundle_of
 
 PROGRAM = "wisp-gym export"
 
@@ -34,9 +37,10 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
     add = parser.add_argument
     add(
         "policy",
-        metavar="RUN|RULE",
-        help="run folder, policy.json, a shipped policy, or a rule such as wisp, fixed:4, aligned",
+        metavar="RUN|RULE|ONNX",
+        help="run folder, policy.json, a shipped policy, a rule such as wisp, fixed:4, aligned, or an ONNX graph of your own",
     )
+    add("--decision", choices=DECISIONS, default="token", help="what an ONNX graph decides (default token)")
     add("--batching", action="store_true", help="the rule is a server's (wisp, edf-demoted …), not a device's")
     add("-o", "--output", type=output_file(".onnx"), required=True, metavar="FILE", help="the bundle to write")
     add("--scenario", default="", metavar="NAME|FILE",
@@ -52,6 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return write(
             flags.output, find(flags.policy).read_bytes()
         )  # as it was exported from its run, which is not here
+    if flags.policy.endswith(".onnx"):
+        return write(
+            flags.output,
+            bundle_of(flags.policy, flags.decision, flags.scenario or DEFAULT_SCENARIO, Path(flags.policy).stem).data,
+        )
     if is_policy(flags.policy) and saved_decision(flags.policy) in schema.SCORERS:
         scenario = policies.scenario_of_run(flags.policy, flags.scenario)
         return write(flags.output, policies.scorer_bundle(flags.policy, scenario))

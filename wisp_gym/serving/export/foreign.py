@@ -98,6 +98,8 @@ def copy_node(g: Graph, node: onnx.NodeProto, values: dict[str, str]) -> None:
         values[node.output[0]] = constant(g, constant_of(told))
     elif node.op_type in PASSES_ON:
         values[node.output[0]] = given[0]
+    elif node.op_type == "ConstantOfShape":
+        values[node.output[0]] = g.op("Expand", constant(g, constant_of(told or {"value": 0.0})), *given)
     elif node.op_type == "Clip":
         values[node.output[0]] = clip(g, [*given, "", ""])
     else:
@@ -124,10 +126,7 @@ def call(g: Graph, node: onnx.NodeProto, given: list[str], told: dict[str, Any])
         name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()
     }
     if node.op_type not in OPERATORS or node.domain not in ("", "ai.onnx"):
-        hint = "; write x.reshape(-1, …)" if node.op_type in ("Shape", "ConstantOfShape") else ""
-        raise InputError(
-            f"policy: operator '{node.op_type}' is none that bundles hold: {', '.join(sorted(OPERATORS))}{hint}"
-        )
+        raise InputError(f"policy: operator '{node.op_type}' is none that bundles hold: {', '.join(sorted(OPERATORS))}")
     if unknown := sorted(set(attributes) - ATTRIBUTES):
         raise InputError(
             f"policy: attribute '{unknown[0]}' of '{node.op_type}' is none that bundles hold: {', '.join(sorted(ATTRIBUTES))}"

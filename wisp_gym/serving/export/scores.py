@@ -74,7 +74,9 @@ def shapes_in(g: Graph, about: Schema) -> dict[str, Shape]:
     try:
         return check_sizes(read, onnx_file.tensors_of(read), inputs, MOST)
     except WireError as error:
-        raise InputError(f"policy: {error}; its first axis must be of any length") from None
+        raise InputError(
+            f"policy: {error}, with {ROWS} rows; is the graph written for another number of them alone?"
+        ) from None
 
 
 def of_device(g: Graph, outputs: Outputs, about: Schema) -> str:

@@ -24,6 +24,8 @@ class Asked:
             much rather a session is to be at the server. rows, seen: (Q, request.SIZE) and (server.SIZE,) entries before the first member.
     """
 
+    sees_moves = True
+
     def __init__(self, decide: Callable[[dict[str, NDArray[Any]]], list[NDArray[Any]]], rows: Floats, seen: Floats):
         self.decide, self.rows, self.seen = decide, rows.copy(), seen[None].copy()
         self.may = np.zeros(len(rows), np.bool_)

@@ -50,6 +50,18 @@ class Scorer(NamedTuple):
         """Place of the first length among the actions of no request."""
         return self.launches + 1 + len(CHUNK_TOKENS)
 
+    def layers(self) -> list[tuple[Floats, Floats]]:
+        """(W, b) of its parts, as `wisp_gym.rules.scorer` has them."""
+        t = self.tensors
+        query = [
+            (t[f"{name}.weight"], t[f"{name}.bias"])
+            for name in ("query", "offset", *(("stays", "stays_offset") if self.lengths else ()))
+        ]
+        stacked = np.concatenate([w for w, _ in query]), np.concatenate([b for _, b in query])
+        context = np.concatenate([t["context.globals"], t["context.pooled"]], axis=1)
+        plain = {name: (t[f"{name}.weight"], t[f"{name}.bias"]) for name in ("hidden", "embedding", "heads")}
+        return [plain["hidden"], plain["embedding"], (context, t["context.bias"]), stacked, plain["heads"]]
+
 
 def symlog(x: Floats) -> Floats:
     """sign(x)·log(1 + |x|)."""
@@ -95,6 +107,8 @@ class Factored:
     Args:
         scorer: the policy. rows, seen: (Q, request.SIZE) and (server.SIZE,) entries before the first member.
     """
+
+    sees_moves = False  # nothing of it is in what it embeds
 
     def __init__(self, scorer: Scorer, rows: Floats, seen: Floats):
         scores, self.offsets, self.base, self.moving = prepare(scorer, rows, seen)

@@ -23,7 +23,13 @@ from wisp_gym.serving.scheduler.features import Queue, Server, matrix, scaling
 
 
 class Scores(Protocol):
-    """Scores of one batch's decisions: `factored.Factored`, or `asked.Asked` for a graph of another architecture."""
+    """Scores of one batch's decisions: `factored.Factored`, or `asked.Asked` for a graph of another architecture.
+
+    Attributes:
+        sees_moves: whether a session's move changes what it scores next.
+    """
+
+    sees_moves: bool
 
     def open(self, may: NDArray[np.bool_]) -> None:
         """Say which of the (Q,) requests may be picked from now on."""
@@ -137,19 +143,22 @@ class Picking:
             picks, heads, moves = self.policy.scores(self.sight(), self)
             q, score = self.best_pick(picks)
             other, best = self.best_other(heads)
-            if self.actions.lengths:
-                self.move(moves > max(score, best))
+            if self.actions.lengths and self.move(moves > max(score, best), moves):
+                continue
             if q >= 0 and score >= best:
                 self.add(q)
             else:
                 self.act(other)
         return self.batch
 
-    def move(self, above: NDArray[np.bool_]) -> None:
-        """Move the sessions of (Q,) requests; nothing of it changes what is seen of the others."""
+    def move(self, above: NDArray[np.bool_], scores: Floats) -> bool:
+        """Move sessions of (Q,) requests: all, or the best one where the policy sees what has moved; returns whether to ask again."""
         places = np.flatnonzero(above)
+        if self.policy.sees_moves and len(places):
+            places = places[[int(scores[places].argmax())]]
         self.batch.moves += places.tolist()
         self.policy.settle(places)
+        return self.policy.sees_moves and len(places) > 0
 
     def drafting_s(self) -> tuple[float, float]:
         """Predicted time of one draft step of the members so far, and of all that the server drafts for them."""
