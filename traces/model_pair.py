@@ -71,9 +71,19 @@ class Pair:
         ends = self.target.generation_config.eos_token_id
         return set(ends if isinstance(ends, list) else [] if ends is None else [ends])
 
-    def encode(self, text: str) -> list[int]:
-        """The tokens of a prompt."""
-        return list(self.tokenizer(text)["input_ids"])
+    def encode(self, text: str, chat: bool = False) -> list[int]:
+        """The tokens of a prompt; of a `chat` those of the tokenizer's template, with the text as what the user says.
+
+        Raises:
+            InputError: the tokenizer has no template.
+        """
+        if not chat:
+            return list(self.tokenizer(text)["input_ids"])
+        if not self.tokenizer.chat_template:
+            raise InputError("--chat: the target's tokenizer has no chat template")
+        says = [{"role": "user", "content": text}]
+        text = self.tokenizer.apply_chat_template(says, tokenize=False, add_generation_prompt=True)
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def describe(self, side: str) -> dict[str, Any]:
         """Name, size and a checksum over the beginnings of all weights, so that retrained models are told apart."""

@@ -105,7 +105,7 @@ def tokens_of(pair: Pair, prompt: Prompt, given: Namespace) -> list[int]:
     Raises:
         InputError: it has none, or with answer and draft more than the models take.
     """
-    ids = pair.encode(prompt.text)
+    ids = pair.encode(prompt.text, given.chat)
     if not ids:
         raise InputError(f"{given.prompts}: prompt {prompt.id}: no token; allowed: at least one")
     needed = len(ids) + given.max_new_tokens + given.draft_tokens
@@ -157,6 +157,7 @@ def header_of(pair: Pair, given: Namespace) -> dict[str, Any]:
         **{name: getattr(given, name) for name in ("draft_tokens", "max_new_tokens", "seed", "dtype")},
         "temperature": given.temperature,
         **({"answers": given.answers} if given.answers > 1 else {}),
+        **({"chat": True} if given.chat else {}),
     }  # fmt: skip
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     return {"temperature": given.temperature, "settings": settings, "versions": versions, "recipe": recipe}
@@ -180,6 +181,7 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
     parser.add_argument("--draft", required=True, metavar="MODEL", help="name on the hub, or a folder")
     parser.add_argument("--target", required=True, metavar="MODEL", help="name on the hub, or a folder")
     parser.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="text, or JSON lines with `prompt`")
+    parser.add_argument("--chat", action="store_true", help="prompts are what a user says: apply the chat template")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="NPZ to write")
     parser.add_argument("--recipe", type=Path, metavar="FILE", help="JSON to keep in the header (of train_pair, say)")
     parser.add_argument(

@@ -11,7 +11,7 @@ from typing import Any
 from agents.sim2real.compare import classes
 from agents.sim2real.devices import Deployed, Fleet, Running, ServerProcess, Shape, read_deployed, write_deployed
 from agents.sim2real.profile import Measured, RandomLength, build_scenario, measure
-from agents.sim2real.server import FCFS, Served
+from agents.sim2real.server import FCFS, VLLM, Served, deepened
 from agents.sim2real.settings import KV_TOKENS, MAX_BATCH_REQUESTS, PREFILL_CHUNK_TOKENS, START_WINDOW_S, Settings
 from traces import record
 from wisp_gym.controllers.names import is_policy, parse
@@ -45,7 +45,7 @@ def check_pair(settings: Settings) -> None:
     Raises:
         InputError: names the flag.
     """
-    from wisp_gym.testbed.torch_engine.models import load_tokenizer
+    from wisp_gym.testbed.tokenizers import load_tokenizer
 
     for side in ("draft", "target") if settings.target else ():
         load_tokenizer(getattr(settings, side), f"--{side}")
@@ -62,7 +62,8 @@ class Bench:
     """
 
     def __init__(self, settings: Settings, folder: Path) -> None:
-        from wisp_gym.testbed.torch_engine.models import default_pair, load_model, load_tokenizer, tokenizer_digest
+        from wisp_gym.testbed.tokenizers import load_tokenizer, tokenizer_digest
+        from wisp_gym.testbed.torch_engine.models import default_pair, load_model
 
         pair = None if settings.target else default_pair()
         self.settings, self.folder, self.notes, self.profiled = settings, folder, list[str](), list[Deployed]()
@@ -73,7 +74,27 @@ class Bench:
         texts = [prompt.text for prompt in record.read_prompts(folder / "prompts.jsonl")]
         self.prompts = [list(tokenizer(texts[place])["input_ids"]) for place in self.trace.prompt_id]
         self.model = load_model(self.names["draft"], "--draft")
+        self.served = self.served_target()
         self.vocabulary, self.digest = min(self.model.config.vocab_size, len(tokenizer)), tokenizer_digest(tokenizer)
+
+    def served_target(self) -> tuple[str, int, int]:
+        """The target's name or folder, and the layers and width to which the server deepens it: vLLM is given a folder that is deep."""
+        given, name = self.settings, self.names["target"]
+        if given.engine != VLLM or not given.target_layers:
+            return name, given.target_layers, given.target_intermediate
+        from wisp_gym.testbed.tokenizers import load_tokenizer
+        from wisp_gym.testbed.torch_engine.models import load_model
+
+        folder = self.folder / "target"
+        if not folder.is_dir():
+            draft = folder.with_name("target.draft")
+            deep = deepened(
+                load_model(name, "--target", dtype=given.dtype), given.target_layers, given.target_intermediate
+            )
+            deep.save_pretrained(draft)
+            load_tokenizer(name, "--target").save_pretrained(draft)
+            draft.rename(folder)
+        return str(folder), 0, 0
 
     def recorded(self, prompts: Path) -> SpeculationTrace:
         """The pair's speculation trace on the prompts, recorded where it is missing."""
@@ -124,7 +145,9 @@ class Bench:
         label = f"{n}-{re.sub('[^a-z0-9.]+', '-', name.lower())}-{cycle}"
         coefficients = {name: float(getattr(scenario.estimator, name)) for name in TERMS}
         scheduler = FCFS
-        if batching != FCFS:
+        if is_policy(batching):
+            scheduler = batching
+        elif batching != FCFS:
             scheduler = str(self.place(label) / "batching.onnx")
             write_bytes(scheduler, batching_bundle(batching, scenario))
         return self.run(label, fleet, scheduler, coefficients)
@@ -181,9 +204,13 @@ class Bench:
         given = self.settings
         limits = {"kv_tokens": KV_TOKENS, "max_batch_rounds": MAX_BATCH_REQUESTS, "max_sessions": 2 * fleet.n + 64}
         limits |= {"prefill_chunk_tokens": PREFILL_CHUNK_TOKENS, "max_waiting": fleet.n + 64}
-        served = Served(self.names["target"], given.target_layers, given.target_intermediate, given.device, given.dtype, self.server_cores,
-                        scheduler, limits, coefficients, str(folder / "batches.jsonl"))  # fmt: skip
-        server, threads, before = ServerProcess(served, folder), torch.get_num_threads(), kept_to(self.device_cores)
+        served = Served(given.engine, *self.served, given.device, given.dtype, self.server_cores, scheduler, limits, coefficients,
+                        str(folder / "batches.jsonl"))  # fmt: skip
+        server, threads, before = (
+            ServerProcess(served, folder, given.server_python),
+            torch.get_num_threads(),
+            kept_to(self.device_cores),
+        )
         torch.set_num_threads(1)
         try:
             deployed = Running(fleet, server.address, self.model, self.vocabulary, self.digest).run(label)

@@ -28,7 +28,8 @@ from wisp_gym.process import readable
 from wisp_gym.testbed.client import Device, DeviceSettings, Request
 from wisp_gym.testbed.connection import Link, open_channel
 from wisp_gym.testbed.controlling import Controller
-from wisp_gym.testbed.draft import Drafted, DraftModel
+from wisp_gym.testbed.draft import DraftModel
+from wisp_gym.testbed.drafting import Drafted
 
 START_S = 120.0  # in which a server must be listening
 SWITCH_S = 5e-4  # the interpreter's switch of threads: its default, 5 ms, is a tenth of a token
@@ -186,16 +187,22 @@ class Watched:
 class ServerProcess:
     """A server that runs in a process of its own; what it complains of is in the folder's server.log.
 
+    Args:
+        served: what it serves. folder: of the deployment. python: the interpreter that runs it, of an environment with its engine.
+
     Raises:
         InputError: it did not start.
     """
 
-    def __init__(self, served: Served, folder: Path) -> None:
+    def __init__(self, served: Served, folder: Path, python: str) -> None:
         self.served = served
         write_json(folder / "server.json", asdict(served))
-        command = [sys.executable, "-m", "agents.sim2real", "server", str(folder / "server.json")]
+        command = [python, "-m", "agents.sim2real", "server", str(folder / "server.json")]
         with (folder / "server.log").open("wb") as log:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, **readable())
+            try:
+                self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, **readable())
+            except OSError as error:
+                raise InputError(f"--server-python {python}: cannot be started ({error.strerror})") from None
         assert self.process.stdout is not None
         self.address = self.process.stdout.readline().removeprefix("listening on ").strip()
         if not self.address:

@@ -29,8 +29,10 @@ if TYPE_CHECKING:  # torch takes seconds to import
     from wisp_gym.serving import Batch, Request, Scheduler
     from wisp_gym.testbed.engine import Job
     from wisp_gym.testbed.service import Server
+    from wisp_gym.testbed.settings import Limits
 
 FCFS = "fcfs"
+TORCH, VLLM = "torch", "vllm"  # what runs the target
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,14 @@ class Served:
     """What a server is started with.
 
     Attributes:
-        target: name or folder of the model. layers: to which it is deepened (0: as it is). intermediate: width of the MLPs of the
+        engine: TORCH or VLLM. target: name or folder of the model.
+        layers: to which it is deepened (0: as it is). intermediate: width of the MLPs of the
             layers added (0: as the others'). device, dtype: of the weights. cores: on which the process runs.
         scheduler: a bundle's file, or fcfs. limits: of the testbed's `Limits` by name. coefficients: the estimator's first ones
             (empty: measured at the start). batches: file to write.
     """
 
+    engine: str
     target: str
     layers: int
     intermediate: int
@@ -86,22 +90,20 @@ def batch_row(row: Sequence[Any]) -> BatchRow:
     return BatchRow(row[0], row[1], row[2], row[3], [MemberRow(*member) for member in row[4]])
 
 
-def noting(target: Any, kv_tokens: int) -> Any:
-    """An engine in torch that notes how long its last pass took (`pass_s`), and now and then the yardstick after it."""
-    from wisp_gym.testbed.torch_engine.engine import TorchEngine
+def noting(kind: type[Any], yardstick: Yardstick) -> type[Any]:
+    """An engine of a kind that notes how long its last pass took (`pass_s`), and now and then the yardstick after it."""
 
-    class Timed(TorchEngine):
+    class Timed(kind):  # type: ignore[misc]
         pass_s = yardstick_s = 0.0
-        yardstick = Yardstick(target.model)
 
         def verify(self, jobs: Sequence[Job]) -> list[list[int]]:
             begun_s = time.perf_counter()
-            committed = super().verify(jobs)
+            committed: list[list[int]] = super().verify(jobs)
             self.pass_s = time.perf_counter() - begun_s
-            self.yardstick_s = self.yardstick.seconds()
+            self.yardstick_s = yardstick.seconds()
             return committed
 
-    return Timed(target, kv_tokens)
+    return Timed
 
 
 def note_batches(scheduler: Scheduler, engine: Any) -> list[BatchRow]:
@@ -160,17 +162,36 @@ def deepened(model: Any, layers: int, intermediate: int) -> Any:
     return model
 
 
+def in_torch(given: Served, limits: Limits) -> Any:
+    """The engine in torch."""
+    from wisp_gym.testbed.torch_engine.engine import TorchEngine
+    from wisp_gym.testbed.torch_engine.models import load_model
+    from wisp_gym.testbed.torch_engine.target import Target
+
+    model = load_model(given.target, "--target", given.device, given.dtype)
+    target = Target(deepened(model, given.layers, given.intermediate) if given.layers else model)
+    return noting(TorchEngine, Yardstick(target.model))(target, limits.kv_tokens)
+
+
+def in_vllm(given: Served, limits: Limits) -> Any:
+    """The engine on vLLM, whose target is a folder and deep already; the yardstick runs here, while vLLM waits for the next order."""
+    from wisp_gym.testbed.torch_engine.models import load_model
+    from wisp_gym.testbed.vllm_engine.core import CoreSettings
+    from wisp_gym.testbed.vllm_engine.engine import VllmEngine
+
+    yardstick = Yardstick(load_model(given.target, "--target", given.device, given.dtype))
+    return noting(VllmEngine, yardstick)(CoreSettings(given.target, given.dtype, len(given.cores), limits))
+
+
 def build(given: Served) -> tuple[Server, list[BatchRow]]:
     """The server and its notes."""
     from wisp_gym.testbed.scheduling import find_bundle, make_scheduler
     from wisp_gym.testbed.service import Server, ServerSettings
     from wisp_gym.testbed.settings import Limits
-    from wisp_gym.testbed.torch_engine.models import load_model, load_tokenizer, tokenizer_digest
-    from wisp_gym.testbed.torch_engine.target import Target
+    from wisp_gym.testbed.tokenizers import load_tokenizer, tokenizer_digest
 
-    model, limits = load_model(given.target, "--target", given.device, given.dtype), Limits(**given.limits)
-    target = Target(deepened(model, given.layers, given.intermediate) if given.layers else model)
-    engine = noting(target, limits.kv_tokens)
+    limits = Limits(**given.limits)
+    engine = (in_vllm if given.engine == VLLM else in_torch)(given, limits)
     scheduler = make_scheduler(find_bundle(given.scheduler), engine, limits, given.coefficients)
     rows = note_batches(scheduler, engine)
     digest = tokenizer_digest(load_tokenizer(given.target, "--target"))

@@ -1,9 +1,11 @@
 """What a run was asked for, and its folder, which only the same settings may go on with."""
 
 import json
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from agents.sim2real.server import TORCH, VLLM
 from agents.training.arguments import flag
 from wisp_gym.cli import positive, whole
 from wisp_gym.errors import InputError
@@ -39,6 +41,10 @@ class Settings:
         of=whole(0, 1000), metavar="N",
     )  # fmt: skip
     target_intermediate: int = flag(0, "width of the added MLPs; 0: as the others'", of=whole(0, 10**6), metavar="N")
+    engine: str = flag(TORCH, "what runs the target; vllm needs its own environment", choices=(TORCH, VLLM))
+    server_python: str = flag(
+        sys.executable, "the server's interpreter: with vllm, that of its environment", metavar="FILE"
+    )
     device: str = flag("cpu", "of the target: cpu or cuda[:N]")
     dtype: str = flag("float32", "of the target's weights", choices=DTYPES)
     loads: tuple[int, ...] = flag((2, 6, 16), "devices (default 2,6,16)", of=device_numbers, metavar="a,b,...")

@@ -17,7 +17,8 @@ import grpc
 
 from tests.support.testbed_world import TOKENIZER, World, prompt
 from wisp_gym.testbed.connection import Link, LinkBroken
-from wisp_gym.testbed.draft import Drafted, DraftModel
+from wisp_gym.testbed.draft import DraftModel
+from wisp_gym.testbed.drafting import Drafted
 from wisp_gym.testbed.wire_pb2 import FromDevice, FromServer, Round, Start
 
 ROOT = Path(__file__).resolve().parents[2]

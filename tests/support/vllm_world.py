@@ -21,7 +21,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from wisp_gym.testbed.draft import Drafted
+from wisp_gym.testbed.drafting import Drafted
 from wisp_gym.testbed.sampling import softmax
 from wisp_gym.testbed.settings import Limits
 from wisp_gym.testbed.vllm_engine.core import CoreSettings

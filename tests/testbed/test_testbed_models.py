@@ -34,7 +34,8 @@ from tests.support.testbed_world import (
 )
 from traces import model_pair
 from wisp_gym.errors import InputError
-from wisp_gym.testbed.draft import DraftModel, statistics
+from wisp_gym.testbed.draft import DraftModel
+from wisp_gym.testbed.drafting import statistics
 from wisp_gym.testbed.messages import Model, Refused, check_round, laws_of
 from wisp_gym.testbed.sampling import (
     ACCEPT,

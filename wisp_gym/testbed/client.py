@@ -18,7 +18,7 @@ from wisp_gym.serving import Reply as Outcome
 from wisp_gym.serving import Token
 from wisp_gym.testbed.connection import Link, LinkBroken
 from wisp_gym.testbed.controlling import FIRST_DRAFT_S, Controller
-from wisp_gym.testbed.draft import Drafted
+from wisp_gym.testbed.drafting import Drafted
 from wisp_gym.testbed.settings import PROTOCOL_VERSION
 from wisp_gym.testbed.wire_pb2 import Close, FromDevice, Law, Refusal, Reply, Round, Start
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -22,8 +23,10 @@ from wisp_gym.testbed.settings import SESSION_ID_BYTES
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help and wrong flags do without
     from wisp_gym.testbed.client import Answer, Device, Request
+    from wisp_gym.testbed.drafting import Drafting
 
 PROGRAM = "wisp-gym device"
+TORCH, LLAMA_CPP = "torch", "llama-cpp"
 MAX_DRAFT_TOKENS = 32  # as the documented observation counts
 
 
@@ -32,7 +35,24 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog=PROGRAM, description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("--server", default="127.0.0.1:50051", metavar="HOST:PORT", help="(default %(default)s)")
-    add("--draft", metavar="MODEL", help="name or folder of a transformers model (default: the small pair's)")
+    add(
+        "--draft",
+        metavar="MODEL",
+        help="name or folder of a transformers model (default: the small pair's), or a GGUF file",
+    )
+    add("--runtime", choices=(TORCH, LLAMA_CPP), default=TORCH, help="what runs the draft; llama-cpp reads a GGUF file "
+        "(default %(default)s)")  # fmt: skip
+    add(
+        "--tokenizer",
+        metavar="MODEL",
+        help="of a GGUF draft: name or folder of a transformers model (default: the file's folder)",
+    )
+    add(
+        "--context-tokens",
+        type=whole(16, 1 << 20),
+        default=4096,
+        help="of a GGUF draft's longest context (default %(default)s)",
+    )
     add("--device", default="cpu", help="cpu or cuda[:N] (default %(default)s)")
     add("--dtype", choices=("float32", "float64", "bfloat16", "float16"), default="float32", help="of the weights")
     add("--threads", type=whole(0, 1024), default=1, help="of the CPU (default %(default)s; 0: torch's choice)")
@@ -63,6 +83,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     given = parser.parse_args(arguments)
     if bool(given.tls_certificate) != bool(given.tls_key):
         parser.error("--tls-certificate and --tls-key belong together")
+    if given.runtime == LLAMA_CPP and not given.draft:
+        parser.error("--draft: needed with --runtime llama-cpp, a GGUF file")
     return given
 
 
@@ -72,41 +94,60 @@ def prompts(given: argparse.Namespace) -> Iterator[str]:
     Raises:
         InputError: a file that cannot be read, or a line that is no prompt.
     """
-    from wisp_gym.testbed.torch_engine.models import default_pair
-
     yield from given.prompt
-    file = given.prompts or (None if given.prompt else default_pair() / "prompts.jsonl")
-    if file is not None:
-        yield from read_prompts(file)
+    if given.prompts:
+        yield from read_prompts(given.prompts)
+    elif not given.prompt:
+        from wisp_gym.testbed.torch_engine.models import default_pair
+
+        yield from read_prompts(default_pair() / "prompts.jsonl")
 
 
 def build(given: argparse.Namespace) -> tuple[Device, Any]:
     """The device of the flags and its tokenizer, the draft model loaded."""
-    import torch
-
     from wisp_gym.rules.rejection_predictor import load_predictor
     from wisp_gym.testbed.client import Device, DeviceSettings
     from wisp_gym.testbed.connection import Link, open_channel
     from wisp_gym.testbed.controlling import find_controller
-    from wisp_gym.testbed.draft import DraftModel
     from wisp_gym.testbed.security import channel_credentials, read_token
-    from wisp_gym.testbed.torch_engine.models import default_pair, load_model, load_tokenizer, tokenizer_digest
+    from wisp_gym.testbed.tokenizers import tokenizer_digest
 
-    if given.threads:
-        torch.set_num_threads(given.threads)
     predictor = load_predictor(given.predictor) if given.predictor else None
     controller = find_controller(given.controller, given.slo_tokens_per_s, given.ttft_s)()
     token = read_token(given.token) if given.token else None
     tls = given.tls or given.tls_ca or given.tls_key
     credentials = channel_credentials(given.tls_ca, given.tls_certificate, given.tls_key) if tls else None
-    name = given.draft or str(default_pair() / "draft")
-    tokenizer = load_tokenizer(name, "--draft")
-    model = load_model(name, "--draft", given.device, given.dtype)
-    draft = DraftModel(model, min(model.config.vocab_size, len(tokenizer)), given.support)
+    draft, tokenizer = in_llama_cpp(given) if given.runtime == LLAMA_CPP else in_torch(given)
     channel = open_channel(given.server, credentials, 64 << 20, given.tls_name)
     limits = (given.max_draft_tokens, predictor, given.reply_timeout_s, given.give_up_s)
     settings = DeviceSettings(tokenizer_digest(tokenizer), *limits)
     return Device(lambda: Link(channel, token), draft, controller, settings), tokenizer
+
+
+def in_torch(given: argparse.Namespace) -> tuple[Drafting, Any]:
+    """The draft model of transformers, and its tokenizer."""
+    import torch
+
+    from wisp_gym.testbed.draft import DraftModel
+    from wisp_gym.testbed.tokenizers import load_tokenizer
+    from wisp_gym.testbed.torch_engine.models import default_pair, load_model
+
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    name = given.draft or str(default_pair() / "draft")
+    tokenizer = load_tokenizer(name, "--draft")
+    model = load_model(name, "--draft", given.device, given.dtype)
+    return DraftModel(model, min(model.config.vocab_size, len(tokenizer)), given.support), tokenizer
+
+
+def in_llama_cpp(given: argparse.Namespace) -> tuple[Drafting, Any]:
+    """The draft model of a GGUF file, and the tokenizer that its prompts are read by. Needs no torch."""
+    from wisp_gym.testbed.llama_cpp_draft import LlamaCppDraft
+    from wisp_gym.testbed.tokenizers import load_tokenizer
+
+    tokenizer = load_tokenizer(given.tokenizer or str(Path(given.draft).resolve().parent), "--tokenizer")
+    threads = given.threads or os.cpu_count() or 1
+    return LlamaCppDraft(given.draft, len(tokenizer), given.support, given.context_tokens, threads), tokenizer
 
 
 def request_of(given: argparse.Namespace, ids: list[int], place: int) -> Request:

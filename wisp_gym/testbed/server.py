@@ -144,7 +144,8 @@ def build(given: argparse.Namespace) -> Server:
     from wisp_gym.testbed.scheduling import find_bundle, make_scheduler
     from wisp_gym.testbed.security import AccessTokens
     from wisp_gym.testbed.service import Server, ServerSettings
-    from wisp_gym.testbed.torch_engine.models import default_pair, load_tokenizer, tokenizer_digest
+    from wisp_gym.testbed.tokenizers import load_tokenizer, tokenizer_digest
+    from wisp_gym.testbed.torch_engine.models import default_pair
 
     if given.engine == VLLM:
         from wisp_gym.testbed.vllm_engine.version import check_version

@@ -119,7 +119,8 @@ def cases(given: argparse.Namespace) -> list[Case]:
     """Prompts of random tokens, or the small pair's own, with the target's answers."""
     import numpy as np
 
-    from wisp_gym.testbed.torch_engine.models import default_pair, load_model, load_tokenizer
+    from wisp_gym.testbed.tokenizers import load_tokenizer
+    from wisp_gym.testbed.torch_engine.models import default_pair, load_model
 
     if given.target is None:
         folder = default_pair()
@@ -200,7 +201,7 @@ def serve_one(
     from wisp_gym.testbed.client import Device, DeviceSettings, GaveUp, Request
     from wisp_gym.testbed.connection import Link, NotWelcome, open_channel
     from wisp_gym.testbed.controlling import find_controller
-    from wisp_gym.testbed.torch_engine.models import load_tokenizer, tokenizer_digest
+    from wisp_gym.testbed.tokenizers import load_tokenizer, tokenizer_digest
 
     rng, channel = random.Random(given.seed * 100_003 + place), open_channel(address, None, 16 << 20)
 
@@ -266,7 +267,8 @@ def work_devices(
     import torch
 
     from wisp_gym.testbed.draft import DraftModel
-    from wisp_gym.testbed.torch_engine.models import load_model, load_tokenizer
+    from wisp_gym.testbed.tokenizers import load_tokenizer
+    from wisp_gym.testbed.torch_engine.models import load_model
 
     torch.set_num_threads(1)
     model, words = load_model(given.draft, "--draft"), len(load_tokenizer(given.draft, "--draft"))

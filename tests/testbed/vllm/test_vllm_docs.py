@@ -21,7 +21,7 @@ pytest.importorskip("vllm")
 from tests.support.testbed_world import text_of, wait_for
 from tests.support.vllm_world import greedy, prompts, save_draft
 from wisp_gym.testbed.dashboard import DASHBOARD
-from wisp_gym.testbed.torch_engine.models import load_tokenizer
+from wisp_gym.testbed.tokenizers import load_tokenizer
 
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "serving"
 STEERING, EDGE, TABLES = (DOCS / name for name in ("steering.md", "vllm.md", "tables.md"))

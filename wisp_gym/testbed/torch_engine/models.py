@@ -1,8 +1,6 @@
 """Models by name or folder, and the small pair that is trained once where no other is given."""
 
-import hashlib
 import importlib.util
-import json
 import os
 import sys
 from pathlib import Path
@@ -10,11 +8,11 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging
+from transformers import AutoModelForCausalLM
 
 from wisp_gym.errors import InputError
 from wisp_gym.process import call
+from wisp_gym.testbed.tokenizers import loaded
 
 
 def load_model(name: str, flag: str, device: str = "cpu", dtype: str = "float32") -> Any:
@@ -25,27 +23,7 @@ def load_model(name: str, flag: str, device: str = "cpu", dtype: str = "float32"
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"--device {device}: torch sees no CUDA device; allowed here: cpu")
-    return _load(AutoModelForCausalLM, name, flag, dtype=getattr(torch, dtype)).to(device).eval()
-
-
-def load_tokenizer(name: str, flag: str) -> Any:
-    """The tokenizer of a model."""
-    return _load(AutoTokenizer, name, flag)
-
-
-def _load(kind: Any, name: str, flag: str, **options: Any) -> Any:
-    logging.disable_progress_bar()
-    if name.startswith((".", "/", "~")) and not Path(name).is_dir():
-        raise InputError(f"{flag} {name}: no such folder")
-    try:
-        return kind.from_pretrained(name, **options)
-    except (OSError, ValueError, KeyError) as error:  # what transformers raises for unknown names and bad folders
-        raise InputError(f"{flag} {name}: cannot be loaded ({str(error).splitlines()[0][:160]})") from None
-
-
-def tokenizer_digest(tokenizer: Any) -> bytes:
-    """SHA-256 of a vocabulary: a draft of another one is refused before it does harm."""
-    return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).digest()
+    return loaded(AutoModelForCausalLM, name, flag, dtype=getattr(torch, dtype)).to(device).eval()
 
 
 def cache_folder() -> Path:

@@ -147,7 +147,7 @@ def requests_of(file: Path, target: str, given: argparse.Namespace) -> Requests:
     Raises:
         InputError: too few of them.
     """
-    from wisp_gym.testbed.torch_engine.models import load_tokenizer
+    from wisp_gym.testbed.tokenizers import load_tokenizer
 
     texts = list(read_prompts(file))
     if len(texts) < 2 * given.requests:
