@@ -21,6 +21,14 @@ BENCHMARKS = Commands(
     default="engine",
     extras={"serving": "serve", "steering": "vllm"},
 )
+SCENARIOS = Commands(
+    "wisp-gym scenario",
+    "Scenarios: what a file may say, and what is odd about one.",
+    {
+        "check": ("wisp_gym.evaluation.odd.command", "what is valid in a file and yet strange"),
+        "fields": ("wisp_gym.scenario.table", "every field: unit, range, default, what is usual"),
+    },
+)
 COMMANDS = Commands(
     "wisp-gym",
     "Controllers for edge-cloud speculative decoding: compared, exported, and run on real servers.",
@@ -32,6 +40,7 @@ COMMANDS = Commands(
         ),
         "capacity": ("wisp_gym.evaluation.capacities", "how many devices a server carries under each controller"),
         "timeline": ("wisp_gym.evaluation.timeline", "draw what devices and server do"),
+        "scenario": (SCENARIOS, "what a scenario's file may say, and what is odd about one"),
         "export": ("wisp_gym.serving.export.command", "a policy or a rule as one file for a server"),
         "table": ("wisp_gym.serving.tables.command", "draft lengths by batch size, for vLLM, SGLang or TensorRT-LLM"),
         "benchmark": (BENCHMARKS, "how fast this machine runs engine, environments, decisions"),
