@@ -60,6 +60,7 @@ CHEAP = [
     "python -m agents.wisp_study calibrate",
     "python -m wisp_gym.contract",
     "wisp-gym scenario fields",
+    "wisp-gym leaderboard show",
     "wisp-gym dashboard -o dashboard.json",
 ]
 # What the others begin with, and why they do not run here.
@@ -81,6 +82,7 @@ ELSEWHERE = {
     "wisp-gym advise": "half a minute; tests/evaluation/test_advise.py",
     "wisp-gym timeline": "one runs here; tests/evaluation",
     "wisp-gym scenario check": "needs a file of one's own; tests/evaluation/test_odd.py",
+    "wisp-gym leaderboard": "minutes, or needs files of one's own; tests/evaluation/test_leaderboard.py",
     "wisp-gym warm-up": "a minute of compiling; tests/engine/test_demand.py",
     "wisp-gym benchmark": "minutes of a quiet machine; tests/evaluation/test_speed.py",
     "wisp-gym table": "run with the files that they need in tests/serving/test_tables.py",

@@ -273,7 +273,7 @@ def test_the_wheel_holds_the_library_alone_and_all_of_it(wheel: Path) -> None:
     library = {
         str(path.relative_to(ROOT))
         for path in (ROOT / "wisp_gym").rglob("*")
-        if path.suffix in {".py", ".pyi", ".toml", ".json", ".onnx", ".md"} or path.name == "py.typed"
+        if path.suffix in {".py", ".pyi", ".toml", ".json", ".jsonl", ".onnx", ".md"} or path.name == "py.typed"
     }
     samples = {f"wisp_gym/_traces/{path.name}" for path in (ROOT / "traces").iterdir() if path.is_file()}
     assert {name for name in names if ".dist-info/" not in name} == library | samples

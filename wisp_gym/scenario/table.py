@@ -129,9 +129,14 @@ def tokens(source: str) -> Iterator[tokenize.TokenInfo]:
 def usual(path: str) -> tuple[float, float] | None:
     """Lowest and highest value of a field in the presets; None of texts, and where no preset has one."""
     field = next(field for field in all_fields() if field.path == path)
-    found = [value for name in presets() for value in field.values(load(name))]
-    numbers = [value for value in found if isinstance(value, int | float)]
+    numbers = [value for one in all_presets() for value in field.values(one) if isinstance(value, int | float)]
     return (min(numbers), max(numbers)) if numbers else None
+
+
+@cache
+def all_presets() -> tuple[Scenario, ...]:
+    """Every preset, read once."""
+    return tuple(map(load, presets()))
 
 
 # --- as text ---------------------------------------------------------------------------------------------------------
