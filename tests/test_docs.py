@@ -44,7 +44,7 @@ INDENTED = re.compile(r"(?<=\n\n)(?: {4}.*\n)+")
 INLINE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 BARE_FRACTION = re.compile(r"(?<![\w.\])/…])\.\d")
-COMMAND = re.compile(r"(?:python -m [\w.]+|python train\.py|wisp-gym|pip install|pytest|ray start|bash|mkdocs)\b")
+COMMAND = re.compile(r"(?:python -m [\w.]+|python train\.py|wisp-gym|pip install|pytest|ray start|bash|mkdocs build)\b")
 OUR_PATH = re.compile(
     rf"(?<![\w/.-])((?!wisp_gym/_traces)(?:{'|'.join(OURS)}|docs)/[\w/-]+\.(?:py|md|toml|json|csv|proto|npz|jsonl))\b"
 )
