@@ -29,11 +29,13 @@ from wisp_gym.scenario import load, presets
 ROOT = Path(__file__).resolve().parents[1]
 OURS = ("wisp_gym", "agents", "estimators", "traces", "tests")
 CHANGELOG = ROOT / "CHANGELOG.md"  # names what is gone, so its commands are not tried
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "traces" / "README.md"]
+TOP = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+PAGES = [*TOP, *sorted((ROOT / "docs").rglob("*.md")), ROOT / "traces" / "README.md"]
 WRITTEN = [*PAGES, CHANGELOG, *sorted((ROOT / "wisp_gym" / "data").rglob("*.md"))]
 SOURCES = [*(path for folder in OURS for path in (ROOT / folder).rglob("*.py")), ROOT / "train.py"]
 SOURCES += (ROOT / "wisp_gym").rglob("*.toml")
-PYTHON_PAGES = [page for page in PAGES if page.parent.name != "serving"]  # those: tests/serving/test_serving_docs.py
+# Others: tests/serving/test_serving_docs.py, tests/test_tutorials.py.
+PYTHON_PAGES = [page for page in PAGES if page.parent.name not in ("serving", "tutorials")]
 MOST_CHARACTERS = 120
 README_LINES = 120
 
@@ -42,7 +44,7 @@ INDENTED = re.compile(r"(?<=\n\n)(?: {4}.*\n)+")
 INLINE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 BARE_FRACTION = re.compile(r"(?<![\w.\])/…])\.\d")
-COMMAND = re.compile(r"(?:python -m [\w.]+|python train\.py|wisp-gym|pip install|pytest|ray start|bash)\b")
+COMMAND = re.compile(r"(?:python -m [\w.]+|python train\.py|wisp-gym|pip install|pytest|ray start|bash|mkdocs build)\b")
 OUR_PATH = re.compile(
     rf"(?<![\w/.-])((?!wisp_gym/_traces)(?:{'|'.join(OURS)}|docs)/[\w/-]+\.(?:py|md|toml|json|csv|proto|npz|jsonl))\b"
 )
@@ -59,6 +61,8 @@ CHEAP = [
     "wisp-gym timeline --controllers wisp,sled --devices 10 --png timeline.png --trace timeline.json",
     "python -m agents.wisp_study calibrate",
     "python -m wisp_gym.contract",
+    "wisp-gym scenario fields",
+    "wisp-gym leaderboard show",
     "wisp-gym dashboard -o dashboard.json",
 ]
 # What the others begin with, and why they do not run here.
@@ -79,6 +83,8 @@ ELSEWHERE = {
     "wisp-gym capacity": "a search; tests/evaluation/test_commands.py",
     "wisp-gym advise": "half a minute; tests/evaluation/test_advise.py",
     "wisp-gym timeline": "one runs here; tests/evaluation",
+    "wisp-gym scenario check": "needs a file of one's own; tests/evaluation/test_odd.py",
+    "wisp-gym leaderboard": "minutes, or needs files of one's own; tests/evaluation/test_leaderboard.py",
     "wisp-gym warm-up": "a minute of compiling; tests/engine/test_demand.py",
     "wisp-gym benchmark": "minutes of a quiet machine; tests/evaluation/test_speed.py",
     "wisp-gym table": "run with the files that they need in tests/serving/test_tables.py",
@@ -93,6 +99,7 @@ ELSEWHERE = {
     "pip install": "needs the network; .ci/run installs",
     "pytest": "this is it",
     "bash .ci/run": "this is it",
+    "mkdocs build": "tests/test_site.py",
     "ray start": "other machines; tests/agents/test_distributed.py",
 }
 

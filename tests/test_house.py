@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from collections.abc import Callable, Collection, Iterator
@@ -20,9 +21,9 @@ from wisp_gym.jit_folder import cache_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = ("wisp_gym", "agents", "estimators", "traces")
-SHIPPED = {"pyproject.toml", "README.md", "LICENSE", "wisp_gym", "traces"}
+SHIPPED = {"pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "wisp_gym", "traces"}
 TOP_LEVEL = SHIPPED | {
-    *(".ci", ".gitignore", "CHANGELOG.md", "constraints.txt"),
+    *(".ci", ".gitignore", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "constraints.txt", "mkdocs.yml"),
     *("agents", "docs", "estimators", "tests", "train.py"),
 }
 BASE_DEPENDENCIES = {"filelock", "gymnasium", "numba", "numpy"}
@@ -142,9 +143,20 @@ ROOMS = {
     },
     "agents": {"__init__.py", "pool.py", "batching", "bounds", "sim2real", "study", "training", "wisp_study"},
     "estimators": {"__init__.py", "acceptance", "batch_time", "profiling", "rejection"},
-    "docs": {"README.md", "guide", "images", "model", "results", "serving"},
+    "docs": {"README.md", "api", "guide", "images", "model", "results", "serving", "site", "tutorials"},
     "tests": {
-        *("test_house.py", "test_docs.py", "agents", "controllers", "engine", "envs", "estimators", "evaluation"),
+        *(
+            "test_house.py",
+            "test_docs.py",
+            "test_site.py",
+            "test_tutorials.py",
+            "agents",
+            "controllers",
+            "engine",
+            "envs",
+            "estimators",
+            "evaluation",
+        ),
         *("fuzz", "serving", "soak.py", "support", "testbed", "twins.py"),
     },
 }
@@ -274,7 +286,7 @@ def test_the_wheel_holds_the_library_alone_and_all_of_it(wheel: Path) -> None:
     library = {
         str(path.relative_to(ROOT))
         for path in (ROOT / "wisp_gym").rglob("*")
-        if path.suffix in {".py", ".pyi", ".toml", ".json", ".onnx", ".md"} or path.name == "py.typed"
+        if path.suffix in {".py", ".pyi", ".toml", ".json", ".jsonl", ".onnx", ".md"} or path.name == "py.typed"
     }
     samples = {f"wisp_gym/_traces/{path.name}" for path in (ROOT / "traces").iterdir() if path.is_file()}
     assert {name for name in names if ".dist-info/" not in name} == library | samples
@@ -289,6 +301,38 @@ def test_the_wheel_asks_for_four_packages_and_carries_the_licence(wheel: Path) -
     assert {re.split(r"[<>=!~ ]", name)[0] for name in required} == BASE_DEPENDENCIES
     assert "License-Expression: MIT" in lines
     assert any(name.endswith("licenses/LICENSE") for name in archive.namelist())
+
+
+def test_the_description_has_absolute_links_that_lead_to_files(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    metadata = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    links = re.findall(r"\]\(([^)\s]+)\)", archive.read(metadata).decode())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    files = re.compile(re.escape(project["urls"]["Repository"]) + r"/(blob|raw|tree)/main/(.*)")
+    ours = [match.groups() for link in links if (match := files.fullmatch(link))]
+    assert len(ours) > 20
+    assert all(link.startswith("https://") for link in links)
+    assert not [path for _, path in ours if not (ROOT / path).exists()]
+    assert {kind for kind, path in ours if path.endswith(".png")} == {"raw"}
+
+
+def test_the_source_distribution_holds_no_tests(wheel: Path) -> None:
+    """They need what it leaves out: agents, estimators, docs."""
+    with tarfile.open(next(wheel.parent.glob("*.tar.gz"))) as archive:
+        names = archive.getnames()
+    assert not [name for name in names if "/tests" in name]
+    assert any(name.endswith("/wisp_gym/engine/loop.py") for name in names)
+
+
+def test_the_repository_has_one_address_and_the_citation_the_version() -> None:
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
+    site = (ROOT / "mkdocs.yml").read_text()
+    cited = (ROOT / "CITATION.cff").read_text()
+    for text in (site, cited):
+        assert set(re.findall(r"https://github\.com/\S+", text)) == {urls["Repository"]}
+        assert set(re.findall(r"https://[\w-]+\.github\.io/\S+", text)) == {urls["Documentation"]}
+    version = python("import wisp_gym; print(wisp_gym.__version__)", ROOT, path=ROOT)
+    assert f"\nversion: {version}\n" in cited
 
 
 def test_the_installed_wheel_works_anywhere(installed: Path, tmp_path: Path) -> None:

@@ -21,6 +21,24 @@ BENCHMARKS = Commands(
     default="engine",
     extras={"serving": "serve", "steering": "vllm"},
 )
+BOARD = Commands(
+    "wisp-gym leaderboard",
+    "Controllers in a frozen suite, a row of figures each, which anyone can run again.",
+    {
+        "show": ("wisp_gym.evaluation.leaderboard.show", "who is how good"),
+        "run": ("wisp_gym.evaluation.leaderboard.run", "measure a controller and write its row"),
+        "verify": ("wisp_gym.evaluation.leaderboard.verify", "run rows again and compare them byte for byte"),
+    },
+    default="show",
+)
+SCENARIOS = Commands(
+    "wisp-gym scenario",
+    "Scenarios: what a file may say, and what is odd about one.",
+    {
+        "check": ("wisp_gym.evaluation.odd.command", "what is valid in a file and yet strange"),
+        "fields": ("wisp_gym.scenario.table", "every field: unit, range, default, what is usual"),
+    },
+)
 COMMANDS = Commands(
     "wisp-gym",
     "Controllers for edge-cloud speculative decoding: compared, exported, and run on real servers.",
@@ -31,7 +49,9 @@ COMMANDS = Commands(
             "who should draft in your case, device or server, by which controller",
         ),
         "capacity": ("wisp_gym.evaluation.capacities", "how many devices a server carries under each controller"),
+        "leaderboard": (BOARD, "controllers in a frozen suite; every row can be run again"),
         "timeline": ("wisp_gym.evaluation.timeline", "draw what devices and server do"),
+        "scenario": (SCENARIOS, "what a scenario's file may say, and what is odd about one"),
         "export": ("wisp_gym.serving.export.command", "a policy or a rule as one file for a server"),
         "table": ("wisp_gym.serving.tables.command", "draft lengths by batch size, for vLLM, SGLang or TensorRT-LLM"),
         "benchmark": (BENCHMARKS, "how fast this machine runs engine, environments, decisions"),

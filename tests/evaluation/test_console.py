@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from wisp_gym import __version__
-from wisp_gym.__main__ import BENCHMARKS, COMMANDS, main
-from wisp_gym.cli import Bar, progress
+from wisp_gym.__main__ import COMMANDS, main
+from wisp_gym.cli import Bar, Commands, progress
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,7 +40,18 @@ def test_it_runs_as_a_module() -> None:
     assert done.stdout == f"wisp-gym {__version__}\n"
 
 
-@pytest.mark.parametrize("name", [*COMMANDS.modules, *(f"benchmark {name}" for name in BENCHMARKS.modules)])
+def command_names() -> list[str]:
+    """Every command, those of groups by both names; a group alone where it stands for one of its own."""
+    names = []
+    for name, (module, _) in COMMANDS.modules.items():
+        if isinstance(module, Commands):
+            names += [f"{name} {inner}" for inner in module.modules]
+        if not isinstance(module, Commands) or module.default:
+            names.append(name)
+    return names
+
+
+@pytest.mark.parametrize("name", command_names())
 def test_every_sub_command_says_its_name_and_refuses_unknown_flags(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -48,7 +59,8 @@ def test_every_sub_command_says_its_name_and_refuses_unknown_flags(
         main([*name.split(), "--nonsense"])
     out, err = capsys.readouterr()
     assert (stop.value.code, out) == (2, "")
-    full = "benchmark engine" if name == "benchmark" else name
+    module = COMMANDS.modules[name][0] if name in COMMANDS.modules else None
+    full = f"{name} {module.default}" if isinstance(module, Commands) else name
     assert err.startswith(f"wisp-gym {full}: ")
     assert err.count("\n") == 1
 

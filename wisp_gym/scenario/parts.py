@@ -57,8 +57,8 @@ class VerificationTime(Part):
 class SizeTime(Part):
     """Time that batches of so many new tokens take beyond the estimator's terms."""
 
-    tokens: Count
-    add_s: Seconds
+    tokens: Count  # new tokens of the batch
+    add_s: Seconds  # beyond the terms
 
 
 MAX_SIZES = 64  # the engine keeps so many; vLLM captures 51
@@ -73,10 +73,10 @@ class Estimator(Part):
     them and in proportion to the tokens above.
     """
 
-    launch_s: Seconds
-    new_token_s: Seconds
-    pair_s: Seconds
-    cached_token_s: Seconds
+    launch_s: Seconds  # per batch
+    new_token_s: Seconds  # per new token
+    pair_s: Seconds  # per new token × length
+    cached_token_s: Seconds  # per cached token
     request_s: Seconds = 0.0  # per request of the batch
     sizes: tuple[SizeTime, ...] = ()  # added by the number of new tokens, in increasing order
 
@@ -96,10 +96,10 @@ class Target(Part):
     """The large model on the server: its shape, from which memory follows."""
 
     name: Name
-    parameters: Count
+    parameters: Count  # all of them: 32e9, not 32
     layers: Count
     heads: Count  # query heads
-    kv_heads: Count
+    kv_heads: Count  # heads of keys and values
     head_dim: Count
     dtype_bytes: Count  # 2 = bf16
 
@@ -125,10 +125,10 @@ class Server(Part):
     activation_bytes: CountOrZero  # reserved for activations
     host_s: Seconds  # per batch
     noise: LogStd  # log-normal std of a batch's time
-    busy_w: Amount
-    idle_w: Amount
-    dollars_per_hour: Amount
-    max_batch_requests: Count
+    busy_w: Amount  # while a batch runs
+    idle_w: Amount  # while none does
+    dollars_per_hour: Amount  # all GPUs together
+    max_batch_requests: Count  # at most in one batch
     prefill_chunk_tokens: CountOrZero  # uncached prompt tokens per batch at most; 0 = prompts are prefilled whole
     host_request_s: Seconds = (
         0.0  # per request of a batch: to schedule it, to sample its tokens, to take and answer its message
@@ -150,11 +150,11 @@ class Acceptance(Part):
     right, or wrong once a period.
     """
 
-    logit_mean: Logit
-    request_std: LogStd
-    drift_std: LogStd
-    drift_tokens: Positive
-    after_rejection_logit: Logit
+    logit_mean: Logit  # mean over requests
+    request_std: LogStd  # between requests
+    drift_std: LogStd  # within a request
+    drift_tokens: Positive  # correlation length of the drift
+    after_rejection_logit: Logit  # taken off after a rejected token
     loop_enter: Chance = 0.0  # per position outside a loop
     loop_leave: Chance = 0.0  # per position inside
     loop_whole: Chance = 1.0  # share of loops in which every token is accepted; in the others one of each period is not
@@ -179,7 +179,7 @@ class Draft(Part):
     """
 
     name: Name
-    parameters: Count
+    parameters: Count  # all of them
     acceptance: Acceptance
     statistics: Statistics
     trace: str  # path of a speculation trace, "" = the parametric process
@@ -210,7 +210,7 @@ class ServerDraft(Part):
     """
 
     name: Name
-    weights_bytes: CountOrZero
+    weights_bytes: CountOrZero  # while it is loaded
     kv_bytes_per_token: CountOrZero  # beside the target's
     offer: Annotated[
         float, Range(0.0, 1.0)
@@ -232,8 +232,8 @@ class Link(Part):
     timeout_s: Seconds  # retransmission after a loss
     outages_per_s: Annotated[float, Range(0.0, 0.1)]  # at most one begins in each 10 s
     outage_s: Seconds  # mean length
-    uplink_bytes_per_s: Bandwidth
-    downlink_bytes_per_s: Bandwidth
+    uplink_bytes_per_s: Bandwidth  # from the device to the server
+    downlink_bytes_per_s: Bandwidth  # from the server to the device
     idle_after_s: Seconds  # silence after which the radio sleeps
     wake_s: Seconds  # added to the message that wakes it; 0 = never sleeps
 
@@ -245,10 +245,10 @@ class DeviceClass(Part):
     name: Name
     share: Weight  # weight in the mix; weights need not sum to 1
     draft_tokens_per_s: PerSecond  # before throttling
-    round_overhead_s: Seconds
+    round_overhead_s: Seconds  # per round
     predictor_s: Seconds  # rejection predictor, per drafted token
-    draft_w: Amount
-    idle_w: Amount
+    draft_w: Amount  # while it drafts
+    idle_w: Amount  # while it does not
     radio_j: Amount  # per message
     throttle_ratio: Annotated[float, Range(1e-3, 1.0)]  # sustained over start speed; 1 = none
     throttle_s: PositiveSeconds  # time constant
@@ -260,21 +260,21 @@ class SLOClass(Part):
     """A token speed promised to a user: token n is due `clock + n / speed_tokens_per_s + grace_s`."""
 
     name: Name
-    share: Weight
-    speed_tokens_per_s: PerSecond
-    grace_s: Seconds
+    share: Weight  # weight in the mix
+    speed_tokens_per_s: PerSecond  # promised
+    grace_s: Seconds  # by which every token may be late
     ttft_s: PositiveSeconds  # target for the first token, used to schedule prompts
-    clock: Literal["first_token", "arrival"]
+    clock: Literal["first_token", "arrival"]  # what deadlines count from
 
 
 @dataclass(frozen=True)
 class Lengths(Part):
     """A log-normal number of tokens, clipped to [min_tokens, max_tokens]."""
 
-    median_tokens: Positive
-    log_std: LogStd
-    min_tokens: Tokens
-    max_tokens: Tokens
+    median_tokens: Positive  # before it is clipped
+    log_std: LogStd  # spread of the logarithm
+    min_tokens: Tokens  # what is shorter gets so many
+    max_tokens: Tokens  # what is longer is cut
 
     def check(self) -> None:
         if self.min_tokens > self.max_tokens:
@@ -288,10 +288,10 @@ class Lengths(Part):
 class TraceColumns(Part):
     """What a request trace calls its columns; "" = as its format does (`wisp_gym.traces.request_formats`)."""
 
-    time: str = ""
+    time: str = ""  # arrival
     unit: Literal["", "s", "ms", "us", "ns", "date"] = ""  # of the times; date = a date and time as text
-    prompt: str = ""
-    output: str = ""
+    prompt: str = ""  # tokens of the prompt
+    output: str = ""  # tokens of the answer
     records: str = ""  # path of the requests in a JSON document
 
 
@@ -330,9 +330,9 @@ class Workload(Part):
 class Horizon(Part):
     """Requests that arrive in [warmup_s, warmup_s + measure_s) are counted; the world runs on for drain_s."""
 
-    warmup_s: Seconds
-    measure_s: PositiveSeconds
-    drain_s: Seconds
+    warmup_s: Seconds  # before what is measured
+    measure_s: PositiveSeconds  # arrivals in it are counted
+    drain_s: Seconds  # after it, for what is unfinished
 
 
 MAX_SLO_CLASSES = 8  # the engine keeps totals for so many
