@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.support.bundles import network_bytes, random_policy, rule_bytes
+from tests.support.bundles import SCENARIO, network_bytes, random_policy, rule_bytes
+from tests.support.networks import Attends
 from wisp_gym.contract.device import SIZE
+from wisp_gym.serving import build_bundle
 from wisp_gym.serving.bundle.bundle import SEAL_CHARACTERS, from_bytes, load_bundle, schema, seal
 from wisp_gym.serving.bundle.names import find, shipped
 from wisp_gym.serving.bundle.onnx_file import MAX_BYTES
@@ -22,6 +24,7 @@ from wisp_gym.serving.bundle.schema import BundleError
 
 NETWORK = network_bytes(random_policy("token", widths=(8,)))
 RULE = rule_bytes("aligned")
+ATTENTION = build_bundle(Attends(2), scenario=SCENARIO).data
 ROW = {"observation": np.full((1, SIZE), 0.3, np.float32)}
 
 
@@ -64,7 +67,7 @@ EDITS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 10**6), st.integers
 
 
 @settings(deadline=None)  # the machine may be busy
-@given(st.sampled_from([NETWORK, RULE]), EDITS)
+@given(st.sampled_from([NETWORK, RULE, ATTENTION]), EDITS)
 def test_a_damaged_file_is_always_refused(data: bytes, edits: list[tuple[int, int, int]]) -> None:
     damaged = mutated(data, edits)
     if damaged != data:
@@ -72,7 +75,7 @@ def test_a_damaged_file_is_always_refused(data: bytes, edits: list[tuple[int, in
 
 
 @settings(deadline=None)  # the machine may be busy
-@given(st.sampled_from([NETWORK, RULE]), EDITS)
+@given(st.sampled_from([NETWORK, RULE, ATTENTION]), EDITS)
 def test_a_forged_file_is_refused_or_decides(data: bytes, edits: list[tuple[int, int, int]]) -> None:
     forged = sealed(mutated(data, edits))
     try:
