@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from wisp_gym.cli import Parser
 from wisp_gym.scenario import DEFAULT_SCENARIO, Scenario, load, presets
-from wisp_gym.scenario.fields import Part, Range, defaults, field_types, part_of
+from wisp_gym.scenario.fields import Part, Range, defaults, dotted, field_types, part_of
 
 PROGRAM = "wisp-gym scenario fields"
 # The endings of names that say a unit, the longest first.
@@ -76,13 +76,19 @@ class Field:
         optional = defaults(self.part)
         return shown(optional[self.name]) if self.name in optional else "needed"
 
-    def values(self, scenario: Scenario) -> list[Any]:
-        """What a scenario holds in it, one value for each member of the lists on its path."""
-        found: list[Any] = [scenario]
+    def held(self, scenario: Scenario) -> list[tuple[str, Any]]:
+        """Path and value of each that a scenario holds, members of the lists on its path by name or place."""
+        found: list[tuple[str, Any]] = [("", scenario)]
         for word in self.path.split("."):
-            inside = [getattr(one, word) for one in found]
-            found = [each for one in inside for each in (one if isinstance(one, tuple) else (one,))]
+            found = [one for path, part in found for one in members(dotted(path, word), getattr(part, word))]
         return found
+
+
+def members(path: str, value: Any) -> list[tuple[str, Any]]:
+    """The members of a list with their paths, or a value with its own."""
+    if not isinstance(value, tuple):
+        return [(path, value)]
+    return [(f"{path}.{getattr(one, 'name', place)}", one) for place, one in enumerate(value)]
 
 
 # --- the fields ------------------------------------------------------------------------------------------------------
@@ -129,7 +135,7 @@ def tokens(source: str) -> Iterator[tokenize.TokenInfo]:
 def usual(path: str) -> tuple[float, float] | None:
     """Lowest and highest value of a field in the presets; None of texts, and where no preset has one."""
     field = next(field for field in all_fields() if field.path == path)
-    numbers = [value for one in all_presets() for value in field.values(one) if isinstance(value, int | float)]
+    numbers = [value for one in all_presets() for _, value in field.held(one) if isinstance(value, int | float)]
     return (min(numbers), max(numbers)) if numbers else None
 
 
@@ -164,7 +170,7 @@ def cell(values: Sequence[Any]) -> str:
 
 def row(field: Field) -> str:
     """A field's row."""
-    here, everywhere = field.values(load(DEFAULT_SCENARIO)), usual(field.path)
+    here, everywhere = [value for _, value in field.held(load(DEFAULT_SCENARIO))], usual(field.path)
     long = field.name == "description"
     held = "" if long else cell(here)
     cells = (f"`{field.name}`", field.unit, field.range, field.left_out, held, span(*everywhere) if everywhere else "")

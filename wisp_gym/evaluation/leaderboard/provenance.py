@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from wisp_gym.controllers.lookup import parts_of
-from wisp_gym.controllers.names import outside
+from wisp_gym.controllers.names import RULES, outside
 from wisp_gym.controllers.shipped import policy_path
 from wisp_gym.errors import InputError
 from wisp_gym.evaluation.own.named import OBJECT, is_own
@@ -56,7 +56,7 @@ def digests(controller: str) -> dict[str, str]:
         half: of_file(half, Path(half) if half.endswith(".onnx") else source_of(half))
         for half in filter(is_own, halves)
     }
-    policies = [half for half in halves if half not in found and policy_path(half).is_file()]
+    policies = [half for half in halves if half not in found and half not in RULES and policy_path(half).is_file()]
     return found | {name: of_file(name, policy_path(name)) for name in policies}
 
 

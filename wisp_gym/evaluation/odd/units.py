@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from wisp_gym.evaluation.odd.finding import Finding, presets_hold
 from wisp_gym.scenario import Scenario
-from wisp_gym.scenario.table import Field, all_fields, usual
+from wisp_gym.scenario.table import all_fields, usual
 
 FAR = 100.0  # times the highest, or as much below the lowest, that any preset holds
 UNITS = ("s", "bytes", "bytes/s", "bytes/token", "tokens/s", "W", "J", "$/hour")
@@ -18,7 +18,7 @@ def slips(scenario: Scenario) -> Iterator[Finding]:
     """Figures with a unit that are far beyond what is usual, and parameters in billions. Zero is a way to say "none"."""
     for field in all_fields():
         if field.unit in UNITS and (held := usual(field.path)):
-            for place, value in zip(places(scenario, field), field.values(scenario), strict=True):
+            for place, value in field.held(scenario):
                 if value and (ratio := beyond(value, *held)):
                     yield Finding(place, f"{value:g} {field.unit}", far(ratio, field.unit), presets_hold(field.path))
     for place, model in (("target", scenario.target), ("draft", scenario.draft)):
@@ -37,23 +37,6 @@ def beyond(value: float, low: float, high: float) -> float:
 def far(ratio: float, unit: str) -> str:
     """What is strange about a figure so many times the usual one."""
     times = f"{ratio:,.0f} times the highest" if ratio > 1 else f"1/{1 / ratio:,.0f} of the lowest"
-    power = round(abs(math.log10(ratio)) / 3)
-    prefix = (SMALLER if ratio > 1 and unit in ("s", "W", "J") else LARGER if ratio < 1 and unit != "s" else {}).get(
-        power
-    )
+    prefixes = SMALLER if ratio > 1 and unit in ("s", "W", "J") else LARGER if ratio < 1 and "bytes" in unit else {}
+    prefix = prefixes.get(round(abs(math.log10(ratio)) / 3))
     return f"is {times} that any preset has" + (f": meant in {prefix}{unit.replace('bytes', 'B')}?" if prefix else "")
-
-
-def places(scenario: Scenario, field: Field) -> list[str]:
-    """The paths of a field's values, members of lists by name."""
-    found, parts = [""], [scenario]
-    for word in field.path.split("."):
-        inside = [(path, word, getattr(part, word)) for path, part in zip(found, parts, strict=True)]
-        named = [
-            (f"{path}.{word}" if path else word, member, value) for path, word, value in inside
-            for member in (value if isinstance(value, tuple) else (value,))
-        ]  # fmt: skip
-        found = [f"{path}.{getattr(part, 'name', i)}" if isinstance(value, tuple) else path
-                 for i, (path, part, value) in enumerate(named)]  # fmt: skip
-        parts = [part for _, part, _ in named]
-    return found
