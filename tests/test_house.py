@@ -38,6 +38,7 @@ ROOM_NEEDS = {
     "wisp_gym/serving/export": {"onnx"},
     "wisp_gym/serving/export/parity.py": {"torch"},
     "wisp_gym/sb3.py": {"stable_baselines3"},
+    "wisp_gym/pettingzoo.py": {"pettingzoo"},
     "wisp_gym/evaluation/own/sb3.py": {"stable_baselines3"},
     "wisp_gym/testbed/vllm_engine/": {"vllm"},
     "wisp_gym/testbed/vllm_steering/": {"scipy", "vllm"},
@@ -87,7 +88,7 @@ DIRECTION = (
     ("wisp_gym.controllers",),
     ("wisp_gym.view",),
     ("wisp_gym.envs", "wisp_gym.evaluation", "wisp_gym.serving"),
-    ("wisp_gym.policies", "wisp_gym.sb3", "wisp_gym.simulation", "wisp_gym.warm_up"),
+    ("wisp_gym.pettingzoo", "wisp_gym.policies", "wisp_gym.sb3", "wisp_gym.simulation", "wisp_gym.warm_up"),
     ("wisp_gym.testbed",),
     ("wisp_gym.__main__",),
     ("traces",),
@@ -130,6 +131,7 @@ ROOMS = {
             "jit_placed.py",
             "jit_pointer.py",
             "machine.py",
+            "pettingzoo.py",
             "policies.py",
             "process.py",
             "py.typed",
@@ -145,7 +147,7 @@ ROOMS = {
     "docs": {"README.md", "guide", "images", "model", "results", "serving"},
     "tests": {
         *("test_house.py", "test_docs.py", "agents", "controllers", "engine", "envs", "estimators", "evaluation"),
-        *("fuzz", "serving", "soak.py", "support", "testbed", "twins.py"),
+        *("fuzz", "interop", "serving", "soak.py", "support", "testbed", "twins.py"),
     },
 }
 UNSHIPPED_CACHES = shutil.ignore_patterns("__pycache__", "*.egg-info", ".*_cache")

@@ -46,6 +46,26 @@ class SpeculationSettings(EpisodeSettings):
     overlap_tokens: Annotated[int, whole(0, MOST_TOKENS)] = 8
 
 
+def speculating(n: int, settings: Any, log_rows: int = 0, threads: int | None = None) -> Episodes:
+    """`n` worlds some or all of whose devices decide outside, by `settings` with `ways` and `overlap_tokens`.
+
+    Raises:
+        InputError: a controller under which devices draft nothing.
+    """
+    if settings.ways:
+        settings = with_default_controller(settings, "wisp+wisp+by-device", "colocated:2")
+    episodes = Episodes(n, settings, log_rows, threads)
+    if episodes.controller.centralized:
+        reason = "but centralized serving drafts nothing: no decision"
+        raise InputError(f"controller: given {settings.controller!r}, {reason}")
+    drafting = episodes.controller.drafting
+    # the deciding device alone, unless others are sure
+    if settings.ways and settings.overlap_tokens and not drafting.overlap_tokens:
+        drafting = replace(drafting, overlap_tokens=settings.overlap_tokens, overlap_chance=1.0)
+        episodes.set_controller(replace(episodes.controller, drafting=drafting))
+    return episodes
+
+
 class SpeculationTask(Task):
     """One device of each world decides after every drafted token."""
 
@@ -59,18 +79,7 @@ class SpeculationTask(Task):
                 "last_fate": (gather.LAST_FATE, np.int64),
                 "next_fate": (gather.NEXT_FATE, np.int64),
             }
-        if settings.ways:
-            settings = with_default_controller(settings, "wisp+wisp+by-device", "colocated:2")
-        episodes = Episodes(n, settings, log_rows, threads)
-        if episodes.controller.centralized:
-            reason = "but centralized serving drafts nothing: no decision"
-            raise InputError(f"controller: given {settings.controller!r}, {reason}")
-        drafting = episodes.controller.drafting
-        if (
-            settings.ways and settings.overlap_tokens and not drafting.overlap_tokens
-        ):  # the deciding device alone, unless others are sure
-            drafting = replace(drafting, overlap_tokens=settings.overlap_tokens, overlap_chance=1.0)
-            episodes.set_controller(replace(episodes.controller, drafting=drafting))
+        episodes = speculating(n, settings, log_rows, threads)
         if settings.others is not None:
             episodes.set_policy(load_policy(settings.others))
         c = episodes.template.arrays.config[0, 0]
