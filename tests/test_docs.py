@@ -34,8 +34,10 @@ PAGES = [*TOP, *sorted((ROOT / "docs").rglob("*.md")), ROOT / "traces" / "README
 WRITTEN = [*PAGES, CHANGELOG, *sorted((ROOT / "wisp_gym" / "data").rglob("*.md"))]
 SOURCES = [*(path for folder in OURS for path in (ROOT / folder).rglob("*.py")), ROOT / "train.py"]
 SOURCES += (ROOT / "wisp_gym").rglob("*.toml")
-# Others: tests/serving/test_serving_docs.py, tests/test_tutorials.py.
-PYTHON_PAGES = [page for page in PAGES if page.parent.name not in ("serving", "tutorials")]
+# Others: tests/serving/test_serving_docs.py, tests/test_tutorials.py, and of other libraries tests/interop.
+PYTHON_PAGES = [
+    page for page in PAGES if page.parent.name not in ("serving", "tutorials") and page.stem != "works-with"
+]
 MOST_CHARACTERS = 120
 README_LINES = 120
 
@@ -49,8 +51,11 @@ OUR_PATH = re.compile(
     rf"(?<![\w/.-])((?!wisp_gym/_traces)(?:{'|'.join(OURS)}|docs)/[\w/-]+\.(?:py|md|toml|json|csv|proto|npz|jsonl))\b"
 )
 OUR_MODULE = re.compile(r"(?<![\w./-])((?:wisp_gym|agents|estimators|traces)(?:\.[A-Za-z_]\w*)+)(?![\w/]|\.\w)")
-# In an installed package alone; in vLLM's environment alone, where tests/testbed/vllm runs it.
-OUTSIDE = ("wisp_gym._traces", "wisp_gym.testbed.vllm_steering.scheduler.WispScheduler")
+# In an installed package alone; in environments of vLLM and of PettingZoo alone, where tests/testbed/vllm and tests/interop run it.
+OUTSIDE = (
+    *("wisp_gym._traces", "wisp_gym.testbed.vllm_steering.scheduler.WispScheduler"),
+    *("wisp_gym.pettingzoo", "wisp_gym.pettingzoo.parallel_env", "wisp_gym.pettingzoo.SpeculationParallelEnv"),
+)
 FILE_ENDINGS = (".csv", ".json", ".md", ".toml", ".txt")
 RUN_BY_NAME = re.compile(r"python -m ((?:wisp_gym|agents|estimators|traces)[\w.]*)")
 
@@ -93,6 +98,7 @@ ELSEWHERE = {
     "wisp-gym device": "needs a server; tests/testbed",
     "wisp-gym soak": "needs a server; tests/testbed",
     "wisp-gym dashboard": "one runs here; tests/testbed/test_metrics.py",
+    "python -m rl_zoo3.train": "another library's command; tests/interop/test_rl_zoo.py",
     "python -m tests.fuzz": "minutes; tests/fuzz/test_fuzz.py",
     "python -m tests.soak": "half an hour; tests/engine/test_engine.py",
     "python -m tests.twins": "minutes; tests/engine/test_reference.py",
@@ -227,7 +233,12 @@ def test_every_command_is_run_or_has_a_reason_why_not() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [command for command in COMMANDS if command.startswith(("python ", "wisp-gym")) and "pip" not in command]
+    "command",
+    [
+        command
+        for command in COMMANDS
+        if command.startswith(("python ", "wisp-gym")) and "pip" not in command and "rl_zoo3" not in command
+    ],
 )
 def test_every_command_parses(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -16,8 +16,8 @@ from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable.buffers import MaskableRolloutBuffer
 
 from agents.batching.scorer_network import Scorer, ScorerActorCritic
-from wisp_gym.envs.sb3 import DecisionVecEnv
 from wisp_gym.envs.shells import DecisionVectorEnv
+from wisp_gym.sb3 import DecisionVecEnv
 
 HORIZON_S, TRACE_S = 20.0, 5.0  # how far the agent looks ahead; over how long it trusts rewards more than its critic
 REWARD_UNIT = 10_000.0  # tokens: returns, a few hundred tokens/s over 20 s, are then about 1

@@ -15,9 +15,9 @@ from agents.training.networks import engine_policy
 from agents.training.run_folder import CHECKPOINTS
 from wisp_gym.controllers.policy import save_policy
 from wisp_gym.controllers.resolve import with_policy
-from wisp_gym.envs.sb3 import DecisionVecEnv
 from wisp_gym.files import read_text, write_text
 from wisp_gym.interrupts import StopRequest
+from wisp_gym.sb3 import DecisionVecEnv
 from wisp_gym.scenario import Scenario
 from wisp_gym.simulation import simulate
 

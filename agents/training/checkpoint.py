@@ -16,9 +16,9 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from agents.training.fleet import Decisions, joined
 from agents.training.fleet_ppo import FleetPPO
-from wisp_gym.envs.sb3 import DecisionVecEnv
 from wisp_gym.errors import InputError
 from wisp_gym.files import write_bytes
+from wisp_gym.sb3 import DecisionVecEnv
 
 VERSION = 5
 TASK_ARRAYS = ("kinds", "observations", "masks", "outcomes", "device")

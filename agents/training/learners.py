@@ -14,9 +14,9 @@ from agents.training.fleet_ppo import FleetPPO
 from agents.training.networks import Standardise, uniform_policy
 from agents.training.settings import Settings
 from wisp_gym.contract.device import NAMES
-from wisp_gym.envs.sb3 import DecisionVecEnv
 from wisp_gym.envs.shells import DecisionVectorEnv
 from wisp_gym.errors import InputError
+from wisp_gym.sb3 import DecisionVecEnv
 
 CLASSES: dict[str, type[OnPolicyAlgorithm]] = {"fleet": FleetPPO, "ppo": PPO, "a2c": A2C}
 

@@ -10,7 +10,7 @@ from agents.training.fleet import Fleet, FleetSettings
 from agents.training.fleet_ppo import FleetPPO
 from agents.training.networks import Standardise, engine_policy, uniform_policy
 from wisp_gym.controllers.resolve import with_policy
-from wisp_gym.envs.sb3 import DecisionVecEnv
+from wisp_gym.sb3 import DecisionVecEnv
 from wisp_gym.simulation import simulate
 
 ALONE = Toy(devices=1, draft_ticks=1, link_ticks=1, batch_ticks=4, token_ticks=1, acceptance=0.75, max_draft_tokens=6)

@@ -65,9 +65,8 @@ def test_every_mode_is_that_of_gymnasiums_vector_environment(name: str, mode: Au
         ended += int(over.sum())
         if mode is AutoresetMode.SAME_STEP and over.any():
             # the terms of the step just paid, not those of the reset, which are zero (docs/guide/rl-library.md)
-            for term, value in others["reward_terms"].items():
-                final = others["final_info"]["reward_terms"][term]
-                others["reward_terms"][term] = value if term.startswith("_") else np.where(over, final, value)
+            for name in (name for name in others if name.startswith("reward_")):
+                others[name] = np.where(over, others["final_info"][name], others[name])
         if mode is AutoresetMode.DISABLED and over.any():
             assert_same(infos, others)
             with pytest.raises(ResetNeeded, match="over"):
@@ -132,7 +131,7 @@ def test_threads_change_nothing_at_the_next_step() -> None:
 
 
 def test_stable_baselines3_is_refused_other_modes() -> None:
-    sb3 = pytest.importorskip("wisp_gym.envs.sb3")
+    sb3 = pytest.importorskip("wisp_gym.sb3")
     for mode in ("NextStep", "Disabled"):
         with pytest.raises(ValueError, match="allowed is 'SameStep'"):
             sb3.DecisionVecEnv(ours(SPECULATION, mode), seed=0)
@@ -338,3 +337,15 @@ def test_gymnasiums_vector_environments_take_ours() -> None:
         assert envs.unwrapped.spec.id == SPECULATION
         envs.close()
     assert np.array_equal(*seen)
+
+
+def test_skrl_and_torchrl_find_what_they_look_for() -> None:
+    for name in IDS:
+        envs = ours(name, "SameStep")
+        assert VectorEnv in type(envs).__bases__  # skrl knows an environment by its direct bases
+        assert gym.Env in type(gym.make(name, **SHORT).unwrapped).__bases__
+        assert envs.reset(seed=0)[0].shape == envs.observation_space.shape
+        single = gym.make(name, **SHORT)
+        for told in (single.reset(seed=0)[1], single.step(0)[4], envs.step(np.zeros(3, int))[-1]):
+            assert all(hasattr(value, "dtype") for value in told.values())
+            assert not {"device", "episode"} & told.keys()  # names of TorchRL's and Gymnasium's own

@@ -130,7 +130,7 @@ def test_random_play_conserves_requests_tokens_and_memory(server: str, visible: 
     while not over:
         action = int(rng.choice(np.flatnonzero(info["action_mask"])))
         _, _, _, over, info = env.step(action)
-        terms = {name: value + info["reward_terms"][name] for name, value in terms.items()}
+        terms = {name: value + info[f"reward_{name}"] for name, value in terms.items()}
         check_conservation(env)
     totals = env.task.episodes.arrays.totals[0, 0]
     assert totals["tokens"] > 100

@@ -23,7 +23,7 @@ torch = pytest.importorskip("torch")
 sb3 = pytest.importorskip("stable_baselines3")
 
 from agents.training.networks import Standardise, engine_policy
-from wisp_gym.envs.sb3 import DecisionVecEnv
+from wisp_gym.sb3 import DecisionVecEnv
 
 SCENARIO = load("wisp-a100-qwen3-32b")
 SPECULATION, LENGTH = "wisp_gym/Speculation-v1", "wisp_gym/SpeculationLength-v1"
@@ -158,6 +158,39 @@ def test_the_vector_environment_as_stable_baselines3_sees_it() -> None:
             returns[i], ended = 0.0, ended + 1
     assert ended >= 6
     assert [mask.shape for mask in wrapped.env_method("action_masks")] == [(SCENARIO.max_draft_tokens + 1,)] * 3
+
+
+def test_stable_baselines3_is_told_no_attribute_that_is_not_there() -> None:
+    wrapped = DecisionVecEnv(gym.make_vec(SPECULATION, num_envs=2, devices=2, horizon_s=1.0, threads=1), seed=0)
+    assert wrapped.has_attr("action_masks")
+    assert wrapped.get_attr("num_envs", 1) == [2]
+    assert not wrapped.has_attr("no_such_attribute")
+    with pytest.raises(AttributeError, match="no_such_method"):
+        wrapped.env_method("no_such_method")
+    with pytest.raises(ValueError, match="allowed is None: all worlds share"):
+        wrapped.set_attr("begun", False, indices=0)
+
+
+def test_options_of_stable_baselines3_hold_for_one_reset() -> None:
+    wrapped = DecisionVecEnv(gym.make_vec(SPECULATION, num_envs=2, devices=4, horizon_s=1.0, threads=1), seed=0)
+    wrapped.set_options({"device": 3})
+    wrapped.reset()
+    assert wrapped.envs.task.device.tolist() == [3, 3]
+    wrapped.set_options([{"device": 3}, {"device": 2}])
+    with pytest.raises(ValueError, match="allowed are the same for all"):
+        wrapped.reset()
+    wrapped.set_options(None)
+    drawn = [wrapped.reset() is not None and wrapped.envs.task.device.tolist() for _ in range(5)]
+    assert any(devices != [3, 3] for devices in drawn)
+
+
+def test_stable_baselines3s_evaluation_reads_whole_episodes() -> None:
+    evaluation = pytest.importorskip("stable_baselines3.common.evaluation")
+    wrapped = DecisionVecEnv(gym.make_vec(SPECULATION, num_envs=2, devices=2, horizon_s=20.0, threads=1), seed=0)
+    model = sb3.PPO("MlpPolicy", wrapped, seed=0, device="cpu")
+    returns, lengths = evaluation.evaluate_policy(model, wrapped, n_eval_episodes=4, return_episode_rewards=True)
+    assert len(returns) == 4
+    assert sum(lengths) > 20
 
 
 @jit

@@ -42,6 +42,11 @@ def test_gymnasiums_checker_accepts_it(name: str) -> None:
 def test_the_key_of_the_observation_can_be_another() -> None:
     env = MaskInObservation(gym.make("wisp_gym/Speculation-v1", **SMALL), name="observations")
     assert env.reset(seed=0)[0].keys() == {"observations", "action_mask"} == set(env.observation_space.spaces)
+    many = MaskInVectorObservation(
+        gym.make_vec("wisp_gym/Speculation-v1", num_envs=2, **SMALL), name="obs", mask="mask"
+    )
+    assert many.reset(seed=0)[0].keys() == {"obs", "mask"} == set(many.single_observation_space.spaces)
+    assert many.autoreset_mode is many.metadata["autoreset_mode"]
     assert gym.make(env.spec).observation_space == env.observation_space  # the wrapper is a part of the specification
 
 

@@ -248,7 +248,7 @@ def test_what_is_no_option_is_refused(name: str) -> None:
 def test_a_device_that_some_episodes_lack_is_refused_in_all() -> None:
     env = single(devices=8, randomise={"devices": (3, 8)})
     assert "device given 3, allowed is 0 to 2" in refused(lambda: env.reset(seed=0, options={"device": 3}))
-    assert env.reset(seed=0, options={"device": 3, "devices": 5})[1]["device"] == 3
+    assert env.reset(seed=0, options={"device": 3, "devices": 5})[1]["deciding_device"] == 3
 
 
 # Arguments.

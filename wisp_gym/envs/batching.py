@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
+import gymnasium as gym
+from gymnasium.vector import VectorEnv
+
 from wisp_gym.contract import request, server
 from wisp_gym.contract.entry import markdown
 from wisp_gym.contract.ladders import PRICES
@@ -53,7 +56,7 @@ class BatchingTask(Task):
         super().__init__(episodes, low, high, weights, settings.average_reward)
 
 
-class BatchingEnv(DecisionEnv):
+class BatchingEnv(DecisionEnv, gym.Env):
     """Which requests does the next batch take?
 
     ## Description
@@ -90,7 +93,7 @@ class BatchingEnv(DecisionEnv):
     An empty server, at the first arrival.
 
     ## Rewards
-    Named terms in `info["reward_terms"]`, weighted by `reward_weights` (defaults in brackets): `on_time_tokens` [1]: tokens
+    Named terms in `info["reward_…"]`, weighted by `reward_weights` (defaults in brackets): `on_time_tokens` [1]: tokens
     delivered on time to all devices since the last decision; `late_tokens` [0]: −tokens delivered late; `time` [1]: −ρ × dt
     with ρ the given `average_reward` in tokens/s (default 0); `starvation` [1]: −device-seconds of waiting requests that starve:
     less than one token for each second since the request, beyond the first 20.
@@ -99,7 +102,7 @@ class BatchingEnv(DecisionEnv):
     Never terminates; truncated at `horizon_s` of simulated time.
 
     ## Information
-    `dt`: seconds since the last decision (0 between the picks of one batch); `reward_terms`; `action_mask` (2·Q + 23,) int8;
+    `dt`: seconds since the last decision (0 between the picks of one batch); `reward_…`, the unweighted terms; `action_mask` (2·Q + 23,) int8;
     `time_s`; `invalid_actions`. `action_masks()` returns the mask.
 
     ## Arguments
@@ -118,7 +121,7 @@ class BatchingEnv(DecisionEnv):
     task_type = BatchingTask
 
 
-class BatchingVectorEnv(DecisionVectorEnv):
+class BatchingVectorEnv(DecisionVectorEnv, VectorEnv):
     """Many `wisp_gym/Batching-v1` at once, in one compiled call on all cores.
 
     ## Arguments

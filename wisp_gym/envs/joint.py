@@ -1,5 +1,8 @@
 """`wisp_gym/Joint-v1`: the server composes its batches and sets the price of a draft token that its replies carry."""
 
+import gymnasium as gym
+from gymnasium.vector import VectorEnv
+
 from wisp_gym.envs.batching import BatchingTask, filled
 from wisp_gym.envs.shells import DecisionEnv, DecisionVectorEnv
 
@@ -11,7 +14,7 @@ class JointTask(BatchingTask):
     devices_follow = "aligned:0+fcfs"  # the price in the reply takes the place of the rule's own constant
 
 
-class JointEnv(DecisionEnv):
+class JointEnv(DecisionEnv, gym.Env):
     """Which requests does the next batch take, and what does a draft token cost?
 
     ## Description
@@ -59,7 +62,7 @@ class JointEnv(DecisionEnv):
     task_type = JointTask
 
 
-class JointVectorEnv(DecisionVectorEnv):
+class JointVectorEnv(DecisionVectorEnv, VectorEnv):
     """Many `wisp_gym/Joint-v1` at once, in one compiled call on all cores.
 
     ## Arguments

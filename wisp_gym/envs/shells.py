@@ -37,6 +37,7 @@ class Task:
 
     Attributes:
         low, high: bounds of an observation. actions: number of actions. weights: of the reward's named terms.
+        earned: information that a step alone brings: its seconds and the reward's terms, zero where an episode begins.
         observations: (n, size) float32; masks: (n, actions) int8 of valid actions; kinds: (n,) what each waits for;
         outcomes: (n, gather.SIZE) float64 since the last decision; device: (n,) the deciding one, −1 for the server.
     """
@@ -45,6 +46,7 @@ class Task:
         self, episodes: Episodes, low: Sequence[float], high: Sequence[float], weights: dict[str, float], rate: float
     ):
         self.n, self.episodes, self.weights = len(episodes.worlds), episodes, weights
+        self.earned = ("dt", *(f"reward_{term}" for term in weights))
         self.low, self.high = np.array(low, np.float32), np.array(high, np.float32)
         self.actions = actions_of(episodes.template.arrays.config[0, 0])
         pay = [rate, *weights.values(), *[0.0] * (MOST_TERMS - len(weights))]
@@ -55,10 +57,10 @@ class Task:
     settings_type: ClassVar[type[EpisodeSettings]]
 
     # Information that is a column of the outcomes: name → (column, type).
-    columns: Mapping[str, tuple[int, type]] = {
-        "time_s": (gather.CLOCK_S, float),
-        "drafted_tokens": (gather.DRAFTED, int),
-        "invalid_actions": (gather.INVALID, int),
+    columns: Mapping[str, tuple[int, type[np.number]]] = {
+        "time_s": (gather.CLOCK_S, np.float64),
+        "drafted_tokens": (gather.DRAFTED, np.int64),
+        "invalid_actions": (gather.INVALID, np.int64),
     }
 
     def place(self, index: int, drawn: Mapping[str, float]) -> None:
@@ -86,28 +88,29 @@ class Task:
         """Carry out (n,) int64 actions and run to the next decisions; worlds that were over before stay as they are."""
         self.exchange.act(actions)
 
-    def told(self) -> dict[str, Any]:
-        """Information on the step, of all worlds: (n, …) arrays of the caller's own."""
+    def told(self) -> dict[str, np.ndarray]:
+        """Information on the step, of all worlds: (n, …) arrays of the caller's own, by flat names, as TorchRL reads them."""
         o = self.outcomes.T.copy()
-        terms = dict(zip(self.weights, o[gather.TERMS :], strict=False))
-        found = {name: o[k].astype(kind, copy=False) for name, (k, kind) in self.columns.items()}
-        told = {"dt": o[gather.ELAPSED_S], "reward_terms": terms, "action_mask": self.masks.copy()}
-        return {**told, "device": self.device.copy(), **found}
+        told = dict(zip(self.earned, (o[gather.ELAPSED_S], *o[gather.TERMS :]), strict=False))
+        told |= {"action_mask": self.masks.copy(), "deciding_device": self.device.copy()}
+        return told | {name: o[k].astype(kind, copy=False) for name, (k, kind) in self.columns.items()}
 
     def told_of_first(self) -> dict[str, Any]:
-        """The same of the first world, as plain numbers."""
-        row = self.outcomes[0].tolist()
-        terms = dict(zip(self.weights, row[gather.TERMS :], strict=False))
-        told = {"dt": row[gather.ELAPSED_S], "reward_terms": terms, "action_mask": self.masks[0].copy()}
-        found = {name: kind(row[k]) for name, (k, kind) in self.columns.items()}
-        return {**told, "device": self.device.item(0), **found}
+        """The same of the first world: numbers of NumPy's, which have a `dtype`, and its mask."""
+        o = self.outcomes[0]
+        told = dict(zip(self.earned, (o[gather.ELAPSED_S], *o[gather.TERMS :]), strict=False))
+        told |= {"action_mask": self.masks[0].copy(), "deciding_device": self.device[0]}
+        return told | {name: kind(o[k]) for name, (k, kind) in self.columns.items()}
 
 
 TaskType = Any  # a subclass of Task, made of (number of worlds, its settings, room for events, threads)
 
 
 class DecisionEnv(gym.Env[np.ndarray, np.int64]):
-    """One world as a Gymnasium environment; subclasses make the task."""
+    """One world as a Gymnasium environment; subclasses make the task.
+
+    Each names Gymnasium's class among its bases again, and each vector environment `VectorEnv`: skrl knows an environment by these.
+    """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 4}  # type: ignore[misc]
 
@@ -135,8 +138,8 @@ class DecisionEnv(gym.Env[np.ndarray, np.int64]):
         self.over = True
         self.task.restart(np.ones(1, bool), [self.np_random], fixed)
         self.begun, self.over = True, False
-        nothing = {"dt": 0.0, "reward_terms": dict.fromkeys(self.task.weights, 0.0)}
-        return self.task.observations[0].copy(), {**self.task.told_of_first(), **nothing}
+        nothing = dict.fromkeys(self.task.earned, np.float64(0.0))
+        return self.task.observations[0].copy(), self.task.told_of_first() | nothing
 
     def step(self, action: np.int64 | int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Carry out one decision; see the class.
@@ -256,9 +259,8 @@ class DecisionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.task.restart(which, self.rngs, fixed)
         self.begun = True
         infos = self.infos(which)
-        infos["dt"][:] = 0.0
-        for term in self.task.weights:
-            infos["reward_terms"][term][:] = 0.0
+        for name in self.task.earned:
+            infos[name][:] = 0.0
         return self.task.observations.copy(), infos
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
@@ -309,20 +311,17 @@ class DecisionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.task.restart(over, self.rngs)
         infos["dt"][over] = 0.0
         begun = self.task.told()
-        infos.update({name: begun[name] for name in names if name not in ("dt", "reward_terms")})
+        infos.update({name: begun[name] for name in names if name not in self.task.earned})
         infos["final_obs"], infos["_final_obs"] = final_obs, over.copy()
         infos["final_info"], infos["_final_info"] = final_info, over.copy()
 
     def infos(self, which: np.ndarray | None = None) -> dict[str, Any]:
         """Information on all worlds, in Gymnasium's form: arrays, each with a mask of the worlds that have just stepped or begun."""
         told = self.task.told()
-        terms = told["reward_terms"]
-        marks = np.ones((len(told) + len(terms), self.num_envs), bool)
+        marks = np.ones((len(told), self.num_envs), bool)
         if which is not None:
             marks &= which
-        terms.update(zip(["_" + name for name in terms], marks, strict=False))
-        told.update(zip(["_" + name for name in told], marks[len(self.task.weights) :], strict=True))
-        return told
+        return told | dict(zip(["_" + name for name in told], marks, strict=True))
 
     def action_masks(self) -> np.ndarray:
         """(num_envs, actions) bool of valid actions. Raises ResetNeeded before the first reset."""
@@ -335,15 +334,11 @@ class DecisionVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.task.episodes.set_policy(policy)
 
 
-def of_marked(told: dict[str, Any], which: np.ndarray) -> dict[str, Any]:
+def of_marked(told: dict[str, np.ndarray], which: np.ndarray) -> dict[str, np.ndarray]:
     """Information of the worlds marked in `which` alone, in Gymnasium's form: zeros elsewhere, and each with its mask."""
-    found: dict[str, Any] = {}
+    found: dict[str, np.ndarray] = {}
     for name, value in told.items():
-        if isinstance(value, dict):
-            parts = {key: part for key, part in value.items() if not key.startswith("_")}
-            found[name] = of_marked(parts, which)
-        else:
-            found[name] = np.zeros_like(value)
-            found[name][which] = value[which]
+        found[name] = np.zeros_like(value)
+        found[name][which] = value[which]
         found["_" + name] = which.copy()
     return found

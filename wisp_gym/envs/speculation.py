@@ -5,6 +5,10 @@ from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Annotated, Any
 
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import VectorEnv
+
 from wisp_gym.contract import device
 from wisp_gym.contract.actions import TOKEN_ACTIONS, WAYS
 from wisp_gym.contract.entry import markdown
@@ -42,6 +46,26 @@ class SpeculationSettings(EpisodeSettings):
     overlap_tokens: Annotated[int, whole(0, MOST_TOKENS)] = 8
 
 
+def speculating(n: int, settings: Any, log_rows: int = 0, threads: int | None = None) -> Episodes:
+    """`n` worlds some or all of whose devices decide outside, by `settings` with `ways` and `overlap_tokens`.
+
+    Raises:
+        InputError: a controller under which devices draft nothing.
+    """
+    if settings.ways:
+        settings = with_default_controller(settings, "wisp+wisp+by-device", "colocated:2")
+    episodes = Episodes(n, settings, log_rows, threads)
+    if episodes.controller.centralized:
+        reason = "but centralized serving drafts nothing: no decision"
+        raise InputError(f"controller: given {settings.controller!r}, {reason}")
+    drafting = episodes.controller.drafting
+    # the deciding device alone, unless others are sure
+    if settings.ways and settings.overlap_tokens and not drafting.overlap_tokens:
+        drafting = replace(drafting, overlap_tokens=settings.overlap_tokens, overlap_chance=1.0)
+        episodes.set_controller(replace(episodes.controller, drafting=drafting))
+    return episodes
+
+
 class SpeculationTask(Task):
     """One device of each world decides after every drafted token."""
 
@@ -50,19 +74,12 @@ class SpeculationTask(Task):
 
     def __init__(self, n: int, settings: SpeculationSettings, log_rows: int = 0, threads: int | None = None):
         if settings.reveal_fates:  # for the bounds, which are to be run outside the engine too
-            self.columns = {**self.columns, "last_fate": (gather.LAST_FATE, int), "next_fate": (gather.NEXT_FATE, int)}
-        if settings.ways:
-            settings = with_default_controller(settings, "wisp+wisp+by-device", "colocated:2")
-        episodes = Episodes(n, settings, log_rows, threads)
-        if episodes.controller.centralized:
-            reason = "but centralized serving drafts nothing: no decision"
-            raise InputError(f"controller: given {settings.controller!r}, {reason}")
-        drafting = episodes.controller.drafting
-        if (
-            settings.ways and settings.overlap_tokens and not drafting.overlap_tokens
-        ):  # the deciding device alone, unless others are sure
-            drafting = replace(drafting, overlap_tokens=settings.overlap_tokens, overlap_chance=1.0)
-            episodes.set_controller(replace(episodes.controller, drafting=drafting))
+            self.columns = {
+                **self.columns,
+                "last_fate": (gather.LAST_FATE, np.int64),
+                "next_fate": (gather.NEXT_FATE, np.int64),
+            }
+        episodes = speculating(n, settings, log_rows, threads)
         if settings.others is not None:
             episodes.set_policy(load_policy(settings.others))
         c = episodes.template.arrays.config[0, 0]
@@ -83,7 +100,7 @@ class SpeculationLengthTask(SpeculationTask):
     external = EXTERNAL_LENGTH
 
 
-class SpeculationEnv(DecisionEnv):
+class SpeculationEnv(DecisionEnv, gym.Env):
     """Draft on, send, draft on while waiting, or let the server draft?
 
     ## Description
@@ -117,7 +134,7 @@ class SpeculationEnv(DecisionEnv):
     at random for each episode.
 
     ## Rewards
-    Named terms in `info["reward_terms"]`, weighted by `reward_weights` (defaults in brackets):
+    Named terms in `info["reward_…"]`, weighted by `reward_weights` (defaults in brackets):
     `committed_tokens` [1], `on_time_tokens` [0], `time` [1]: −ρ × seconds of the rounds that ended, with ρ the device's own
     running tokens/s (`average_reward="own"`) or a given rate, `externality` [1]: −(verification time that the drafts
     added) × (tokens/s that the server commits while it verifies), `wasted_tokens` [0]: −tokens beyond the first rejected one.
@@ -128,8 +145,8 @@ class SpeculationEnv(DecisionEnv):
     Never terminates; truncated at `horizon_s` of simulated time.
 
     ## Information
-    `dt`: seconds since the last decision (steps last unequal times: discount by `exp(−β·dt)`); `reward_terms`; `action_mask`
-    ({actions},) int8; `device`; `time_s`; `drafted_tokens`; `invalid_actions`. `action_masks()` returns the mask.
+    `dt`: seconds since the last decision (steps last unequal times: discount by `exp(−β·dt)`); `reward_…`, the unweighted terms; `action_mask`
+    ({actions},) int8; `deciding_device`; `time_s`; `drafted_tokens`; `invalid_actions`. `action_masks()` returns the mask.
 
     ## Arguments
     `scenario` ("wisp-a100-qwen3-32b"): preset or TOML file. `devices`: population. `controller`
@@ -151,7 +168,7 @@ class SpeculationEnv(DecisionEnv):
     task_type = SpeculationTask
 
 
-class SpeculationLengthEnv(SpeculationEnv):
+class SpeculationLengthEnv(SpeculationEnv, gym.Env):
     """How many tokens to draft in this round, and what then?
 
     ## Description
@@ -190,7 +207,7 @@ class SpeculationLengthEnv(SpeculationEnv):
     task_type = SpeculationLengthTask
 
 
-class SpeculationVectorEnv(DecisionVectorEnv):
+class SpeculationVectorEnv(DecisionVectorEnv, VectorEnv):
     """Many `wisp_gym/Speculation-v1` at once, in one compiled call on all cores.
 
     ## Arguments
@@ -200,7 +217,7 @@ class SpeculationVectorEnv(DecisionVectorEnv):
     task_type = SpeculationTask
 
 
-class SpeculationLengthVectorEnv(SpeculationVectorEnv):
+class SpeculationLengthVectorEnv(SpeculationVectorEnv, VectorEnv):
     """Many `wisp_gym/SpeculationLength-v1` at once; see `SpeculationVectorEnv`."""
 
     task_type = SpeculationLengthTask

@@ -1,24 +1,34 @@
-"""stable-baselines3's VecEnv over a vector environment of this package (SB3 has no adapter for Gymnasium's VectorEnv)."""
+"""The door to stable-baselines3: its VecEnv over a vector environment of this package.
+
+SB3 has no adapter for Gymnasium's VectorEnv. Nothing else of this package imports this module, which needs SB3 (extra `train`).
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 
 from wisp_gym.envs.shells import DecisionVectorEnv
-from wisp_gym.errors import InputError
+from wisp_gym.errors import InputError, shown
 
 
 class DecisionVecEnv(VecEnv):
     """SB3's interface; the infos that SB3 reads are made only where it reads them.
 
     Each info dict holds `terminal_observation` and `TimeLimit.truncated` when an episode ends, and `episode` (return, length,
-    seconds) as SB3's Monitor would write it.
+    seconds) as SB3's Monitor would write it. All worlds have one and the same attributes: those of the vector environment.
+
+    Args:
+        envs: what `gym.make_vec` makes of an id of this package. seed: of the first reset; world i has seed + i.
+
+    Raises:
+        InputError: another `autoreset_mode` than "SameStep".
     """
 
-    def __init__(self, envs: DecisionVectorEnv, seed: int):
+    def __init__(self, envs: DecisionVectorEnv, seed: int = 0):
         if (mode := envs.metadata["autoreset_mode"]) is not AutoresetMode.SAME_STEP:
             raise InputError(
                 f"autoreset_mode: given {mode.value!r}, allowed is 'SameStep', as stable-baselines3 has it"
@@ -30,8 +40,11 @@ class DecisionVecEnv(VecEnv):
         self.began = False
 
     def reset(self) -> np.ndarray:
-        """Seeded once; later resets go on with the same generators."""
-        observations, _ = self.envs.reset(seed=None if self.began else self.first_seed)
+        """Seeded once; later resets go on with the same generators. Options of `set_options` hold for one reset."""
+        if any(options != self._options[0] for options in self._options):
+            raise InputError("options: given different ones for some worlds, allowed are the same for all")
+        observations, _ = self.envs.reset(seed=None if self.began else self.first_seed, options=self._options[0])
+        self._reset_options()
         self.began = True
         self.returns[:], self.lengths[:] = 0.0, 0
         return observations
@@ -54,7 +67,8 @@ class DecisionVecEnv(VecEnv):
         return observations, rewards.astype(np.float32), over, each
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Close the vector environment."""
+        self.envs.close()
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Seed of the next reset."""
@@ -62,11 +76,14 @@ class DecisionVecEnv(VecEnv):
         return [None if seed is None else seed + i for i in range(self.num_envs)]
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """The vector environment's attribute, once for each environment."""
-        return [getattr(self.envs, attr_name, None) for _ in self._get_indices(indices)]
+        """The vector environment's attribute, once for each environment. Raises AttributeError where there is none."""
+        value = getattr(self.envs, attr_name)
+        return [value for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Set an attribute of the vector environment."""
+        """Set an attribute of the vector environment. Raises InputError for some of the worlds alone."""
+        if set(self._get_indices(indices)) != set(range(self.num_envs)):
+            raise InputError(f"indices: given {shown(indices)}, allowed is None: all worlds share their attributes")
         setattr(self.envs, attr_name, value)
 
     def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
@@ -77,5 +94,5 @@ class DecisionVecEnv(VecEnv):
         return [result for _ in self._get_indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
-        """Never wrapped."""
-        return [False for _ in self._get_indices(indices)]
+        """Whether SB3's wrapper has its work done here: that of Monitor is, no other's."""
+        return [issubclass(wrapper_class, Monitor) for _ in self._get_indices(indices)]
