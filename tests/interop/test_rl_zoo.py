@@ -18,8 +18,7 @@ from stable_baselines3 import PPO
 
 
 def test_the_pages_command_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (block,) = blocks("RL Zoo", "bash")
-    line = block.replace("\\\n", " ")
+    (line,) = blocks("RL Zoo", "bash")
     command = [sys.executable, *shlex.split(line)[1:], "--log-folder", str(tmp_path), "--eval-freq", "-1"]
     monkeypatch.setenv("PYTHONPATH", str(PAGE.parents[2]))
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
