@@ -9,6 +9,7 @@ COMMANDS = Commands(
     {
         "reproduce": ("agents.wisp_study.reproduce", "all published figures, beside the model's"),
         "calibrate": ("agents.wisp_study.calibrate", "show the calibration, or fit it again"),
+        "external": ("agents.wisp_study.external", "cases that others measured, predicted and not fitted"),
         "sensitivity": ("agents.wisp_study.sensitivity", "how much the ratios depend on each calibrated number"),
     },
 )

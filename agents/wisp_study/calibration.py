@@ -1,6 +1,8 @@
-"""One calibration of what WISP's evaluation leaves open: eight global numbers, fitted once to all published cells.
+"""Calibrations of what WISP's evaluation leaves open: eight global numbers, fitted once to all published cells.
 
-What the numbers change stands in `study_scenario` and `controllers`; `capacity` is what they are fitted to.
+`joint` is fitted to Qwen3-32B and Qwen3-14B together and knows what the host does for each message; `study`, the one before, to
+Qwen3-32B alone, and is that of the preset `wisp-study`. What the numbers change stands in `study_scenario` and `controllers`;
+`capacity` is what they are fitted to.
 """
 
 import math
@@ -11,25 +13,40 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.wisp_study.published import CAPACITY, SLO_TOKENS_PER_S, SYSTEMS
+from agents.wisp_study.published import CAPACITY, GOODPUT, SLO_TOKENS_PER_S, SYSTEMS
 from wisp_gym.controllers.resolve import resolve
-from wisp_gym.errors import InputError
+from wisp_gym.errors import InputError, one_of
 from wisp_gym.evaluation.pool import Threads
 from wisp_gym.files import read_text
 from wisp_gym.rules.controller import Controller
 from wisp_gym.scenario import Scenario, load, with_, with_slo
 from wisp_gym.simulation import simulate
 
-FILE = Path(__file__).resolve().parents[2] / "wisp_gym" / "scenarios" / "calibration" / "wisp-study.toml"
+FOLDER = Path(__file__).resolve().parents[2] / "wisp_gym" / "scenarios" / "calibration"
+FILES = {"joint": FOLDER / "wisp-joint.toml", "study": FOLDER / "wisp-study.toml"}
 TARGETS = {
     "qwen3-32b": "wisp-a100-qwen3-32b",
     "qwen3-14b": "wisp-a100-qwen3-14b",
-    "llama-3.1-70b": "wisp-a100-llama-70b",
+    "llama-3.1-70b": "wisp-a100-llama-70b-nf4",
+    "llama-3.1-70b-copied": "wisp-a100-llama-70b-nf4",
+    "llama-3.1-70b-x4": "wisp-a100-llama-70b",
 }
+# NF4 weights that are written out in 16 bits before each product, and read again (bitsandbytes' `matmul_4bit` for more than one
+# token): 137 GB written and 38.5 GB read at 1.52 TB/s for every batch, then read as any weights in 16 bits.
+CHANGES = {
+    "llama-3.1-70b-copied": {
+        "verification.launch_s": 17.9e-3 + (137e9 + 38.5e9) / 1.52e12, "verification.weights_s": 30.9e-3 * 141.2 / 65.6,
+    }
+}  # fmt: skip
+MAIN, SECOND = "qwen3-32b", "qwen3-14b"  # targets with published capacities, and with published goodputs alone
 LIMIT = 4096  # devices; no system comes near
 GOODPUT_SLO = 8  # tokens/s of the class at which goodput is read (assumption: see docs/model/calibration.md)
 SLED_LENGTH = 8  # tokens; of the pair length and batch, which trade off against each other, the batch is fitted
 STATIC_TIMEOUT_S = 0.1
+PLACES = {
+    "prompt_median_tokens": "workload.prompt.median_tokens", "think_s": "workload.think_s",
+    "memory_utilisation": "server.memory_utilisation",
+}  # fmt: skip
 TOLERANCE = 0.03  # relative width of the bracket between whose ends a capacity is interpolated in the search
 
 
@@ -46,7 +63,19 @@ class Parameter:
 Calibration = dict[str, Parameter]
 
 
-def read(path: Path = FILE) -> Calibration:
+def find(name: str) -> Path:
+    """The file of a calibration's name, or the file that is named.
+
+    Raises:
+        InputError: neither is known.
+    """
+    path = FILES.get(name, Path(name))
+    if not path.suffix:
+        one_of("argument --calibration", name, FILES)
+    return path
+
+
+def read(path: Path = FILES["joint"]) -> Calibration:
     """The calibration of a TOML file.
 
     Raises:
@@ -78,24 +107,35 @@ def values(calibration: Calibration) -> dict[str, float]:
 
 
 def study_scenario(target: str, given: dict[str, float]) -> Scenario:
-    """The preset of a target with the calibrated quantities in place.
+    """The preset of a target with the calibrated quantities in place; what a calibration does not name stays the preset's.
 
-    `verification_scale` multiplies every time of the server, true and predicted: the level of the tables behind them is uncertain
-    by ±40 % (docs/model/estimators.md).
+    `verification_scale` multiplies every time of the GPU, true and predicted: the level of the tables behind them is uncertain
+    by ±40 % (docs/model/estimators.md). `message_s` is the host's time for each message that a batch answers.
     """
-    scenario = load(TARGETS[target])
-    changes: dict[str, float] = {
-        "workload.prompt.median_tokens": given["prompt_median_tokens"], "workload.think_s": given["think_s"],
-        "server.memory_utilisation": given["memory_utilisation"],
-        "server.prefill_chunk_tokens": round(given["prefill_chunk_tokens"]),
-    }  # fmt: skip
+    scenario = with_(load(TARGETS[target]), **CHANGES.get(target, {}))
+    changes: dict[str, float] = {place: given[name] for name, place in PLACES.items() if name in given}
+    if "prefill_chunk_tokens" in given:
+        changes["server.prefill_chunk_tokens"] = round(given["prefill_chunk_tokens"])
     times = {part: getattr(scenario, part) for part in ("verification", "estimator")}
     times |= {f"server_drafts.{i}.time": draft.time for i, draft in enumerate(scenario.server_drafts)}
     for part, time in times.items():
         for name, value in asdict(time).items():
             if name.endswith("_s"):
                 changes[f"{part}.{name}"] = value * given["verification_scale"]
+    if "message_s" in given:
+        changes["server.host_request_s"] = changes["estimator.request_s"] = given["message_s"]
+    if "host_s" in given:
+        changes["server.host_s"] = given["host_s"]
+        changes["estimator.launch_s"] += given["host_s"] - scenario.server.host_s
     return with_(scenario, **changes)
+
+
+def system_scenario(target: str, given: dict[str, float], system: str) -> Scenario:
+    """`study_scenario` as a system meets it: sequences of centralized serving step on inside the engine, without messages."""
+    scenario = study_scenario(target, given)
+    if not system.startswith("centralized"):
+        return scenario
+    return with_(scenario, **{"server.host_request_s": 0.0, "estimator.request_s": 0.0})
 
 
 def controllers(given: dict[str, float], scenario: Scenario) -> dict[str, Controller]:
@@ -149,7 +189,7 @@ def bracket(attained: Callable[[int], float], target: float, guess: int) -> tupl
 
 def cell(target: str, given: dict[str, float], system: str, speed: float, seeds: Sequence[int], guess: int) -> float:
     """Capacity of a system at one SLO speed."""
-    scenario = with_slo(study_scenario(target, given), speed)
+    scenario = with_slo(system_scenario(target, given, system), speed)
     return capacity(scenario, controllers(given, scenario)[system], seeds, given["attainment"], guess)
 
 
@@ -162,10 +202,12 @@ def served_goodput(devices: float, attained: float) -> float:
 
 
 def cells(given: dict[str, float], seeds: Sequence[int], systems: Sequence[str] = SYSTEMS) -> dict[str, list[float]]:
-    """Capacities of Qwen3-32B at the four speeds, by system."""
-    speeds = list(enumerate(SLO_TOKENS_PER_S))
-    jobs = [("qwen3-32b", given, s, speed, seeds, CAPACITY[s][k]) for s in systems for k, speed in speeds]
-    found = np.reshape(list(Threads().map(cell, jobs)), (-1, len(speeds)))
+    """Capacities of Qwen3-32B at the four speeds, and of Qwen3-14B at the fastest, by system."""
+    jobs = []
+    for system in systems:
+        jobs += [(MAIN, given, system, v, seeds, CAPACITY[system][k]) for k, v in enumerate(SLO_TOKENS_PER_S)]
+        jobs.append((SECOND, given, system, GOODPUT_SLO, seeds, round(GOODPUT[SECOND][system] / GOODPUT_SLO)))
+    found = np.reshape(list(Threads().map(cell, jobs)), (len(systems), -1))
     return dict(zip(systems, found.tolist(), strict=True))
 
 
@@ -178,4 +220,4 @@ def lines(calibration: Calibration) -> list[list[str]]:
 def study_preset(calibration: Calibration) -> Scenario:
     """The calibrated scenario of Qwen3-32B with a name of its own."""
     words = "The default with the calibrated numbers of WISP's study in place (wisp_gym/scenarios/calibration/wisp-study.toml)"
-    return replace(study_scenario("qwen3-32b", values(calibration)), name="wisp-study", description=words)
+    return replace(study_scenario(MAIN, values(calibration)), name="wisp-study", description=words)

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from scipy.stats import t as student
 
 from agents.study.page import picture_bytes
-from agents.wisp_study.calibration import GOODPUT_SLO, Calibration, cell, read, values
+from agents.wisp_study.calibration import GOODPUT_SLO, MAIN, Calibration, cell, find, read, values
 from agents.wisp_study.published import CAPACITY, CAPACITY_RATIOS, SLO_TOKENS_PER_S, SYSTEMS
 from wisp_gym.cli import Bar, Parser, aligned, output_file, progress, whole, write_rows
 from wisp_gym.evaluation.pool import Threads
@@ -65,7 +65,7 @@ def measure(calibration: Calibration, seeds: Sequence[int], bar: Bar) -> list[Ro
 
     def one(name: str, value: float, system: str, seed: int) -> float:
         given = values(calibration) | ({name: value} if name else {})
-        found = cell("qwen3-32b", given, system, GOODPUT_SLO, [seed], CAPACITY[system][FASTEST])
+        found = cell(MAIN, given, system, GOODPUT_SLO, [seed], CAPACITY[system][FASTEST])
         bar.update()
         return max(found, 0.5)
 
@@ -92,7 +92,7 @@ def table(rows: list[Row]) -> str:
 def draw(rows: list[Row], kind: str) -> bytes:
     """Both ratios at both ends of every parameter, the most influential on top; the picture's bytes."""
     figure = Figure(figsize=(11.0, 4.6), layout="constrained")
-    for axes, other, published in zip(figure.subplots(1, 2), OTHERS, CAPACITY_RATIOS, strict=True):
+    for axes, other, published in zip(figure.subplots(1, 2), OTHERS, CAPACITY_RATIOS[MAIN], strict=True):
         draw_ratio(axes, [r for r in rows if r["ratio"] == f"wisp / {other}"], published)
         axes.set(xlabel=f"capacity of WISP / {other} at 8 tokens/s (95 % interval)")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
@@ -122,6 +122,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The flags."""
     parser = Parser(prog=PROGRAM, description=__doc__)
     add = parser.add_argument
+    add("--calibration", default="joint", metavar="NAME", help="joint, study, or a FILE.toml (default joint)")
     add("--seeds", type=whole(1, 1000), default=4, metavar="S", help="worlds for each point (default 4)")
     add("--plot", type=output_file(".png", ".svg", ".pdf"), metavar="FILE.png", help="draw it")
     add("--json", type=output_file(), metavar="FILE", help="write the rows as JSON")
@@ -131,7 +132,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, draw, print."""
     given = parse(arguments)
-    calibration = read()
+    calibration = read(find(given.calibration))
     with progress(len(points(calibration)) * len(SYSTEMS) * given.seeds, " capacities") as bar:
         rows = measure(calibration, range(given.seeds), bar)
     write_rows(rows, given.json)

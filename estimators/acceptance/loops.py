@@ -18,6 +18,7 @@ from estimators.acceptance.process import BLOCK_TOKENS, Process
 NEARLY = 0.8  # of the largest correlation: the first lag that reaches it is the period with which fates recur
 STAYS = (np.inf, 32.0)  # tokens in a loop where the search starts: a model that repeats itself, a copy
 LEAST, MOST = 1e-5, 0.5  # chances of entering and leaving
+RESTARTS, GAIN = 4, 0.01
 NO_LOOPS = -9.0  # log odds of entering at which nothing enters
 FIRST_STEP = np.array([0.4, 0.7, 0.7, 0.7, 0.5, 1.0, 1.0, 0.7, 1.0])
 
@@ -106,4 +107,18 @@ def search_from(
     _, best, leaves = min(ends, key=lambda end: end[0])
     if best.loop_enter == 0.0:
         return best
-    return search(cost, best, iterations, leaves)[1]
+    return restarted(cost, search(cost, best, iterations, leaves), iterations)
+
+
+def restarted(cost: Callable[[LoopProcess], float], found: tuple[float, LoopProcess], iterations: int) -> LoopProcess:
+    """Return the end of searches begun again where the last one stopped, until one gains less than `GAIN` of the cost.
+
+    A simplex that has shrunk in a valley stops short of its end; a new one, now with an end of loops, goes on.
+    """
+    least, best = found
+    for _ in range(RESTARTS):
+        reached, there = search(cost, best, iterations, True)
+        if reached > (1.0 - GAIN) * least:
+            break
+        least, best = reached, there
+    return best

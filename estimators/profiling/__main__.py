@@ -9,6 +9,7 @@ COMMANDS = Commands(
     {
         "gpu": ("estimators.profiling.gpu", "everything that is measured on a GPU, by one command"),
         "batches": ("estimators.profiling.batches", "batch times of a Qwen3-type model over a grid of batches"),
+        "host": ("estimators.profiling.host", "what the host does for each verified message, beside the model"),
         "llama": ("estimators.profiling.llama", "batch times of transformers' Llama on a processor"),
     },
 )

@@ -9,15 +9,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agents.wisp_study import calibrate, calibration, reproduce, sensitivity
+from agents.wisp_study import calibrate, calibration, external, reproduce, sensitivity
 from agents.wisp_study.published import CAPACITY, CAPACITY_RATIOS, GOODPUT, GOODPUT_RATIOS
 from wisp_gym.cli import run
 from wisp_gym.errors import InputError
 from wisp_gym.scenario import load
 
 
-def test_at_most_eight_numbers_each_in_its_range_with_a_reason():
-    parameters = calibration.read()
+@pytest.mark.parametrize("name", calibration.FILES)
+def test_at_most_eight_numbers_each_in_its_range_with_a_reason(name):
+    parameters = calibration.read(calibration.find(name))
     assert 1 <= len(parameters) <= 8
     assert all(p.low <= p.value <= p.high and len(p.reason) > 20 for p in parameters.values())
 
@@ -41,8 +42,9 @@ def test_a_wrong_file_is_refused(tmp_path, content):
 
 def test_the_published_ratios_follow_from_the_published_figures():
     for index, other in enumerate(("centralized", "sled")):
-        assert CAPACITY["wisp"][3] / CAPACITY[other][3] == pytest.approx(CAPACITY_RATIOS[index], abs=0.05)
-        assert GOODPUT["wisp"] / GOODPUT[other] == pytest.approx(GOODPUT_RATIOS[index], abs=0.01)
+        assert CAPACITY["wisp"][3] / CAPACITY[other][3] == pytest.approx(CAPACITY_RATIOS["qwen3-32b"][index], abs=0.05)
+        for target, good in GOODPUT.items():
+            assert good["wisp"] / good[other] == pytest.approx(GOODPUT_RATIOS[target][index], abs=0.01)
 
 
 @pytest.mark.parametrize("guess", [1, 40, 41, 55, 400])
@@ -57,25 +59,27 @@ def test_a_system_that_serves_nobody_has_capacity_zero():
 
 
 def published() -> dict[str, list[float]]:
-    return {system: [float(n) for n in row] for system, row in CAPACITY.items()}
+    """Qwen3-32B's capacities, and Qwen3-14B's as its goodputs have it at an attainment of 0.9."""
+    return {s: [*(float(n) for n in row), GOODPUT["qwen3-14b"][s] / 8 / 0.9] for s, row in CAPACITY.items()}
 
 
 def test_residuals_are_logarithms_in_units_of_what_is_aimed_at():
     found = published()
     found["sled"][0] *= 1.15
     r = calibrate.residuals(found, attainment=0.9)
-    assert len(r) == 12 + 3 + 4
+    assert len(r) == 12 + 6 + 6
     assert r[8] == pytest.approx(1.0)  # WISP's four, centralized's four, then SLED's first
     assert np.count_nonzero(r[:12]) == 1
     assert r[12] == pytest.approx(math.log(86 * 8 * 0.9 / 631.86) / math.log(1.15))
-    assert r[15:17] == pytest.approx([0.0, 0.0])
-    assert r[17] == pytest.approx(math.log(86 / 41 / (631.86 / 326.12)) / math.log(1.10))
+    assert r[15:20] == pytest.approx([0.0] * 5)  # Qwen3-14B's goodputs, and both ratios of capacities
+    assert r[20] == pytest.approx(math.log(86 / 41 / (631.86 / 326.12)) / math.log(1.10))
+    assert r[22:] == pytest.approx([0.0, 0.0])
     assert calibrate.loss(2.0 * r) == pytest.approx(256.0 * calibrate.loss(r))
 
 
 def test_the_search_finds_numbers_that_made_the_figures(monkeypatch):
     """A smooth stand-in for the engine: capacities are products of powers of the numbers, published at known values."""
-    start = calibration.read()
+    start = calibration.read(calibration.FILES["study"])
     truth = {name: math.sqrt(p.low * p.high) for name, p in start.items()}
     truth |= {"sled_batch": 5.0, "centralized_batch": 17.0}
 
@@ -87,12 +91,15 @@ def test_the_search_finds_numbers_that_made_the_figures(monkeypatch):
             "sled": ratio["sled_batch"],
         }
         slope = 0.2 * ratio["verification_scale"] - 0.1 * ratio["prefill_chunk_tokens"] - 0.3 * ratio["think_s"]
-        return {s: [n * math.exp(shift[s] + k * slope) for k, n in enumerate(CAPACITY[s])] for s in systems}
+        both = {s: (*CAPACITY[s], 2 * CAPACITY[s][3]) for s in systems}
+        return {s: [n * math.exp(shift[s] + k * slope) for k, n in enumerate(both[s])] for s in systems}
 
+    good = {s: CAPACITY[s][3] * 8 * truth["attainment"] for s in CAPACITY}
+    twice = {s: 2 * x for s, x in good.items()}
     monkeypatch.setattr(calibrate, "cells", cells)
-    monkeypatch.setattr(calibrate, "GOODPUT", {s: CAPACITY[s][3] * 8 * truth["attainment"] for s in CAPACITY})
+    monkeypatch.setattr(calibrate, "GOODPUT", {"qwen3-32b": good, "qwen3-14b": twice})
     found, summary = calibrate.search(start, 25, range(1))
-    assert summary.startswith("15 of 15")
+    assert summary.startswith("18 of 18")
     assert found["sled_batch"].value == 5.0
     assert found["centralized_batch"].value == 17.0
     assert all(p.low <= p.value <= p.high for p in found.values())
@@ -113,7 +120,8 @@ def test_one_calibration_changes_workload_server_and_every_batch_time():
     numbers = calibration.values(calibration.read())
     before, after = load("wisp-a100-qwen3-32b"), calibration.study_scenario("qwen3-32b", numbers)
     assert after.workload.prompt.median_tokens == numbers["prompt_median_tokens"]
-    assert after.workload.think_s == numbers["think_s"]
+    assert after.workload.think_s == before.workload.think_s  # what a calibration does not name stays
+    assert after.server.host_request_s == after.estimator.request_s == numbers["message_s"]
     assert after.kv_tokens > before.kv_tokens * numbers["memory_utilisation"] / 0.97
     scale = numbers["verification_scale"]
     assert after.verification.weights_s == pytest.approx(before.verification.weights_s * scale)
@@ -122,7 +130,43 @@ def test_one_calibration_changes_workload_server_and_every_batch_time():
 
 
 def test_the_shipped_study_preset_is_the_calibrated_scenario():
-    assert load("wisp-study") == calibration.study_preset(calibration.read())
+    assert load("wisp-study") == calibration.study_preset(calibration.read(calibration.FILES["study"]))
+
+
+def test_sequences_of_centralized_serving_come_without_messages():
+    numbers = calibration.values(calibration.read())
+    messages = {s: calibration.system_scenario("qwen3-14b", numbers, s).server.host_request_s for s in CAPACITY}
+    assert messages == {"wisp": numbers["message_s"], "centralized": 0.0, "sled": numbers["message_s"]}
+
+
+def test_weights_in_nf4_fit_one_gpu_and_take_less_time_to_read_than_a_copy_of_them():
+    numbers = calibration.values(calibration.read())
+    once, copied = (calibration.study_scenario(t, numbers) for t in ("llama-3.1-70b", "llama-3.1-70b-copied"))
+    assert once.server.gpus == 1
+    assert once.target.weights_bytes == pytest.approx(42.7e9, rel=0.01)
+    assert once.kv_tokens == copied.kv_tokens > 50 * once.longest_tokens / 3
+    assert copied.verification.launch_s > 2 * once.verification.launch_s
+    assert copied.verification.token_s == once.verification.token_s
+
+
+def test_external_cases_by_hand():
+    # K·t = 0.1 s, R = 0.05 s: 0.15 s without; 0.1 s + 0.75 * 0.1 s with a guess that is right once in four.
+    assert external.naive_ratio(0.02, 0.05, 5, 0.25) == pytest.approx(0.15 / 0.175)
+    assert external.naive_ratio(0.02, 0.3, 5, 1.0) == pytest.approx(0.4 / 0.3)
+    # Accepted: 1 1 0 | 1 1 1 1: rounds of 2 at 0 (both, and the next is wrong), then at 3 (both, and the next is right), end.
+    assert external.rounds(np.array([[1, 1, 0, 1, 1, 1, 1]]), 2) == (3.0, 0.5)
+    assert external.experts_read(8, 2, 1) == pytest.approx(1.0)
+    assert external.experts_read(8, 2, 2) == pytest.approx(2 - 0.25)
+
+
+def test_adaptive_verification_gains_where_arithmetic_binds_and_nothing_where_weights_do():
+    scenario, survival = load("wisp-a100-qwen3-32b"), 0.7 ** np.arange(1, 8)
+    few, many = (external.adaptive_ratios(scenario, survival, n) for n in (1, 128))
+    assert few == pytest.approx((1.0, 1.0), abs=0.03)
+    assert 1.1 < many[0] < many[1]
+    assert external.Case("", -25.0, 1.0, 5.0, "", "").verdict == "no"
+    assert external.Case("", 5.0, 6.0, 7.0, "", "").verdict == "sign only"
+    assert external.Case("", -20.0, 0.0, 1.0, "", "").verdict == "cannot say"
 
 
 def test_neighbours_stay_within_the_range_and_batches_move_by_one_at_least():
@@ -137,20 +181,22 @@ def test_neighbours_stay_within_the_range_and_batches_move_by_one_at_least():
 
 
 def test_sensitivity_of_ratios_that_are_known(monkeypatch, tmp_path, capsys):
-    """WISP's capacity grows as the square root of the think time, nothing else matters: ratios 2 · 1.25^±½."""
+    """WISP's capacity grows as the square root of the message's time, nothing else matters: ratios 2 · 1.25^±½."""
 
     def cell(target, given, system, speed, seeds, guess):
-        return 100.0 * math.sqrt(given["think_s"] / calibration.read()["think_s"].value) if system == "wisp" else 50.0
+        return (
+            100.0 * math.sqrt(given["message_s"] / calibration.read()["message_s"].value) if system == "wisp" else 50.0
+        )
 
     monkeypatch.setattr(sensitivity, "cell", cell)
     files = ["--json", str(tmp_path / "rows.json"), "--plot", str(tmp_path / "picture.png")]
     assert run(sensitivity.main, sensitivity.PROGRAM, ["--seeds", "2", *files]) == 0
     rows = json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))
-    think = [r["measured"] for r in rows if r["parameter"] == "think_s" and r["ratio"] == "wisp / sled"]
-    assert think == pytest.approx([2.0 / math.sqrt(1.25), 2.0 * math.sqrt(1.25)])
+    message = [r["measured"] for r in rows if r["parameter"] == "message_s" and r["ratio"] == "wisp / sled"]
+    assert message == pytest.approx([2.0 / math.sqrt(1.25), 2.0 * math.sqrt(1.25)])
     assert [r["measured"] for r in rows if r["parameter"] == "attainment"] == pytest.approx([2.0] * 4)
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
-    assert "think_s" in capsys.readouterr().out
+    assert "message_s" in capsys.readouterr().out
 
 
 def test_the_report_holds_every_published_cell_and_the_systems_without_limits(tmp_path, monkeypatch, capsys):

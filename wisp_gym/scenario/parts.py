@@ -102,6 +102,7 @@ class Target(Part):
     kv_heads: Count  # heads of keys and values
     head_dim: Count
     dtype_bytes: Count  # 2 = bf16
+    weight_bits: Amount = 0.0  # of a weight, on average, where weights are quantised; 0: 8 · dtype_bytes
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -110,7 +111,9 @@ class Target(Part):
 
     @property
     def weights_bytes(self) -> int:
-        """Bytes of the weights: parameters × dtype_bytes."""
+        """Bytes of the weights: parameters × dtype_bytes, or × weight_bits / 8."""
+        if self.weight_bits:
+            return math.ceil(self.parameters * self.weight_bits / 8)
         return self.parameters * self.dtype_bytes
 
 
