@@ -41,6 +41,7 @@ ROOM_NEEDS = {
     "wisp_gym/sb3.py": {"stable_baselines3"},
     "wisp_gym/pettingzoo.py": {"pettingzoo"},
     "wisp_gym/evaluation/own/sb3.py": {"stable_baselines3"},
+    "wisp_gym/testbed/llama_cpp_draft.py": {"llama_cpp"},
     "wisp_gym/testbed/vllm_engine/": {"vllm"},
     "wisp_gym/testbed/vllm_steering/": {"scipy", "vllm"},
     "wisp_gym/jit_demand.py": {"llvmlite"},  # numba's own

@@ -46,7 +46,7 @@ def test_tokens_laws_and_statistics_are_those_of_torch(weights: Path, temperatur
     for position in range(60):
         wanted, got = (each.draft(context, position, temperature, 7) for each in (theirs, ours))
         assert got.token == wanted.token
-        np.testing.assert_allclose(got.statistics, wanted.statistics, rtol=2e-3, atol=2e-4)
+        np.testing.assert_allclose(got.statistics, wanted.statistics, atol=5e-3)  # its cache is in half precision
         assert (got.law is None) == (temperature == 0.0)
         context = [*context, got.token]
         if rng.random() < 0.3:  # a rejection: some of the context was not to be
