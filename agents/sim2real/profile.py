@@ -190,7 +190,9 @@ def build_scenario(
         "measured", 1.0, 1.0 / measured.draft_token_s, measured.round_overhead_s, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, link
     )
     lengths, logs = np.asarray(prompt_tokens), np.log(prompt_tokens)
-    prompt = parts.Lengths(float(np.exp(logs.mean())), float(logs.std()), int(lengths.min()), int(lengths.max()))
+    least, most = int(lengths.min()), int(lengths.max())
+    median = float(np.clip(np.exp(logs.mean()), least, most))  # of equal lengths it is that length but for rounding
+    prompt = parts.Lengths(median, float(logs.std()), least, most)
     output = parts.Lengths(float(settings.max_new_tokens), 0.0, 1, settings.max_new_tokens)
     slo = [parts.SLOClass(f"speed-{v:g}", 1.0, v, chosen.GRACE_S, chosen.TTFT_S, "first_token") for v in settings.slo]
     memory = target.weights_bytes + chosen.KV_TOKENS * target.kv_bytes_per_token  # what the limit of tokens asks for
