@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import warnings
 from typing import Any
 
@@ -83,6 +85,19 @@ def test_what_does_not_decide_changes_nothing_and_wrong_actions_are_refused() ->
     first, second = one.step(dict.fromkeys(one.agents, 1)), other.step(dict.fromkeys(deciding, 1))
     assert all(np.array_equal(first[0][agent], second[0][agent]) for agent in one.agents)
     assert first[1] == second[1]
+
+
+def test_a_copy_in_the_middle_of_an_episode_goes_on_to_the_same_numbers() -> None:
+    env = parallel_env(devices=4, horizon_s=5.0)
+    env.reset(seed=0)
+    for _ in range(5):
+        env.step(dict.fromkeys(env.agents, 2))
+    copies, ends = [env, copy.deepcopy(env), pickle.loads(pickle.dumps(env))], []
+    for each in copies:
+        while each.agents:
+            _, rewards, _, _, infos = each.step(dict.fromkeys(each.agents, 2))
+        ends.append((rewards, {agent: float(info["dt"]) for agent, info in infos.items()}))
+    assert ends[0] == ends[1] == ends[2]
 
 
 def chances_of(net: Any, seen: dict[str, Any], infos: dict[str, Any]) -> Any:
