@@ -205,7 +205,7 @@ def verdict(rows: list[Row]) -> str:
     errors = [error for table, error in apart if table in ("capacity", "goodput")]
     ratios = [error for table, error in apart if table.startswith("ratio")]
     if not errors:
-        return "a prediction: nothing was published for this target"
+        return "a prediction: no published figure of this target is held here"
     inside = sum(abs(e) <= 0.15 for e in errors)
     return (
         f"{inside} of {len(errors)} capacities and goodputs within 15 % of the published figures, the furthest {100 * max(errors, key=abs):+.0f} %; "

@@ -181,4 +181,8 @@ PAIRS: dict[str, Pair] = {
 # Qwen3-14B as the target: nothing is published. Both sizes are trained on the same data, so the 32B figures serve.
 ASSUMED_LIKE = {f"qwen3-{size}--qwen3-14b": f"qwen3-{size}--qwen3-32b" for size in ("0.6b", "1.7b", "4b", "8b")}
 # A search finds what the text holds, whoever writes it: one answer of every target is like another's (assumption).
-ASSUMED_LIKE |= {f"ngram--{target}": "ngram--llama-3.1-8b" for target in ("qwen3-32b", "qwen3-14b", "llama-70b")}
+ASSUMED_LIKE |= {
+    f"ngram--{target}": "ngram--llama-3.1-8b" for target in ("qwen3-32b", "qwen3-14b", "llama-70b", "llama-70b-nf4")
+}
+# What a model says in NF4 is taken as what it says in bf16 (assumption).
+ASSUMED_LIKE["llama-3.2-1b--llama-70b-nf4"] = "llama-3.2-1b-instruct--llama-70b"
