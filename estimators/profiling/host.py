@@ -105,7 +105,7 @@ def testbed_rounds(port: int, devices: int, tokens: int) -> int:
     from wisp_gym.testbed.client import Device, DeviceSettings, Request
     from wisp_gym.testbed.connection import Link, open_channel
     from wisp_gym.testbed.controlling import FixedLength
-    from wisp_gym.testbed.draft import Drafted
+    from wisp_gym.testbed.drafting import Drafted
 
     draft = SimpleNamespace(draft=lambda *_: Drafted(1, None, np.array([0.9, 0.1, 0.8, 3.0])))
     channels = [open_channel(f"127.0.0.1:{port}", None, 16 << 20) for _ in range(devices)]
