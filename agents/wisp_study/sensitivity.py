@@ -25,6 +25,7 @@ from wisp_gym.evaluation.pool import Threads
 from wisp_gym.files import write_bytes
 
 PROGRAM = "python -m agents.wisp_study sensitivity"
+WIDEST = 2.0  # times the published ratio: an interval beyond leaves the picture
 FACTOR = 1.25
 OTHERS = ("centralized", "sled")
 FASTEST = SLO_TOKENS_PER_S.index(GOODPUT_SLO)
@@ -115,6 +116,8 @@ def draw_ratio(axes: Any, rows: list[Row], published: float) -> None:
     axes.axvline(centre, color="0.3", linewidth=1, label="calibrated")
     axes.axvline(published, color="black", linewidth=1, linestyle="--", label="published (WISP)")
     axes.set_yticks(range(len(order)), order)
+    left, right = axes.get_xlim()
+    axes.set_xlim(max(left, 0.0), min(right, WIDEST * published))
     axes.grid(axis="x", alpha=0.3)
 
 
