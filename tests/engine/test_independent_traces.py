@@ -155,6 +155,19 @@ def test_specdecode_bench_is_replayed_as_its_files_say(tmp_path: Path, name: str
     assert max(abs(compare(tmp_path / "t.npz", k, 200)) for k in range(1, 8)) < 0.01
 
 
+@needs_shared
+@pytest.mark.parametrize("source", ["eagle", "ngram"])
+@pytest.mark.parametrize("name", ["gsm8k", "sharegpt"])
+def test_all_answers_of_specdecode_bench_are_within_one_percent(name: str, source: str) -> None:
+    """By the rounds that the engine was held to above, over every answer of a file, of either kind of drafts."""
+    trace = convert.specdecode(SHARED / f"specdecode_bench_{name}.jsonl.gz", source, 8)
+    runs = [trace.accepted_run[trace.positions(answer)].tolist() for answer in range(len(trace))]
+    for k in range(1, 8):
+        ours = np.mean([accepted for each in runs for accepted in by_hand(each, k)])
+        own = np.mean([accepted for answer in range(len(trace)) for _, accepted in replay(trace, answer, [k])])
+        assert abs(ours / own - 1.0) < 0.01
+
+
 # --- converters ------------------------------------------------------------------------------------------------------
 
 
