@@ -36,7 +36,7 @@ READERS: dict[str, tuple[Path, Callable[[Path], Any]]] = {
     ),
     "profile.csv": (ROOT / "estimators" / "batch_time" / "data" / "profile-cpu-llama-21m.csv", read_profile),
     "suite.toml": (ROOT / "agents" / "study" / "suites" / "quick.toml", lambda path: read_suite(str(path))),
-    "calibration.toml": (calibration.FILE, calibration.read),
+    "calibration.toml": (calibration.FILES["joint"], calibration.read),
 }  # fmt: skip
 
 

@@ -21,7 +21,8 @@ PROGRAM = "wisp-gym scenario fields"
 # The endings of names that say a unit, the longest first.
 UNITS = {
     "_tokens_per_s": "tokens/s", "_bytes_per_s": "bytes/s", "_bytes_per_token": "bytes/token", "requests_per_s": "requests/s",
-    "_per_s": "1/s", "dollars_per_hour": "$/hour", "_bytes": "bytes", "tokens": "tokens", "requests": "requests", "devices": "devices",
+    "_per_s": "1/s", "dollars_per_hour": "$/hour", "_bytes": "bytes", "_bits": "bits", "tokens": "tokens",
+    "requests": "requests", "devices": "devices",
     "_s": "s", "_w": "W", "_j": "J", "_logit": "logits", "logit_mean": "logits", "request_std": "logits", "drift_std": "logits",
     "gpus": "GPUs", "trace_rows": "requests",
 }  # fmt: skip

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wisp_gym.cli import Parser, between, whole
+from wisp_gym.errors import require
 from wisp_gym.testbed.prompts import read_prompts
 from wisp_gym.testbed.settings import SESSION_ID_BYTES
 
@@ -105,6 +106,8 @@ def prompts(given: argparse.Namespace) -> Iterator[str]:
 
 def build(given: argparse.Namespace) -> tuple[Device, Any]:
     """The device of the flags and its tokenizer, the draft model loaded."""
+    if given.runtime == TORCH:
+        require("torch", "testbed")  # transformers would say the same in more words
     from wisp_gym.rules.rejection_predictor import load_predictor
     from wisp_gym.testbed.client import Device, DeviceSettings
     from wisp_gym.testbed.connection import Link, open_channel

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from wisp_gym.cli import Parser, between, output_file, whole
-from wisp_gym.errors import InputError
+from wisp_gym.errors import InputError, require
 from wisp_gym.files import read_text, write_json
 from wisp_gym.process import readable
 
@@ -117,6 +117,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def cases(given: argparse.Namespace) -> list[Case]:
     """Prompts of random tokens, or the small pair's own, with the target's answers."""
+    require("torch", "testbed")  # transformers would say the same in more words
     import numpy as np
 
     from wisp_gym.testbed.tokenizers import load_tokenizer

@@ -16,7 +16,7 @@ from wisp_gym.serving.export.graph import Graph
 
 PASSES_ON = ("Identity", "Dropout")  # what they are given, where a network decides and does not learn
 NEUTRAL = {"allowzero": 0, "alpha": 1.0, "beta": 1.0}  # of attributes that exporters write out
-MAX_FILE_BYTES = 64 * 2**20
+MAX_FILE_BYTES = 1 << 26
 
 
 def read(given: Any) -> onnx.ModelProto:

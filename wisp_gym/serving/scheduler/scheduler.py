@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wisp_gym.contract.decisions import OF_SERVERS
-from wisp_gym.errors import of_kind
+from wisp_gym.errors import of_kind, one_of
 from wisp_gym.serving import wisp
 from wisp_gym.serving.bundle.bundle import Bundle
 from wisp_gym.serving.bundle.schema import MOST_REQUESTS, ORDER, SCORERS, BundleError
@@ -120,7 +120,7 @@ class BatchScheduler(Scheduler):
 
     def pick(self, seen: Queue, usable: NDArray[np.bool_], server: Server) -> Batch:
         """The batch that a scorer picks request by request."""
-        decision = OF_SERVERS[self.bundle.schema.decision]
+        decision = OF_SERVERS[one_of("bundle", self.bundle.schema.decision, SCORERS, BundleError)]
         with np.errstate(all="ignore"):  # what overflows is told by its result
             picking = Picking(self.scores_of, decision, seen, server, usable, self.estimator, self.limits)
             picked = picking.run()
