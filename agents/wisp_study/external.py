@@ -65,13 +65,9 @@ class Case(NamedTuple):
         """Whether the range holds the published figure, has its sign, or neither."""
         if self.low <= self.published <= self.high:
             return "within"
-        return (
-            "sign only"
-            if min(self.low * self.published, self.high * self.published) > 0
-            else "cannot say"
-            if self.low <= 0 <= self.high
-            else "no"
-        )
+        if min(self.low * self.published, self.high * self.published) > 0:
+            return "sign only"
+        return "cannot say" if self.low <= 0 <= self.high else "no"
 
 
 def percent(values: Sequence[float]) -> tuple[float, float]:

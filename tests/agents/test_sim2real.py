@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from agents.sim2real import run as sim2real
 from agents.sim2real.compare import BESIDE, COMPARED, TOLERANCE, Result, cells, classes, measures, orders
-from agents.sim2real.deploy import pieces
+from agents.sim2real.deploy import Bench, pieces
 from agents.sim2real.devices import (
     Delays,
     Deployed,
@@ -53,6 +53,7 @@ from wisp_gym.engine.trace_load import load_trace
 from wisp_gym.engine.worlds import Worlds
 from wisp_gym.errors import InputError
 from wisp_gym.scenario import Scenario, Target, load, save
+from wisp_gym.testbed.torch_engine.models import load_model
 from wisp_gym.testbed.torch_engine.target import Target as LoadedTarget
 from wisp_gym.traces.speculation import read_speculation_trace, sample_path
 
@@ -367,6 +368,29 @@ def test_a_tiny_pair_is_profiled_simulated_and_compared(
     assert "a run with other settings" in capsys.readouterr().err
     assert run(sim2real.main, sim2real.PROGRAM, command) == 0  # all is there already
     assert json.loads((tmp_path / "cells.json").read_text()) == found
+
+
+@pytest.mark.parametrize("batching", ["batching-v1", "joint-v1", "fcfs"])
+def test_the_server_is_given_a_learned_policy_by_its_name(batching: str) -> None:
+    bench: Any = SimpleNamespace(
+        settings=SimpleNamespace(first_seeds=(0,)), controllers=lambda *_: None, fleet=lambda *_: None,
+        run=lambda label, fleet, scheduler, coefficients: scheduler,
+    )  # fmt: skip
+    assert Bench.deploy(bench, load("wisp-a100-qwen3-32b"), f"fixed:2+{batching}", 4, 0) == batching
+
+
+def test_vllm_is_given_a_folder_of_the_deep_target(pair: Path, tmp_path: Path) -> None:
+    given = SimpleNamespace(engine="vllm", target_layers=5, target_intermediate=0, dtype="float32")
+    bench: Any = SimpleNamespace(settings=given, names={"target": str(pair / "target")}, folder=tmp_path)
+    assert Bench.served_target(bench) == (str(tmp_path / "target"), 0, 0)
+    deep, plain = (load_model(str(folder), "--target") for folder in (tmp_path / "target", pair / "target"))
+    assert deep.config.num_hidden_layers == 5 > plain.config.num_hidden_layers
+    ids = torch.tensor([prompt(0)])
+    with torch.inference_mode():
+        torch.testing.assert_close(deep(ids).logits, plain(ids).logits)
+    assert Bench.served_target(bench)[0] == str(tmp_path / "target")  # there already
+    given.engine = "torch"
+    assert Bench.served_target(bench) == (str(pair / "target"), 5, 0)
 
 
 def sim2real_compared() -> tuple[str, ...]:

@@ -356,3 +356,17 @@ def test_text_of_several_folders_with_its_licence(tmp_path: Path) -> None:
     given = train_pair.parse(["--out", str(tmp_path), "--text", str(TEXT), str(more), "--licence", "PSF-2.0"])
     assert train_pair.about_text(given.text) == "asyncio, json"
     assert given.licence == "PSF-2.0"
+
+
+def test_a_chat_is_recorded_by_the_tokenizers_template(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair = Pair.load(str(folder / "draft"), str(folder / "target"))
+    assert run(record.main, "record", flags(folder, tmp_path / "none.npz", "--chat")) == 2
+    assert "--chat: the target's tokenizer has no chat template" in capsys.readouterr().err
+    pair.tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }};{% endfor %}{% if add_generation_prompt %}def{% endif %}"
+    )
+    text = prompts(folder)[0]
+    assert pair.encode(text, chat=True) == pair.encode(f"user: {text};def")
+    assert pair.encode(text, chat=True) != pair.encode(text)

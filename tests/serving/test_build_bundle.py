@@ -337,10 +337,10 @@ def test_an_onnx_file_composes_batches_in_the_engines_worlds(tmp_path: Path) -> 
     answering_scores(policy, "batching").save(tmp_path / "asked.onnx")
     kinds = ((policy, "scorer"), (tmp_path / "policy.onnx", "bundle"), (str(tmp_path / "asked.onnx"), "asked"))
     given = [own("aligned:0", server=policy, name=name, visible=12) for policy, name in kinds]
-    found = evaluate(given, scenario=SHORT, devices=12, seeds=(0, 3))
+    found = evaluate(given, scenario=SHORT, devices=12, seeds=range(4))
     assert worlds_of(found, "bundle") == worlds_of(found, "scorer")
     same = [a == b for a, b in zip(worlds_of(found, "asked"), worlds_of(found, "scorer"), strict=True)]
-    assert any(same)  # a tie to within rounding may send one world another way
+    assert sum(same) >= 3  # a tie to within rounding may send one world another way
     own(server=tmp_path / "asked.onnx")
     (tmp_path / "bad.onnx").write_bytes(graph_of(BEST, [SEEN], [ACTION]).SerializeToString())
     with pytest.raises(InputError, match=r"inputs given .* allowed are \(n, 28\) requests and \(n, 21\) globals"):

@@ -29,6 +29,7 @@ class Asked:
     def __init__(self, decide: Callable[[dict[str, NDArray[Any]]], list[NDArray[Any]]], rows: Floats, seen: Floats):
         self.decide, self.rows, self.seen = decide, rows.copy(), seen[None].copy()
         self.may = np.zeros(len(rows), np.bool_)
+        self.with_: NDArray[np.float64] | None = None  # scale and ends of the entry of the batch's time with a request
 
     def open(self, may: NDArray[np.bool_]) -> None:
         """Say which of the (Q,) requests may be picked from now on."""
@@ -55,7 +56,9 @@ class Asked:
         rows, stays = self.rows, self.rows[:, request.STAYS] > 0.5
         self.seen[0, MOVING] = moving
         rows[:, request.ADMISSIBLE], rows[:, request.PICKED] = batch.fits(), batch.picked
-        scale, low, high = scaling("requests", ["batch_time_with"], batch.state)[:, 0, 0]
+        if self.with_ is None:
+            self.with_ = scaling("requests", ["batch_time_with"], batch.state)[:, 0, 0]
+        scale, low, high = self.with_
         rows[:, request.BATCH_TIME_WITH] = np.clip(batch.with_s() / scale, low, high)
         picks, actions, *moves = self.decide({"requests": rows, "globals": self.seen})
         if not all(np.isfinite(values).all() for values in (picks, actions, *moves)):
