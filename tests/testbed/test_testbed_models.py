@@ -37,6 +37,7 @@ from wisp_gym.errors import InputError
 from wisp_gym.testbed.draft import DraftModel
 from wisp_gym.testbed.drafting import statistics
 from wisp_gym.testbed.messages import Model, Refused, check_round, laws_of
+from wisp_gym.testbed.prompts import read_prompts
 from wisp_gym.testbed.sampling import (
     ACCEPT,
     DRAFT,
@@ -402,3 +403,22 @@ print([name for name in ("torch", "transformers", "grpc") if name in sys.modules
     assert done.stdout.splitlines()[-3:] == ["0", "2", "[]"] or done.stdout.split()[-3:] == ["0", "2", "[]"]
     assert "unknown flag '--listne'" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_pretrained_pair_in_the_hub_s_cache_is_taken_before_the_small_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = tmp_path / "small"
+    monkeypatch.setattr(models, "default_pair", lambda: small)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert models.default_models() == (str(small / "target"), str(small / "draft"), small / "prompts.jsonl")
+    for name in (models.TARGET, models.DRAFT):
+        assert models.default_models().target == str(small / "target")  # half a pair is none
+        folder = tmp_path / "hub" / f"models--{name.replace('/', '--')}"
+        (folder / "refs").mkdir(parents=True)
+        (folder / "refs" / "main").write_text("0123")
+        (folder / "snapshots" / "0123").mkdir(parents=True)
+        (folder / "snapshots" / "0123" / "model.safetensors").touch()
+    target, draft, prompts = models.default_models()
+    assert (target, draft) == (models.TARGET, models.DRAFT)
+    assert len(list(read_prompts(prompts))) == 104

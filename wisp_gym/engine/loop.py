@@ -31,7 +31,7 @@ from wisp_gym.engine.line import enqueue
 from wisp_gym.engine.replies import answer, goes_on, send_round, start_request
 from wisp_gym.engine.requests import FOREVER_S, first_arrival_s, following_arrival_s
 from wisp_gym.engine.rows import row_of
-from wisp_gym.engine.session import DECIDE, EVERY_DEVICE, draft_round, in_window, write_log
+from wisp_gym.engine.session import DECIDE, EVERY_DEVICE, draft_one, draft_round, in_window, wants, write_log
 from wisp_gym.engine.state import CLOSED, COMPOSE, EVENTS, LOG_ARRIVE, OVER, PICK, REPLY, TRACE
 from wisp_gym.engine.suggest import suggest_lengths
 from wisp_gym.engine.turns import find_turn
@@ -182,11 +182,31 @@ def advance(w):
 @jit
 def act_speculation(w, action):
     """Carry out a decision on the drafting device."""
+    if not goes_on(w, w.replies[w.server[0].reply_next], action):
+        end_drafting(w)
+
+
+@jit
+def end_drafting(w):
+    """The drafting device sends its round; the next reply follows."""
     s = w.server[0]
-    if not goes_on(w, w.replies[s.reply_next], action):
-        s.mid_draft = 0
-        send_round(w, w.replies[s.reply_next])
-        s.reply_next += 1
+    s.mid_draft = 0
+    send_round(w, w.replies[s.reply_next])
+    s.reply_next += 1
+
+
+@on_demand(lambda: VOID(INTEGER, INTEGER))
+def follow_rule(home, place):
+    """Carry out one decision on the drafting device, as the world's own controller takes it."""
+    w = world_at(home, place)
+    i = w.replies[w.server[0].reply_next]
+    w.totals[0].decisions += 1
+    if wants(w, i):
+        draft_one(
+            w.config[0], w.device[i], w.source, w.survivals[row_of(w.survivals, i)], w.sessions[row_of(w.sessions, i)]
+        )
+    else:
+        end_drafting(w)
 
 
 @jit

@@ -1,8 +1,10 @@
 """The one compiled function that Python calls to run worlds; since it is the only one, the engine is compiled once.
 
-Legend: `w` World; `a` Arguments; `address` of them, see `call`; `task` what is to be done; `index` of a world; `end`, `looks` see `taking`.
+Legend: `w` World; `a` Arguments; `address` of them, see `call`; `task` what is to be done; `index` of a world; `kind` what it
+waits for; `end`, `looks` see `taking`.
 """
 
+from wisp_gym.engine.afresh import draw_afresh
 from wisp_gym.engine.arguments import arguments_at, world_at
 from wisp_gym.engine.fleet import act_fleet
 from wisp_gym.engine.gather import gather
@@ -14,14 +16,20 @@ from wisp_gym.engine.loop import (
     act_speculation,
     advance,
     count_unstarted,
+    follow_rule,
     open_world,
 )
-from wisp_gym.engine.masks import nearest_valid, write_mask
+from wisp_gym.engine.masks import nearest_of_device, nearest_valid, write_mask
 from wisp_gym.engine.observe_server import observe_server
+from wisp_gym.engine.rows import row_of
+from wisp_gym.engine.state import PICK
 from wisp_gym.engine.taking import all_done, count_done, next_place
 from wisp_gym.jit import jit
 
-TO_END, BEGIN, STEP, LOG, FLEET = range(5)  # tasks: what each takes besides the worlds, and writes, is said below
+TO_END, BEGIN, STEP, LOG, FLEET, ACT, AFRESH = range(
+    7
+)  # tasks: what each takes besides the worlds, and writes, is said below
+AS_RULED = -1  # an action: what the world's own controller decides
 
 
 @jit
@@ -32,6 +40,8 @@ def run(address, task, end, looks):
     first decision. STEP: carry out `actions` and run to the next decision. LOG: open those of `which`, and run all until
     enough decisions are logged (FULL) or they are over (DONE). FLEET: open those of `which`, in the others carry out what was decided
     for the devices that wait for it (in their rows) or for the batch (`actions`), and run all to the next such decisions.
+    ACT: carry out `actions` and stay there; AS_RULED as a world's own controller decides for its device. AFRESH: what is not known yet
+    is drawn again, by the seeds in `actions`.
     Returns whether all worlds are done.
     """
     a, done = arguments_at(address), 0
@@ -42,6 +52,10 @@ def run(address, task, end, looks):
             step(a, address, place - first)
         elif task == FLEET:
             go_on(a, address, place - first)
+        elif task == ACT:
+            act(world_at(address, place - first), a.kinds[place - first], a.actions[place - first])
+        elif task == AFRESH:
+            draw_afresh(address, place - first, a.actions[place - first])
         else:
             begin_or_go_on(a, address, place - first, task)
         done += 1
@@ -96,6 +110,19 @@ def go_on(a, address, index):
         observe_server(w.home, w.place, a.observations[index])
         write_mask(w.config[0], a.observations[index], a.masks[index])
     a.kinds[index] = kind
+
+
+@jit
+def act(w, kind, action):
+    """Carry out an action, or the nearest valid one, in the place of whoever decides outside, and do not run on."""
+    c, s = w.config[0], w.server[0]
+    if kind == BATCHING and s.stage == PICK:
+        act_batching(w.home, w.place, action)
+    elif kind == SPECULATION and action == AS_RULED:
+        follow_rule(w.home, w.place)
+    elif kind == SPECULATION:
+        i = w.replies[s.reply_next]
+        act_speculation(w, nearest_of_device(c, s, w.device[i], w.observation[row_of(w.observation, i)], action))
 
 
 @jit

@@ -55,7 +55,10 @@ from wisp_gym.rules.ways import may_end_otherwise
 
 SENT, DECIDE = 0, 1
 EXTERNAL_TOKEN, EXTERNAL_LENGTH = 1, 2
-EVERY_DEVICE = -2  # in place of the number of the device that is decided for outside
+EVERY_DEVICE, ONE_BY_ONE = (
+    -2,
+    -3,
+)  # in place of the number of the device that is decided for outside: all, together or in turn
 BINS_PER_LOG = LATENCY_BINS / math.log(LATENCY_HIGH_S / LATENCY_LOW_S)
 
 
@@ -125,7 +128,7 @@ def send(w, i, payload_bytes):
 @jit
 def decided_outside(c, i):
     """Which decisions of device i are taken outside (0: none)."""
-    return c.external_speculation if c.external_device == i or c.external_device == EVERY_DEVICE else 0
+    return c.external_speculation if c.external_device == i or c.external_device <= EVERY_DEVICE else 0
 
 
 @jit

@@ -6,6 +6,7 @@ is a number: the state can be copied, compared, saved and restored as bytes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -310,7 +311,11 @@ class World(NamedTuple):
 
     def state_bytes(self) -> list[np.ndarray]:
         """The state as (W, bytes) views: numpy copies them some ten times as fast as structures, field by field."""
-        arrays = (getattr(self, name) for name in self._fields[: self._fields.index("log")])
+        return self.as_bytes(self._fields[: self._fields.index("log")])
+
+    def as_bytes(self, names: Iterable[str]) -> list[np.ndarray]:
+        """Arrays that each world has for itself, by name, as `state_bytes`."""
+        arrays = (getattr(self, name) for name in names)
         return [array.reshape(len(array), -1).view(np.uint8, np.ndarray) for array in arrays]
 
 

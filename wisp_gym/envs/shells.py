@@ -12,6 +12,7 @@ from gymnasium.vector.utils import batch_space
 
 from wisp_gym.controllers.policy import Policy
 from wisp_gym.engine import gather
+from wisp_gym.engine.branch import Branches
 from wisp_gym.engine.exchange import Exchange
 from wisp_gym.engine.loop import DONE
 from wisp_gym.engine.masks import actions_of
@@ -175,6 +176,18 @@ class DecisionEnv(gym.Env[np.ndarray, np.int64]):
     def set_policy(self, policy: Policy) -> None:
         """Let a learned speculation policy drive the devices that the agent does not, from now on."""
         self.task.episodes.set_policy(policy)
+
+    def branches(self, n: int) -> Branches:
+        """`n` copies of the world as it stands, waiting for the same decision; the episode goes on as if there were none.
+
+        Raises:
+            ResetNeeded: before the first reset.
+            InputError: another number of copies.
+        """
+        self.refuse_before_reset("branches")
+        copies = Branches(self.task.episodes.worlds, n)
+        copies.take(0, int(self.task.kinds[0]))
+        return copies
 
     def render(self) -> str | np.ndarray | None:  # type: ignore[override]
         """The last seconds as a timeline: text ("ansi") or a picture ("rgb_array"). Raises ResetNeeded before the first reset."""

@@ -2,7 +2,8 @@
 
     wisp-gym device --server 127.0.0.1:50051 --prompt "def main():"
 
-Without --draft it drafts with the small pair's draft, trained once, and without prompts it takes the pair's own.
+Without --draft it drafts with the pretrained pair's draft where that is there, else with the small pair's, trained once, and without
+prompts it takes the pair's own.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--draft",
         metavar="MODEL",
-        help="name or folder of a transformers model (default: the small pair's), or a GGUF file",
+        help="name or folder of a transformers model (default: of the pretrained pair if it is there, else of the small one), or a GGUF file",
     )
     add("--runtime", choices=(TORCH, LLAMA_CPP), default=TORCH, help="what runs the draft; llama-cpp reads a GGUF file "
         "(default %(default)s)")  # fmt: skip
@@ -90,7 +91,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def prompts(given: argparse.Namespace) -> Iterator[str]:
-    """The prompts of the flags, or those of the small pair.
+    """The prompts of the flags, or those that go with the default pair.
 
     Raises:
         InputError: a file that cannot be read, or a line that is no prompt.
@@ -99,9 +100,9 @@ def prompts(given: argparse.Namespace) -> Iterator[str]:
     if given.prompts:
         yield from read_prompts(given.prompts)
     elif not given.prompt:
-        from wisp_gym.testbed.torch_engine.models import default_pair
+        from wisp_gym.testbed.torch_engine.models import default_models
 
-        yield from read_prompts(default_pair() / "prompts.jsonl")
+        yield from read_prompts(default_models().prompts)
 
 
 def build(given: argparse.Namespace) -> tuple[Device, Any]:
@@ -133,11 +134,11 @@ def in_torch(given: argparse.Namespace) -> tuple[Drafting, Any]:
 
     from wisp_gym.testbed.draft import DraftModel
     from wisp_gym.testbed.tokenizers import load_tokenizer
-    from wisp_gym.testbed.torch_engine.models import default_pair, load_model
+    from wisp_gym.testbed.torch_engine.models import default_models, load_model
 
     if given.threads:
         torch.set_num_threads(given.threads)
-    name = given.draft or str(default_pair() / "draft")
+    name = given.draft or default_models().draft
     tokenizer = load_tokenizer(name, "--draft")
     model = load_model(name, "--draft", given.device, given.dtype)
     return DraftModel(model, min(model.config.vocab_size, len(tokenizer)), given.support), tokenizer

@@ -2,7 +2,8 @@
 
     wisp-gym server --listen 127.0.0.1:50051
 
-Without --target it serves the small pair's target, trained once. SIGTERM or Ctrl-C: no new sessions, then the end.
+Without --target it serves the pretrained pair's target where that is there, else the small pair's, trained once. SIGTERM or
+Ctrl-C: no new sessions, then the end.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--target",
         "--model",
         metavar="MODEL",
-        help="name or folder of a transformers model (default: the small pair's)",
+        help="name or folder of a transformers model (default: of the pretrained pair if it is there, else of the small one)",
     )
     add("--device", default="cpu", help="cpu or cuda[:N] (default %(default)s); vLLM runs where its wheel was made for")
     add("--dtype", choices=("float32", "float64", "bfloat16", "float16"), default="float32", help="of the weights")
@@ -145,7 +146,7 @@ def build(given: argparse.Namespace) -> Server:
     from wisp_gym.testbed.security import AccessTokens
     from wisp_gym.testbed.service import Server, ServerSettings
     from wisp_gym.testbed.tokenizers import load_tokenizer, tokenizer_digest
-    from wisp_gym.testbed.torch_engine.models import default_pair
+    from wisp_gym.testbed.torch_engine.models import default_models
 
     if given.engine == VLLM:
         from wisp_gym.testbed.vllm_engine.version import check_version
@@ -153,7 +154,7 @@ def build(given: argparse.Namespace) -> Server:
         check_version()  # before a model is looked for
     tokens = AccessTokens.read(given.tokens) if given.tokens else None
     bundle = find_bundle(given.scheduler)
-    name = given.target or str(default_pair() / "target")
+    name = given.target or default_models().target
     digest = tokenizer_digest(load_tokenizer(name, "--target"))
     engine = ENGINES[given.engine](given, name)
     scheduler = make_scheduler(bundle, engine, given.limits)

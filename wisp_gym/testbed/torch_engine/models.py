@@ -1,18 +1,32 @@
-"""Models by name or folder, and the small pair that is trained once where no other is given."""
+"""Models by name or folder, and what is taken where none is given: a pretrained pair that is there, or a small one trained once."""
 
 import importlib.util
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from filelock import FileLock
+from huggingface_hub import try_to_load_from_cache
 from transformers import AutoModelForCausalLM
 
 from wisp_gym.errors import InputError
 from wisp_gym.process import call
 from wisp_gym.testbed.tokenizers import loaded
+from wisp_gym.traces.requests import sample_path
+
+# The smallest pretrained pair that the traces were recorded with, Apache-2.0.
+TARGET, DRAFT = "Qwen/Qwen2.5-Coder-1.5B-Instruct", "Qwen/Qwen2.5-Coder-0.5B-Instruct"
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+
+
+class Pair(NamedTuple):
+    """A target and a draft, by name or folder, and the file of prompts that go with them."""
+
+    target: str
+    draft: str
+    prompts: Path
 
 
 def load_model(name: str, flag: str, device: str = "cpu", dtype: str = "float32") -> Any:
@@ -31,6 +45,25 @@ def cache_folder() -> Path:
     given = os.environ.get("WISP_GYM_CACHE")
     user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(given) if given else user / "wisp-gym"
+
+
+def default_models() -> Pair:
+    """What server and devices take where no model is given: the pretrained pair where the hub's cache holds both, else the small one.
+
+    Nothing is fetched.
+
+    Raises:
+        InputError: as `default_pair`.
+    """
+    if is_cached(TARGET) and is_cached(DRAFT):
+        return Pair(TARGET, DRAFT, sample_path("prompts-chat.jsonl"))
+    small = default_pair()
+    return Pair(str(small / "target"), str(small / "draft"), small / "prompts.jsonl")
+
+
+def is_cached(name: str) -> bool:
+    """Whether the hub's cache on this machine holds a model of this name, with weights."""
+    return any(isinstance(try_to_load_from_cache(name, file), str) for file in WEIGHTS)
 
 
 def default_pair() -> Path:

@@ -1,0 +1,19 @@
+"""`python -m agents.branching`: what branches of running worlds cost and tell."""
+
+from wisp_gym.cli import Commands
+from wisp_gym.process import program
+
+COMMANDS = Commands(
+    "python -m agents.branching",
+    "Copies of a running world, which go apart from one decision on.",
+    {
+        "lookahead": ("agents.branching.lookahead", "what is reached by trying every candidate ahead, again and again"),
+        "variance": ("agents.branching.variance", "how certain a decision's effect is, by horizon and load"),
+        "externality": ("agents.branching.externality", "what one more drafted token costs the others"),
+        "speed": ("agents.branching.speed", "branches a second"),
+    },
+    default="lookahead",
+)
+
+if __name__ == "__main__":
+    program(COMMANDS)

@@ -1,0 +1,117 @@
+"""What branches tell: spreads, externalities, and a controller that tries its candidates ahead."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agents.branching import externality, lookahead, speed, variance
+from agents.branching.externality import Effect, factor
+from agents.branching.lookahead import FUTURE, GOODPUT, MODEL, Lookahead, leader
+from wisp_gym.controllers.resolve import resolve
+from wisp_gym.errors import InputError
+from wisp_gym.scenario import load, with_
+from wisp_gym.simulation import simulate
+
+SHORT = with_(load("wisp-study"), n_devices=12, **{"horizon.warmup_s": 4.0, "horizon.measure_s": 16.0})
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> str:
+    from wisp_gym.scenario import save
+
+    file = tmp_path_factory.mktemp("scenario") / "short.toml"
+    save(SHORT, file)
+    return str(file)
+
+
+def ahead(names: list[str], knows: str = MODEL, draws: int = 4) -> Lookahead:
+    return Lookahead(SHORT, [resolve(name, SHORT) for name in names], draws, horizon_s=2.0, period_s=1.0, knows=knows)
+
+
+def goodput(name: str, seed: int) -> float:
+    return float(simulate(SHORT, name, [seed])[0].goodput_tokens_per_s)
+
+
+def test_with_one_candidate_it_is_that_candidate() -> None:
+    for name in ("speculation-v1+fcfs", "wisp+wisp"):
+        assert [ahead([name]).play(seed) for seed in (0, 1)] == [goodput(name, seed) for seed in (0, 1)]
+
+
+def test_it_leaves_a_bad_candidate_for_a_good_one_and_repeats() -> None:
+    names = ["fixed:12+static:16,2", "speculation-v1+fcfs"]
+    plays = [play := ahead(names), ahead(names)]
+    reached = [[each.play(seed) for seed in range(3)] for each in plays]
+    assert reached[0] == reached[1]
+    assert play.times["speculation-v1+fcfs"] > 0.8 * play.times.total()
+    bad, good = (np.mean([goodput(name, seed) for seed in range(3)]) for name in names)
+    assert np.mean(reached[0]) > bad + 0.8 * (good - bad)
+
+
+def test_who_knows_the_future_takes_one_copy_of_each() -> None:
+    knowing = ahead(["wisp+wisp", "fixed:2+fcfs", "aligned+fcfs"], FUTURE)
+    assert knowing.copies_of_each == 1
+    best = max(np.mean([goodput(c.name, seed) for seed in range(3)]) for c in knowing.candidates)
+    assert np.mean([knowing.play(seed) for seed in range(3)]) > 0.97 * best
+
+
+def test_the_leader_must_lead_by_a_standard_error() -> None:
+    tokens = np.array([[10.0, 12.0, 11.0], [12.0, 10.0, 12.0], [15.0, 17.0, 16.5]])
+    assert leader(tokens, 0) == 2
+    assert leader(tokens[:2], 0) == 0  # the lead is a third, its error a whole token
+    assert leader(tokens[:2, :1], 0) == 1  # one draw of somebody who knows the future
+
+
+@pytest.mark.parametrize("names", [["wisp+wisp", "centralized:0"], ["banditspec+fcfs"], ["dipsd"]])
+def test_candidates_that_cannot_take_over_are_refused(names: list[str]) -> None:
+    with pytest.raises(InputError, match=f"controllers: given '{names[-1].split('+')[0].split(':')[0]}"):
+        ahead(names)
+
+
+def test_spreads_are_those_of_the_numbers_they_were_made_of() -> None:
+    rng = np.random.default_rng(0)
+    places, draws = 4_000, 30
+    common = rng.normal(0.0, 7.0, (places, draws, 1))
+    effect = rng.normal(0.5, 2.0, (places, 1, 1))
+    tokens = 100.0 + np.stack([common, common + effect + rng.normal(0.0, 3.0, (places, draws, 1))], axis=1)
+    mean, independent, coupled, spread = (float(column[0]) for column in variance.spreads(tokens))
+    assert mean == pytest.approx(100.25, abs=0.2)
+    assert independent == pytest.approx((2 * 49.0 + 9.0) ** 0.5, rel=0.02)
+    assert coupled == pytest.approx(3.0, rel=0.02)
+    assert spread == pytest.approx(2.0, rel=0.05)
+    row = variance.Spread("a", 1, 1.0, mean, independent, coupled, spread)
+    assert row.pairs == pytest.approx(9.0, rel=0.1)  # (2·3/2)²
+
+
+def test_the_factor_is_the_ratio_of_sums() -> None:
+    rng = np.random.default_rng(0)
+    found = [Effect(1.0, -2.0 * x + rng.normal(0.0, 0.1), 0.0, x) for x in rng.uniform(0.0, 1.0, 500)]
+    value, low, high = factor(found)
+    assert low < 2.0 < high
+    assert value == pytest.approx(2.0, rel=0.02)
+    assert high - low < 0.1
+
+
+def test_the_commands_print_and_write_what_they_found(
+    short: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--scenario", short, "--devices", "8"]
+    file = tmp_path / "rows.json"
+    lookahead.main(
+        [*common, "--seeds", "2", "--draws", "2", "--controllers", "wisp+wisp,fixed:2+fcfs", "--json", str(file)]
+    )
+    rows = json.loads(file.read_text())
+    assert [row["name"] for row in rows] == ["lookahead", "wisp+wisp", "fixed:2+fcfs"]
+    assert rows[1][GOODPUT] == pytest.approx(np.mean(rows[1]["worlds"]))
+    assert max(row["against_best"] for row in rows[1:]) == 0.0
+    variance.main([*common, "--places", "2", "--draws", "2", "--json", str(file)])
+    assert [row["horizon_s"] for row in json.loads(file.read_text())] == list(variance.HORIZONS_S)
+    externality.main([*common, "--places", "3", "--draws", "2", "--json", str(file)])
+    assert {row["devices"] for row in json.loads(file.read_text())} == {8}
+    speed.main([*common, "--horizon", "1", "--draws", "2", "--repetitions", "2", "--controllers", "wisp+wisp"])
+    printed = capsys.readouterr().out
+    for word in ("lookahead", "pairs to see it", "reckoned loss", "branches of 8 devices x 1 s, a second"):
+        assert word in printed
