@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.branching import externality, lookahead, speed, variance
+from agents.branching import externality, lookahead, rollout, speed, variance
 from agents.branching.externality import Effect, factor
 from agents.branching.lookahead import FUTURE, GOODPUT, MODEL, Lookahead, leader
+from agents.branching.rollout import Rollout
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.errors import InputError
 from wisp_gym.scenario import load, with_
@@ -71,6 +72,23 @@ def test_candidates_that_cannot_take_over_are_refused(names: list[str]) -> None:
         ahead(names)
 
 
+def test_a_rollout_improves_a_bad_base_and_repeats() -> None:
+    """A device that always drafts twelve tokens wastes most of them; who tries both ways stops earlier."""
+    base = resolve("fixed:12+fcfs", SHORT)
+    plays = [Rollout(SHORT, base, draws=16).play(seed) for seed in (0, 1, 0)]
+    assert plays[0] == plays[2]
+    assert all(played.decided > 0.5 * played.decisions > 500 for played in plays)
+    alone = np.mean([goodput(base.name, seed) for seed in (0, 1)])
+    assert np.mean([played.goodput for played in plays[:2]]) > 1.1 * alone
+
+
+def test_where_nothing_is_clear_a_rollout_is_its_base() -> None:
+    base = resolve("wisp+fcfs", SHORT)
+    played = Rollout(SHORT, base, draws=8, horizon_s=1e-6).play(0)  # before anything can differ
+    assert played.decided == 0
+    assert played.goodput == goodput(base.name, 0)
+
+
 def test_spreads_are_those_of_the_numbers_they_were_made_of() -> None:
     rng = np.random.default_rng(0)
     places, draws = 4_000, 30
@@ -111,7 +129,19 @@ def test_the_commands_print_and_write_what_they_found(
     assert [row["horizon_s"] for row in json.loads(file.read_text())] == list(variance.HORIZONS_S)
     externality.main([*common, "--places", "3", "--draws", "2", "--json", str(file)])
     assert {row["devices"] for row in json.loads(file.read_text())} == {8}
+    rollout.main(
+        [*common, "--seeds", "2", "--draws", "8", "--seconds", "2", "--controllers", "wisp+wisp", "--json", str(file)]
+    )
+    assert [row["name"] for row in json.loads(file.read_text())] == [
+        "rollout of speculation-v1+fcfs", "speculation-v1+fcfs", "wisp+wisp",
+    ]  # fmt: skip
     speed.main([*common, "--horizon", "1", "--draws", "2", "--repetitions", "2", "--controllers", "wisp+wisp"])
     printed = capsys.readouterr().out
-    for word in ("lookahead", "pairs to see it", "reckoned loss", "branches of 8 devices x 1 s, a second"):
+    for word in (
+        "lookahead",
+        "against the base",
+        "pairs to see it",
+        "reckoned loss",
+        "branches of 8 devices x 1 s, a second",
+    ):
         assert word in printed

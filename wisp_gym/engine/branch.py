@@ -6,7 +6,7 @@ meet the same requests, fates and delays wherever they meet them at all (coupled
 the moment on (`engine.afresh`): then they are what somebody may expect who knows the model and not the future.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from wisp_gym.engine.call import Call
 from wisp_gym.engine.loop import DONE, SPECULATION
 from wisp_gym.engine.masks import actions_of
 from wisp_gym.engine.pausing import Pausing
-from wisp_gym.engine.run import ACT, AFRESH, AS_RULED
+from wisp_gym.engine.run import ACT, AFRESH, AS_RULED, WORTH
 from wisp_gym.engine.session import EVERY_DEVICE
 from wisp_gym.engine.state import PICK, TRACE, World, table
 from wisp_gym.engine.worlds import Worlds
@@ -61,7 +61,7 @@ class Branches:
         self.source = of_kind("worlds", worlds, Worlds)
         self.n = WORLDS.checked("branches", n)
         self.worlds = Worlds(self.n, 1, threads=threads)
-        self.actions, self.begun_s = np.zeros(self.n, np.int64), 0.0
+        self.actions, self.outcomes, self.begun_s = np.zeros(self.n, np.int64), np.zeros((self.n, 1)), 0.0
         self.like: World | None = None  # the source's arrays when room was made for copies
         self.pairs: list[tuple[np.ndarray, np.ndarray]] = []
         self.calls: dict[int, Call] = {}
@@ -104,7 +104,7 @@ class Branches:
     def run(self, task: int, **arrays: np.ndarray) -> None:
         """Do a task of `engine.run` in all copies."""
         if task not in self.calls:
-            self.calls[task] = self.worlds.call(task, actions=self.actions, **arrays)
+            self.calls[task] = self.worlds.call(task, **arrays)
         self.calls[task].run(task)
 
     def afresh(self, seeds: Sequence[int] | np.ndarray) -> None:
@@ -115,7 +115,7 @@ class Branches:
         """
         refuse_recorded(self.worlds.arrays.config[0, 0])
         self.actions[:] = self.each("seeds", seeds, 0, MAX_SEED)
-        self.run(AFRESH)
+        self.run(AFRESH, actions=self.actions)
 
     def act(self, actions: Sequence[int] | np.ndarray) -> None:
         """Let each copy carry out its own of (n,) actions, or the nearest valid one, in the decision that they wait for.
@@ -131,7 +131,7 @@ class Branches:
             raise InputError("act: given copies that wait for no decision, allowed are those that were taken at one")
         device = kinds[0] == SPECULATION
         self.actions[:] = self.each("actions", actions, AS_RULED if device else 0, actions_of(arrays.config[0, 0]) - 1)
-        self.run(ACT, kinds=kinds)
+        self.run(ACT, actions=self.actions, kinds=kinds)
         kinds[~self.still_waiting()] = DONE
 
     def still_waiting(self) -> np.ndarray:
@@ -168,6 +168,22 @@ class Branches:
         Raises:
             InputError: horizons that do not increase; copies whose batch is half composed.
         """
+        totals = self.worlds.arrays.totals
+        return np.stack([totals["tokens_on_time"][:, 0].copy() for _ in self.run_on(horizons_s)], axis=1)
+
+    def worth_tokens(self, horizons_s: Sequence[float]) -> np.ndarray:
+        """The same with what rounds under way are worth by then (`engine.under_way`): (n, horizons) float64.
+
+        So a short horizon does not prefer who sends early, and less is left to chance. Raises as `on_time_tokens`.
+        """
+        totals, found = self.worlds.arrays.totals, []
+        for _ in self.run_on(horizons_s):
+            self.run(WORTH, outcomes=self.outcomes)
+            found.append(totals["tokens_on_time"][:, 0] + self.outcomes[:, 0])
+        return np.stack(found, axis=1)
+
+    def run_on(self, horizons_s: Sequence[float]) -> Iterator[None]:
+        """Run all copies on, by their own controllers, from horizon to horizon."""
         ends_s = self.begun_s + np.asarray(horizons_s, float)
         if ends_s.ndim != 1 or not ends_s.size or not (np.diff(ends_s, prepend=self.begun_s) > 0.0).all():
             raise InputError(
@@ -178,8 +194,6 @@ class Branches:
         c = self.worlds.arrays.config
         c["external_device"], c["external_batching"], c["external_hosting"] = NOBODY, 0, 0
         c["window_end_s"] = ends_s[-1]
-        tokens = np.zeros((self.n, ends_s.size), np.int64)
-        for column, end_s in enumerate(ends_s):
+        for end_s in ends_s:
             self.pausing.run_until(float(end_s))
-            tokens[:, column] = self.worlds.arrays.totals["tokens_on_time"][:, 0]
-        return tokens
+            yield

@@ -6,7 +6,7 @@ from wisp_gym.contract import device, request, server
 from wisp_gym.engine import gather, rewards
 from wisp_gym.engine.arguments import outside
 from wisp_gym.engine.masks import actions_of
-from wisp_gym.engine.run import ACT, AFRESH, BEGIN, FLEET, LOG, STEP, TO_END
+from wisp_gym.engine.run import ACT, AFRESH, BEGIN, FLEET, LOG, STEP, TO_END, WORTH
 from wisp_gym.engine.state import EVENTS, World
 from wisp_gym.errors import InputError, did_you_mean, shown
 from wisp_gym.values import whole
@@ -14,7 +14,7 @@ from wisp_gym.values import whole
 SEEN = ("kinds", "observations", "masks", "outcomes", "pay")  # of those who decide outside
 NEEDS = {
     TO_END: (), BEGIN: ("which", *SEEN), STEP: ("actions", *SEEN), LOG: ("which", "kinds"),
-    FLEET: ("which", "actions", "kinds", "observations", "masks"), ACT: ("actions", "kinds"), AFRESH: ("actions",),
+    FLEET: ("which", "actions", "kinds", "observations", "masks"), ACT: ("actions", "kinds"), AFRESH: ("actions",), WORTH: ("outcomes",),
 }  # fmt: skip
 # of each task
 
@@ -38,7 +38,7 @@ class Outside:
         Raises:
             InputError: as `Worlds.spread`.
         """
-        self.refuse_missing(whole(TO_END, AFRESH).checked("task", task), arrays)
+        self.refuse_missing(whole(TO_END, WORTH).checked("task", task), arrays)
         given = {name: self.fitting(name, arrays.get(name, like), like) for name, like in self.none.items()}
         if "observations" in NEEDS[task]:
             refuse_misfits(worlds.config[0, 0], {name: arrays[name] for name in NEEDS[task]})

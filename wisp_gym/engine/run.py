@@ -24,11 +24,11 @@ from wisp_gym.engine.observe_server import observe_server
 from wisp_gym.engine.rows import row_of
 from wisp_gym.engine.state import PICK
 from wisp_gym.engine.taking import all_done, count_done, next_place
+from wisp_gym.engine.under_way import under_way_tokens
 from wisp_gym.jit import jit
 
-TO_END, BEGIN, STEP, LOG, FLEET, ACT, AFRESH = range(
-    7
-)  # tasks: what each takes besides the worlds, and writes, is said below
+# Tasks: what each takes besides the worlds, and writes, is said below.
+TO_END, BEGIN, STEP, LOG, FLEET, ACT, AFRESH, WORTH = range(8)
 AS_RULED = -1  # an action: what the world's own controller decides
 
 
@@ -41,7 +41,7 @@ def run(address, task, end, looks):
     enough decisions are logged (FULL) or they are over (DONE). FLEET: open those of `which`, in the others carry out what was decided
     for the devices that wait for it (in their rows) or for the batch (`actions`), and run all to the next such decisions.
     ACT: carry out `actions` and stay there; AS_RULED as a world's own controller decides for its device. AFRESH: what is not known yet
-    is drawn again, by the seeds in `actions`.
+    is drawn again, by the seeds in `actions`. WORTH: what rounds under way are worth, into the first column of `outcomes`.
     Returns whether all worlds are done.
     """
     a, done = arguments_at(address), 0
@@ -56,6 +56,8 @@ def run(address, task, end, looks):
             act(world_at(address, place - first), a.kinds[place - first], a.actions[place - first])
         elif task == AFRESH:
             draw_afresh(address, place - first, a.actions[place - first])
+        elif task == WORTH:
+            a.outcomes[place - first, 0] = under_way_tokens(address, place - first)
         else:
             begin_or_go_on(a, address, place - first, task)
         done += 1
