@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from agents.branching.place import DRAFT, SEND, world_of
+from agents.branching.place import DRAFT, SEND, both_ways, world_of
 from agents.branching.rollout import GOODPUT, row_of, show
 from agents.training.settings import TEST_SEEDS
 from wisp_gym import cli
@@ -94,11 +94,8 @@ def label_world(scenario: Scenario, base: Controller, seed: int, how: Labelling)
 
 def effect(world: InTurn, copies: Branches, seed: int, how: Labelling) -> float:
     """Tokens that one more drafted token is worth to the fleet at the decision that a world waits for."""
-    copies.take(0, world.kind)
-    copies.afresh(seed + np.repeat(np.arange(how.pairs), 2))
-    copies.act(np.tile([SEND, DRAFT], how.pairs))
-    worth = copies.worth_tokens([how.horizon_s])[:, 0]
-    return float((worth[DRAFT::2] - worth[SEND::2]).mean())
+    sent, drafted = both_ways(world, copies, seed + np.arange(how.pairs), [how.horizon_s])
+    return float((drafted - sent).mean())
 
 
 def kept_labels(file: Path, *job: object) -> Labels:

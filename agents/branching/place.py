@@ -37,10 +37,15 @@ def at_decision(scenario: Scenario, controller: Controller, seed: int) -> InTurn
     return world
 
 
-def both_ways(world: InTurn, copies: Branches, seeds: np.ndarray, horizons_s: list[float]) -> np.ndarray:
-    """Tokens on time after sending and after one more drafted token: (2, draws, horizons), under the draws of (draws,) seeds."""
+def both_ways(
+    world: InTurn, copies: Branches, seeds: np.ndarray, horizons_s: list[float], under_way: bool = True
+) -> np.ndarray:
+    """Tokens after sending and after one more drafted token: (2, draws, horizons), under the draws of (draws,) seeds.
+
+    `under_way`: count what rounds under way are worth, besides the fleet's tokens on time.
+    """
     copies.take(0, world.kind)
     copies.afresh(np.repeat(seeds, 2))
     copies.act(np.tile([SEND, DRAFT], len(seeds)))
-    tokens = copies.on_time_tokens(horizons_s)
+    tokens = copies.worth_tokens(horizons_s) if under_way else copies.on_time_tokens(horizons_s)
     return tokens.reshape(len(seeds), 2, -1).swapaxes(0, 1)

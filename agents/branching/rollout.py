@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from agents.branching.place import DRAFT, SEND, world_of
+from agents.branching.place import DRAFT, SEND, both_ways, world_of
 from wisp_gym import cli
 from wisp_gym.cli import aligned, cell, interval_cell
 from wisp_gym.controllers.resolve import resolve
@@ -85,11 +85,8 @@ class Rollout:
         """The better action at the decision that a world waits for, AS_RULED where that is within chance."""
         apart = np.zeros(0)
         while len(apart) < self.draws:
-            copies.take(0, world.kind)
-            copies.afresh(seed + len(apart) + np.repeat(np.arange(PAIRS), 2))
-            copies.act(np.tile([SEND, DRAFT], PAIRS))
-            worth = copies.worth_tokens([self.horizon_s])[:, 0]
-            apart = np.append(apart, worth[1::2] - worth[::2])
+            sent, drafted = both_ways(world, copies, seed + len(apart) + np.arange(PAIRS), [self.horizon_s])
+            apart = np.append(apart, drafted - sent)
             error = apart.std(ddof=1) / len(apart) ** 0.5
             if abs(apart.mean()) > self.certain * error:
                 break

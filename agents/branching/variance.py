@@ -3,9 +3,10 @@
     python -m agents.branching variance --devices 16,64,128
 
 At decisions of running worlds the device sends in one copy and drafts one more token in the other; from then on the world's own
-controller decides. The effect is the difference of the tokens that the whole fleet gets on time over H seconds. Coupled copies meet
-the same draws, independent ones others. From the same branches come both spreads, and the spread of the effect itself over decisions:
-the variance of its means less what chance alone would give them.
+controller decides. The effect is the difference of the tokens that the whole fleet gets on time over H seconds, counted as they are
+delivered, or with what rounds under way are worth (`wisp_gym.engine.under_way`). Coupled copies meet the same draws, independent ones
+others. From the same branches come both spreads, and the spread of the effect itself over decisions: the variance of its means less
+what chance alone would give them.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from wisp_gym.scenario import Scenario
 
 PROGRAM = "python -m agents.branching variance"
 CONTROLLERS = ("speculation-v1+fcfs",)
+DELIVERED, UNDER_WAY = "delivered", "and under way"
 HORIZONS_S = (0.25, 0.5, 1.0, 2.0, 5.0)
 SEEDS_PER_PLACE = 1_000_000
 
@@ -35,11 +37,13 @@ class Spread:
     """What branches at many decisions say of one horizon, in tokens.
 
     Attributes:
-        tokens: mean over copies. independent, coupled: standard deviation of one pair's difference. effect: of its mean, over decisions.
+        counted: DELIVERED or UNDER_WAY. tokens: mean over copies. independent, coupled: standard deviation of one pair's difference.
+        effect: of its mean, over decisions.
     """
 
     controller: str
     devices: int
+    counted: str
     horizon_s: float
     tokens: float
     independent: float
@@ -53,16 +57,17 @@ class Spread:
 
 
 def branched(
-    scenario: Scenario, controller: Controller, places: int, draws: int, horizons_s: list[float], bar: cli.Bar
-) -> np.ndarray:
-    """(places, 2, draws, horizons) tokens on time."""
-    found = []
-    for place in range(places):
+    scenario: Scenario, controller: Controller, given: argparse.Namespace, horizons_s: list[float], bar: cli.Bar
+) -> dict[str, np.ndarray]:
+    """(places, 2, draws, horizons) tokens of either count."""
+    found: dict[str, list[np.ndarray]] = {DELIVERED: [], UNDER_WAY: []}
+    for place in range(given.places):
         world = at_decision(scenario, controller, place)
-        seeds = SEEDS_PER_PLACE * (place + 1) + np.arange(draws)
-        found.append(both_ways(world, Branches(world.worlds, 2 * draws), seeds, horizons_s))
+        seeds, copies = SEEDS_PER_PLACE * (place + 1) + np.arange(given.draws), Branches(world.worlds, 2 * given.draws)
+        for counted, each in found.items():
+            each.append(both_ways(world, copies, seeds, horizons_s, counted == UNDER_WAY))
         bar.update()
-    return np.stack(found).astype(float)
+    return {counted: np.stack(each).astype(float) for counted, each in found.items()}
 
 
 def spreads(tokens: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -99,9 +104,11 @@ def measured(given: argparse.Namespace) -> list[Spread]:
         for name in given.controllers:
             for n in given.devices:
                 scenario = chosen_scenario(given.scenario, n)
-                tokens = branched(scenario, resolve(name, scenario), given.places, given.draws, list(HORIZONS_S), bar)
-                columns = zip(HORIZONS_S, *spreads(tokens), strict=True)
-                rows += [Spread(name, n, horizon_s, *map(float, column)) for horizon_s, *column in columns]
+                for counted, tokens in branched(
+                    scenario, resolve(name, scenario), given, list(HORIZONS_S), bar
+                ).items():
+                    columns = zip(HORIZONS_S, *spreads(tokens), strict=True)
+                    rows += [Spread(name, n, counted, horizon_s, *map(float, column)) for horizon_s, *column in columns]
     return rows
 
 
@@ -110,11 +117,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = measured(given := parse(arguments))
     cli.write_rows([asdict(row) for row in rows], given.json)
     headers = [
-        ["controller", "devices", "over", "tokens", "independent", "coupled", "effect", "pairs to see it"],
-        ["", "", "s", "on time", "sd, tokens", "sd, tokens", "sd, tokens", ""],
+        ["controller", "devices", "counted", "over", "tokens", "independent", "coupled", "effect", "pairs to see it"],
+        ["", "", "", "s", "on time", "sd, tokens", "sd, tokens", "sd, tokens", ""],
     ]
     lines = [
-        [row.controller, str(row.devices), f"{row.horizon_s:g}", cell(row.tokens), cell(row.independent), cell(row.coupled, 2),
+        [row.controller, str(row.devices), row.counted, f"{row.horizon_s:g}", cell(row.tokens), cell(row.independent), cell(row.coupled, 2),
          cell(row.effect, 2), cell(row.pairs, 0) if np.isfinite(row.pairs) else "-"]
         for row in rows
     ]  # fmt: skip

@@ -100,7 +100,7 @@ def test_spreads_are_those_of_the_numbers_they_were_made_of() -> None:
     assert independent == pytest.approx((2 * 49.0 + 9.0) ** 0.5, rel=0.02)
     assert coupled == pytest.approx(3.0, rel=0.02)
     assert spread == pytest.approx(2.0, rel=0.05)
-    row = variance.Spread("a", 1, 1.0, mean, independent, coupled, spread)
+    row = variance.Spread("a", 1, variance.DELIVERED, 1.0, mean, independent, coupled, spread)
     assert row.pairs == pytest.approx(9.0, rel=0.1)  # (2·3/2)²
 
 
@@ -126,7 +126,7 @@ def test_the_commands_print_and_write_what_they_found(
     assert rows[1][GOODPUT] == pytest.approx(np.mean(rows[1]["worlds"]))
     assert max(row["against_best"] for row in rows[1:]) == 0.0
     variance.main([*common, "--places", "2", "--draws", "2", "--json", str(file)])
-    assert [row["horizon_s"] for row in json.loads(file.read_text())] == list(variance.HORIZONS_S)
+    assert [row["horizon_s"] for row in json.loads(file.read_text())] == 2 * list(variance.HORIZONS_S)
     externality.main([*common, "--places", "3", "--draws", "2", "--json", str(file)])
     assert {row["devices"] for row in json.loads(file.read_text())} == {8}
     rollout.main(
