@@ -11,6 +11,7 @@ COMMANDS = Commands(
     {
         "run": ("agents.sim2real.run", "profile, deploy, simulate, report; go on with what was broken off"),
         "server": ("agents.sim2real.server", "the verification server that `run` starts, from a file of its settings"),
+        "stream": ("agents.sim2real.stream_server", "the server that drafts for itself, likewise"),
     },
     default="run",
 )

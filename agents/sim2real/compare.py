@@ -48,8 +48,8 @@ def measures(deployed: Deployed, scenario: Scenario, n_devices: int) -> dict[str
     rounds = [row for row in inside if row.position > 0]
     latency = np.array([row.received_s - row.begun_s for row in rounds])
     good = sum(on_time(row, first_s[row.device, row.request], kinds[row.device]) for row in inside)
-    batches = [row for row in deployed.batches if start_s <= row.end_s < end_s]
-    members = sum(len(row.members) for row in batches)
+    batches = [row for row in deployed.ran if start_s <= row.end_s < end_s]
+    members = sum(row.requests for row in batches)
     return {
         "goodput_tokens_per_s": good / measure_s,
         "round_latency_p50_s": float(np.quantile(latency, 0.5)),
@@ -59,7 +59,7 @@ def measures(deployed: Deployed, scenario: Scenario, n_devices: int) -> dict[str
         "drafted_per_round": sum(row.drafted for row in rounds) / len(rounds),
         "committed_per_round": sum(row.committed for row in rounds) / len(rounds),
         "batch_requests": members / max(len(batches), 1),
-        "batch_s": sum(len(row.members) * row.seconds for row in batches) / max(members, 1),
+        "batch_s": sum(row.requests * row.seconds for row in batches) / max(members, 1),
         "server_use": sum(row.seconds for row in batches) / measure_s,
     }  # fmt: skip
 

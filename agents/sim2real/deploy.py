@@ -11,8 +11,17 @@ from typing import Any
 from agents.sim2real.compare import classes
 from agents.sim2real.devices import Deployed, Fleet, Running, ServerProcess, Shape, read_deployed, write_deployed
 from agents.sim2real.profile import Measured, RandomLength, build_scenario, measure
-from agents.sim2real.server import FCFS, VLLM, Served, deepened
-from agents.sim2real.settings import KV_TOKENS, MAX_BATCH_REQUESTS, PREFILL_CHUNK_TOKENS, START_WINDOW_S, Settings
+from agents.sim2real.server import FCFS, Served, deepened, read_batches
+from agents.sim2real.settings import (
+    KV_TOKENS,
+    MAX_BATCH_REQUESTS,
+    OTHER_WORLDS,
+    PREFILL_CHUNK_TOKENS,
+    PROFILE_DRAFT_TOKENS,
+    START_WINDOW_S,
+    VLLM,
+    Settings,
+)
 from traces import record
 from wisp_gym.controllers.names import is_policy, parse
 from wisp_gym.engine.build import accepted_share, smallest_batch_s
@@ -27,9 +36,7 @@ from wisp_gym.serving.estimator import TERMS
 from wisp_gym.serving.export.policies import batching_bundle, rule_bundle, rule_of
 from wisp_gym.traces.speculation import SpeculationTrace, read_speculation_trace
 
-PROFILE_DRAFT_TOKENS = 8  # drafts of 0 to so many tokens are profiled
 TRACE = "speculation.npz"
-OTHER_WORLDS = 1_000_000  # added to the seeds of profiles
 
 
 def cores() -> tuple[list[int], list[int]]:
@@ -181,47 +188,63 @@ class Bench:
                      slo or [(0.0, 0.0)] * n)  # fmt: skip
 
     def run(self, label: str, fleet: Fleet, scheduler: str, coefficients: dict[str, float]) -> Deployed:
-        """One deployment, or what an earlier call wrote of it.
+        """One deployment whose devices draft, or what an earlier call wrote of it."""
+        return self.once(label, lambda folder: self.run_now(folder, label, fleet, scheduler, coefficients))
+
+    def once(self, label: str, now: Callable[[Path], Deployed]) -> Deployed:
+        """What `now` runs in a deployment's folder, or what an earlier call wrote of it.
 
         Raises:
             InputError: a device broke off.
         """
         path = self.place(label) / "rounds.json"
         if not path.is_file():
-            write_deployed(path, self.run_now(path.parent, label, fleet, scheduler, coefficients))
+            deployed = now(path.parent)
+            if deployed.faults:
+                raise InputError(f"{label}: {deployed.faults[0]}")
+            write_deployed(path, deployed)
         deployed = read_deployed(path)
         if deployed.late_share > 0.01 or deployed.fallbacks:
             self.notes.append(f"{label}: {100 * deployed.late_share:.1f} % of the drafted tokens came later than paced, "
-                              f"{deployed.fallbacks} decisions fell back to WISP's rule")  # fmt: skip
+                              f"{deployed.fallbacks} decisions fell back to WISP's rule or vLLM's own length")  # fmt: skip
         return deployed
 
     def run_now(
         self, folder: Path, label: str, fleet: Fleet, scheduler: str, coefficients: dict[str, float]
     ) -> Deployed:
-        """Server and devices, each on cores of its own."""
-        import torch
-
+        """Server and devices that draft, each on cores of its own."""
         given = self.settings
         limits = {"kv_tokens": KV_TOKENS, "max_batch_rounds": MAX_BATCH_REQUESTS, "max_sessions": 2 * fleet.n + 64}
         limits |= {"prefill_chunk_tokens": PREFILL_CHUNK_TOKENS, "max_waiting": fleet.n + 64}
         served = Served(given.engine, *self.served, given.device, given.dtype, self.server_cores, scheduler, limits, coefficients,
                         str(folder / "batches.jsonl"))  # fmt: skip
-        server, threads, before = (
-            ServerProcess(served, folder, given.server_python),
-            torch.get_num_threads(),
-            kept_to(self.device_cores),
-        )
+        server = ServerProcess(served, folder, given.server_python, "server")
+
+        def devices() -> Deployed:
+            return Running(fleet, server.address, self.model, self.vocabulary, self.digest).run(label)
+
+        deployed = self.beside(server, devices)
+        deployed.batches = read_batches(Path(served.batches))
+        return deployed
+
+    def beside(self, server: ServerProcess, devices: Callable[[], Deployed]) -> Deployed:
+        """What devices do, on cores of their own and in torch on one thread, beside a server that ends with them."""
+        import torch
+
+        threads, before = torch.get_num_threads(), kept_to(self.device_cores)
         torch.set_num_threads(1)
         try:
-            deployed = Running(fleet, server.address, self.model, self.vocabulary, self.digest).run(label)
+            return devices()
         finally:
             kept_to(before)
             torch.set_num_threads(threads)
-            batches = server.stop()
-        if deployed.faults:
-            raise InputError(f"{label}: {deployed.faults[0]}")
-        deployed.batches = batches
-        return deployed
+            server.stop()
+
+    def end_tokens(self) -> list[int]:
+        """Tokens that end an answer of the target."""
+        from wisp_gym.testbed.vllm_engine.engine import read_end_tokens
+
+        return sorted(read_end_tokens(self.names["target"]))
 
 
 def kept_to(chosen: list[int]) -> list[int]:

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from agents.sim2real.server import BatchRow, Served, batch_row, read_batches
+from agents.sim2real.server import BatchRow, Served, batch_row
+from agents.sim2real.stream_server import StepRow, Streamed
 from wisp_gym.cli import progress
 from wisp_gym.engine import draws
 from wisp_gym.errors import InputError
@@ -44,7 +45,10 @@ class Shape(NamedTuple):
 
 
 class RoundRow(NamedTuple):
-    """A round, or a request's prompt (position 0), from the last reply to the next, on the devices' clock."""
+    """A round, or a request's prompt (position 0), from the last reply to the next, on the devices' clock.
+
+    Of a server that drafts for itself nothing is sent but prompts: of the other rounds `sent_s` is when their tokens left it.
+    """
 
     device: int
     request: int
@@ -63,7 +67,8 @@ class Deployed:
     """What a deployment did.
 
     Attributes:
-        start_s, end_s: on the clock of all rows. rounds, batches: as they ended. tokens, late: drafted, and slower than paced.
+        start_s, end_s: on the clock of all rows. rounds, batches: as they ended; of a server that drafts for itself, steps instead.
+        tokens, late: drafted, and slower than paced.
         fallbacks: decisions that a bundle did not take. faults: of devices. cpu_share: of one core that all devices needed.
     """
 
@@ -71,11 +76,17 @@ class Deployed:
     end_s: float
     rounds: list[RoundRow] = field(default_factory=list)
     batches: list[BatchRow] = field(default_factory=list)
+    steps: list[StepRow] = field(default_factory=list)
     tokens: int = 0
     late: int = 0
     fallbacks: int = 0
     faults: list[str] = field(default_factory=list)
     cpu_share: float = 0.0
+
+    @property
+    def ran(self) -> Sequence[BatchRow | StepRow]:
+        """What the server ran."""
+        return self.batches or self.steps
 
     @property
     def late_share(self) -> float:
@@ -189,15 +200,15 @@ class ServerProcess:
 
     Args:
         served: what it serves. folder: of the deployment. python: the interpreter that runs it, of an environment with its engine.
+        program: of `agents.sim2real`.
 
     Raises:
         InputError: it did not start.
     """
 
-    def __init__(self, served: Served, folder: Path, python: str) -> None:
-        self.served = served
+    def __init__(self, served: Served | Streamed, folder: Path, python: str, program: str) -> None:
         write_json(folder / "server.json", asdict(served))
-        command = [python, "-m", "agents.sim2real", "server", str(folder / "server.json")]
+        command = [python, "-m", "agents.sim2real", program, str(folder / "server.json")]
         with (folder / "server.log").open("wb") as log:
             try:
                 self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, **readable())
@@ -209,14 +220,13 @@ class ServerProcess:
             with self.process:  # closes its output
                 self.process.wait(START_S)
             said = read_text(folder / "server.log").splitlines() or ["it says nothing"]
-            raise InputError(f"the server did not start: {said[-1].partition(' server: ')[2] or said[-1]}")
+            raise InputError(f"the server did not start: {said[-1].partition(f' {program}: ')[2] or said[-1]}")
 
-    def stop(self) -> list[BatchRow]:
-        """End it; its batches."""
+    def stop(self) -> None:
+        """End it; it has written what it ran."""
         with self.process:  # closes its output
             self.process.terminate()
             self.process.wait(START_S)
-        return read_batches(Path(self.served.batches))
 
 
 def answer_of(seed: int, device: int, request: int, answers: int) -> int:
@@ -323,4 +333,5 @@ def read_deployed(path: Path) -> Deployed:
     found = Deployed(**json.loads(read_text(path)))
     found.rounds = [RoundRow(*row) for row in found.rounds]
     found.batches = [batch_row(row) for row in found.batches]
+    found.steps = [StepRow(*row) for row in found.steps]
     return found

@@ -213,9 +213,9 @@ def build_scenario(
     )  # fmt: skip
 
 
-def machine_level(measured: Measured, batches: Sequence[BatchRow]) -> float:
-    """How many times as long as in the profile the machine took for the same work while these batches ran."""
-    return pace_s([row.yardstick_s for row in batches]) / measured.yardstick_s
+def machine_level(yardstick_s: float, batches: Sequence[Any]) -> float:
+    """How many times as long as in the profile, where the yardstick took so long, it took while these batches, or steps, ran."""
+    return pace_s([row.yardstick_s for row in batches]) / yardstick_s
 
 
 def batch_level(measured: Measured, runs: Iterable[Sequence[BatchRow]]) -> float:
@@ -226,6 +226,9 @@ def batch_level(measured: Measured, runs: Iterable[Sequence[BatchRow]]) -> float
 
 
 def at_level(scenario: parts.Scenario, times: float) -> parts.Scenario:
-    """The scenario with batches that take so many times as long."""
-    seconds = {name: value for name, value in asdict(scenario.verification).items() if name != "sharpness"}
-    return parts.with_(scenario, **{f"verification.{name}": times * value for name, value in seconds.items()})
+    """The scenario with batches, and drafts of the server, that take so many times as long."""
+    seconds = {f"verification.{name}": value for name, value in asdict(scenario.verification).items()}
+    del seconds["verification.sharpness"]
+    for place, draft in enumerate(scenario.server_drafts):
+        seconds |= {f"server_drafts.{place}.time.{name}": value for name, value in asdict(draft.time).items()}
+    return parts.with_(scenario, **{path: times * value for path, value in seconds.items()})

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from agents.sim2real.compare import BESIDE, COMPARED, TOLERANCE, Cell, Order, Result, cells, mean, orders
 from agents.sim2real.profile import Measured
 from agents.sim2real.settings import Settings
+from agents.sim2real.steps import MeasuredSteps
 from agents.study.page import Page, Picture, Table, as_html, as_markdown, picture_bytes
 from wisp_gym.files import write_bytes, write_json, write_text
 from wisp_gym.machine import machine
@@ -74,7 +75,6 @@ def ranking(ranked: Sequence[Order]) -> list[list[str]]:
 
 def measurements(m: Measured) -> list[list[str]]:
     """Header and rows of the profile."""
-    fits = {f"fit of the {name}": f"R² {s['r2']:.3f}, MAPE {s['mape_percent']:.1f} %" for name, s in m.fit.items()}
     yardstick = "'machine' above says how many times as long it took in each run"
     said = {
         "time of a drafted token": f"{1e3 * m.draft_token_s:.2f} ms, and {1e3 * m.round_overhead_s:.2f} ms a round",
@@ -84,10 +84,30 @@ def measurements(m: Measured) -> list[list[str]]:
         "between two batches": f"{1e3 * m.host_s:.2f} ms",
         "yardstick": f"{1e3 * m.yardstick_s:.3f} ms; {yardstick}",
         "inside the model": f"{100 * m.model_share:.1f} % of the batch time",
-        **fits,
+        **fits(m.fit),
         "from": f"{m.rounds} rounds, {m.batches} batches",
     }
     return [["measured", "value"], *map(list, said.items())]
+
+
+def step_measurements(m: MeasuredSteps) -> list[list[str]]:
+    """Header and rows of the profile of a server that drafts for itself."""
+    said = {
+        "delay of a message": f"{1e3 * m.one_way_s:.2f} ms median, log-normal spread {m.jitter:.3f}",
+        "verification, the draft's first pass with it": ", ".join(f"{k} {v:.3g}" for k, v in m.roofline.items()),
+        "drafting": ", ".join(f"{name} {value:.3g}" for name, value in m.draft_time.items()),
+        "noise of a step": f"{m.noise:.3f}, log-normal",
+        "between two steps": f"{1e3 * m.host_s:.2f} ms",
+        "yardstick": f"{1e3 * m.yardstick_s:.3f} ms",
+        **fits(m.fit),
+        "from": f"{m.rounds} rounds, {m.steps} steps",
+    }
+    return [["measured", "value"], *map(list, said.items())]
+
+
+def fits(found: dict[str, dict[str, float]]) -> dict[str, str]:
+    """How well each form fits."""
+    return {f"fit of the {name}": f"R² {s['r2']:.3f}, MAPE {s['mape_percent']:.1f} %" for name, s in found.items()}
 
 
 def draw(found: Sequence[Cell]) -> bytes:
@@ -126,13 +146,18 @@ def setting_words(settings: Settings, worlds: int) -> str:
 
 
 def write_report(
-    folder: Path, settings: Settings, measured: Measured, results: Sequence[Result], notes: Sequence[str]
+    folder: Path,
+    settings: Settings,
+    profiles: tuple[Measured, MeasuredSteps | None],
+    results: Sequence[Result],
+    notes: Sequence[str],
 ) -> None:
-    """report.md, report.html, cells.png and results.json in the run's folder."""
+    """report.md, report.html, cells.png and results.json in the run's folder; `profiles`: of devices that draft, of a server that does."""
+    measured, steps = profiles
     found, ranked = cells(results), orders(results)
     tables = {
         "Side by side": side_by_side(results), "Ranking": ranking(ranked), "Behind it, deployed / engine": explained(results),
-        "Profile": measurements(measured),
+        "Profile": measurements(measured), **({"Profile of the server's own drafting": step_measurements(steps)} if steps else {}),
     }  # fmt: skip
     page = Page(
         "Deployment and engine",
@@ -143,14 +168,14 @@ def write_report(
     write_text(folder / "report.md", as_markdown(page))
     write_text(folder / "report.html", as_html(page))
     write_bytes(folder / "cells.png", draw(found))
-    write_json(folder / "results.json", as_json(measured, results))
+    write_json(folder / "results.json", as_json(measured, steps, results))
 
 
-def as_json(measured: Measured, results: Sequence[Result]) -> dict[str, Any]:
-    """Profile and every figure."""
+def as_json(measured: Measured, steps: MeasuredSteps | None, results: Sequence[Result]) -> dict[str, Any]:
+    """Profiles and every figure."""
     rows = [
         {"load": r.load, "controller": r.controller, "machine": list(r.machine), "batch_time_over_predicted": r.level,
          "deployed": list(r.deployed), "predicted": list(r.predicted), "engine": list(r.engine), "unadjusted": list(r.unadjusted)}
         for r in results
     ]  # fmt: skip
-    return {"profile": asdict(measured), "results": rows}
+    return {"profile": asdict(measured), "colocated": asdict(steps) if steps else None, "results": rows}

@@ -7,6 +7,7 @@
    verification are measured. A scenario is built from that and nothing else.
 3. Each controller runs at each load, in the deployment and in the engine, on the same prompts. How fast the machine is meanwhile, a
    yardstick says that is the same whatever the controller does; the engine's batches take as much longer or shorter.
+   With controllers whose server drafts for itself (`colocated:3`; --engine vllm) vLLM is profiled and run so, too.
 4. The report shows both side by side.
 
 A folder whose run was broken off is gone on with by the same command. docs/serving/sim2real.md says what is real and what is shaped.
@@ -26,12 +27,9 @@ from wisp_gym import cli
 from wisp_gym.evaluation.arguments import controller_names
 from wisp_gym.files import read_text, write_json
 from wisp_gym.interrupts import leaves
-from wisp_gym.scenario import Scenario, load, save
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help and wrong flags do without
-    from agents.sim2real.compare import Result
     from agents.sim2real.devices import Deployed
-    from agents.sim2real.profile import Measured
 
 PROGRAM = "python -m agents.sim2real"
 CONTROLLERS = ("wisp+wisp", "fixed:4+fcfs", "aligned+fcfs", "speculation-v1+fcfs")
@@ -68,26 +66,6 @@ def parse(arguments: Sequence[str] | None) -> tuple[Arguments, Settings]:
     return given, Settings(**own | {"first_seeds": given.seeds[: given.repeats]})
 
 
-def compared(
-    scenario: Scenario, measured: Measured, name: str, n: int, runs: Sequence[Deployed], seeds: Sequence[int]
-) -> Result:
-    """A controller's runs beside the engine's worlds, the first of which have the runs' prompts."""
-    from agents.sim2real.compare import Result, measures
-    from agents.sim2real.profile import at_level, batch_level, machine_level
-    from wisp_gym.simulation import simulate
-
-    machine = [machine_level(measured, done.batches) for done in runs]
-    first, at_mean = seeds[: len(runs)], at_level(scenario, sum(machine) / len(machine))
-    predicted = [
-        simulate(at_level(scenario, times), name, [seed], n)[0].row()
-        for times, seed in zip(machine, first, strict=True)
-    ]
-    worlds = [row.row() for row in simulate(at_mean, name, seeds, n)]
-    profiled = [row.row() for row in simulate(scenario, name, first, n)]
-    level = batch_level(measured, [done.batches for done in runs])
-    return Result(n, name, [measures(done, scenario, n) for done in runs], predicted, worlds, profiled, machine, level)
-
-
 def in_turn(cases: Sequence[tuple[int, str]], cycle: int) -> Sequence[tuple[int, str]]:
     """The cases of a cycle, every second time the other way round: what drifts steadily hits all alike."""
     return cases[::-1] if cycle % 2 else cases
@@ -97,22 +75,23 @@ def in_turn(cases: Sequence[tuple[int, str]], cycle: int) -> Sequence[tuple[int,
 def main(arguments: Sequence[str] | None = None) -> None:
     """Record, profile, build, deploy, simulate, report."""
     given, settings = parse(arguments)
+    from agents.sim2real.colocated import check
     from agents.sim2real.compare import cells
-    from agents.sim2real.deploy import Bench, check_pair
+    from agents.sim2real.deploy import check_pair
     from agents.sim2real.report import write_report
+    from agents.sim2real.sides import Sides
 
+    check(given.controllers, settings.engine)
     check_pair(settings)
     folder = open_folder(given.out, settings)
-    bench = Bench(settings, folder)
+    sides = Sides(settings, folder, given.controllers)
     runs: dict[tuple[int, str], list[Deployed]] = {(n, name): [] for n in settings.loads for name in given.controllers}
     for cycle in range(settings.repeats):
-        measured = bench.profile(cycle)
-        save(bench.scenario(measured), folder / "scenario.toml")
-        scenario = load(folder / "scenario.toml")  # its trace lies beside it
+        sides.profile(cycle)
         for n, name in in_turn(list(runs), cycle):
-            runs[n, name].append(bench.deploy(scenario, name, n, cycle))
-    results = [compared(scenario, measured, name, n, done, given.seeds) for (n, name), done in runs.items()]
-    write_report(folder, settings, measured, results, bench.notes)
+            runs[n, name].append(sides.deploy(name, n, cycle))
+    results = [sides.compared(name, n, done, given.seeds) for (n, name), done in runs.items()]
+    write_report(folder, settings, (sides.measured, sides.steps), results, sides.bench.notes)
     if given.json:
         rows = [asdict(cell) | {"difference": cell.difference, "within": cell.within} for cell in cells(results)]
         write_json(given.json, rows)

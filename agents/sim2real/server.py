@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from agents.sim2real.settings import VLLM
 from agents.sim2real.yardstick import Yardstick
 from wisp_gym.cli import Parser
 from wisp_gym.errors import InputError
@@ -32,7 +33,6 @@ if TYPE_CHECKING:  # torch takes seconds to import
     from wisp_gym.testbed.settings import Limits
 
 FCFS = "fcfs"
-TORCH, VLLM = "torch", "vllm"  # what runs the target
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,11 @@ class BatchRow(NamedTuple):
     pass_s: float
     yardstick_s: float
     members: list[MemberRow]
+
+    @property
+    def requests(self) -> int:
+        """In it."""
+        return len(self.members)
 
 
 def read_batches(path: Path) -> list[BatchRow]:

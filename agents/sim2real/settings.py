@@ -5,13 +5,15 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from agents.sim2real.server import TORCH, VLLM
 from agents.training.arguments import flag
 from wisp_gym.cli import positive, whole
 from wisp_gym.errors import InputError
 from wisp_gym.files import holds_files, read_text, write_json, write_text
 
 FILE = "settings.json"
+TORCH, VLLM = "torch", "vllm"  # what runs the target
+OTHER_WORLDS = 1_000_000  # added to the seeds of profiles
+PROFILE_DRAFT_TOKENS = 8  # drafts of 0 to so many tokens are profiled
 START_WINDOW_S = 2.0  # over which first requests are spread
 GRACE_S, TTFT_S = 0.5, 2.0  # as the presets' service classes (assumption)
 KV_TOKENS, MAX_BATCH_REQUESTS, PREFILL_CHUNK_TOKENS = 65_536, 64, 512  # the testbed's defaults

@@ -130,10 +130,10 @@ def test_the_scenario_says_what_was_measured(tmp_path: Path) -> None:
 def test_a_machine_that_has_become_slower_is_told_from_slower_batches(tmp_path: Path) -> None:
     deployed, slower = made_up(), made_up(slower=1.2)
     measured = measure([deployed])
-    assert machine_level(measured, slower.batches) == pytest.approx(1.2)
+    assert machine_level(measured.yardstick_s, slower.batches) == pytest.approx(1.2)
     assert batch_level(measured, [deployed.batches, slower.batches]) == pytest.approx(1.0)
     heavier = [row._replace(seconds=1.3 * row.seconds) for row in slower.batches]
-    assert machine_level(measured, heavier) == pytest.approx(1.2)
+    assert machine_level(measured.yardstick_s, heavier) == pytest.approx(1.2)
     assert batch_level(measured, [heavier]) == pytest.approx(1.3)
     changed = at_level(scenario_of(tmp_path, measured), 1.2)
     assert changed.verification.launch_s == pytest.approx(1.2 * measured.roofline["launch_s"])

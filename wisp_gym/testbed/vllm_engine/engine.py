@@ -207,16 +207,22 @@ def read_shape(settings: CoreSettings) -> Shape:
         raise InputError(f"--model {model}: no such folder")
     try:
         config = AutoConfig.from_pretrained(model)
-        text = config.get_text_config()
-        try:
-            generation = GenerationConfig.from_pretrained(model)
-        except OSError:  # it has none
-            generation = GenerationConfig.from_model_config(config)
+        text, ends = config.get_text_config(), read_end_tokens(model)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"--model {model}: cannot be loaded ({str(error).splitlines()[0][:160]})") from None
     wanted = limits.max_prompt_tokens + limits.max_new_tokens
     longest = min(int(getattr(text, "max_position_embeddings", wanted)), wanted, limits.kv_tokens)
-    ends = generation.eos_token_id
-    return Shape(
-        int(text.vocab_size), longest, frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
-    )
+    return Shape(int(text.vocab_size), longest, ends)
+
+
+def read_end_tokens(model: str) -> frozenset[int]:
+    """Tokens that end an answer of a model, by name or folder.
+
+    Raises:
+        OSError, ValueError, KeyError: it cannot be loaded.
+    """
+    try:
+        ends = GenerationConfig.from_pretrained(model).eos_token_id
+    except OSError:  # it has none
+        ends = GenerationConfig.from_model_config(AutoConfig.from_pretrained(model)).eos_token_id
+    return frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])

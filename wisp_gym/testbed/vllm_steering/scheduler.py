@@ -26,12 +26,14 @@ class OpenStep:
     """A step that runs.
 
     Attributes:
-        step: its sizes. begun_s, ended_s: on the scheduler's clock. rounds: that it verified. first: that gave an answer's first token.
+        step: its sizes. begun_s, ended_s: on the scheduler's clock. requests: that it runs. rounds: that it verified.
+        first: names of those that gave an answer's first token.
     """
 
     step: Step
     begun_s: float
     ended_s: float
+    requests: int
     rounds: list[Drafted] = field(default_factory=list)
     first: set[str] = field(default_factory=set)
 
@@ -95,7 +97,8 @@ class WispScheduler(Scheduler):
             others = step.new_tokens - sum(found.num_scheduled_tokens[request.request_id] for request in decoding)
             length = self.steerer.length([request.request_id for request in decoding], step.context, others)
             found.num_spec_tokens_to_schedule = length
-            self.step = OpenStep(step._replace(length=length), begun_s, begun_s)
+            ran = len(found.num_scheduled_tokens)
+            self.step = OpenStep(step._replace(length=length), begun_s, begun_s, ran)
         return found
 
     def _close_step(self) -> None:
