@@ -9,6 +9,7 @@ COMMANDS = Commands(
     {
         "lookahead": ("agents.branching.lookahead", "what is reached by trying every candidate ahead, again and again"),
         "improve": ("agents.branching.improve", "a policy fitted to what branches say of both actions"),
+        "margins": ("agents.branching.margins", "a policy's outputs beside what branches say"),
         "rollout": ("agents.branching.rollout", "what is reached by trying every decision both ways ahead"),
         "variance": ("agents.branching.variance", "how certain a decision's effect is, by horizon and load"),
         "externality": ("agents.branching.externality", "what one more drafted token costs the others"),

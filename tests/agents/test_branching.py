@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.branching import externality, lookahead, rollout, speed, variance
+from agents.branching import externality, improve, lookahead, margins, rollout, speed, variance
 from agents.branching.externality import Effect, factor
 from agents.branching.lookahead import FUTURE, GOODPUT, MODEL, Lookahead, leader
 from agents.branching.rollout import Rollout
+from wisp_gym.contract.device import SIZE
+from wisp_gym.controllers.policy import load_policy
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.errors import InputError
+from wisp_gym.rules.mlp import argmax_action
 from wisp_gym.scenario import load, with_
 from wisp_gym.simulation import simulate
 
@@ -113,6 +116,63 @@ def test_the_factor_is_the_ratio_of_sums() -> None:
     assert high - low < 0.1
 
 
+def test_margins_are_the_engine_s_own_and_groups_follow_them() -> None:
+    policy = load_policy("speculation-v1")
+    rng = np.random.default_rng(0)
+    seen = rng.uniform(0.0, 1.0, (300, SIZE)).astype(np.float32)
+    margin = margins.margins(policy, seen)
+    assert [int(m > 0.0) for m in margin] == [argmax_action(policy.weights, o) for o in seen]
+    groups = margins.grouped(margin, margin / 10.0, 5)
+    assert [group.decisions for group in groups] == [60] * 5
+    assert [group.effect for group in groups] == sorted(group.effect for group in groups)
+    labels = improve.Labels(seen, np.ones(300, np.float32))
+    assert f"{100 * (margin > 0).mean():.0f} % of them to draft" in margins.decided(policy, labels)
+
+
+@pytest.mark.parametrize("loss", [improve.REGRESSION, improve.CLASSIFICATION])
+def test_a_policy_is_fitted_to_where_a_further_token_is_worth_something(loss: str) -> None:
+    rng = np.random.default_rng(0)
+    seen = rng.uniform(0.0, 1.0, (20_000, SIZE)).astype(np.float32)
+    effects = (3.0 * (seen[:, 1] - 0.5) + rng.normal(0.0, 2.0, len(seen))).astype(np.float32)
+    policy = improve.fit(improve.Labels(seen, effects), loss, seed=0)
+    drafts = margins.margins(policy, seen) > 0.0
+    assert (drafts == (seen[:, 1] > 0.5)).mean() > 0.9
+    assert policy.weights.tobytes() == improve.fit(improve.Labels(seen, effects), loss, seed=0).weights.tobytes()
+
+
+def test_an_improvement_goes_on_where_it_was_broken_off(short: str, tmp_path: Path) -> None:
+    words = [
+        "--scenario",
+        short,
+        "--devices",
+        "6,8",
+        "--iterations",
+        "1",
+        "--worlds",
+        "2",
+        "--seconds",
+        "3",
+        "--loads",
+        "8",
+    ]
+    improve.main([*words, "--out", str(tmp_path / "a")])
+    policy, labels = (tmp_path / "a" / name for name in ("policy-0.json", "labels-0-1.npz"))
+    before = policy.read_bytes()
+    policy.unlink()
+    labels.unlink()
+    improve.main([*words, "--out", str(tmp_path / "a")])
+    assert policy.read_bytes() == before
+    rows = json.loads((tmp_path / "a" / "comparison.json").read_text())
+    assert [row["name"] for row in rows] == [
+        "speculation-v1+fcfs",
+        "policy-0.json+fcfs",
+        "aligned+fcfs",
+        "perfect+fcfs",
+    ]
+    with pytest.raises(InputError, match="a run with other settings"):
+        improve.main([*words, "--out", str(tmp_path / "a"), "--seed", "1"])
+
+
 def test_the_commands_print_and_write_what_they_found(
     short: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -135,6 +195,8 @@ def test_the_commands_print_and_write_what_they_found(
     assert [row["name"] for row in json.loads(file.read_text())] == [
         "rollout of speculation-v1+fcfs", "speculation-v1+fcfs", "wisp+wisp",
     ]  # fmt: skip
+    margins.main([*common, "--worlds", "2", "--seconds", "2", "--groups", "4", "--json", str(file)])
+    assert len(json.loads(file.read_text())) == 4
     speed.main([*common, "--horizon", "1", "--draws", "2", "--repetitions", "2", "--controllers", "wisp+wisp"])
     printed = capsys.readouterr().out
     for word in (
