@@ -117,7 +117,7 @@ def test_a_device_is_decided_for_until_it_sends() -> None:
     assert copies.worlds.arrays.device["drafted"][:, i].tolist() == [2, 3, 4]
     assert copies.worlds.arrays.server["mid_draft"][:, 0].tolist() == [0, 0, 1]
     for _ in range(12):
-        copies.act([0, 0, 1])
+        copies.act([AS_RULED, 0, 1])
         if copies.worlds.arrays.device["drafted"][2, i] == copies.worlds.arrays.device["cap"][2, i]:
             break
     with pytest.raises(InputError, match=r"^act: given copies that wait for no decision"):
@@ -174,7 +174,7 @@ def redrawn(scenario: Scenario, controller: str, seeds: range) -> dict[str, np.n
 
 def test_what_is_drawn_afresh_has_the_law_of_what_was_there() -> None:
     """Exactly so where all requests are alike, so that nothing of their odds has to be inferred."""
-    differences = redrawn(with_(SCENARIO, **CONSTANT_ACCEPTANCE), "wisp+wisp", range(120))
+    differences = redrawn(with_(SCENARIO, **CONSTANT_ACCEPTANCE), "wisp+wisp", range(60))
     for name, values in differences.items():
         error = values.std(ddof=1) / math.sqrt(len(values))
         assert abs(values.mean()) < 4.0 * error, name

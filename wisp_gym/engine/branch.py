@@ -129,7 +129,7 @@ class Branches:
         kinds, arrays = self.pausing.kinds, self.worlds.arrays
         if (kinds == DONE).all():
             raise InputError("act: given copies that wait for no decision, allowed are those that were taken at one")
-        device = kinds[0] == SPECULATION
+        device = (kinds == SPECULATION).any()
         self.actions[:] = self.each("actions", actions, AS_RULED if device else 0, actions_of(arrays.config[0, 0]) - 1)
         self.run(ACT, actions=self.actions, kinds=kinds)
         kinds[~self.still_waiting()] = DONE
