@@ -3,8 +3,8 @@
     python -m agents.branching lookahead --scenario wisp-study --devices 64 --seeds 10
 
 Every `--period` seconds the running world is branched: each candidate controller drives copies of it for `--horizon` seconds under
-the same fresh draws, and the one whose fleet gets the most tokens on time takes over, unless its lead over the one in charge is within
-a standard error. So it knows the model and what everybody has observed, not the future (`wisp_gym.engine.afresh`). With `--knows
+the same fresh draws, and the one whose fleet is worth the most by then (tokens on time, and rounds under way at their device's rate)
+takes over, unless its lead over the one in charge is within a standard error. So it knows the model and what everybody has observed, not the future (`wisp_gym.engine.afresh`). With `--knows
 future` copies keep the world's own draws: what knowing them would be worth.
 
 It is no controller for a server, which has no model to copy: it is a rung beside the bounds. Where it is ahead of every candidate,
@@ -109,7 +109,7 @@ class Lookahead:
         copies.follow([candidate for candidate in self.candidates for _ in range(n)])
         if self.knows == MODEL:
             copies.afresh(seed + np.tile(np.arange(n), len(self.candidates)))
-        tokens = copies.on_time_tokens([self.horizon_s]).reshape(len(self.candidates), n)
+        tokens = copies.worth_tokens([self.horizon_s]).reshape(len(self.candidates), n)
         return leader(tokens, chosen)
 
 
