@@ -4,8 +4,8 @@
 
 Every `--period` seconds the running world is branched: each candidate controller drives copies of it for `--horizon` seconds under
 the same fresh draws, and the one whose fleet is worth the most by then (tokens on time, and rounds under way at their device's rate)
-takes over, unless its lead over the one in charge is within a standard error. So it knows the model and what everybody has observed, not the future (`wisp_gym.engine.afresh`). With `--knows
-future` copies keep the world's own draws: what knowing them would be worth.
+takes over, unless its lead over the one in charge is within a standard error. So it knows the model and what everybody has observed,
+not the future (`wisp_gym.engine.afresh`). With `--knows future` copies keep the world's own draws: what knowing them would be worth.
 
 It is no controller for a server, which has no model to copy: it is a rung beside the bounds. Where it is ahead of every candidate,
 there is something to be learned about when to do what.
