@@ -1,4 +1,4 @@
-"""Co-located speculation deployed, profiled and simulated: a whole run of a tiny pair, from the prompts to the report."""
+"""Co-located speculation of a tiny pair: recorded, profiled, its scenario built, deployed; the engine's worlds are tested elsewhere."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ import pytest
 
 pytest.importorskip("vllm")
 pytest.importorskip("sklearn")
-pytest.importorskip("matplotlib")
-pytest.importorskip("stable_baselines3")
 
-from agents.sim2real import run as sim2real
-from agents.sim2real.compare import COMPARED
+from agents.sim2real.compare import measures
 from agents.sim2real.devices import answer_of, read_deployed
+from agents.sim2real.run import parse
+from agents.sim2real.sides import Sides
 from tests.support.vllm_world import prompts, save_draft, save_target
-from wisp_gym.cli import run
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.scenario import load
 from wisp_gym.traces.speculation import read_speculation_trace
@@ -41,25 +39,16 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_server_that_drafts_for_itself_is_profiled_simulated_and_compared(pair: Path, tmp_path: Path) -> None:
-    out, cells = tmp_path / "run", tmp_path / "cells.json"
-    models = [
-        "--draft",
-        str(pair / "draft"),
-        "--target",
-        str(pair / "target"),
-        "--prompts",
-        str(pair / "prompts.jsonl"),
-    ]
-    command = ["--out", str(out), *models, *SHORT.split(), "--server-python", sys.executable, "--json", str(cells)]
-    assert run(sim2real.main, sim2real.PROGRAM, command) == 0
-    found = json.loads(cells.read_text())
-    assert [cell["measure"] for cell in found] == list(COMPARED)
-    assert all(cell["deployed"] > 0 and cell["engine"] > 0 for cell in found)
+def test_a_server_that_drafts_for_itself_is_profiled_and_deployed(pair: Path, tmp_path: Path) -> None:
+    models = [f"--{side}={pair / side}" for side in ("draft", "target")] + [f"--prompts={pair / 'prompts.jsonl'}"]
+    command = [f"--out={tmp_path}", *models, *SHORT.split(), "--server-python", sys.executable]
+    given, settings = parse(command)
+    sides = Sides(settings, tmp_path, given.controllers)
+    sides.profile(0)
+    deployed = sides.deploy(given.controllers[0], 2, 0)
+    assert not deployed.fallbacks
 
-    trace = read_speculation_trace(out / "speculation.npz")
-    (path,) = (out / "deployed").glob("2-colocated-2-0/rounds.json")
-    deployed = read_deployed(path)
+    trace = read_speculation_trace(tmp_path / "speculation.npz")
     later = [row for row in deployed.rounds if row.position]
     assert len(later) > 50
     assert {row.device for row in later} == {0, 1}
@@ -71,12 +60,11 @@ def test_a_server_that_drafts_for_itself_is_profiled_simulated_and_compared(pair
     assert {row.length for row in deployed.steps} == {LONGEST}
     assert max(row.requests for row in deployed.steps) == 2
 
-    (profiled,) = (out / "deployed").glob("profile-colocated-2-0/rounds.json")
-    assert {row.length for row in read_deployed(profiled).steps} == set(range(9))
-    scenario = load(out / "colocated.toml")
-    hosted = resolve("colocated:2", scenario).drafting.hosted
+    profiled = read_deployed(tmp_path / "deployed" / "profile-colocated-2-0" / "rounds.json")
+    assert {row.length for row in profiled.steps} == set(range(9))
+    found = measures(deployed, sides.colocated, 2)
+    assert found["goodput_tokens_per_s"] > 0.0
+    assert 0.0 < found["acceptance"] < 1.0
+    hosted = resolve("colocated:2", load(tmp_path / "colocated.toml")).drafting.hosted
     assert hosted is not None
     assert hosted.shares_fates
-    report = (out / "report.md").read_text()
-    assert "Profile of the server's own drafting" in report
-    assert "fit of the steps as vLLM runs them" in report
