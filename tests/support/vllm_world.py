@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -91,6 +92,30 @@ def save_draft(folder: Path) -> Path:
     for weights in drafting.parameters():
         weights += NOISE * weights.std() * torch.randn(weights.shape, generator=generator)
     drafting.save_pretrained(folder)
+    return folder
+
+
+@torch.no_grad()
+def save_head(folder: Path) -> Path:
+    """An EAGLE head for the target: its layers with noise, over the embedding of the newest token and some of the target's state.
+
+    The head has no norm before its first layer, so that layer's queries, keys and values are scaled as the norm would.
+    """
+    model, generator = target_model(), torch.Generator().manual_seed(2)
+    embedding, size = model.model.embed_tokens.weight, model.config.hidden_size
+    weights = {
+        name: part.clone()
+        for name, part in model.model.named_parameters()
+        if name.startswith("layers.") and name != "layers.0.input_layernorm.weight"
+    }
+    for name in "qkv":
+        weights[f"layers.0.self_attn.{name}_proj.weight"] /= embedding.square().mean().sqrt()
+    for part in weights.values():
+        part += NOISE * part.std() * torch.randn(part.shape, generator=generator)
+    state = NOISE * embedding.std() * torch.randn(size, size, generator=generator)
+    weights["fc.weight"] = torch.cat([torch.eye(size), state], dim=1)
+    save_file({**weights, "embed_tokens.weight": embedding.clone()}, folder / "model.safetensors")
+    model.config.save_pretrained(folder)
     return folder
 
 

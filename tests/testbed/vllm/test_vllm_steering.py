@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("vllm")
 
-from tests.support.vllm_world import BLOCK_TOKENS, VOCABULARY, chi_square, laws_after, prompts, save_draft
+from tests.support.vllm_world import BLOCK_TOKENS, VOCABULARY, chi_square, laws_after, prompts, save_draft, save_head
 from wisp_gym.errors import InputError
 from wisp_gym.testbed.vllm_steering.bench_engine import BenchEngine, Plan, Played, Settings, same
 
@@ -19,15 +19,16 @@ LONGEST, TOKENS, CONCURRENCY, LAW_TOKENS, BINS = 4, 24, 10, 4_800, 32
 FEW, ROOMY = 10 * BLOCK_TOKENS, 256 * BLOCK_TOKENS  # tokens of memory: for a few sessions, and for all
 TABLE = [[1, 1, 4], [2, 4, 2], [5, 16, 1]]
 RULES = ["colocated:3", "turbospec", "throughput(1,2,4)", "survival", "ema"]
-KINDS = ["off", "draft_model", "ngram"]
+KINDS = ["off", "draft_model", "ngram", "eagle"]
 
 
 @pytest.fixture(scope="module")
 def engines(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, BenchEngine]]:
-    """vLLM without speculation, with a draft model, and with a search in the text that was given a table; all start at once."""
-    draft = save_draft(tmp_path_factory.mktemp("draft"))
+    """vLLM without speculation, with a draft model, an EAGLE head, and a search in the text that was given a table; all start at once."""
+    draft, head = save_draft(tmp_path_factory.mktemp("draft")), save_head(tmp_path_factory.mktemp("head"))
     drafting: dict[str, Any] = {
         "draft_model": {"method": "draft_model", "model": str(draft), "num_speculative_tokens": LONGEST},
+        "eagle": {"method": "eagle", "model": str(head), "num_speculative_tokens": LONGEST},
         "ngram": {
             "method": "ngram", "prompt_lookup_max": 3, "prompt_lookup_min": 1, "num_speculative_tokens": LONGEST,
             "num_speculative_tokens_per_batch_size": TABLE,
@@ -79,11 +80,22 @@ def test_greedy_answers_are_vllms_own(
         found[lengths] = engines[kind].play(Plan(lengths, asked, TOKENS, CONCURRENCY))
         assert same(found[lengths].answers, right) == len(asked), lengths
         assert found[lengths].fallbacks == 0
-    print({name: played._replace(answers=[]) for name, played in found.items()})
+    print({name: played._replace(answers=[], timed=()) for name, played in found.items()})
     assert sum(played.preemptions for played in found.values()) > 5
     assert all(found[name].drafted for name in ("vllm", "colocated:3", "survival", "ema"))
     assert sum(played.accepted for played in found.values()) > 50
     assert found["survival"].drafted != found["colocated:3"].drafted
+
+
+@pytest.mark.parametrize("kind", ["draft_model", "eagle"])
+def test_each_step_drafts_as_many_tokens_as_the_rule_says(
+    engines: dict[str, BenchEngine], asked: list[list[int]], kind: str
+) -> None:
+    """One request alone: the first step verifies nothing, and near the answer's end there is no room for all."""
+    for length in range(LONGEST + 1):
+        played = engines[kind].play(Plan(f"colocated:{length}", asked[:1], TOKENS, 1))
+        asked_for = length * (played.steps - 1)
+        assert asked_for - sum(range(length + 1)) <= played.drafted <= asked_for, length
 
 
 def test_vllms_own_table_is_read_and_comes_back(engines: dict[str, BenchEngine], asked: list[list[int]]) -> None:
@@ -98,10 +110,11 @@ def test_vllms_own_table_is_read_and_comes_back(engines: dict[str, BenchEngine],
     assert 0 < short.drafted < first.drafted
 
 
-def test_the_law_at_temperature_one_is_the_targets(engines: dict[str, BenchEngine]) -> None:
+@pytest.mark.parametrize("kind", ["draft_model", "eagle"])
+def test_the_law_at_temperature_one_is_the_targets(engines: dict[str, BenchEngine], kind: str) -> None:
     """With the guarded fix, and lengths that follow each request's own acceptance."""
     ids = prompts(LAW_TOKENS // 80, 9, 8, 40)
-    played = engines["draft_model"].play(Plan("survival", ids, 80, 16, temperature=1.0))
+    played = engines[kind].play(Plan("survival", ids, 80, 16, temperature=1.0))
     generator, found = np.random.default_rng(3), []
     for prompt, answer in zip(ids, played.answers, strict=True):
         for token, law in zip(answer, laws_after(prompt, answer, 1.0), strict=True):

@@ -168,10 +168,10 @@ def start(settings: Settings) -> Any:
 
 
 def bytes_of_a_block(config: Any) -> int:
-    """Keys and values of one block, of the target and of a model that drafts."""
+    """Keys and values of one block, of the target and of a model or head that drafts."""
     tokens, speculation = config.cache_config.block_size, config.speculative_config
     target = block_bytes(config.model_config, config.parallel_config, tokens)
-    if speculation is None or not speculation.uses_draft_model():
+    if speculation is None or not speculation.uses_draft_kv_cache():
         return target
     return target + block_bytes(speculation.draft_model_config, speculation.draft_parallel_config, tokens)
 
