@@ -120,6 +120,7 @@ class BatchScheduler(Scheduler):
 
     def pick(self, seen: Queue, usable: NDArray[np.bool_], server: Server) -> Batch:
         """The batch that a scorer picks request by request."""
+        seen, server = of_kind("seen", seen, Queue), of_kind("server", server, Server)
         decision = OF_SERVERS[one_of("bundle", self.bundle.schema.decision, SCORERS, BundleError)]
         with np.errstate(all="ignore"):  # what overflows is told by its result
             picking = Picking(self.scores_of, decision, seen, server, usable, self.estimator, self.limits)
