@@ -227,8 +227,9 @@ def batch_level(measured: Measured, runs: Iterable[Sequence[BatchRow]]) -> float
 
 def at_level(scenario: parts.Scenario, times: float) -> parts.Scenario:
     """The scenario with batches, and drafts of the server, that take so many times as long."""
-    seconds = {f"verification.{name}": value for name, value in asdict(scenario.verification).items()}
-    del seconds["verification.sharpness"]
+    verification = {name: value for name, value in asdict(scenario.verification).items() if name != "sharpness"}
+    scaled = possible({name: times * value for name, value in verification.items()})
+    changes = {f"verification.{name}": value for name, value in scaled.items()}
     for place, draft in enumerate(scenario.server_drafts):
-        seconds |= {f"server_drafts.{place}.time.{name}": value for name, value in asdict(draft.time).items()}
-    return parts.with_(scenario, **{path: times * value for path, value in seconds.items()})
+        changes |= {f"server_drafts.{place}.time.{name}": times * value for name, value in asdict(draft.time).items()}
+    return parts.with_(scenario, **changes)

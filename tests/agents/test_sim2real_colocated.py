@@ -34,7 +34,7 @@ from tests.agents.test_sim2real import made_up, scenario_of
 from wisp_gym.cli import run
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.errors import InputError
-from wisp_gym.scenario import Scenario, load, save
+from wisp_gym.scenario import Scenario, load, save, with_
 from wisp_gym.simulation import simulate
 
 LAUNCH_S, TOKEN_S, PASS_S, SEQUENCE_S, PAUSE_S = 0.010, 0.001, 0.004, 0.0005, 0.002
@@ -145,6 +145,8 @@ def test_a_slower_machine_is_told_from_slower_steps(tmp_path: Path) -> None:
     assert changed.verification.token_s == pytest.approx(1.3 * scenario.verification.token_s)
     assert changed.server_drafts[0].time.launch_s == pytest.approx(1.3 * scenario.server_drafts[0].time.launch_s)
     assert changed.verification.sharpness == scenario.verification.sharpness
+    least = with_(scenario, **{"verification.weights_s": 1e-9})
+    assert at_level(least, 0.5).verification.weights_s == 1e-9  # what a scenario takes at least
 
 
 def test_the_servers_drafts_have_the_fates_of_the_trace(tmp_path: Path) -> None:
