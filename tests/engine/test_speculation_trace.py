@@ -28,7 +28,7 @@ from wisp_gym.traces.speculation import (
 )
 
 SHIPPED = "python-10m-1m.npz"
-PRETRAINED = "qwen2.5-coder-0.5b-1.5b.npz"
+PRETRAINED, PRETRAINED_SAMPLED = "qwen2.5-coder-0.5b-1.5b.npz", "qwen2.5-coder-0.5b-1.5b-sampled.npz"
 PAGE = Path(__file__).parents[2] / "traces" / "README.md"
 # Kinds of text in the order of the prompts, as far as their lengths tell them apart: first prompt and the one after the last.
 KINDS = {"code": (0, 28), "explanations": (28, 48), "summaries": (48, 58), "stories": (58, 68), "translations": (68, 72),
@@ -292,8 +292,9 @@ def test_the_shipped_trace_is_a_real_one(capsys: pytest.CaptureFixture[str]) -> 
     assert "P(run >= 1" in capsys.readouterr().out
 
 
-def test_the_pretrained_pairs_trace_names_its_models_and_nothing_of_a_machine() -> None:
-    path = sample_path(PRETRAINED)
+@pytest.mark.parametrize(("name", "temperature"), [(PRETRAINED, 0.0), (PRETRAINED_SAMPLED, 1.0)])
+def test_the_pretrained_pairs_trace_names_its_models_and_nothing_of_a_machine(name: str, temperature: float) -> None:
+    path = sample_path(name)
     assert path.stat().st_size < 1e6
     header = read_speculation_trace(path).header
     settings = header["settings"]
@@ -302,28 +303,44 @@ def test_the_pretrained_pairs_trace_names_its_models_and_nothing_of_a_machine() 
         "target": "Qwen2.5-Coder-1.5B-Instruct-Q4_K_M",
     }
     assert set(header["versions"]) == {"torch", "transformers"}
-    assert (settings["dtype"], settings["max_new_tokens"], settings["temperature"]) == ("bfloat16", 96, 0.0)
+    assert (settings["dtype"], settings["max_new_tokens"], settings["temperature"]) == ("bfloat16", 96, temperature)
     assert not re.search(r"[/\\]", json.dumps(header)), "no path"
 
 
-def test_the_pretrained_pairs_figures_are_those_of_the_page() -> None:
-    trace = read_speculation_trace(sample_path(PRETRAINED))
-    assert (len(trace), len(trace.accepted_run), trace.draft_tokens) == (104, 8736, 8)
-    page = PAGE.read_text(encoding="utf-8").split("### The pretrained pair")[1].split("\n### ")[0]
-    said = dict(re.findall(r"^\| ([^|]+?) \| ([^|]+?) \|$", page, re.MULTILINE))
-    numbers = {name: re.findall(r"−?\d\.\d{3}", text) for name, text in said.items()}
+def figures(text: str) -> dict[str, list[str]]:
+    """Numbers of the rows of tables, by the rows' names."""
+    said = dict(re.findall(r"^\| ([^|]+?) \| ([^|]+?) \|$", text, re.MULTILINE))
+    return {name: re.findall(r"−?\d\.\d{3}", row) for name, row in said.items()}
+
+
+@pytest.mark.parametrize(("name", "positions"), [(PRETRAINED, 8736), (PRETRAINED_SAMPLED, 7526)])
+def test_the_pretrained_pairs_figures_are_those_of_the_page(name: str, positions: int) -> None:
+    trace = read_speculation_trace(sample_path(name))
+    assert (len(trace), len(trace.accepted_run), trace.draft_tokens) == (104, positions, 8)
+    parts = (
+        PAGE.read_text(encoding="utf-8")
+        .split("### The pretrained pair")[1]
+        .split("\n### ")[0]
+        .split("**At temperature 1.**")
+    )
+    numbers = figures(parts[int(trace.temperature)])
     printed = [re.findall(r"-?\d\.\d{3}", line) for line in describe(trace).splitlines()[2:]]
     stated = [
-        numbers[name] for name in list(said) if name.startswith(("P(", "first proposal", "autocorrelation", "AUC"))
+        row for name, row in numbers.items() if name.startswith(("P(", "first proposal", "autocorrelation", "AUC"))
     ]
     assert [value for row in stated for value in row] == [value for row in printed for value in row]
+
+
+def test_acceptance_by_kind_of_text_is_the_page_s() -> None:
+    trace, numbers = read_speculation_trace(sample_path(PRETRAINED)), figures(PAGE.read_text(encoding="utf-8"))
     for kind, (first, end) in KINDS.items():
         runs = np.concatenate([trace.accepted_run[trace.positions(request)] for request in range(first, end)])
         assert numbers[f"{kind}: {end - first}"] == [f"{np.mean(runs > 0):.3f}"]
 
 
-def test_the_shipped_sampled_trace_has_runs_as_likely_as_its_probabilities() -> None:
-    trace = read_speculation_trace(sample_path("python-10m-1m-sampled.npz"))
+@pytest.mark.parametrize("name", ["python-10m-1m-sampled.npz", PRETRAINED_SAMPLED])
+def test_a_shipped_sampled_trace_has_runs_as_likely_as_its_probabilities(name: str) -> None:
+    trace = read_speculation_trace(sample_path(name))
     assert trace.temperature == 1.0
     assert trace.acceptance is not None
     accepted, expected = trace.accepted_run > 0, trace.acceptance[:, 0].astype(float)
