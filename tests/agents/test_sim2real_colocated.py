@@ -240,9 +240,9 @@ def test_devices_receive_the_engines_prompts_one_after_another(server: Server) -
     assert sorted(server.asked[:2]) == sorted(first)
 
 
-def test_a_device_whose_server_is_gone_is_a_fault(server: Server) -> None:
-    host, port = server.listener.getsockname()
-    server.listener.close()
+def test_a_device_whose_server_is_gone_is_a_fault() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        host, port = gone.getsockname()
     nobody: Any = None
     fleet = Fleet(1, 0.3, 0, 0.0, 8, 6, Shape(0.0, 0.001, 0.1), [[1, 2]], nobody, [(0.0, 0.0)])
     assert receive_all(fleet, f"{host}:{port}", "test").faults[0].startswith("device 0: ConnectionRefusedError")
