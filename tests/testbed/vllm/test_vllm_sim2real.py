@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("vllm")
 pytest.importorskip("sklearn")
+pytest.importorskip("onnx")
 
 from agents.sim2real.compare import measures
 from agents.sim2real.devices import answer_of, read_deployed
