@@ -22,8 +22,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from agents.branching.paired import GOODPUT, paired_row
 from agents.branching.place import DRAFT, SEND, both_ways, world_of
-from agents.branching.rollout import GOODPUT, row_of, show
+from agents.branching.rollout import show
 from agents.training.settings import TEST_SEEDS
 from wisp_gym import cli
 from wisp_gym.contract.device import SIZE
@@ -250,7 +251,7 @@ def compare(given: argparse.Namespace, names: Sequence[str]) -> None:
         found = run_all(scenario, [resolve(name, scenario) for name in names], list(TEST_SEEDS))
         goodput = [[one.metrics[GOODPUT] for one in own] for own in found]
         mine = [
-            row_of(Path(name).name, each, goodput[0]) | {"devices": n}
+            paired_row(Path(name).name, each, goodput[0]) | {"devices": n}
             for name, each in zip(names, goodput, strict=True)
         ]
         print(f"\n{n} devices, {len(TEST_SEEDS)} paired worlds\n\n{show(mine)}")

@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from agents.branching.paired import GOODPUT, paired_cells, paired_row
 from agents.branching.place import world_of
 from wisp_gym import cli
-from wisp_gym.cli import aligned, cell, interval_cell
+from wisp_gym.cli import aligned, cell
 from wisp_gym.engine.branch import Branches
 from wisp_gym.engine.pausing import Pausing
 from wisp_gym.engine.worlds import Worlds
@@ -28,7 +29,6 @@ from wisp_gym.errors import InputError
 from wisp_gym.evaluation.arguments import add_comparison
 from wisp_gym.evaluation.comparison_tables import slo_words
 from wisp_gym.evaluation.outcomes import Row, chosen_controllers, chosen_scenario, run_all
-from wisp_gym.evaluation.statistics import bootstrap_interval
 from wisp_gym.rules.controller import Controller
 from wisp_gym.scenario import Scenario
 
@@ -37,7 +37,6 @@ DEFAULT_SEEDS = 10
 CANDIDATES = (
     "wisp+wisp", "wisp+fcfs", "aligned+fcfs", "aligned+edf", "survival:0.5+fcfs", "fixed:2+fcfs", "speculation-v1+fcfs", "speculation-v1+batching-v1",
 )  # fmt: skip
-GOODPUT = "goodput_tokens_per_s"
 MODEL, FUTURE = "model", "future"
 LEAD = 1.0  # standard errors by which another candidate must lead to take over
 
@@ -140,15 +139,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def row_of(name: str, goodput: Sequence[float], best: Sequence[float]) -> Row:
-    """A row: goodput of each world, and how far it is from the best candidate's, paired."""
-    low, high = bootstrap_interval(goodput)
-    apart = [mine - other for mine, other in zip(goodput, best, strict=True)]
-    apart_low, apart_high = bootstrap_interval(apart)
-    return {"name": name, GOODPUT: float(np.mean(goodput)), "low": low, "high": high, "against_best": float(np.mean(apart)),
-            "against_best_low": apart_low, "against_best_high": apart_high, "worlds": list(goodput)}  # fmt: skip
-
-
 def show(rows: Sequence[Row], times: Counter[str]) -> str:
     """The table, and how often each candidate was chosen."""
     headers = [
@@ -156,11 +146,12 @@ def show(rows: Sequence[Row], times: Counter[str]) -> str:
         ["", "tokens/s", "95 %", "tokens/s", "95 %", "%"],
     ]
     lines = [
-        [row["name"], cell(row[GOODPUT]), interval_cell(row["low"], row["high"]), cell(row["against_best"]),
-         interval_cell(row["against_best_low"], row["against_best_high"]),
-         cell(times[row["name"]] / max(times.total(), 1), 0, 100.0) if row["name"] != "lookahead" else ""]
+        [
+            *paired_cells(row),
+            cell(times[row["name"]] / max(times.total(), 1), 0, 100.0) if row["name"] != "lookahead" else "",
+        ]
         for row in rows
-    ]  # fmt: skip
+    ]
     return aligned(headers, lines)
 
 
@@ -179,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             bar.update()
     goodput = {name: [one.metrics[GOODPUT] for one in own] for name, own in zip(candidates, alone, strict=True)}
     best = max(goodput.values(), key=np.mean)
-    rows = [row_of(name, each, best) for name, each in {"lookahead": reached, **goodput}.items()]
+    rows = [paired_row(name, each, best) for name, each in {"lookahead": reached, **goodput}.items()]
     cli.write_rows(rows, given.json, given.csv)
     about = f"{scenario.name}: {scenario.n_devices} devices, {slo_words(given.slo)}, {len(given.seeds)} paired worlds"
     print(

@@ -19,9 +19,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from agents.branching.paired import GOODPUT, paired_cells, paired_row
 from agents.branching.place import DRAFT, SEND, both_ways, world_of
 from wisp_gym import cli
-from wisp_gym.cli import aligned, cell, interval_cell
+from wisp_gym.cli import aligned
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.engine.branch import Branches
 from wisp_gym.engine.in_turn import InTurn
@@ -31,12 +32,10 @@ from wisp_gym.evaluation.arguments import add_comparison
 from wisp_gym.evaluation.comparison_tables import slo_words
 from wisp_gym.evaluation.outcomes import Row, chosen_controllers, chosen_scenario, run_all
 from wisp_gym.evaluation.pool import Threads
-from wisp_gym.evaluation.statistics import bootstrap_interval
 from wisp_gym.rules.controller import Controller
 from wisp_gym.scenario import Scenario, with_
 
 PROGRAM = "python -m agents.branching rollout"
-GOODPUT = "goodput_tokens_per_s"
 CONTROLLERS = ("wisp+wisp", "aligned+fcfs", "speculation-v1+fcfs", "perfect+fcfs")
 DEFAULT_SEEDS = 6
 PAIRS = 8  # that are added at once
@@ -109,24 +108,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def row_of(name: str, goodput: Sequence[float], base: Sequence[float]) -> Row:
-    """A row: goodput of each world, and how far it is from the base's, paired."""
-    low, high = bootstrap_interval(goodput)
-    apart = [mine - other for mine, other in zip(goodput, base, strict=True)]
-    apart_low, apart_high = bootstrap_interval(apart)
-    return {"name": name, GOODPUT: float(np.mean(goodput)), "low": low, "high": high, "against_base": float(np.mean(apart)),
-            "against_base_low": apart_low, "against_base_high": apart_high, "worlds": list(goodput)}  # fmt: skip
-
-
 def show(rows: Sequence[Row]) -> str:
     """The table."""
     headers = [["controller", "goodput", "", "against the base", ""], ["", "tokens/s", "95 %", "tokens/s", "95 %"]]
-    lines = [
-        [row["name"], cell(row[GOODPUT]), interval_cell(row["low"], row["high"]), cell(row["against_base"]),
-         interval_cell(row["against_base_low"], row["against_base_high"])]
-        for row in rows
-    ]  # fmt: skip
-    return aligned(headers, lines)
+    return aligned(headers, [paired_cells(row) for row in rows])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -146,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             bar.update()
     goodput = {f"rollout of {base.name}": [played.goodput for played in plays]}
     goodput |= {name: [one.metrics[GOODPUT] for one in own] for name, own in zip(controllers, alone, strict=True)}
-    rows = [row_of(name, each, goodput[base.name]) for name, each in goodput.items()]
+    rows = [paired_row(name, each, goodput[base.name]) for name, each in goodput.items()]
     cli.write_rows(rows, given.json, given.csv)
     decisions, decided = (sum(getattr(played, name) for played in plays) for name in ("decisions", "decided"))
     print(f"{scenario.name}: {scenario.n_devices} devices, {slo_words(given.slo)}, {len(plays)} paired worlds of {given.seconds:g} s;\n"

@@ -10,7 +10,8 @@ import pytest
 
 from agents.branching import externality, improve, lookahead, margins, rollout, speed, variance
 from agents.branching.externality import Effect, factor
-from agents.branching.lookahead import FUTURE, GOODPUT, MODEL, Lookahead, leader
+from agents.branching.lookahead import FUTURE, MODEL, Lookahead, leader
+from agents.branching.paired import GOODPUT
 from agents.branching.rollout import Rollout
 from wisp_gym.contract.device import SIZE
 from wisp_gym.controllers.policy import load_policy
@@ -184,7 +185,7 @@ def test_the_commands_print_and_write_what_they_found(
     rows = json.loads(file.read_text())
     assert [row["name"] for row in rows] == ["lookahead", "wisp+wisp", "fixed:2+fcfs"]
     assert rows[1][GOODPUT] == pytest.approx(np.mean(rows[1]["worlds"]))
-    assert max(row["against_best"] for row in rows[1:]) == 0.0
+    assert max(row["against"] for row in rows[1:]) == 0.0
     variance.main([*common, "--places", "2", "--draws", "2", "--json", str(file)])
     assert [row["horizon_s"] for row in json.loads(file.read_text())] == 2 * list(variance.HORIZONS_S)
     externality.main([*common, "--places", "3", "--draws", "2", "--json", str(file)])

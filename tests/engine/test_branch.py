@@ -23,7 +23,10 @@ from wisp_gym.errors import InputError
 from wisp_gym.scenario import Scenario, load, with_
 
 SCENARIO = with_(load("wisp-study"), n_devices=16)
-CONTROLLERS = ("wisp+wisp", "speculation-v1+fcfs", "aligned+edf", "fixed:3+fcfs+overlap", "wisp+wisp+dspark")
+CONTROLLERS = (
+    "wisp+wisp", "speculation-v1+fcfs", "speculation-v1+batching-v1", "aligned+edf", "fixed:3+fcfs+overlap", "wisp+wisp+dspark",
+    "aligned+wisp+colocated:2+by-load:6",
+)  # fmt: skip
 DRAWS = 24
 
 
