@@ -151,6 +151,7 @@ ROOMS = {
         "batching",
         "bounds",
         "branching",
+        "choosing",
         "sim2real",
         "study",
         "training",

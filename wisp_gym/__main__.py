@@ -48,6 +48,7 @@ COMMANDS = Commands(
             "wisp_gym.evaluation.advise",
             "who should draft in your case, device or server, by which controller",
         ),
+        "choose": ("wisp_gym.evaluation.choose", "who should draft in your case, as a learned choice has it, at once"),
         "capacity": ("wisp_gym.evaluation.capacities", "how many devices a server carries under each controller"),
         "leaderboard": (BOARD, "controllers in a frozen suite; every row can be run again"),
         "timeline": ("wisp_gym.evaluation.timeline", "draw what devices and server do"),

@@ -27,6 +27,7 @@ RIVALS = [
     "random:0.5+fcfs", "wisp", "wisp+fcfs", "sled-plain", "centralized", "centralized:0", "survival:0.5+fcfs", "aligned+fcfs",
     *FIXED, "perfect+fcfs",
 ]  # fmt: skip
+CHOICE = "controller-v2"  # takes a whole controller, by what is known of the deployment
 COLOCATED = ["colocated:2", "colocated:3,1"]  # servers that draft for themselves, with each of the first two drafts
 TUNING_SEEDS = range(3_000_000, 3_000_000 + 4)  # for WISP's threshold; worlds of no training, validation or test
 
@@ -75,7 +76,7 @@ def compare_with_rivals(
         The tables and the verdict.
     """
     learned, tuned = f"{folder / 'policy.json'}+{BATCHING}", tuned_wisp(scenario)
-    rivals = [*RIVALS, *colocated_rivals(scenario)]
+    rivals = [*RIVALS, *colocated_rivals(scenario), CHOICE]
     names, seeds, slo = [learned, tuned, *rivals], settings.test_seeds, settings.env_kwargs.get("slo")
     with progress(len(names) * len(seeds), " worlds", shown, desc="held-out worlds") as bar:
         rows = evaluate(names, scenario, None, slo, seeds, "wisp", pool=pool, bar=bar).rows()

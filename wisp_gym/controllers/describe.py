@@ -1,8 +1,9 @@
 """Controllers described: a name with all its settings written out, and the listing of all rules."""
 
+from wisp_gym.controllers.choice import chosen
 from wisp_gym.controllers.lookup import parts_of, signature
 from wisp_gym.controllers.resolve import filled
-from wisp_gym.controllers.shipped import shipped_names
+from wisp_gym.controllers.shipped import shipped_choices, shipped_names
 from wisp_gym.errors import of_kind
 from wisp_gym.rules.catalogue import (
     ADMISSION,
@@ -24,7 +25,7 @@ WIDTH = 24  # of the column of names; what is longer has its meaning in the next
 def spelled(name: str, scenario: Scenario | None = None) -> str:
     """The long form of a controller's name, every setting by name: `fixed(k=4)+static(n=4, timeout_s=0.1)`.
 
-    It resolves to the same controller; whole systems and a policy alone are written out.
+    It resolves to the same controller; whole systems and a policy alone are written out, and with a scenario what a choice takes.
 
     Args:
         name: a name. scenario: gives WISP's threshold, which is left out without one and then stays the scenario's own.
@@ -33,7 +34,7 @@ def spelled(name: str, scenario: Scenario | None = None) -> str:
         ControllerError: as `resolve`.
     """
     of_kind("scenario", scenario, (Scenario, type(None)))
-    parts = parts_of(name)
+    parts = parts_of(chosen(name, scenario) if scenario else name)
     return "+".join(
         part.name
         if part.is_policy
@@ -64,6 +65,13 @@ def listing() -> str:
     lines.append(row("FILE[+batching]", "one of devices: policy.json or its run folder (default +wisp)"))
     lines.append(row("speculation+FILE", "one of the server, beside any speculation rule or policy"))
     lines.append(row(", ".join(shipped_names()), "come with wisp-gym, wherever a file may stand"))
+    lines.append("learned choices of the whole controller:")
+    lines.append(
+        row(
+            ", ".join(shipped_choices()) or "FILE",
+            "by what is known of the deployment; stands alone (or FILE: choice.json)",
+        )
+    )
     return "\n".join(lines)
 
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from wisp_gym.contract.decisions import OF_SERVERS
-from wisp_gym.controllers.names import ControllerError, Piece, fault, one_piece, parse
+from wisp_gym.controllers.names import ControllerError, Piece, fault, one_piece, parse, saved_names
 from wisp_gym.controllers.policy import saved_decision
-from wisp_gym.controllers.shipped import shipped_names
+from wisp_gym.controllers.shipped import is_choice
 from wisp_gym.errors import did_you_mean, of_kind, one_line
 from wisp_gym.rules import speculation as speculation_rules
 from wisp_gym.rules.catalogue import ADDITIONS, ALIASES, BATCHING, CENTRALIZED, COLOCATED, SPECULATION, Rule, Setting
@@ -42,13 +42,16 @@ def parts_of(name: str) -> list[Part]:
     Co-located drafting that stands first is an addition to `centralized:0`.
 
     Whole systems are written out. A saved policy alone is completed: one of devices with WISP's scheduler, one of the server
-    as it was trained, beside `speculation-v1` and with `admit`.
+    as it was trained, beside `speculation-v1` and with `admit`. A choice between controllers is one part: what it takes
+    depends on the scenario.
 
     Raises:
         ControllerError: unknown name, missing rule or impossible setting, with the nearest valid choice.
     """
     of_kind("controller", name, str, ControllerError)
     first, *rest = parse(ALIASES.get(name, name))
+    if first.is_policy and not rest and is_choice(first.name):
+        return [Part(first.name, SAVED)]
     if first.is_policy and not rest:
         served = saved_decision(first.name) in OF_SERVERS
         whole = ("speculation-v1", first.text, "admit") if served else (first.text, "wisp")
@@ -80,6 +83,8 @@ def find(piece: Piece, rules: Mapping[str, Rule], kind: str) -> Part:
         ControllerError: none of them, or impossible settings.
     """
     if piece.is_policy:
+        if is_choice(piece.name):
+            raise fault(piece.text, "a choice stands alone: it chooses a whole controller")
         return Part(piece.name, SAVED)
     if piece.name not in rules:
         raise unknown(piece, rules, kind)
@@ -92,12 +97,12 @@ def find(piece: Piece, rules: Mapping[str, Rule], kind: str) -> Part:
 
 def unknown(piece: Piece, rules: Mapping[str, Rule], kind: str) -> ControllerError:
     """The error of a rule that may not stand where it stands."""
-    if piece.name in shipped_names():
+    if piece.name in saved_names():
         return fault(piece.text, "a saved policy has no settings")
     if piece.name in ALIASES:
         return fault(piece.text, f"'{piece.name}' stands alone, it is short for '{ALIASES[piece.name]}'")
     systems = [*ALIASES, *CENTRALIZED, *COLOCATED] if rules is SPECULATION else []
-    allowed = dict.fromkeys([*rules, *systems, *shipped_names()])
+    allowed = dict.fromkeys([*rules, *systems, *saved_names()])
     return ControllerError(one_line(f"unknown {kind} controller '{piece.name}'; {did_you_mean(piece.name, allowed)}"))
 
 

@@ -3,7 +3,7 @@
     name      = piece {"+" piece}
     piece     = rule [":" value {"," value}] | rule "(" [setting {"," setting}] ")" | policy
     setting   = value | word "=" value          values without a word come first, as in Python
-    policy    = name of a shipped policy | path of a policy.json or of its run folder
+    policy    = name of a shipped policy or choice | path of a policy.json, a choice.json or their run folder
 
 Spaces may stand inside brackets alone. A rule's name always means the rule; a folder of that name is `./NAME`. A path may hold
 plus signs, brackets and commas.
@@ -13,7 +13,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from wisp_gym.controllers.shipped import shipped_names
+from wisp_gym.controllers.shipped import shipped_choices, shipped_names
 from wisp_gym.errors import InputError, of_kind, one_line, shown
 from wisp_gym.rules.catalogue import ADDITIONS, ALIASES, BATCHING, CENTRALIZED, SPECULATION
 
@@ -110,13 +110,18 @@ def policy_end(rest: str) -> int:
     known name.
     """
     head = head_of(rest)
-    if head in RULES or head in shipped_names():
+    if head in RULES or head in saved_names():
         return len(head) if head not in RULES and rest[len(head) : len(head) + 1] in ("", "+") else 0
     ends = [match.start() for match in re.finditer(r"\+|\Z", rest)]
-    limit = next(end for end in ends if end == len(rest) or head_of(rest[end + 1 :]) in {*RULES, *shipped_names()})
+    limit = next(end for end in ends if end == len(rest) or head_of(rest[end + 1 :]) in {*RULES, *saved_names()})
     there = [end for end in ends if os.path.exists(rest[:end])]
     named = [end for end in ends if end <= limit and rest[:end].endswith(FILE_ENDINGS)]
     return there[-1] if there else named[0] if named else limit if "/" in rest[:limit] else 0
+
+
+def saved_names() -> tuple[str, ...]:
+    """Names of all that is shipped: policies, and choices between controllers."""
+    return (*shipped_names(), *shipped_choices())
 
 
 def head_of(rest: str) -> str:

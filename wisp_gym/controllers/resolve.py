@@ -13,6 +13,7 @@ from statistics import NormalDist
 
 import numpy as np
 
+from wisp_gym.controllers.choice import chosen
 from wisp_gym.controllers.lookup import SAVED, Part, find, parts_of
 from wisp_gym.controllers.names import fault, one_piece
 from wisp_gym.controllers.plan import make_plan
@@ -48,7 +49,8 @@ def resolve(given: AnyController, scenario: Scenario, load: Callable[[str], Poli
 
     Args:
         given: `speculation+batching[+addition …]`, a whole system, a server alone, or a saved policy (by default with
-            wisp, one of the server beside `speculation-v1`). In place of a batching rule, a saved policy of the server.
+            wisp, one of the server beside `speculation-v1`). In place of a batching rule, a saved policy of the server. Or a
+            choice, which takes one of its controllers for the scenario.
         scenario: gives the default of WISP's threshold, and devices to plan for.
         load: reads the policy of devices.
 
@@ -63,6 +65,8 @@ def resolve(given: AnyController, scenario: Scenario, load: Callable[[str], Poli
     of_kind("scenario", scenario, Scenario)
     if not callable(load):
         raise InputError(f"load: given {shown(load)}, allowed is a function such as `load_policy`")
+    if (taken := chosen(name, scenario)) != name:
+        return replace(resolve(taken, scenario, load), name=name)
     first, *rest = parts_of(name)
     if first.name in CENTRALIZED:
         found = Controller(name, speculation_rules.FIXED, (0.0,), first.rule.kind, first.values, centralized=True)

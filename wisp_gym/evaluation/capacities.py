@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from wisp_gym import cli
 from wisp_gym.cli import Bar, Parser, cell, refuse_same_files, share, share_or_zero, whole
+from wisp_gym.controllers.resolve import resolve
+from wisp_gym.controllers.shipped import is_choice
 from wisp_gym.engine.feasibility import warnings
 from wisp_gym.errors import InputError
 from wisp_gym.evaluation.arguments import EPILOG, add_comparison
@@ -75,7 +77,9 @@ class Curve:
     def run(self, n_devices: int) -> list[Row]:
         """The measures of each world with `n_devices` devices."""
         scenario = replace(self.scenario, n_devices=n_devices)
-        (outcomes,) = run_all(scenario, [self.controller], self.seeds, self.pool, self.bar)
+        name = self.controller.name
+        controller = resolve(name, scenario) if is_choice(name) else self.controller  # a choice hangs on the population
+        (outcomes,) = run_all(scenario, [controller], self.seeds, self.pool, self.bar)
         return [outcome.metrics for outcome in outcomes]
 
     def margin(self, n_devices: int, goal: Goal) -> float:

@@ -16,11 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wisp_gym.cli import Parser, output_file, whole
+from wisp_gym.controllers.choice import names_choice
 from wisp_gym.controllers.names import is_policy
 from wisp_gym.controllers.policy import load_policy, saved_decision
 from wisp_gym.controllers.predict import named
 from wisp_gym.controllers.shipped import shipped_names
-from wisp_gym.errors import require
+from wisp_gym.errors import InputError, require
 from wisp_gym.files import write_bytes
 from wisp_gym.scenario import DEFAULT_SCENARIO, load
 from wisp_gym.serving.bundle.bundle import from_bytes, schema
@@ -52,6 +53,10 @@ def parse(arguments: Sequence[str] | None) -> Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     flags = parse(arguments)
+    if names_choice(flags.policy):
+        raise InputError(
+            f"'{flags.policy}' chooses a whole controller; allowed: the policies that it takes (`wisp-gym choose`)"
+        )
     if flags.policy in shipped_names() and not (flags.scenario or flags.check):
         return write(
             flags.output, find(flags.policy).read_bytes()

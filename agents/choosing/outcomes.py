@@ -1,0 +1,108 @@
+"""What every candidate reaches in every case: goodput and starved devices, one line of JSON a case, gone on with after a kill."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agents.choosing.candidates import CANDIDATES
+from agents.choosing.cases import case
+from agents.study.play import chunk
+from wisp_gym.cli import progress
+from wisp_gym.controllers.choice import needs
+from wisp_gym.controllers.deployment import draft_places
+from wisp_gym.engine.trace_load import load_trace
+from wisp_gym.errors import InputError
+from wisp_gym.evaluation.outcomes import Outcome
+from wisp_gym.evaluation.pool import Threads
+from wisp_gym.files import holds_files, read_text
+
+WORLDS = 2  # of each case, the same for all candidates
+MEASURES = ("goodput_tokens_per_s", "starved_share")
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Means over each case's worlds.
+
+    Attributes:
+        cases: (n,) their numbers. goodput: (n, candidates) tokens/s on time, NaN where the case does not allow the candidate.
+        starved: (n, candidates) share of devices.
+    """
+
+    cases: np.ndarray
+    goodput: np.ndarray
+    starved: np.ndarray
+
+
+def world_seeds(number: int) -> list[int]:
+    """Seeds of a case's worlds."""
+    return [10 * number + k for k in range(1, WORLDS + 1)]
+
+
+def measures(world: Outcome) -> list[float]:
+    """What is kept of a world."""
+    return [float(world.metrics[key]) for key in MEASURES]
+
+
+def outcome(number: int) -> Line:
+    """A case's line: means of MEASURES by candidate."""
+    scenario = case(number)
+    trace, places = load_trace(scenario), draft_places(scenario)
+    found = {
+        name: np.mean(chunk(scenario, name.format(**places), world_seeds(number), trace, measures), 0).tolist()
+        for name in CANDIDATES
+        if needs(name) <= places.keys()
+    }
+    return {"case": number, "worlds": WORLDS, "found": found}
+
+
+def gather(numbers: Sequence[int], file: Path) -> None:
+    """Append the cases that a file lacks, in order, on all cores; a line that a kill cut short is dropped first.
+
+    Raises:
+        InputError: the file holds something else.
+    """
+    known = read(file)
+    file.write_text("".join(json.dumps(line) + "\n" for line in known))
+    missing = [number for number in numbers if number not in {line["case"] for line in known}]
+    with progress(len(numbers), "case") as bar, file.open("a", encoding="utf-8") as out:
+        bar.update(len(numbers) - len(missing))
+        for line in Threads().map(outcome, [(number,) for number in missing]):
+            out.write(json.dumps(line) + "\n")
+            out.flush()
+            bar.update()
+
+
+def read(file: Path) -> list[Line]:
+    """The lines of a file of outcomes, none where there is none yet.
+
+    Raises:
+        InputError: it holds something else, or outcomes of other candidates.
+    """
+    lines = read_text(file).splitlines() if holds_files(file.parent) and file.is_file() else []
+    found: list[Line] = []
+    for place, text in enumerate(lines):
+        try:
+            line = json.loads(text)
+            ours = line["worlds"] == WORLDS and set(line["found"]) <= set(CANDIDATES)
+        except (ValueError, KeyError, TypeError):
+            if place + 1 == len(lines):
+                break
+            ours = False
+        if not ours:
+            raise InputError(f"{file}: line {place + 1}: no outcomes of these candidates in {WORLDS} worlds")
+        found.append(line)
+    return found
+
+
+def table(lines: Iterable[Line]) -> Outcomes:
+    """Lines as arrays."""
+    given = list(lines)
+    nothing = [np.nan, np.nan]
+    values = np.array([[line["found"].get(name, nothing) for name in CANDIDATES] for line in given], np.float64)
+    return Outcomes(np.array([line["case"] for line in given], np.int64), values[:, :, 0], values[:, :, 1])
