@@ -22,31 +22,34 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from agents.branching.critic import Critic, load_critic
+from agents.branching.margin import margins_of
 from agents.branching.paired import GOODPUT, paired_row
-from agents.branching.place import DRAFT, SEND, both_ways, world_of
+from agents.branching.pairs import pairs_at
+from agents.branching.place import DRAFT, SEND, both_ways, decisions_of
 from agents.branching.rollout import show
+from agents.training.networks import put_layers
 from agents.training.settings import TEST_SEEDS
 from wisp_gym import cli
 from wisp_gym.contract.device import SIZE
-from wisp_gym.controllers.policy import Policy, make_policy, save_policy
+from wisp_gym.controllers.policy import Policy, load_policy, make_policy, save_policy
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.engine.branch import Branches
 from wisp_gym.engine.in_turn import InTurn
-from wisp_gym.engine.loop import DONE
-from wisp_gym.engine.run import AS_RULED
 from wisp_gym.errors import InputError
 from wisp_gym.evaluation.outcomes import chosen_scenario, run_all
 from wisp_gym.evaluation.pool import Threads
 from wisp_gym.files import holds_files, read_text, write_bytes, write_json, write_text
 from wisp_gym.rules.controller import Controller
-from wisp_gym.scenario import DEFAULT_SCENARIO, Scenario, with_
+from wisp_gym.scenario import DEFAULT_SCENARIO, Scenario
 
 PROGRAM = "python -m agents.branching improve"
 REGRESSION, CLASSIFICATION = "regression", "classification"
-WARMUP_S = 5.0
 CLIP_TOKENS = 8.0  # beyond this an effect is chance
+INDIFFERENT = 2.0  # margin of a policy below which it is
 WIDTHS = (64, 64)
-BATCH, EPOCHS, LEARNING_RATE = 4096, 12, 2e-3
+BATCH, EPOCHS, LEARNING_RATE, GOING_ON_RATE = 4096, 12, 2e-3, 5e-4
+TEMPERATURE = 10.0  # that a policy's margins, of tens, are divided by before they are fitted to tokens, of tenths
 DECISIONS_PER_WORLD = 10**9  # room for their seeds
 
 
@@ -66,7 +69,7 @@ class Labelling(NamedTuple):
 
     Attributes:
         seconds: of each world after its warm-up. share: of decisions that are labelled. explore: of decisions that are drawn.
-        pairs: of branches at each. horizon_s: looked ahead.
+        pairs: of branches at each. horizon_s: looked ahead. critic: of what comes after it; default what rounds under way are worth.
     """
 
     seconds: float
@@ -74,20 +77,18 @@ class Labelling(NamedTuple):
     explore: float
     pairs: int
     horizon_s: float
+    critic: Critic | None = None
 
 
 def label_world(scenario: Scenario, base: Controller, seed: int, how: Labelling) -> Labels:
     """Labels of one world."""
-    horizon = {"horizon.warmup_s": WARMUP_S, "horizon.measure_s": how.seconds, "horizon.drain_s": 1.0}
-    world = InTurn(world_of(with_(scenario, **horizon), base, seed))
-    copies, rng = Branches(world.worlds, 2 * how.pairs, threads=1), np.random.default_rng(seed)
-    arrays, decisions, found = world.worlds.arrays, 0, list[tuple[np.ndarray, float]]()
-    while world.kind != DONE and arrays.server["now_s"][0, 0] < WARMUP_S + how.seconds:
-        if arrays.server["now_s"][0, 0] > WARMUP_S and rng.random() < how.share:
-            seen = arrays.observation[0, min(world.device, arrays.observation.shape[1] - 1)].copy()
-            found.append((seen, effect(world, copies, DECISIONS_PER_WORLD * seed + how.pairs * decisions, how)))
-        world.act(int(rng.integers(2)) if rng.random() < how.explore else AS_RULED)
-        decisions += 1
+    found, copies = list[tuple[np.ndarray, float]](), None
+    for world, number in decisions_of(scenario, base, seed, how.seconds, how.share, how.explore):
+        copies = copies or Branches(world.worlds, 2 * how.pairs, threads=1)
+        seen = world.worlds.arrays.observation[
+            0, min(world.device, world.worlds.arrays.observation.shape[1] - 1)
+        ].copy()
+        found.append((seen, effect(world, copies, DECISIONS_PER_WORLD * seed + how.pairs * number, how)))
     return Labels(
         np.array([seen for seen, _ in found], np.float32).reshape(-1, SIZE), np.array([e for _, e in found], np.float32)
     )
@@ -95,8 +96,13 @@ def label_world(scenario: Scenario, base: Controller, seed: int, how: Labelling)
 
 def effect(world: InTurn, copies: Branches, seed: int, how: Labelling) -> float:
     """Tokens that one more drafted token is worth to the fleet at the decision that a world waits for."""
-    sent, drafted = both_ways(world, copies, seed + np.arange(how.pairs), [how.horizon_s])
-    return float((drafted - sent).mean())
+    seeds = seed + np.arange(how.pairs)
+    if how.critic is None:
+        sent, drafted = both_ways(world, copies, seeds, [how.horizon_s])
+        return float((drafted - sent).mean())
+    tokens, features = pairs_at(world, copies, seeds, [how.horizon_s])
+    later = how.critic.difference(features[:, :, 0], np.full(how.pairs, float(copies.worlds.arrays.device.shape[1])))
+    return float((tokens[:, 1, 0] - tokens[:, 0, 0] + later).mean())
 
 
 def kept_labels(file: Path, *job: object) -> Labels:
@@ -109,18 +115,30 @@ def kept_labels(file: Path, *job: object) -> Labels:
         return Labels(arrays["observations"], arrays["effects"])
 
 
+def levelled(labels: Labels, policy: Policy) -> Labels:
+    """Labels moved by a constant, so that on average they are 0 where a policy is indifferent."""
+    even = np.abs(margins_of(policy, labels.observations)) < INDIFFERENT
+    return labels._replace(effects=labels.effects - labels.effects[even].mean() if even.any() else labels.effects)
+
+
 # --- the network ---------------------------------------------------------------------------------------------------------
 
 
-def fit(labels: Labels, loss: str, seed: int) -> Policy:
-    """A policy whose outputs differ by the effect that it expects, or by the log odds of its being positive."""
+def fit(labels: Labels, loss: str, seed: int, start: Policy | None = None, temperature: float = 1.0) -> Policy:
+    """A policy whose outputs differ by the effect that it expects, or by the log odds of its being positive.
+
+    It begins with the weights of `start`, whose outputs are divided by `temperature`: that changes nothing that it decides.
+    """
     torch.manual_seed(seed)
     mean, std = labels.observations.mean(axis=0), labels.observations.std(axis=0)
     std = np.where(std < 1e-3, 1.0, std)
     x = torch.from_numpy((labels.observations - mean) / std)
     y = torch.from_numpy(labels.effects.clip(-CLIP_TOKENS, CLIP_TOKENS))
     network = make_network()
-    train(network, x, y, loss)
+    if start is not None:
+        linear = [m for m in network if isinstance(m, torch.nn.Linear)]
+        put_layers(linear, start, mean, std, temperature)
+    train(network, x, y, loss, LEARNING_RATE if start is None else GOING_ON_RATE)
     layers = [(m.weight.detach().numpy(), m.bias.detach().numpy()) for m in network if isinstance(m, torch.nn.Linear)]
     w, b = layers[0]
     layers[0] = w / std, b - (w / std) @ mean
@@ -137,10 +155,10 @@ def make_network() -> torch.nn.Sequential:
     return torch.nn.Sequential(*parts, torch.nn.Linear(widths[-1], 2))
 
 
-def train(network: torch.nn.Sequential, x: torch.Tensor, y: torch.Tensor, loss: str) -> None:
+def train(network: torch.nn.Sequential, x: torch.Tensor, y: torch.Tensor, loss: str, rate: float) -> None:
     """Fit the difference of the outputs, DRAFT's less SEND's."""
     steps = EPOCHS * max(len(x) // BATCH, 1)
-    optimiser = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=1e-4)
+    optimiser = torch.optim.AdamW(network.parameters(), rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for _ in range(steps):
         chosen = torch.randint(len(x), (min(BATCH, len(x)),))
@@ -190,6 +208,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--pairs", type=cli.whole(1, 1000), default=4, metavar="N", help="of branches at each (default 4)")
     add("--horizon", type=cli.positive(1e4), default=0.4, metavar="S", help="seconds looked ahead (default 0.4)")
+    add("--critic", type=Path, metavar="FILE", help="of `critic --out`, of what comes after the seconds looked ahead")
+    add(
+        "--level",
+        action="store_true",
+        help="trust the last policy where it is indifferent: labels are 0 there on average",
+    )
+    add("--go-on", action="store_true", help="begin with the weights of the last policy, instead of from nothing")
     add("--loss", choices=(REGRESSION, CLASSIFICATION), default=REGRESSION, help="(default %(default)s)")
     add(
         "--loads",
@@ -227,7 +252,8 @@ def iterate(given: argparse.Namespace, base: str, iteration: int) -> str:
     name = f"{file}+{base.split('+', 1)[1]}"
     if file.is_file():
         return name
-    how = Labelling(given.seconds, given.share, given.explore, given.pairs, given.horizon)
+    critic = load_critic(given.critic) if given.critic else None
+    how = Labelling(given.seconds, given.share, given.explore, given.pairs, given.horizon, critic)
     rng = np.random.default_rng([given.seed, iteration])
     jobs = []
     for world in range(given.worlds):
@@ -239,7 +265,10 @@ def iterate(given: argparse.Namespace, base: str, iteration: int) -> str:
         for labels in Threads().map(kept_labels, jobs):
             found.append(labels)
             bar.update()
-    save_policy(fit(Labels(*map(np.concatenate, zip(*found, strict=True))), given.loss, given.seed), file)
+    last, labels = base.split("+", 1)[0], Labels(*map(np.concatenate, zip(*found, strict=True)))
+    labels = levelled(labels, load_policy(last)) if given.level else labels
+    start = load_policy(last) if given.go_on else None
+    save_policy(fit(labels, given.loss, given.seed, start, 1.0 if iteration else TEMPERATURE), file)
     return name
 
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from agents.branching.improve import Labelling, Labels, label_world
-from agents.branching.place import DRAFT, SEND
+from agents.branching.margin import margins_of
 from wisp_gym import cli
 from wisp_gym.cli import aligned
 from wisp_gym.controllers.policy import Policy, load_policy
@@ -42,17 +42,6 @@ class Group:
     error: float
 
 
-def margins(policy: Policy, observations: np.ndarray) -> np.ndarray:
-    """(N,) output for drafting less that for sending, of (N, SIZE) observations."""
-    values = observations.astype(np.float64)
-    for index, (w, b) in enumerate(policy.layers):
-        values = values @ w.T + b
-        if index < len(policy.layers) - 1:
-            values = np.maximum(values, 0.0) if policy.activation == "relu" else np.tanh(values)
-    found: np.ndarray = values[:, DRAFT] - values[:, SEND]
-    return found
-
-
 def grouped(margin: np.ndarray, effects: np.ndarray, groups: int) -> list[Group]:
     """Groups of one size, by margin."""
     parts = np.array_split(np.argsort(margin, kind="stable"), groups)
@@ -65,7 +54,7 @@ def grouped(margin: np.ndarray, effects: np.ndarray, groups: int) -> list[Group]
 
 def decided(policy: Policy, labels: Labels) -> str:
     """One line: what the policy's choices are worth."""
-    drafts = margins(policy, labels.observations) > 0.0
+    drafts = margins_of(policy, labels.observations) > 0.0
     gain, most = np.where(drafts, labels.effects, 0.0).mean(), labels.effects.mean()
     return (f"{len(drafts):,} decisions, {100 * drafts.mean():.0f} % of them to draft; "
             f"a decision is worth {gain:.3f} tokens more than always sending, {gain - most:.3f} more than always drafting")  # fmt: skip
@@ -114,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found.append(labels)
             bar.update()
     every = Labels(*map(np.concatenate, zip(*found, strict=True)))
-    groups = grouped(margins(policy, every.observations), every.effects, given.groups)
+    groups = grouped(margins_of(policy, every.observations), every.effects, given.groups)
     cli.write_rows([asdict(group) for group in groups], given.json)
     lines = [[f"{g.low:.2f} to {g.high:.2f}", f"{g.decisions:,}", f"{g.effect:+.3f}", f"{g.error:.3f}"] for g in groups]
     print(f"{given.base}, {scenario.name}, {given.devices} devices: {decided(policy, every)}\n")

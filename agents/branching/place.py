@@ -1,16 +1,20 @@
 """Where worlds are branched at: a decision of a device, in the middle of a run."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from wisp_gym.engine.branch import Branches
 from wisp_gym.engine.in_turn import InTurn
 from wisp_gym.engine.loop import DONE
+from wisp_gym.engine.run import AS_RULED
 from wisp_gym.engine.worlds import Worlds
 from wisp_gym.errors import InputError
 from wisp_gym.rules.controller import Controller
-from wisp_gym.scenario import Scenario
+from wisp_gym.scenario import Scenario, with_
 
 SEND, DRAFT = 0, 1
+WARMUP_S = 5.0  # of worlds in which many decisions are branched at
 
 
 def world_of(scenario: Scenario, controller: Controller, seed: int) -> Worlds:
@@ -35,6 +39,23 @@ def at_decision(scenario: Scenario, controller: Controller, seed: int) -> InTurn
     if world.kind == DONE:
         raise InputError(f"scenario '{scenario.name}': no device decides in the first half, allowed is one that drafts")
     return world
+
+
+def decisions_of(
+    scenario: Scenario, controller: Controller, seed: int, seconds: float, share: float, explore: float = 0.0
+) -> Iterator[tuple[InTurn, int]]:
+    """A world at a share of its decisions in so many seconds after its warm-up, with the decision's number.
+
+    `explore`: share of all decisions that are drawn instead of being the controller's.
+    """
+    horizon = {"horizon.warmup_s": WARMUP_S, "horizon.measure_s": seconds, "horizon.drain_s": 1.0}
+    world, rng = InTurn(world_of(with_(scenario, **horizon), controller, seed)), np.random.default_rng(seed)
+    server, number = world.worlds.arrays.server, 0
+    while world.kind != DONE and server["now_s"][0, 0] < WARMUP_S + seconds:
+        if server["now_s"][0, 0] > WARMUP_S and rng.random() < share:
+            yield world, number
+        world.act(int(rng.integers(2)) if rng.random() < explore else AS_RULED)
+        number += 1
 
 
 def both_ways(

@@ -11,6 +11,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from wisp_gym.contract.device import SIZE
 from wisp_gym.controllers.policy import Policy, make_policy
+from wisp_gym.errors import InputError
 
 
 class Standardise(BaseFeaturesExtractor):
@@ -55,3 +56,37 @@ def engine_policy(policy: ActorCriticPolicy, decision: str, **about: Any) -> Pol
         layers[0] = w, b - w @ mean
     activation = "relu" if policy.activation_fn is torch.nn.ReLU else "tanh"
     return make_policy([(w.astype(np.float32), b.astype(np.float32)) for w, b in layers], decision, activation, **about)
+
+
+def begin_with(policy: ActorCriticPolicy, start: Policy, temperature: float = 1.0) -> None:
+    """Give the actor the weights of a policy of its shape, whose outputs are divided by `temperature`: the reverse of `engine_policy`.
+
+    Raises:
+        InputError: a policy of another shape.
+    """
+    actor: Any = policy
+    linear = [m for m in actor.mlp_extractor.policy_net if isinstance(m, torch.nn.Linear)] + [actor.action_net]
+    mean, std = np.zeros(SIZE), np.ones(SIZE)
+    if isinstance(extractor := policy.features_extractor, Standardise):
+        mean, std = (np.array(each.tolist()) for each in (extractor.mean, extractor.std))
+    put_layers(linear, start, mean, std, temperature)
+
+
+def put_layers(
+    linear: Sequence[torch.nn.Linear], start: Policy, mean: np.ndarray, std: np.ndarray, temperature: float
+) -> None:
+    """Put a policy's weights into layers whose input is standardised by (SIZE,) `mean` and `std`; outputs are divided by `temperature`.
+
+    Raises:
+        InputError: a policy of another shape.
+    """
+    shapes, given = [tuple(m.weight.shape) for m in linear], [w.shape for w, _ in start.layers]
+    if given != shapes:
+        raise InputError(f"policy to begin with: given layers {given}, allowed are {shapes}")
+    layers = [(w.astype(float), b.astype(float)) for w, b in start.layers]
+    layers[0] = layers[0][0] * std, layers[0][1] + layers[0][0] @ mean
+    layers[-1] = layers[-1][0] / temperature, layers[-1][1] / temperature
+    with torch.no_grad():
+        for m, (w, b) in zip(linear, layers, strict=True):
+            m.weight.copy_(torch.from_numpy(w))
+            m.bias.copy_(torch.from_numpy(b))

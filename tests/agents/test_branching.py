@@ -8,14 +8,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.branching import externality, improve, lookahead, margins, rollout, speed, variance
+from agents.branching import (
+    advantages,
+    critic,
+    externality,
+    features,
+    improve,
+    lookahead,
+    margins,
+    noise,
+    rollout,
+    speed,
+    variance,
+)
+from agents.branching.critic import Critic, Moments, fit_linear, fit_network, load_critic, reckoned_critic, save_critic
 from agents.branching.externality import Effect, factor
 from agents.branching.lookahead import FUTURE, MODEL, Lookahead, leader
+from agents.branching.margin import margins_of
 from agents.branching.paired import GOODPUT
+from agents.branching.place import at_decision, decisions_of
 from agents.branching.rollout import Rollout
 from wisp_gym.contract.device import SIZE
 from wisp_gym.controllers.policy import load_policy
 from wisp_gym.controllers.resolve import resolve
+from wisp_gym.engine.branch import Branches
+from wisp_gym.engine.run import WORTH
 from wisp_gym.errors import InputError
 from wisp_gym.rules.mlp import argmax_action
 from wisp_gym.scenario import load, with_
@@ -121,7 +138,7 @@ def test_margins_are_the_engine_s_own_and_groups_follow_them() -> None:
     policy = load_policy("speculation-v1")
     rng = np.random.default_rng(0)
     seen = rng.uniform(0.0, 1.0, (300, SIZE)).astype(np.float32)
-    margin = margins.margins(policy, seen)
+    margin = margins_of(policy, seen)
     assert [int(m > 0.0) for m in margin] == [argmax_action(policy.weights, o) for o in seen]
     groups = margins.grouped(margin, margin / 10.0, 5)
     assert [group.decisions for group in groups] == [60] * 5
@@ -136,9 +153,129 @@ def test_a_policy_is_fitted_to_where_a_further_token_is_worth_something(loss: st
     seen = rng.uniform(0.0, 1.0, (20_000, SIZE)).astype(np.float32)
     effects = (3.0 * (seen[:, 1] - 0.5) + rng.normal(0.0, 2.0, len(seen))).astype(np.float32)
     policy = improve.fit(improve.Labels(seen, effects), loss, seed=0)
-    drafts = margins.margins(policy, seen) > 0.0
+    drafts = margins_of(policy, seen) > 0.0
     assert (drafts == (seen[:, 1] > 0.5)).mean() > 0.9
     assert policy.weights.tobytes() == improve.fit(improve.Labels(seen, effects), loss, seed=0).weights.tobytes()
+
+
+def test_a_policy_that_is_gone_on_with_decides_as_before_until_it_is_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, rng = load_policy("speculation-v1"), np.random.default_rng(0)
+    seen = rng.uniform(0.0, 1.0, (500, SIZE)).astype(np.float32)
+    monkeypatch.setattr(improve, "EPOCHS", 0)
+    policy = improve.fit(improve.Labels(seen, np.ones(500, np.float32)), improve.REGRESSION, 0, start, temperature=10.0)
+    assert margins_of(policy, seen) == pytest.approx(margins_of(start, seen) / 10.0, abs=1e-4)
+
+
+def test_labels_keep_the_level_of_a_policy_where_it_is_indifferent() -> None:
+    policy, rng = load_policy("speculation-v1"), np.random.default_rng(0)
+    seen = rng.uniform(0.0, 1.0, (5_000, SIZE)).astype(np.float32)
+    margin = margins_of(policy, seen)
+    found = improve.levelled(improve.Labels(seen, (0.7 + 0.1 * margin).astype(np.float32)), policy)
+    assert found.effects[np.abs(margin) < improve.INDIFFERENT].mean() == pytest.approx(0.0, abs=1e-3)
+    assert found.effects == pytest.approx(0.1 * margin, abs=0.1)
+
+
+# --- critics -------------------------------------------------------------------------------------------------------------
+
+
+def test_features_hold_what_rounds_under_way_are_worth() -> None:
+    world = at_decision(SHORT, resolve("speculation-v1+fcfs", SHORT), 0)
+    copies = Branches(world.worlds, 8)
+    copies.take(0, world.kind)
+    copies.afresh(np.arange(8))
+    copies.act(np.zeros(8, int))
+    for horizon_s, _ in zip((0.1, 0.5, 2.0), copies.run_on([0.1, 0.5, 2.0]), strict=True):
+        copies.run(WORTH, outcomes=copies.outcomes)
+        found = features.features_of(copies.worlds, copies.begun_s + horizon_s)
+        assert found[:, features.UNDER_WAY] == pytest.approx(copies.outcomes[:, 0])
+        assert np.isfinite(found).all()
+        devices = found[:, [features.NAMES.index(f"{phase}_devices") for phase in features.PHASES]].sum(axis=1)
+        assert (devices + found[:, features.THINKING] == SHORT.n_devices).all()
+    assert found[0].tolist() != found[1].tolist()
+
+
+def test_a_label_with_what_is_reckoned_as_critic_is_the_label_without_one() -> None:
+    base = resolve("speculation-v1+fcfs", SHORT)
+    plain = improve.label_world(SHORT, base, 3, improve.Labelling(3.0, 0.05, 0.1, 3, 0.3))
+    same = improve.label_world(SHORT, base, 3, improve.Labelling(3.0, 0.05, 0.1, 3, 0.3, reckoned_critic()))
+    assert len(plain.effects) > 10
+    assert plain.effects.std() > 0.1
+    assert same.effects == pytest.approx(plain.effects, abs=1e-3)  # features are kept in single precision
+    assert (same.observations == plain.observations).all()
+
+
+def test_decisions_are_a_share_of_all_and_repeat() -> None:
+    base = resolve("wisp+fcfs", SHORT)
+    every, some = ([number for _, number in decisions_of(SHORT, base, 1, 2.0, share)] for share in (1.0, 0.2))
+    assert every == list(range(every[0], every[-1] + 1))
+    assert set(some) < set(every)
+    assert 0.1 < len(some) / len(every) < 0.3
+
+
+def moments(rows: int, later: np.ndarray | None = None) -> Moments:
+    """Fleets whose copies differ by little where they themselves differ by much."""
+    rng = np.random.default_rng(0)
+    level = rng.normal(0.0, 30.0, (rows, 1, features.SIZE))
+    x = (level + rng.normal(0.0, 1.0, (rows, 2, features.SIZE))).astype(np.float32)
+    return Moments(x, rng.uniform(8.0, 128.0, rows), np.zeros((rows, 2)) if later is None else later)
+
+
+def test_a_critic_finds_what_differences_are_worth_under_noise_common_to_both() -> None:
+    given, rng = moments(20_000), np.random.default_rng(1)
+    truth = Critic(rng.normal(0.0, 1.0, 2 * features.SIZE))
+    apart = truth.difference(given.features, given.devices)
+    common = rng.normal(0.0, 500.0, (len(apart), 1))
+    later = common + np.stack([np.zeros(len(apart)), apart + rng.normal(0.0, 5.0, len(apart))], axis=1)
+    found = fit_linear(given._replace(later=later)).difference(given.features, given.devices)
+    assert np.std(found - apart) < 0.1 * np.std(apart)
+    levels = noise.linear_in_levels(given._replace(later=later))(given.features, given.devices)
+    assert np.std(levels - apart) > 0.8 * np.std(apart)
+
+
+def test_a_network_finds_weights_that_depend_on_the_fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(critic, "EPOCHS", 60)
+    given = moments(60_000)
+    apart = given.features[:, 1] - given.features[:, 0]
+    worth = np.where(given.features.mean(axis=1)[:, 0] > 0.0, 2.0, -2.0) * apart[:, 1]
+    given = given._replace(later=np.stack([np.zeros(len(worth)), worth], axis=1))
+    linear, network = fit_linear(given), fit_network(given)
+    left = [np.std(each.difference(given.features, given.devices) - worth) for each in (linear, network)]
+    assert left[0] > 0.9 * np.std(worth)
+    assert left[1] < 0.5 * np.std(worth)
+    save_critic(network, tmp_path / "critic.npz")
+    read = load_critic(tmp_path / "critic.npz")
+    assert (read.difference(given.features, given.devices) == network.difference(given.features, given.devices)).all()
+    np.savez(tmp_path / "other.npz", weights=np.zeros(3))
+    with pytest.raises(InputError, match="fit it again"):
+        load_critic(tmp_path / "other.npz")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_critic(tmp_path / "none.npz")
+
+
+def test_noise_and_bias_are_those_of_the_numbers_they_were_made_of() -> None:
+    rng = np.random.default_rng(0)
+    effect = rng.normal(0.0, 2.0, (2_000, 1))
+    truth = effect + rng.normal(0.0, 5.0, (2_000, 40))
+    labels = effect + 0.5 + rng.normal(0.0, 1.0, (2_000, 1)) + rng.normal(0.0, 0.8, truth.shape)
+    found = noise.noise_of(labels, truth, moment_s=0.4)
+    assert found["sd"] == pytest.approx(0.8, rel=0.02)
+    assert found["bias"] == pytest.approx(0.5, abs=4.0 * found["bias_error"])
+    assert found["distance"] == pytest.approx(1.25**0.5, rel=0.05)
+    assert found["error"] == pytest.approx((0.8**2 / 4.0 + 1.25) ** 0.5, rel=0.05)
+    assert found["effect"] == pytest.approx(2.0, rel=0.05)
+
+
+def test_advantages_are_the_effect_about_the_policy_s_mean() -> None:
+    policy, rng = load_policy("speculation-v1"), np.random.default_rng(0)
+    seen = rng.uniform(0.0, 1.0, (4_000, SIZE)).astype(np.float32)
+    found = advantages.decisions(policy, improve.Labels(seen, np.full(4_000, 2.0, np.float32)), rng)
+    drafts = 1.0 / (1.0 + np.exp(-margins_of(policy, found.observations)))
+    assert found.rewards == pytest.approx(2.0 * (found.actions - drafts))
+    assert np.exp(found.log_probabilities) == pytest.approx(
+        np.where(found.actions == 1, drafts, 1.0 - drafts), abs=1e-4
+    )
+    assert abs(found.rewards.mean()) < 0.05
+    assert found.ends.all()
 
 
 def test_an_improvement_goes_on_where_it_was_broken_off(short: str, tmp_path: Path) -> None:
@@ -172,6 +309,42 @@ def test_an_improvement_goes_on_where_it_was_broken_off(short: str, tmp_path: Pa
     ]
     with pytest.raises(InputError, match="a run with other settings"):
         improve.main([*words, "--out", str(tmp_path / "a"), "--seed", "1"])
+
+
+def test_a_critic_is_fitted_and_a_policy_trained_with_it(
+    short: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept, rows = tmp_path / "critic.npz", tmp_path / "rows.json"
+    noise.main([
+        "--scenario", short, "--devices", "6,8", "--worlds", "2", "--share", "0.05", "--pairs", "2", "--loads", "8", "--decisions", "500",
+        "--draws", "4", "--out", str(kept), "--json", str(rows),
+    ])  # fmt: skip
+    found = json.loads(rows.read_text())
+    assert {row["critic"] for row in found} == {
+        "none",
+        "under way, reckoned",
+        "linear, of levels",
+        "boosting, of levels",
+        "boosting",
+        "linear",
+        "network",
+        "truth",
+    }
+    assert found[-1]["distance"] == found[-1]["bias"] == 0.0
+    assert "error of a label" in capsys.readouterr().out
+    monkeypatch.setattr(advantages, "ROLLOUT", 64)
+    monkeypatch.setattr(advantages, "BATCH", 32)
+    words = ["--scenario", short, "--devices", "6,8", "--rollouts", "2", "--worlds", "1", "--seconds", "2", "--share", "0.3",
+             "--pairs", "2", "--horizon", "0.1", "--critic", str(kept), "--start", "speculation-v1", "--loads", "8"]  # fmt: skip
+    advantages.main([*words, "--out", str(tmp_path / "a")])
+    policy = (tmp_path / "a" / "policy.json").read_bytes()
+    assert margins_of(load_policy(tmp_path / "a" / "policy.json"), np.ones((1, SIZE))) != pytest.approx(
+        margins_of(load_policy("speculation-v1"), np.ones((1, SIZE))) / improve.TEMPERATURE, abs=1e-6
+    )
+    advantages.main([*words, "--out", str(tmp_path / "a")])  # is not trained again
+    assert (tmp_path / "a" / "policy.json").read_bytes() == policy
+    rows = json.loads((tmp_path / "a" / "comparison.json").read_text())
+    assert [row["name"] for row in rows][:2] == ["speculation-v1+fcfs", "policy.json+fcfs"]
 
 
 def test_the_commands_print_and_write_what_they_found(
