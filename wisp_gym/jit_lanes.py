@@ -19,7 +19,7 @@ LOG2_E = 1.0 / math.log(2.0)
 LN_2, LN_2_REST = 6.93147180369123816490e-01, 1.90821492927058770002e-10  # the first has few digits: n·LN_2 is exact
 ROUNDS = 1.5 * 2.0**52  # added to a number, it leaves no place for a fraction
 EXP_BOUND = 700.0
-TAYLOR = tuple(1.0 / math.factorial(k) for k in range(13, -1, -1))
+TAYLOR = tuple(1.0 / math.factorial(k) for k in range(14))
 
 
 class Lanes:
@@ -74,6 +74,16 @@ def polynomial(coefficients: tuple[float, ...], x: Any) -> Any:
     return total
 
 
+def polynomial_in_pairs(coefficients: tuple[float, ...], x: Any) -> Any:
+    """Estrin's scheme, the constant first: few operations wait for one another, where each of Horner's waits for the one before."""
+    terms: list[Any] = list(coefficients)
+    while len(terms) > 1:
+        alone = terms[len(terms) & ~1 :]
+        terms = [x * high + low for low, high in zip(terms[::2], terms[1::2], strict=False)] + alone
+        x = x * x
+    return terms[0]
+
+
 def exp(x: Any) -> Any:
     """e to the power of x, to 1e-15: with n the nearest whole number to x/ln 2, 2ⁿ·exp(x − n·ln 2).
 
@@ -82,7 +92,7 @@ def exp(x: Any) -> Any:
     x = x.clip(-EXP_BOUND, EXP_BOUND) if isinstance(x, Lanes) else min(max(x, -EXP_BOUND), EXP_BOUND)
     n = (x * LOG2_E + ROUNDS) - ROUNDS
     rest = x - n * LN_2 - n * LN_2_REST
-    return polynomial(TAYLOR, rest) * (n.power_of_two() if isinstance(n, Lanes) else 2.0**n)
+    return polynomial_in_pairs(TAYLOR, rest) * (n.power_of_two() if isinstance(n, Lanes) else 2.0**n)
 
 
 def four_at_once(formula: Callable[[Any], Any]) -> Any:

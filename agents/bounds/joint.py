@@ -44,6 +44,7 @@ from agents.bounds.frontier import (
 )
 from agents.bounds.kinds import LIMITED, Kind
 from wisp_gym.engine.acceptance import DRIFT_BLOCK_TOKENS
+from wisp_gym.jit import jit
 from wisp_gym.scenario import Acceptance, Scenario, ServerDraft
 
 WAYS = COLD, WARM, AHEAD, AT_SERVER = range(4)
@@ -260,27 +261,38 @@ def cheapest_joint_cuts(costs: Array, kind: Kind, server_steps: int) -> Array:
 
     The first round follows a wrong position. A device's round with tokens inside the run is a hit.
     """
-    after = {COLD: HIT if kind.overlap else PLAIN, WARM: HIT, AHEAD: HIT, AT_SERVER: PLAIN}
-    cold = ((COLD,) if kind.devices else ()) + ((AT_SERVER,) if kind.server else ())
-    open_to = {PLAIN: cold} | ({HIT: (WARM, AHEAD, *cold[1:])} if kind.overlap else {})
-    least = np.zeros((2, LONGEST_RUN + 1))
-    rounds = np.zeros((2, LONGEST_RUN + 1, *costs.shape))
-    for n in range(1, LONGEST_RUN + 1):
-        size = min(n, costs.shape[1])
-        for start, ways in open_to.items():
-            best = (math.inf, 0, 0, 0)
-            for way in ways:
-                most = min(size, server_steps + 1) if way == AT_SERVER else size
-                totals = costs[way, :most] + least[after[way], n - most : n][::-1]
-                totals[0] += least[PLAIN, n - 1] - least[after[way], n - 1]
-                if way == AHEAD:
-                    totals[0] = math.inf
-                k = int(totals.argmin())
-                best = min(best, (float(totals[k]), way, k, after[way] if k > 0 else PLAIN))
-            least[start, n], way, k, then = best
-            rounds[start, n] = rounds[then, n - k - 1]
-            rounds[start, n, way, k] += 1.0
-    return rounds[PLAIN]
+    after = np.array([HIT if kind.overlap else PLAIN, HIT, HIT, PLAIN])  # by way
+    most = np.zeros((2, len(WAYS)), np.int64)  # lengths that are open from a hit and from plain starts, by way
+    most[:, AT_SERVER] = min(server_steps + 1, costs.shape[1]) if kind.server else 0
+    most[PLAIN, COLD] = costs.shape[1] if kind.devices else 0
+    most[HIT, [WARM, AHEAD]] = costs.shape[1] if kind.overlap else 0
+    rounds = np.zeros((2, LONGEST_RUN + 1, costs.size))
+    cover_runs(np.ascontiguousarray(costs), most, after, np.zeros((2, LONGEST_RUN + 1)), rounds)
+    return rounds[PLAIN].reshape(-1, *costs.shape)
+
+
+@jit
+def cover_runs(costs, most, after, least, rounds):  # type: ignore[no-untyped-def]
+    """Write what 0, 1, … positions cost at least from either start, (2, longest + 1), and the (2, longest + 1, ways · (K + 1)) rounds.
+
+    Args:
+        costs: (ways, K + 1). most: (2, ways) lengths that are open. after: (ways,) start that follows a round with tokens.
+    """
+    for n in range(1, least.shape[1]):
+        for start in (HIT, PLAIN):
+            best, way, k = math.inf, 0, 0
+            for w in range(len(costs)):
+                for tokens in range(1 if w == AHEAD else 0, min(n, most[start, w])):
+                    total = costs[w, tokens] + least[after[w], n - tokens - 1]
+                    if tokens == 0:  # no device drafted up to the position before
+                        total += least[PLAIN, n - 1] - least[after[w], n - 1]
+                    if total < best:
+                        best, way, k = total, w, tokens
+            least[start, n] = best
+            before = after[way] if k > 0 else PLAIN
+            for place in range(rounds.shape[2]):
+                rounds[start, n, place] = rounds[before, n - k - 1, place]
+            rounds[start, n, way * costs.shape[1] + k] += 1.0
 
 
 def oracle_joint_plan(scenario: Scenario, kind: Kind, draft: ServerDraft | None) -> JointPlan:

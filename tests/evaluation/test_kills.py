@@ -17,18 +17,15 @@ from tests.support.kills import WORKS
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.fixture(scope="module")
+def done() -> subprocess.CompletedProcess[str]:
+    """Every kind of work, killed in turn: one process without threads, which imports once what all of them need."""
+    command = [sys.executable, "-m", "tests.support.kills", "--moments", "2"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="works are forked")
 @pytest.mark.parametrize("work", WORKS)
-def test_killed_work_goes_on_to_the_same_end(work: str) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "tests.support.kills",
-        "--work",
-        work,
-        "--moments",
-        "2",
-    ]  # a process without threads
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+def test_killed_work_goes_on_to_the_same_end(work: str, done: subprocess.CompletedProcess[str]) -> None:
+    assert f"{work}: 2 kills" in done.stdout, done.stderr
     assert done.returncode == 0, done.stderr
-    assert f"{work}: 2 kills" in done.stdout

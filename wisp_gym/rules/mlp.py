@@ -18,7 +18,7 @@ from wisp_gym.errors import InputError, shown
 from wisp_gym.jit import INTEGER, SINGLES, jit, on_demand
 from wisp_gym.rules.activation import NONE, RELU, TANH
 from wisp_gym.rules.dense import MAX_WIDTH, dense, working_memory
-from wisp_gym.rules.larger import UNSURE, larger
+from wisp_gym.rules.larger import UNSURE, differences, larger
 
 N_IN, N_OUT, ACTIVATION, N_HIDDEN, HEADER = range(5)  # places in the vector; from HEADER on the widths
 MAX_LAYERS = 8
@@ -103,7 +103,8 @@ def check(place: str, weights: Any, n_in: int, n_out: tuple[int, int]) -> np.nda
 
 
 def laid_out(policy: np.ndarray) -> np.ndarray:
-    """A copy that decides alike in less time: without the last inputs where they count for nothing, and its first layer on a line.
+    """A copy that decides alike in less time: without the last inputs where they count for nothing, its first layer on a line, and with
+    the differences of two outputs' weights behind it.
 
     A policy that knows fewer entries than are observed today has weights of zero for the rest. Numbers that are read as a
     vector of half a line lie on one line of the cache each, where all widths are multiples of LINE.
@@ -112,7 +113,11 @@ def laid_out(policy: np.ndarray) -> np.ndarray:
     start, width = HEADER + hidden, int(policy[HEADER if hidden else N_OUT])
     columns = policy[start : start + n_in * width].reshape(n_in, width)
     used = 1 + int(np.flatnonzero(columns.any(axis=1)).max(initial=0))
-    parts = policy[:start], columns[:used].ravel(), policy[start + n_in * width :]
+    parts = [policy[:start], columns[:used].ravel(), policy[start + n_in * width :]]
+    if policy[N_OUT] == 2:
+        inputs = int(policy[start - 1]) if hidden else used
+        last = np.concatenate(parts)[-2 * (inputs + 1) :].reshape(inputs + 1, 2)
+        parts.append(differences(last[:-1], last[-1]))
     length = sum(map(len, parts))
     room = np.empty(length + LINE, dtype=np.float32)
     begin = -(room.ctypes.data // room.itemsize + start) % LINE
