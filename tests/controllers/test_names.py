@@ -250,7 +250,7 @@ def test_a_policys_path_may_hold_a_plus_sign(scenario: Scenario) -> None:
         ("fixed:4+dspark", "a batching rule is missing"),
         ("fixed:4+fcfs+edf", "allowed: dspark, tetris, adaserve, chunk, admit"),
         ("fixed:4+fcfs+dspark+tetris", "'tetris' does not fit"),
-        ("fixed:4+fcfs+chunk+chunk", "allowed: one each of trimming, chunk, admission, co-located drafting"),
+        ("fixed:4+fcfs+chunk+chunk", "allowed: one each of trimming, chunk, admission, pacing, co-located drafting"),
         ("fixed:4+fcfs+chunk:-1", "tokens given -1"),
         ("fixed:4+fcfs+admit:0.9+admit:0.8", "'admit' does not fit"),
         ("fixed:4+fcfs+admit:0", "share given 0, allowed is 0.01 to 1"),

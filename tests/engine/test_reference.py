@@ -34,7 +34,8 @@ DEFAULT_CONTROLLERS = (
     *(f"{name}+fcfs" for name in SPECULATION if name != "random"),
     "wisp+wisp", "dipsd", "wisp+pipelined:2", "survival+edf", "oracle+static:2,0.1", "fixed:8+fcfs+dspark", "fixed:8+edf+tetris:9+chunk:64",
     "wisp+aged:2+chunk:8,0.4+admit:0.8",
-    "survival+wisp+adaserve:12", "wisp+aged:2+admit:0.5", *CENTRALIZED,
+    "survival+wisp+adaserve:12", "wisp+aged:2+admit:0.5", "wisp+fcfs+admit:0.8+pace:0.1,1,2,1.3,0.5", "centralized:0+pace:0.08,0.5,1,2,0.3",
+    *CENTRALIZED,
 )  # fmt: skip
 
 WHO_DRAFTS = (

@@ -345,6 +345,8 @@ class Reference:
         features = [self.features(device) for device in self.queue]
         kind, parameters = self.controller.batching, self.batching_parameters
         keys = [rules.priority(kind, parameters, self.now_s, self.mean_batch_s, f) for f in features]
+        if self.controller.pace:
+            keys = [self.paced_place(device) for device in self.queue]
         for q in sorted(range(len(self.queue)), key=lambda q: (keys[q], q)):
             self.try_to_add(self.queue[q], features[q])
         if self.batch:
@@ -442,6 +444,18 @@ class Reference:
             due_s = r.arrival_s + slo.ttft_s
         return due_s - device.sight.delay_mean_s
 
+    def paced_place(self, device: Device) -> tuple[int, float]:
+        """Group of a response under pacing, and its place within it."""
+        _, patience_s, begin_s, floor, lead_s = self.controller.pace
+        uncached, f = self.uncached(device), self.features(device)
+        age_s, due_s, v = f[rules.AGE_S], f[rules.DUE_S], device.slo.speed_tokens_per_s
+        owed = floor * (age_s - (begin_s if uncached else patience_s))
+        if device.request.committed < owed:
+            return 0, device.request.committed - owed
+        if self.now_s + f[rules.SOLO_S] > due_s:
+            return 2, uncached + (self.now_s - due_s) * v
+        return (3 if not uncached and due_s - self.now_s > lead_s else 1), due_s
+
     def may_begin(self, device: Device) -> bool:
         """Whether the controller's share of memory leaves room for a session that has nothing in memory."""
         if self.cached.get(device.index, 0) or not self.controller.admit_share:
@@ -467,6 +481,8 @@ class Reference:
         if take <= 0 or needed > self.host.kv_tokens or len(members) > s.max_batch_requests:
             return
         if not self.may_begin(device):
+            return
+        if c.pace and self.batch and self.guess_s(members) > c.pace[0]:
             return
         before_s = self.guess_s(self.batch)
         with_s = self.decode_step_s(device) if c.batching == rules.PACED else self.guess_s(members)

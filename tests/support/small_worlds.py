@@ -28,6 +28,7 @@ BATCHINGS = (
 TRIMS = ("", "", "+dspark", "+tetris:3", "+tetris:12", "+adaserve:2", "+adaserve:8")
 CHUNKS = ("", "", "+chunk:0", "+chunk:16", "+chunk:8,0.3")
 ADMISSIONS = ("", "", "+admit:0.5", "+admit:0.9")
+PACES = ("", "", "+pace:0.05,0.5,1,1.3,0.2", "+pace:0.12,1,0.5,2,1", "+pace:0.4,3,3,0.5,0.1")
 CENTRALIZED = (
     "centralized:0",
     "centralized:0,2",
@@ -290,5 +291,8 @@ def small_worlds(draw: st.DrawFn) -> SmallWorld:
         draw(st.sampled_from([with_devices, with_devices, with_devices, servers_alone])),
         len(scenario.server_drafts),
     )
-    additions = (draw(st.sampled_from(names)) for names in (CHUNKS, ADMISSIONS))
-    return SmallWorld(scenario, draw(kind(drafts)) + "".join(additions), draw(st.integers(0, 2**40)), draw(traces()))
+    name = draw(kind(drafts))
+    orders_by_deadline = any(f"+{rule}" in name for rule in ("wisp", "edf-demoted"))
+    kept = (CHUNKS, ADMISSIONS) if orders_by_deadline else (CHUNKS, ADMISSIONS, PACES)
+    additions = (draw(st.sampled_from(names)) for names in kept)
+    return SmallWorld(scenario, name + "".join(additions), draw(st.integers(0, 2**40)), draw(traces()))

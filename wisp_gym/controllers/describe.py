@@ -14,6 +14,7 @@ from wisp_gym.rules.catalogue import (
     COLOCATED,
     DRAFTERS,
     OVERLAP,
+    PACE,
     SPECULATION,
     TRIMMING,
 )
@@ -50,7 +51,7 @@ def listing() -> str:
         ("speculation", SPECULATION),
         ("batching", BATCHING),
         ("server alone", CENTRALIZED),
-        ("added to batching", TRIMMING | CHUNK | ADMISSION | OVERLAP),
+        ("added to batching", TRIMMING | CHUNK | ADMISSION | PACE | OVERLAP),
         (
             "drafted by the server (alone, or added to a server alone, or to batching with a rule of who drafts)",
             COLOCATED,

@@ -25,7 +25,17 @@ from wisp_gym.engine.trace_files import load_draft_trace, passed_confidence
 from wisp_gym.errors import InputError, of_kind, shown
 from wisp_gym.rules import batching as batching_rules
 from wisp_gym.rules import speculation as speculation_rules
-from wisp_gym.rules.catalogue import ADMISSION, BATCHING, CENTRALIZED, CHUNK, COLOCATED, DRAFTERS, OVERLAP, TRIMMING
+from wisp_gym.rules.catalogue import (
+    ADMISSION,
+    BATCHING,
+    CENTRALIZED,
+    CHUNK,
+    COLOCATED,
+    DRAFTERS,
+    OVERLAP,
+    PACE,
+    TRIMMING,
+)
 from wisp_gym.rules.controller import NO_POLICY, Controller
 from wisp_gym.rules.rejection_predictor import load_predictor
 from wisp_gym.scenario import Scenario
@@ -38,7 +48,7 @@ WISP_RECALL = 0.801
 # Kinds of additions by name: those that say who drafts, and those that need devices that draft.
 COLOCATION, CHOICE, OVERLAPPING = "co-located drafting", "who drafts", "overlap"
 KINDS = {
-    "trimming": TRIMMING, "chunk": CHUNK, "admission": ADMISSION, COLOCATION: COLOCATED, CHOICE: DRAFTERS, OVERLAPPING: OVERLAP,
+    "trimming": TRIMMING, "chunk": CHUNK, "admission": ADMISSION, "pacing": PACE, COLOCATION: COLOCATED, CHOICE: DRAFTERS, OVERLAPPING: OVERLAP,
 }  # fmt: skip
 OF_DRAFTING = (COLOCATION, CHOICE, OVERLAPPING)
 OF_DEVICES = (CHOICE, OVERLAPPING)
@@ -165,11 +175,13 @@ def kinds_of(controller: Controller, additions: list[Part]) -> list[str]:
 
 
 def with_addition(controller: Controller, part: Part) -> Controller:
-    """The controller with a prefill chunk, a limit of admission or a trimming rule."""
+    """The controller with a prefill chunk, a limit of admission, pacing or a trimming rule."""
     if part.name in CHUNK:
         return replace(controller, chunk_tokens=int(part.values[0]), chunk_share=part.values[1])
     if part.name in ADMISSION:
         return replace(controller, admit_share=part.values[0])
+    if part.name in PACE:
+        return replace(controller, pace=part.values)
     tokens = int(part.values[0]) if part.values else 0  # survivals are the predictor's, so its time is spent
     return replace(controller, trim=part.rule.kind, trim_tokens=tokens, uses_predictor=True)
 

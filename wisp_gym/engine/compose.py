@@ -17,6 +17,7 @@ from wisp_gym.engine.waiting import cold_may_fit, describe, draw, is_cold, set_a
 from wisp_gym.jit import jit
 from wisp_gym.rules import batching as rules
 from wisp_gym.rules.batching import admits, binding_deadline_s, is_full, leads, margin_of, priority, protects
+from wisp_gym.rules.pacing import paced_priority
 
 
 @jit
@@ -206,9 +207,23 @@ def decode_step_with_s(c, s, d):
 
 
 @jit
+def is_too_long(c, s, d):
+    """Whether a request would make a paced batch longer, as predicted, than pacing allows; the first one never does."""
+    return c.pace_batch_s > 0.0 and s.n_batch > 0 and predicted_with_s(c, s, d) > c.pace_batch_s
+
+
+@jit
+def place_in_order(c, s, f, parameters):
+    """Sort key of a request, smallest first: by pacing, or by the batching rule."""
+    if c.pace_batch_s > 0.0:
+        return paced_priority(c, s.now_s, f)
+    return priority(c.batching, parameters, s.now_s, s.mean_batch_s, f)
+
+
+@jit
 def may_join(c, s, d, f, parameters):
     """Whether the rule and the engine's limits let a device's request join."""
-    if not fits(c, s, d):
+    if not fits(c, s, d) or is_too_long(c, s, d):
         return False
     batch_s = so_far_s(c, s)
     predicted_s = decode_step_with_s(c, s, d) if c.batching == rules.PACED else predicted_with_s(c, s, d)
@@ -263,7 +278,7 @@ def keep_cached(line, features, keys, order, n):
 
 @jit
 def compose(w):
-    """Compose a batch by the batching rule: admit the waiting requests in order of priority, passing over what may not join."""
+    """Compose a batch by the batching rule, or paced: admit the waiting requests in order of priority, passing over what may not join."""
     c, s, features, keys, order, parameters = (
         w.config[0],
         w.server[0],
@@ -276,7 +291,7 @@ def compose(w):
     n = s.n_queue
     for q in range(n):
         i = w.queue[q]
-        keys[q] = priority(kind, parameters, s.now_s, s.mean_batch_s, features[i])
+        keys[q] = place_in_order(c, s, features[i], parameters)
         order[q] = w.places[i]
     in_order = s.n_cold == 0 and is_sorted(keys, order, n)
     if not in_order:

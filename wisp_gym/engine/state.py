@@ -43,6 +43,8 @@ CONFIG = np.dtype(
         ("est_sizes", I), ("est_size_tokens", F, MAX_SIZES), ("est_size_s", F, MAX_SIZES),
         ("kv_capacity_tokens", I), ("max_batch_requests", I), ("prefill_chunk_tokens", I), ("centralized", I),
         ("chunk_tokens", I), ("chunk_share", F), ("trim", I), ("trim_tokens", I), ("admit_share", F),
+        # pacing: longest batch (0: none is paced), when the floor begins for those in memory and for others, the floor, what counts as ahead
+        ("pace_batch_s", F), ("pace_patience_s", F), ("pace_begin_s", F), ("pace_floor_tokens_per_s", F), ("pace_lead_s", F),
         # acceptance
         ("logit_mean", F), ("request_std", F), ("drift_std", F), ("drift_keep", F), ("drift_fresh", F), ("after_rejection_logit", F),
         ("loop_enter", F), ("loop_leave", F), ("loop_whole", F), ("loop_period_tokens", I), ("loop_longer", F),

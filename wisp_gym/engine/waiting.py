@@ -66,12 +66,13 @@ FEW = 32  # requests that a batch looks at in less time than it takes to set som
 
 @jit
 def sets_aside(c, s, parameters):
-    """Whether cold requests are set aside: not of few, not where somebody outside sees them all, nor where many are passed over.
+    """Whether cold requests are set aside: not of few, not where somebody outside sees them all, nor where many are passed over or paced.
 
     Those passed over would be drawn and set aside again for each batch, as by a limit on what may begin in memory.
     """
     lasts = keeps_order(c.batching, parameters)
-    return s.n_waiting > FEW and lasts and c.external_batching == 0 and c.admit_share <= 0.0
+    unlimited = c.admit_share <= 0.0 and c.pace_batch_s <= 0.0
+    return s.n_waiting > FEW and lasts and c.external_batching == 0 and unlimited
 
 
 @jit

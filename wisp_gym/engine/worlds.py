@@ -15,6 +15,7 @@ from wisp_gym.engine.state import NO_TRACE, TRACE_ROW, as_known
 from wisp_gym.engine.trace_files import load_source
 from wisp_gym.errors import InputError, of_kind, shown
 from wisp_gym.jit import COMPILES
+from wisp_gym.rules.catalogue import PACE
 from wisp_gym.rules.controller import Controller
 from wisp_gym.rules.mlp import laid_out
 from wisp_gym.scenario import Scenario
@@ -114,6 +115,10 @@ class Worlds:
         c["chunk_tokens"], c["chunk_share"] = chunk_tokens, controller.chunk_share
         c["trim"], c["trim_tokens"] = controller.trim, controller.trim_tokens
         c["admit_share"] = controller.admit_share
+        pace = controller.pace or (0.0,) * len(PACE["pace"].settings)
+        c["pace_batch_s"], c["pace_patience_s"], c["pace_begin_s"], c["pace_floor_tokens_per_s"], c["pace_lead_s"] = (
+            pace
+        )
         self.share_drafting(index, controller)
         self.arrays.speculation_parameters[index, : len(controller.speculation_parameters)] = (
             controller.speculation_parameters

@@ -151,6 +151,16 @@ ADMISSION = {
         (Setting("share", 0.95, 0.01, 1, tune=(0.7, 1)),),
     )
 }
+PACE = {
+    "pace": Rule(
+        trimming.NONE,
+        "whose response needs it goes first: below the floor, due within lead_s, late (cheapest to bring back first), ahead; no request makes a "
+        "batch longer than batch_s. The floor, in tokens/s, counts from patience_s after the request, from begin_s without context in memory",
+        # the default floor leaves room above the 1 token/s below which a device counts as starved
+        (Setting("batch_s", 0.2, 0.001, 1e6, tune=(0.05, 0.4), log=True), Setting("patience_s", 8, 0, 1e6, tune=(3, 20), log=True),
+         Setting("begin_s", 25, 0, 1e6, tune=(5, 40), log=True), Setting("floor", 1.3, 0, 1e6), Setting("lead_s", 1.5, 0, 1e6)),
+    )
+}  # fmt: skip
 # Which of the scenario's server drafts the server loads, the first one being 0.
 SOURCE = Setting("draft", 0, 0, 7, whole=True)
 SESSIONS = Setting("n", math.inf, 0, math.inf, tune=(1, 256), log=True, whole=True)
@@ -194,7 +204,7 @@ OVERLAP = {
         "a probability of at least p",
         (Setting("n", 8, 0, 32, tune=(0, 16), whole=True), Setting("p", 0, 0, 1, tune=(0, 0.6)))),
 }  # fmt: skip
-ADDITIONS = TRIMMING | CHUNK | ADMISSION | COLOCATED | DRAFTERS | OVERLAP
+ADDITIONS = TRIMMING | CHUNK | ADMISSION | PACE | COLOCATED | DRAFTERS | OVERLAP
 
 ALIASES = {
     "wisp": "wisp+wisp",

@@ -15,7 +15,7 @@ from wisp_gym.contract.actions import PLAIN_TOKEN_ACTIONS, TOKEN_ACTIONS, WAYS
 from wisp_gym.contract.decisions import OF_SERVERS
 from wisp_gym.errors import InputError, of_kind, shown
 from wisp_gym.rules import batching, mlp, scorer, speculation, trimming
-from wisp_gym.rules.catalogue import BATCHING, BUDGET, CENTRALIZED, CHUNK, SPECULATION, Setting
+from wisp_gym.rules.catalogue import BATCHING, BUDGET, CENTRALIZED, CHUNK, PACE, SPECULATION, Setting
 from wisp_gym.rules.who_drafts import MOST_TOKENS, NO_DRAFTING, Drafting, check_rule
 from wisp_gym.values import between, whole
 
@@ -85,6 +85,7 @@ class Controller:
         chunk_tokens: prompt tokens of a batch at most; None takes the scenario's. chunk_share: of the prompt tokens that
             wait, where that is more.
         admit_share: share of KV memory that may be spoken for when a prompt begins; 0 sets no limit.
+        pace: the numbers of `pace` in the catalogue; empty where the batching rule orders what waits.
         drafting: who drafts besides a device before it sends. chooses_way: the policy says of each round how it ends.
         policy, scorer: float32 weights of `rules.mlp` and `rules.scorer`, empty where nothing is learned.
 
@@ -109,6 +110,7 @@ class Controller:
     chunk_tokens: int | None = None
     chunk_share: float = 0.0
     admit_share: float = 0.0
+    pace: tuple[float, ...] = ()
     drafting: Drafting = NO_DRAFTING
     chooses_way: bool = False
     policy: np.ndarray = field(default_factory=lambda: NO_POLICY, compare=False)
@@ -125,6 +127,8 @@ class Controller:
             whole(0, int(CHUNK["chunk"].settings[0].high)).checked(f"{place}: chunk_tokens", self.chunk_tokens)
         between(0.0, 1.0).checked(f"{place}: chunk_share", self.chunk_share)
         between(0.0, 1.0).checked(f"{place}: admit_share", self.admit_share)
+        if self.pace != ():
+            self.check_pace(place)
         self.check_drafting(place)
         self.check_plan(place)
         self.check_weights(place)
@@ -141,6 +145,12 @@ class Controller:
             raise InputError(f"{place}: drafting given devices that draft, allowed where the server is not alone")
         if drafting.hosted and not (self.centralized or drafting.mixes):
             raise InputError(f"{place}: drafting given a draft at the server, allowed with a rule of who drafts")
+
+    def check_pace(self, place: str) -> None:
+        """Pacing takes the order from a rule that neither learns it nor keeps requests out by it."""
+        check_rule(f"{place}: pace", 0, self.pace, {0: PACE["pace"].settings})
+        if self.batching == batching.LEARNED or batching.protects(self.batching):
+            raise InputError(f"{place}: pace given, allowed beside rules that do not protect deadlines by their order")
 
     def check_plan(self, place: str) -> None:
         """Rules that follow a plan need one."""
