@@ -66,6 +66,7 @@ CHEAP = [
     "wisp-gym timeline --controllers wisp,sled --devices 10 --png timeline.png --trace timeline.json",
     "python -m agents.wisp_study calibrate",
     "python -m wisp_gym.contract",
+    "wisp-gym choose --devices 64",
     "wisp-gym scenario fields",
     "wisp-gym leaderboard show",
     "wisp-gym dashboard -o dashboard.json",

@@ -10,7 +10,7 @@ from agents.choosing import outcomes
 from agents.choosing.__main__ import learn, report
 from agents.choosing.candidates import CANDIDATES
 from agents.choosing.cases import ELSEWHERE, case, estimator
-from agents.choosing.fit import Hyperparameters, fit, held_out, portfolio, reached, shares
+from agents.choosing.fit import ALLOWED, Hyperparameters, fit, held_out, portfolio, reached, shares
 from agents.choosing.outcomes import Outcomes, gather, read, table
 from wisp_gym.controllers.choice import load_choice, needs
 from wisp_gym.controllers.deployment import NAMES
@@ -73,7 +73,7 @@ def test_starvation_costs_and_what_is_not_allowed_is_worth_nothing() -> None:
     value = shares(Outcomes(np.array([0]), goodput, starved))[0]
     assert value[2] == 0.0
     assert value[0] == 1.0
-    assert value[1] == pytest.approx(100.0 * (1.0 - 5.0 * (0.05 - 0.01)) / 90.0)
+    assert value[1] == pytest.approx(100.0 * (1.0 - 5.0 * (0.05 - ALLOWED)) / 90.0)
 
 
 def test_a_portfolio_takes_what_helps_most_and_begins_with_one_that_always_runs() -> None:
