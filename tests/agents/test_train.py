@@ -27,7 +27,7 @@ from agents.training.arguments import parse
 from agents.training.checkpoint import read_checkpoint
 from agents.training.learners import make_env, make_model
 from agents.training.networks import Standardise, engine_policy
-from agents.training.rivals import COLOCATED, RIVALS
+from agents.training.rivals import CHOICE, COLOCATED, RIVALS
 from agents.training.run_folder import new_folder
 from agents.training.settings import ALGORITHMS, ENVIRONMENTS, new_settings
 from agents.wisp_study import reproduce
@@ -245,8 +245,8 @@ def test_a_whole_run_compares_with_the_rivals(tiny: Path, tmp_path: Path, capsys
     rows = json.loads((folder / "comparison.json").read_text())
     learned = f"{folder / 'policy.json'}+fcfs"
     names = {row["controller"] for row in rows}
-    assert names > {learned, *RIVALS}
-    assert all(name.startswith("wisp:") for name in names - {learned, *RIVALS, *COLOCATED})  # tuned
+    assert names > {learned, CHOICE, *RIVALS}
+    assert all(name.startswith("wisp:") for name in names - {learned, CHOICE, *RIVALS, *COLOCATED})  # tuned
     goodput = [row["goodput_tokens_per_s"] for row in rows]
     assert goodput == sorted(goodput, reverse=True)
     assert {row["seeds"] for row in rows} == {20}

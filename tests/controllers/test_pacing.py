@@ -104,7 +104,7 @@ def test_more_tokens_come_on_time_in_overload_and_nobody_is_given_up() -> None:
 
 @pytest.mark.parametrize("name", ["wisp+wisp+pace", "wisp+edf-demoted+pace", "speculation-v1+batching-v1+pace"])
 def test_rules_that_protect_deadlines_by_their_order_keep_it(name: str) -> None:
-    with pytest.raises(InputError, match="pace given, allowed beside rules"):
+    with pytest.raises(InputError, match="protect deadlines by their order"):
         resolve(name, load("wisp-a100-qwen3-32b"))
 
 

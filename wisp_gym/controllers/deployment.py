@@ -15,6 +15,7 @@ from wisp_gym.errors import of_kind
 from wisp_gym.scenario import Lengths, Scenario, ServerDraft
 
 SMALL = 1e-4  # in place of nothing, in logarithms
+FEW_SESSIONS_TOKENS = 1_000  # that drafts are compared with (ours)
 OWN, HEAD = "own", "head"  # the devices' draft on the server, and a small other one
 
 
@@ -47,8 +48,8 @@ def draft_places(scenario: Scenario) -> dict[str, int]:
 
 
 def memory_bytes(draft: ServerDraft) -> float:
-    """Memory that a draft takes, with a thousand tokens' keys and values."""
-    return draft.weights_bytes + 1000.0 * draft.kv_bytes_per_token
+    """Memory that a draft takes, with the keys and values of a few sessions."""
+    return float(draft.weights_bytes + FEW_SESSIONS_TOKENS * draft.kv_bytes_per_token)
 
 
 def share_of(draft: ServerDraft) -> float:

@@ -150,7 +150,9 @@ class Controller:
         """Pacing takes the order from a rule that neither learns it nor keeps requests out by it."""
         check_rule(f"{place}: pace", 0, self.pace, {0: PACE["pace"].settings})
         if self.batching == batching.LEARNED or batching.protects(self.batching):
-            raise InputError(f"{place}: pace given, allowed beside rules that do not protect deadlines by their order")
+            raise InputError(
+                f"{place}: pace given {self.pace}, allowed is none beside rules that protect deadlines by their order"
+            )
 
     def check_plan(self, place: str) -> None:
         """Rules that follow a plan need one."""
