@@ -79,7 +79,7 @@ ELSEWHERE = {
     "python -m agents.study": "minutes; tests/agents/test_study.py and test_report.py run a small suite",
     "python -m agents.bounds": "a minute; tests/agents/test_bounds.py",
     "python -m agents.branching": "a minute or more; tests/agents/test_branching.py",
-    "python -m agents.choosing": "half an hour; tests/agents/test_choosing.py",
+    "python -m agents.choosing": "an hour; tests/agents/test_choosing.py",
     "python -m agents.wisp_study": "a minute or more; tests/agents/test_calibration.py",
     "python -m agents.sim2real": "26 minutes of a quiet machine; tests/agents/test_sim2real.py",
     "python -m estimators.batch_time": "needs a profile or tables; tests/estimators/test_estimators.py, test_measured.py",

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from agents.branching.critic import load_critic
+from agents.branching.flags import add_labels, add_loads, add_population
 from agents.branching.improve import TEMPERATURE, Labelling, Labels, compare, label_world, open_folder
 from agents.branching.margin import margins_of
 from agents.training.fleet import Decisions
@@ -29,7 +30,6 @@ from wisp_gym.controllers.policy import Policy, load_policy, save_policy
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.evaluation.outcomes import chosen_scenario
 from wisp_gym.evaluation.pool import Threads
-from wisp_gym.scenario import DEFAULT_SCENARIO
 
 PROGRAM = "python -m agents.branching ppo"
 BATCHING = "fcfs"
@@ -110,22 +110,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--out", type=Path, required=True, metavar="DIR", help="new folder, or that of a run with these settings")
     add("--start", metavar="NAME", help="policy that it begins with (default: from nothing)")
     add("--base", default="speculation-v1+fcfs", metavar="NAME", help="compared with (default %(default)s)")
-    add("--scenario", default=DEFAULT_SCENARIO, metavar="NAME|FILE", help="preset or TOML file (default %(default)s)")
-    add(
-        "--devices",
-        type=cli.whole_numbers(1),
-        default=[8, 130],
-        metavar="a,b",
-        help="population, drawn (default 8,130)",
-    )
+    add_population(parser)
     add("--rollouts", type=cli.whole(1, 10_000), default=8, metavar="N", help=f"of {ROLLOUT} labels (default 8)")
     add("--worlds", type=cli.whole(1, 1000), default=6, metavar="N", help="new at a time (default 6)")
     add("--seconds", type=cli.positive(1e5), default=10.0, metavar="S", help="of each (default 10)")
-    add("--share", type=cli.between(0, 1), default=0.1, metavar="P", help="of decisions labelled (default 0.1)")
-    add("--explore", type=cli.between(0, 1), default=0.05, metavar="P", help="of decisions drawn (default 0.05)")
-    add("--pairs", type=cli.whole(1, 1000), default=4, metavar="N", help="of branches at each (default 4)")
-    add("--horizon", type=cli.positive(1e4), default=0.4, metavar="S", help="seconds looked ahead (default 0.4)")
-    add("--critic", type=Path, metavar="FILE", help="of `critic --out`, of what comes after")
+    add_labels(parser)
     add(
         "--learning-rate",
         type=cli.positive(1.0),
@@ -134,13 +123,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="falls to a twentieth (default 0.001)",
     )
     add("--entropy", type=cli.between(0, 1), default=0.003, metavar="C", help="weight of the entropy (default 0.003)")
-    add(
-        "--loads",
-        type=cli.whole_numbers(1),
-        default=[24, 64, 100],
-        metavar="a,b,...",
-        help="compared at (default 24,64,100)",
-    )
+    add_loads(parser, [24, 64, 100], "compared at")
     add("--seed", type=cli.whole(0, 10**6), default=0, metavar="N", help="of everything (default 0)")
     return parser.parse_args(arguments)
 

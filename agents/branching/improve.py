@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from agents.branching.critic import Critic, load_critic
+from agents.branching.flags import add_labels, add_loads, add_population
 from agents.branching.margin import margins_of
 from agents.branching.paired import GOODPUT, paired_row
 from agents.branching.pairs import pairs_at
@@ -41,7 +42,7 @@ from wisp_gym.evaluation.outcomes import chosen_scenario, run_all
 from wisp_gym.evaluation.pool import Threads
 from wisp_gym.files import holds_files, read_text, write_bytes, write_json, write_text
 from wisp_gym.rules.controller import Controller
-from wisp_gym.scenario import DEFAULT_SCENARIO, Scenario
+from wisp_gym.scenario import Scenario
 
 PROGRAM = "python -m agents.branching improve"
 REGRESSION, CLASSIFICATION = "regression", "classification"
@@ -185,30 +186,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="FOLDER", help="new, or of a run that was broken off")
     add("--base", default="speculation-v1+fcfs", metavar="NAME", help="whom to improve (default %(default)s)")
-    add("--scenario", default=DEFAULT_SCENARIO, metavar="NAME|FILE", help="preset or TOML file (default %(default)s)")
-    add(
-        "--devices",
-        type=cli.whole_numbers(1),
-        default=[8, 130],
-        metavar="a,b",
-        help="population, drawn (default 8,130)",
-    )
+    add_population(parser)
     add("--iterations", type=cli.whole(1, 1000), default=2, metavar="N", help="(default 2)")
     add("--worlds", type=cli.whole(1, 100_000), default=64, metavar="N", help="labelled in each (default 64)")
     add("--seconds", type=cli.positive(1e5), default=20.0, metavar="S", help="of each world (default 20)")
-    add(
-        "--share", type=cli.between(0, 1), default=0.1, metavar="P", help="of decisions that are labelled (default 0.1)"
-    )
-    add(
-        "--explore",
-        type=cli.between(0, 1),
-        default=0.05,
-        metavar="P",
-        help="of decisions that are drawn (default 0.05)",
-    )
-    add("--pairs", type=cli.whole(1, 1000), default=4, metavar="N", help="of branches at each (default 4)")
-    add("--horizon", type=cli.positive(1e4), default=0.4, metavar="S", help="seconds looked ahead (default 0.4)")
-    add("--critic", type=Path, metavar="FILE", help="of `critic --out`, of what comes after the seconds looked ahead")
+    add_labels(parser)
     add(
         "--level",
         action="store_true",
@@ -216,13 +198,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--go-on", action="store_true", help="begin with the weights of the last policy, instead of from nothing")
     add("--loss", choices=(REGRESSION, CLASSIFICATION), default=REGRESSION, help="(default %(default)s)")
-    add(
-        "--loads",
-        type=cli.whole_numbers(1),
-        default=[24, 64, 100],
-        metavar="a,b,...",
-        help="compared at (default 24,64,100)",
-    )
+    add_loads(parser, [24, 64, 100], "compared at")
     add("--seed", type=cli.whole(0, 10**6), default=0, metavar="N", help="of everything (default 0)")
     return parser.parse_args(arguments)
 

@@ -27,13 +27,13 @@ from agents.branching.critic import (
     save_critic,
 )
 from agents.branching.features import SIZE
+from agents.branching.flags import add_loads, add_population
 from agents.branching.pairs import Pairs, joined, pairs_of_world
 from wisp_gym import cli
 from wisp_gym.cli import aligned
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.evaluation.outcomes import chosen_scenario
 from wisp_gym.evaluation.pool import Threads
-from wisp_gym.scenario import DEFAULT_SCENARIO
 
 PROGRAM = "python -m agents.branching critic"
 MOMENTS_S = (0.02, 0.05, 0.1, 0.25, 0.5, 1.5)
@@ -161,14 +161,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = cli.Parser(prog=PROGRAM, description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("--base", default="speculation-v1+fcfs", metavar="NAME", help="who decides (default %(default)s)")
-    add("--scenario", default=DEFAULT_SCENARIO, metavar="NAME|FILE", help="preset or TOML file (default %(default)s)")
-    add(
-        "--devices",
-        type=cli.whole_numbers(1),
-        default=[8, 130],
-        metavar="a,b",
-        help="population, drawn (default 8,130)",
-    )
+    add_population(parser)
     add(
         "--worlds",
         type=cli.whole(1, TRUTH_SEED),
@@ -178,13 +171,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--share", type=cli.between(0, 1), default=0.02, metavar="P", help="of their decisions (default 0.02)")
     add("--pairs", type=cli.whole(1, 1000), default=4, metavar="N", help="at each (default 4)")
-    add(
-        "--loads",
-        type=cli.whole_numbers(1),
-        default=[16, 64, 100],
-        metavar="a,b,...",
-        help="of the truth (default 16,64,100)",
-    )
+    add_loads(parser, [16, 64, 100], "of the truth")
     add(
         "--decisions",
         type=cli.whole(2, 10_000),

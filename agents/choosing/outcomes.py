@@ -12,13 +12,13 @@ from agents.choosing.candidates import CANDIDATES
 from agents.choosing.cases import case
 from agents.study.play import chunk
 from wisp_gym.cli import progress
-from wisp_gym.controllers.choice import needs
+from wisp_gym.controllers.choice import filled, needs
 from wisp_gym.controllers.deployment import draft_places
 from wisp_gym.engine.trace_load import load_trace
 from wisp_gym.errors import InputError
 from wisp_gym.evaluation.outcomes import Outcome
 from wisp_gym.evaluation.pool import Threads
-from wisp_gym.files import holds_files, read_text
+from wisp_gym.files import holds_files, read_text, write_text
 
 WORLDS = 2  # of each case, the same for all candidates
 MEASURES = ("goodput_tokens_per_s", "starved_share")
@@ -54,7 +54,7 @@ def outcome(number: int) -> Line:
     scenario = case(number)
     trace, places = load_trace(scenario), draft_places(scenario)
     found = {
-        name: np.mean(chunk(scenario, name.format(**places), world_seeds(number), trace, measures), 0).tolist()
+        name: np.mean(chunk(scenario, filled(name, places), world_seeds(number), trace, measures), 0).tolist()
         for name in CANDIDATES
         if needs(name) <= places.keys()
     }
@@ -68,7 +68,7 @@ def gather(numbers: Sequence[int], file: Path) -> None:
         InputError: the file holds something else.
     """
     known = read(file)
-    file.write_text("".join(json.dumps(line) + "\n" for line in known))
+    write_text(file, "".join(json.dumps(line) + "\n" for line in known))
     missing = [number for number in numbers if number not in {line["case"] for line in known}]
     with progress(len(numbers), "case") as bar, file.open("a", encoding="utf-8") as out:
         bar.update(len(numbers) - len(missing))

@@ -135,7 +135,9 @@ def test_it_stands_alone(saved: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     "controllers",
-    [["/etc/passwd.json+fcfs"], ["wisp+./runs/mine/policy.json"], ["wisp+{head.__class__}"], ["wisp+{other}"], [HEADED], [], [3], ["wisp+("]],
+    [["/etc/passwd.json+fcfs"], ["wisp+./runs/mine/policy.json"], ["wisp+{head.__class__}"], ["wisp+{own:>99999999}"], ["wisp+nonsense"],
+        ["fixed:-3+fcfs"],
+        ["wisp+{other}"], [HEADED], [], [3], ["wisp+("]],
 )  # fmt: skip
 def test_a_file_may_name_rules_and_shipped_policies_alone(saved: Path, controllers: list[Any]) -> None:
     with pytest.raises(ChoiceError) as error:

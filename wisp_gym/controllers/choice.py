@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from wisp_gym.controllers.deployment import HEAD, NAMES, OWN, draft_places, numbers_of
+from wisp_gym.controllers.lookup import parts_of
 from wisp_gym.controllers.names import parse
 from wisp_gym.controllers.shipped import is_choice, policy_path, shipped_names
 from wisp_gym.errors import InputError, of_kind, shown
@@ -62,7 +63,7 @@ class Choice:
         seen = np.clip((numbers_of(scenario) - self.mean) / self.std, -FAR, FAR)
         scores, places = forward(self.layers, seen), draft_places(scenario)
         found = {
-            name.format(**places): float(score)
+            filled(name, places): float(score)
             for name, score in zip(self.controllers, scores, strict=True)
             if needs(name) <= places.keys()
         }
@@ -76,6 +77,13 @@ class Choice:
 def needs(name: str) -> set[str]:
     """The drafts that a controller of a choice needs at the server."""
     return {kind for kind in (OWN, HEAD) if f"{{{kind}}}" in name}
+
+
+def filled(name: str, places: Mapping[str, int]) -> str:
+    """The controller's name with the places of the drafts that it needs. No other braces mean anything: a file is not to format."""
+    for kind in needs(name):
+        name = name.replace(f"{{{kind}}}", str(places[kind]))
+    return name
 
 
 def forward(layers: Sequence[Layer], values: np.ndarray) -> np.ndarray:
@@ -117,15 +125,14 @@ def check_controller(name: Any) -> None:
         ChoiceError: says which.
     """
     of_kind("controllers", name, str, ChoiceError)
+    plain = filled(name, {OWN: 0, HEAD: 1})
     try:
-        pieces = parse(name.format(own=0, head=1))
-    except (KeyError, IndexError, ValueError, AttributeError) as error:
-        raise ChoiceError(f"controllers: {shown(name)}: {error}") from None
-    for piece in pieces:
-        if piece.is_policy and piece.name not in shipped_names():
-            raise ChoiceError(
-                f"controllers: given {shown(piece.name)}, allowed are rules and {', '.join(shipped_names())}"
-            )
+        for piece in parse(plain):
+            if piece.is_policy and piece.name not in shipped_names():
+                raise ChoiceError(f"given {shown(piece.name)}, allowed are rules and {', '.join(shipped_names())}")
+        parts_of(plain)  # rules that there are, with settings that can be
+    except InputError as error:
+        raise ChoiceError(f"controllers: {error}") from None
 
 
 def load_choice(name: str | PathLike[str]) -> Choice:
