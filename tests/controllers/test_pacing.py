@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from tests.support.small_worlds import log_of, run
+from wisp_gym.controllers.names import ControllerError
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.engine.state import CONFIG
 from wisp_gym.errors import InputError
@@ -104,8 +106,14 @@ def test_more_tokens_come_on_time_in_overload_and_nobody_is_given_up() -> None:
 
 @pytest.mark.parametrize("name", ["wisp+wisp+pace", "wisp+edf-demoted+pace", "speculation-v1+batching-v1+pace"])
 def test_rules_that_protect_deadlines_by_their_order_keep_it(name: str) -> None:
-    with pytest.raises(InputError, match="protect deadlines by their order"):
+    with pytest.raises(ControllerError, match="protect deadlines by their order; allowed: fcfs, static, edf, aged"):
         resolve(name, load("wisp-a100-qwen3-32b"))
+
+
+def test_a_controller_made_by_hand_is_held_to_it() -> None:
+    plain = resolve("wisp+wisp", load("wisp-a100-qwen3-32b"))
+    with pytest.raises(InputError, match="protect deadlines by their order"):
+        replace(plain, pace=(0.2, 8.0, 25.0, 1.3, 1.5))
 
 
 def test_its_numbers_come_from_the_name() -> None:

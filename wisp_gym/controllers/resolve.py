@@ -46,9 +46,9 @@ NAME = texts("a controller's name such as wisp+fcfs")
 # WISP's published operating point: share of accepted tokens that its MLP lets pass (arXiv 2601.11652).
 WISP_RECALL = 0.801
 # Kinds of additions by name: those that say who drafts, and those that need devices that draft.
-COLOCATION, CHOICE, OVERLAPPING = "co-located drafting", "who drafts", "overlap"
+COLOCATION, CHOICE, OVERLAPPING, PACING = "co-located drafting", "who drafts", "overlap", "pacing"
 KINDS = {
-    "trimming": TRIMMING, "chunk": CHUNK, "admission": ADMISSION, "pacing": PACE, COLOCATION: COLOCATED, CHOICE: DRAFTERS, OVERLAPPING: OVERLAP,
+    "trimming": TRIMMING, "chunk": CHUNK, "admission": ADMISSION, PACING: PACE, COLOCATION: COLOCATED, CHOICE: DRAFTERS, OVERLAPPING: OVERLAP,
 }  # fmt: skip
 OF_DRAFTING = (COLOCATION, CHOICE, OVERLAPPING)
 OF_DEVICES = (CHOICE, OVERLAPPING)
@@ -171,6 +171,9 @@ def kinds_of(controller: Controller, additions: list[Part]) -> list[str]:
             raise fault(controller.name, f"'{part.name}' does not fit; allowed: one each of {', '.join(allowed)}")
     if COLOCATION in kinds and not controller.centralized and CHOICE not in kinds:
         raise fault(controller.name, f"{COLOCATION} needs a rule of {CHOICE}; allowed: {', '.join(DRAFTERS)}")
+    if PACING in kinds and not batching_rules.takes_pace(controller.batching):
+        takes = ", ".join(rule for rule, x in BATCHING.items() if batching_rules.takes_pace(x.kind))
+        raise fault(controller.name, f"{PACING} fits no rules that protect deadlines by their order; allowed: {takes}")
     return kinds
 
 

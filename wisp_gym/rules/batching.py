@@ -101,6 +101,11 @@ def protects(kind):
     return kind in (WISP, EDF_DEMOTED)
 
 
+def takes_pace(kind: int) -> bool:
+    """Whether pacing may order in its place: the rule neither learned its order nor keeps requests out by it."""
+    return kind != LEARNED and not protects(kind)
+
+
 @jit
 def leads(kind, parameters, now_s, mean_batch_s, f):
     """Whether a request joins in any case: urgent (WISP), not yet late (EDF with late requests demoted)."""

@@ -149,7 +149,7 @@ class Controller:
     def check_pace(self, place: str) -> None:
         """Pacing takes the order from a rule that neither learns it nor keeps requests out by it."""
         check_rule(f"{place}: pace", 0, self.pace, {0: PACE["pace"].settings})
-        if self.batching == batching.LEARNED or batching.protects(self.batching):
+        if not batching.takes_pace(self.batching):
             raise InputError(
                 f"{place}: pace given {self.pace}, allowed is none beside rules that protect deadlines by their order"
             )
