@@ -162,7 +162,7 @@ def test_the_feature_table_names_every_feature_in_order() -> None:
     assert [f.name for f in b.FEATURE_TABLE] == [
         *("waiting_s", "slack_s", "new_tokens", "uncached_tokens", "cached_tokens", "expected_tokens"),
         *("slo_tokens_per_s", "marginal_s", "solo_s", "draft_tokens", "arrived_s", "deadline_s", "running", "turn"),
-        *("age_s", "committed_tokens", "due_s"),
+        *("age_s", "committed_tokens", "due_s", "owed_tokens"),
     ]
     assert all(getattr(b, f.name.upper()) == index for index, f in enumerate(b.FEATURE_TABLE))
 

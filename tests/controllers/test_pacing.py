@@ -14,7 +14,7 @@ from wisp_gym.controllers.resolve import resolve
 from wisp_gym.engine.state import CONFIG
 from wisp_gym.errors import InputError
 from wisp_gym.rules import batching as rules
-from wisp_gym.rules.pacing import lacking_tokens, paced_priority, recovery_tokens
+from wisp_gym.rules.pacing import carried_tokens, lacking_tokens, paced_priority, recovery_tokens
 from wisp_gym.scenario import Scenario, load, with_
 from wisp_gym.simulation import simulate
 
@@ -34,10 +34,10 @@ def compute_bound() -> Scenario:
 
 @pytest.fixture
 def config() -> np.void:
-    """The numbers of `pace:0.2,8,25,1.3,1.5`."""
+    """The numbers of `pace:0.2,8,25`."""
     c = np.zeros(1, CONFIG)[0]
     c["pace_batch_s"], c["pace_patience_s"], c["pace_begin_s"] = BATCH_S, 8.0, 25.0
-    c["pace_floor_tokens_per_s"], c["pace_lead_s"] = 1.3, 1.5
+    c["pace_floor_tokens_per_s"], c["pace_lead_s"], c["pace_credit_s"] = 1.3, 1.5, 30.0
     return c
 
 
@@ -81,8 +81,34 @@ def test_the_floor_begins_later_for_who_lacks_context(config: np.void) -> None:
     assert recovery_tokens(request(NOW_S - 3.0, uncached=99, speed=6.0), NOW_S) == pytest.approx(99.0 + 18.0)
 
 
+def test_a_device_carries_what_it_lacks_into_its_next_response(config: np.void) -> None:
+    assert carried_tokens(config, 0.0, 20.0, 10) == pytest.approx(16.0)
+    assert carried_tokens(config, 16.0, 20.0, 30) == pytest.approx(12.0)
+    assert carried_tokens(config, 12.0, 20.0, 300) == pytest.approx(-1.3 * 30.0)  # no more than half a minute is to its credit
+    f = request(0.0, age_s=30.0, committed=10)
+    f[rules.OWED_TOKENS] = 16.0
+    assert lacking_tokens(config, f) == pytest.approx(1.3 * 22.0 - 10.0 + 16.0)
+
+
+def waits_s(name: str) -> list[float]:
+    """How long prompts of 800 tokens waited for their first token, among short ones that come all the time."""
+    scenario = with_(compute_bound(), n_devices=128)
+    found, since_s = [], {}
+    for time_s, kind, device, value in log_of(run(scenario, name, [1], log_rows=1_000_000)):
+        if kind == "request" and value > 300:
+            since_s[device] = time_s
+        if kind == "deliver" and device in since_s:
+            found.append(time_s - since_s.pop(device))
+    return [*found, *(80.0 - time_s for time_s in since_s.values())]
+
+
+def test_long_prompts_do_not_wait_for_ever_behind_short_ones() -> None:
+    called, never = waits_s("centralized:0+admit+pace:0.2,8,20"), waits_s("centralized:0+admit+pace:0.2,1e6,1e6")
+    assert max(called) < 60.0 < 70.0 < max(never)
+
+
 def test_no_batch_of_several_is_predicted_longer_than_allowed() -> None:
-    world = run(with_(compute_bound(), n_devices=96), f"wisp+fcfs+pace:{BATCH_S}", [3], log_rows=400_000)
+    world = run(with_(compute_bound(), n_devices=96), f"wisp+fcfs+pace:{BATCH_S},1e6,1e6", [3], log_rows=400_000)
     lengths = []
     for (start_s, kind, _, members), (_, follows, _, end_s) in itertools.pairwise(log_of(world)):
         if kind == "launch" and members > 1:
@@ -113,11 +139,11 @@ def test_rules_that_protect_deadlines_by_their_order_keep_it(name: str) -> None:
 def test_a_controller_made_by_hand_is_held_to_it() -> None:
     plain = resolve("wisp+wisp", load("wisp-a100-qwen3-32b"))
     with pytest.raises(InputError, match="protect deadlines by their order"):
-        replace(plain, pace=(0.2, 8.0, 25.0, 1.3, 1.5))
+        replace(plain, pace=(0.2, 8.0, 50.0, 1.3, 1.5, 30.0))
 
 
 def test_its_numbers_come_from_the_name() -> None:
     scenario = load("wisp-a100-qwen3-32b")
-    assert resolve("fixed:4+aged+pace", scenario).pace == (0.2, 8.0, 25.0, 1.3, 1.5)
-    assert resolve("centralized:0+admit+pace(begin_s=16, batch_s=0.1)", scenario).pace == (0.1, 8.0, 16.0, 1.3, 1.5)
+    assert resolve("fixed:4+aged+pace", scenario).pace == (0.2, 8.0, 50.0, 1.3, 1.5, 30.0)
+    assert resolve("centralized:0+admit+pace(begin_s=16, batch_s=0.1)", scenario).pace == (0.1, 8.0, 16.0, 1.3, 1.5, 30.0)
     assert resolve("fixed:4+aged+admit", scenario).pace == ()

@@ -347,8 +347,12 @@ class Reference:
         keys = [rules.priority(kind, parameters, self.now_s, self.mean_batch_s, f) for f in features]
         if self.controller.pace:
             keys = [self.paced_place(device) for device in self.queue]
+        self.memory_kept = False
         for q in sorted(range(len(self.queue)), key=lambda q: (keys[q], q)):
-            self.try_to_add(self.queue[q], features[q])
+            self.try_to_add(device := self.queue[q], features[q])
+            left_out = all(m.device is not device for m in self.batch)
+            if left_out and self.is_called(device) and not self.may_begin(device):
+                self.memory_kept = True  # for it alone
         if self.batch:
             self.draft()
             self.trim()
@@ -432,7 +436,7 @@ class Reference:
             rules.DRAFT_TOKENS: len(device.tokens), rules.ARRIVED_S: device.arrived_s,
             rules.DEADLINE_S: device.deadline_s, rules.RUNNING: device.running, rules.TURN: device.group == self.turn,
             rules.AGE_S: self.now_s - device.request.arrival_s, rules.COMMITTED_TOKENS: device.request.committed,
-            rules.DUE_S: self.next_due_s(device),
+            rules.DUE_S: self.next_due_s(device), rules.OWED_TOKENS: device.owed_tokens,
         }  # fmt: skip
         return np.array([row[k] for k in range(rules.FEATURES)], float)
 
@@ -446,15 +450,24 @@ class Reference:
 
     def paced_place(self, device: Device) -> tuple[int, float]:
         """Group of a response under pacing, and its place within it."""
-        _, patience_s, begin_s, floor, lead_s = self.controller.pace
+        lead_s = self.controller.pace[4]
         uncached, f = self.uncached(device), self.features(device)
-        age_s, due_s, v = f[rules.AGE_S], f[rules.DUE_S], device.slo.speed_tokens_per_s
-        owed = floor * (age_s - (begin_s if uncached else patience_s))
-        if device.request.committed < owed:
-            return 0, device.request.committed - owed
+        due_s, v = f[rules.DUE_S], device.slo.speed_tokens_per_s
+        if (lacks := self.lacking(device)) > 0.0:
+            return 0, -lacks
         if self.now_s + f[rules.SOLO_S] > due_s:
             return 2, uncached + (self.now_s - due_s) * v
         return (3 if not uncached and due_s - self.now_s > lead_s else 1), due_s
+
+    def lacking(self, device: Device) -> float:
+        """Tokens of pacing's floor that a device lacks, those of its responses before counted in."""
+        _, patience_s, begin_s, floor, *_ = self.controller.pace
+        age_s = self.now_s - device.request.arrival_s - (begin_s if self.uncached(device) else patience_s)
+        return floor * age_s - device.request.committed + device.owed_tokens
+
+    def is_called(self, device: Device) -> bool:
+        """Whether pacing's floor calls for a device's request."""
+        return bool(self.controller.pace) and self.lacking(device) > 0.0
 
     def may_begin(self, device: Device) -> bool:
         """Whether the controller's share of memory leaves room for a session that has nothing in memory."""
@@ -464,6 +477,8 @@ class Reference:
         begun = [d for d in self.queue if self.cached.get(d.index, 0) or d.index in taken]
         missing = sum(self.uncached(d) - taken.get(d.index, 0) for d in begun)
         spoken_for = sum(self.cached.values()) + sum(map(self.places, self.batch)) + missing
+        if spoken_for and self.memory_kept:
+            return False
         whole = self.places(Member(device, self.uncached(device) + 1 + len(device.tokens), True))
         return not spoken_for or spoken_for + whole <= self.controller.admit_share * self.host.kv_tokens
 
@@ -482,7 +497,9 @@ class Reference:
             return
         if not self.may_begin(device):
             return
-        if c.pace and self.batch and self.guess_s(members) > c.pace[0]:
+        first_prompt = uncached and not any(self.uncached(m.device) for m in self.batch)
+        too_long = c.pace and self.batch and self.guess_s(members) > c.pace[0]
+        if too_long and not (first_prompt and self.is_called(device)):
             return
         before_s = self.guess_s(self.batch)
         with_s = self.decode_step_s(device) if c.batching == rules.PACED else self.guess_s(members)
@@ -697,6 +714,14 @@ class Reference:
         if r.committed >= r.output_tokens:
             self.forget(device.index)
             device.running = False
+            self.carry(device)
+
+    def carry(self, device: Device) -> None:
+        """What pacing's floor owes to a device whose response is over; what it had beyond it counts for a while."""
+        if self.controller.pace:
+            *_, floor, _, credit_s = self.controller.pace
+            lacks = floor * (self.now_s - device.request.arrival_s) - device.request.committed
+            device.owed_tokens = max(device.owed_tokens + lacks, -floor * credit_s)
 
     def answer(self, device: Device, answered: int) -> None:
         """Who drafts next, and the reply; a session at the server goes on at once."""

@@ -96,6 +96,7 @@ class Device:
     deadline_s: float = 0.0
     delivered_s: float = 0.0
     running: bool = False
+    owed_tokens: float = 0.0  # of pacing's floor, from its responses before
     group: int = 0  # in a pipelined plan
     turn_s: float = 0.0  # when it was last launched in its group's turn
     comes_back: bool = False  # answered, and not at the server

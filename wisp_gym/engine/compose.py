@@ -17,7 +17,7 @@ from wisp_gym.engine.waiting import cold_may_fit, describe, draw, is_cold, set_a
 from wisp_gym.jit import jit
 from wisp_gym.rules import batching as rules
 from wisp_gym.rules.batching import admits, binding_deadline_s, is_full, leads, margin_of, priority, protects
-from wisp_gym.rules.pacing import paced_priority
+from wisp_gym.rules.pacing import lacking_tokens, paced_priority
 
 
 @jit
@@ -30,7 +30,7 @@ def begin_batch(w):
     s.n_drafting, s.draft_context, s.sum_lookahead = 0, 0, 0
     s.chunk_left = c.chunk_tokens if c.chunk_tokens > 0 else 1 << 40
     s.earliest_deadline_s = math.inf
-    s.chunk_settled = 0
+    s.chunk_settled, s.memory_kept = 0, 0
     describe_queue(w)
     if c.chunk_tokens > 0:
         s.chunk_left = max(c.chunk_tokens, int(c.chunk_share * s.prefill_waiting))
@@ -93,10 +93,12 @@ def spoken_for(s):
 def may_begin(c, s, d):
     """Whether a session without context in memory may begin, by the share of memory that may be spoken for.
 
-    What has begun goes on in any case, and in an empty memory anything begins.
+    What has begun goes on in any case, and in an empty memory anything begins. What is kept for a device below the floor is nobody else's.
     """
     if c.admit_share <= 0.0 or d.cached_tokens > 0 or spoken_for(s) == 0:
         return True
+    if s.memory_kept:
+        return False
     return spoken_for(s) + uncached_tokens(d) + 1 + d.drafted + lookahead(c, d) <= c.admit_share * c.kv_capacity_tokens
 
 
@@ -207,9 +209,21 @@ def decode_step_with_s(c, s, d):
 
 
 @jit
-def is_too_long(c, s, d):
-    """Whether a request would make a paced batch longer, as predicted, than pacing allows; the first one never does."""
-    return c.pace_batch_s > 0.0 and s.n_batch > 0 and predicted_with_s(c, s, d) > c.pace_batch_s
+def is_called(c, f):
+    """Whether pacing's floor calls for a request."""
+    return c.pace_batch_s > 0.0 and lacking_tokens(c, f) > 0.0
+
+
+@jit
+def is_too_long(c, s, d, f):
+    """Whether a request would make a paced batch longer, as predicted, than pacing allows.
+
+    The first one never does, nor does the first prompt if the floor calls for it: long ones would wait for ever behind short ones.
+    """
+    if c.pace_batch_s <= 0.0 or s.n_batch == 0:
+        return False
+    called = f[rules.UNCACHED_TOKENS] > 0.0 and s.chunk_settled == 0 and is_called(c, f)
+    return not called and predicted_with_s(c, s, d) > c.pace_batch_s
 
 
 @jit
@@ -223,7 +237,7 @@ def place_in_order(c, s, f, parameters):
 @jit
 def may_join(c, s, d, f, parameters):
     """Whether the rule and the engine's limits let a device's request join."""
-    if not fits(c, s, d) or is_too_long(c, s, d):
+    if not fits(c, s, d) or is_too_long(c, s, d, f):
         return False
     batch_s = so_far_s(c, s)
     predicted_s = decode_step_with_s(c, s, d) if c.batching == rules.PACED else predicted_with_s(c, s, d)
@@ -310,6 +324,8 @@ def compose(w):
             s.earliest_deadline_s = earliest_met_s(c, s, w.device, w.batch, margin)
         if may_join(c, s, w.device[i], features[i], parameters):
             add(c, s, w.device, i, w.batch, binding_deadline_s(kind, s.now_s, features[i], margin))
+        elif is_called(c, features[i]) and not may_begin(c, s, w.device[i]):
+            s.memory_kept = 1
         if in_order:
             k += 1
         else:

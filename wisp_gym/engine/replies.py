@@ -15,6 +15,7 @@ from wisp_gym.engine.session import begin_round, draft_one, finish_drafting, sen
 from wisp_gym.engine.ways import BY_RULE, take
 from wisp_gym.jit import jit
 from wisp_gym.rules.drafters import is_mixed
+from wisp_gym.rules.pacing import carried_tokens
 
 
 @jit
@@ -36,6 +37,7 @@ def reach_later(w, i, reach_s):
 def after_response(w, i):
     """The device's response is complete: its next request."""
     c, d = w.config[0], w.device[i]
+    d.owed_tokens = carried_tokens(c, d.owed_tokens, w.server[0].now_s - d.arrival_s, d.committed)
     arrival_s = following_arrival_s(c, d, i, d.request + 1, d.delivered_s, w.trace)
     start_request(w, i, d.request + 1, arrival_s, d.delivered_s)
 

@@ -44,7 +44,7 @@ CONFIG = np.dtype(
         ("kv_capacity_tokens", I), ("max_batch_requests", I), ("prefill_chunk_tokens", I), ("centralized", I),
         ("chunk_tokens", I), ("chunk_share", F), ("trim", I), ("trim_tokens", I), ("admit_share", F),
         # pacing: longest batch (0: none is paced), when the floor begins for those in memory and for others, the floor, what counts as ahead
-        ("pace_batch_s", F), ("pace_patience_s", F), ("pace_begin_s", F), ("pace_floor_tokens_per_s", F), ("pace_lead_s", F),
+        ("pace_batch_s", F), ("pace_patience_s", F), ("pace_begin_s", F), ("pace_floor_tokens_per_s", F), ("pace_lead_s", F), ("pace_credit_s", F),
         # acceptance
         ("logit_mean", F), ("request_std", F), ("drift_std", F), ("drift_keep", F), ("drift_fresh", F), ("after_rejection_logit", F),
         ("loop_enter", F), ("loop_leave", F), ("loop_whole", F), ("loop_period_tokens", I), ("loop_longer", F),
@@ -96,6 +96,7 @@ DEVICE = np.dtype(
         # the request being served
         ("request", I), ("arrival_s", F),
         ("first_token_s", F), ("messages", I),
+        ("owed_tokens", F),  # of pacing's floor, from the device's responses before
         # walk along the target's output: position, drift, what became of the last token
         ("acceptance_key", U), ("evidence_key", U), ("off_path_key", U), ("views_key", U), ("drift_key", U), ("network_key", U), ("loss_key", U),
         ("outage_key", U),
@@ -152,7 +153,7 @@ SERVER = np.dtype(
         ("kv_tokens", I), ("lru_oldest", I), ("lru_newest", I), ("n_running", I), ("turn", I),
         ("n_waiting", I), ("line_first", I), ("line_end", I), ("n_cold", I), ("cold_tokens", I), ("cold_least_tokens", I),
         ("sum_new", F), ("sum_pairs", F), ("sum_cached", F), ("sum_kv", I), ("sum_context", I), ("kv_missing", I), ("prefill_waiting", I),
-        ("n_starving", I), ("composed_s", F), ("chunk_settled", I), ("chunk_left", I), ("earliest_deadline_s", F),
+        ("n_starving", I), ("composed_s", F), ("chunk_settled", I), ("memory_kept", I), ("chunk_left", I), ("earliest_deadline_s", F),
         ("mean_batch_s", F), ("utilisation", F), ("predicted_end_s", F), ("last_end_s", F), ("token_rate", F), ("price", F), ("queue_s", F),
         # rewards of the external decision maker since its last decision
         ("step_on_time", F), ("step_committed", F), ("step_wasted", F), ("step_work_s", F), ("step_round_s", F), ("step_starved_s", F),

@@ -59,6 +59,7 @@ def describe(c, d, now_s, turn, f):
     f[rules.AGE_S] = now_s - d.arrival_s
     f[rules.COMMITTED_TOKENS] = d.committed
     f[rules.DUE_S] = next_token_due_s(d)
+    f[rules.OWED_TOKENS] = d.owed_tokens
 
 
 FEW = 32  # requests that a batch looks at in less time than it takes to set some aside and draw them again

@@ -15,11 +15,15 @@ from wisp_gym.engine.state import NO_TRACE, TRACE_ROW, as_known
 from wisp_gym.engine.trace_files import load_source
 from wisp_gym.errors import InputError, of_kind, shown
 from wisp_gym.jit import COMPILES
-from wisp_gym.rules.catalogue import PACE
 from wisp_gym.rules.controller import Controller
 from wisp_gym.rules.mlp import laid_out
 from wisp_gym.scenario import Scenario
 from wisp_gym.values import DEVICES, THREADS, WORLDS, whole
+
+# Where a controller's `pace` goes, in the order of the catalogue's settings.
+PACING = (
+    "pace_batch_s", "pace_patience_s", "pace_begin_s", "pace_floor_tokens_per_s", "pace_lead_s", "pace_credit_s",
+)  # fmt: skip
 
 MAX_LOG_ROWS = 10**9
 SEED_BITS = whole(-(2**63), 2**64 - 1)  # 64 bits, as numpy's signed or unsigned integers hold them
@@ -115,10 +119,9 @@ class Worlds:
         c["chunk_tokens"], c["chunk_share"] = chunk_tokens, controller.chunk_share
         c["trim"], c["trim_tokens"] = controller.trim, controller.trim_tokens
         c["admit_share"] = controller.admit_share
-        pace = controller.pace or (0.0,) * len(PACE["pace"].settings)
-        c["pace_batch_s"], c["pace_patience_s"], c["pace_begin_s"], c["pace_floor_tokens_per_s"], c["pace_lead_s"] = (
-            pace
-        )
+        pace = controller.pace or (0.0,) * len(PACING)
+        for name, value in zip(PACING, pace, strict=True):
+            c[name] = value
         self.share_drafting(index, controller)
         self.arrays.speculation_parameters[index, : len(controller.speculation_parameters)] = (
             controller.speculation_parameters

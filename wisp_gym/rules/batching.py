@@ -26,9 +26,9 @@ FIRST_S = 1e9  # taken off the keys of those that go before all others
 # Features of a queued request, in physical units.
 (
     WAITING_S, SLACK_S, NEW_TOKENS, UNCACHED_TOKENS, CACHED_TOKENS, EXPECTED_TOKENS, SLO_TOKENS_PER_S, MARGINAL_S, SOLO_S, DRAFT_TOKENS,
-    ARRIVED_S, DEADLINE_S, RUNNING, TURN, AGE_S, COMMITTED_TOKENS, DUE_S,
-) = range(17)  # fmt: skip
-FEATURES = 17
+    ARRIVED_S, DEADLINE_S, RUNNING, TURN, AGE_S, COMMITTED_TOKENS, DUE_S, OWED_TOKENS,
+) = range(18)  # fmt: skip
+FEATURES = 18
 
 
 class Feature(NamedTuple):
@@ -57,6 +57,7 @@ FEATURE_TABLE = (
     Feature("age_s", "s", "time since the device made the request that the response answers"),
     Feature("committed_tokens", "tokens", "output tokens of the response so far"),
     Feature("due_s", "s", "clock time by which the response's next token must leave to be on time (for ordering)"),
+    Feature("owed_tokens", "tokens", "what its device's responses before lacked of pacing's floor; below 0: had beyond it"),
 )
 
 

@@ -154,11 +154,13 @@ ADMISSION = {
 PACE = {
     "pace": Rule(
         trimming.NONE,
-        "whose response needs it goes first: below the floor, due within lead_s, late (cheapest to bring back first), ahead; no request makes a "
-        "batch longer than batch_s. The floor, in tokens/s, counts from patience_s after the request, from begin_s without context in memory",
+        "who needs it goes first: devices below the floor, responses due within lead_s, late ones (cheapest to bring back first), those ahead; "
+        "no request makes a batch longer than batch_s but the first prompt below the floor. The floor, in tokens/s, counts from patience_s after "
+        "the request, from begin_s without context in memory, and what a device had before, credit_s of the floor at most",
         # the default floor leaves room above the 1 token/s below which a device counts as starved
-        (Setting("batch_s", 0.2, 0.001, 1e6, tune=(0.05, 0.4), log=True), Setting("patience_s", 8, 0, 1e6, tune=(3, 20), log=True),
-         Setting("begin_s", 25, 0, 1e6, tune=(5, 40), log=True), Setting("floor", 1.3, 0, 1e6), Setting("lead_s", 1.5, 0, 1e6)),
+        (Setting("batch_s", 0.2, 0.001, 1e6, tune=(0.1, 0.4), log=True), Setting("patience_s", 8, 0, 1e6, tune=(3, 12), log=True),
+         Setting("begin_s", 50, 0, 1e6, tune=(20, 80), log=True), Setting("floor", 1.3, 0, 1e6), Setting("lead_s", 1.5, 0, 1e6),
+         Setting("credit_s", 30, 0, 1e6)),
     )
 }  # fmt: skip
 # Which of the scenario's server drafts the server loads, the first one being 0.
