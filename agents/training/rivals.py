@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from agents.training.ladder import candidates_of, ladder, looking_ahead, show_ladder
 from agents.training.learning_plot import draw
 from agents.training.settings import Settings
 from wisp_gym.cli import progress
@@ -23,10 +24,9 @@ Scores = list[tuple[int, float, float]]  # of validations: decisions, goodput in
 
 BATCHING = "fcfs"  # beside the learned policy; the batching controller is learned elsewhere
 FIXED = [f"fixed:{k}+fcfs" for k in (0, 1, 2, 3, 4, 6, 8)]
-RIVALS = [
-    "random:0.5+fcfs", "wisp", "wisp+fcfs", "sled-plain", "centralized", "centralized:0", "survival:0.5+fcfs", "aligned+fcfs",
-    *FIXED, "perfect+fcfs",
-]  # fmt: skip
+EDGE = ["aligned+fcfs", "survival:0.5+fcfs"]
+CENTRALIZED = ["centralized", "centralized:0"]
+RIVALS = ["random:0.5+fcfs", "wisp", "wisp+fcfs", "sled-plain", *CENTRALIZED, *EDGE, *FIXED, "perfect+fcfs"]
 CHOICE = "controller-v2"  # takes a whole controller, by what is known of the deployment
 COLOCATED = ["colocated:2", "colocated:3,1"]  # servers that draft for themselves, with each of the first two drafts
 TUNING_SEEDS = range(3_000_000, 3_000_000 + 4)  # for WISP's threshold; worlds of no training, validation or test
@@ -78,15 +78,25 @@ def compare_with_rivals(
     learned, tuned = f"{folder / 'policy.json'}+{BATCHING}", tuned_wisp(scenario)
     rivals = [*RIVALS, *colocated_rivals(scenario), CHOICE]
     names, seeds, slo = [learned, tuned, *rivals], settings.test_seeds, settings.env_kwargs.get("slo")
-    with progress(len(names) * len(seeds), " worlds", shown, desc="held-out worlds") as bar:
+    with progress((len(names) + 1) * len(seeds), " worlds", shown, desc="held-out worlds") as bar:
         rows = evaluate(names, scenario, None, slo, seeds, "wisp", pool=pool, bar=bar).rows()
+        ahead = looking_ahead(scenario, candidates_of(learned, CHOICE, [tuned, EDGE[0]], scenario), seeds, pool, bar)
     rows.sort(key=lambda row: -row["goodput_tokens_per_s"])
     write_json(folder / "comparison.json", rows)
     write_bytes(folder / "comparison.png", draw([(n, goodput) for n, goodput, _ in scores], rows, learned))
     named = [{**row, "controller": "learned" if row["controller"] == learned else row["controller"]} for row in rows]
-    text = f"{show(named, scenario)}\n\n{verdict(rows, learned, tuned)}"
+    rungs = show_ladder(ladder(rows, groups(learned, tuned), scenario, ahead))
+    text = f"{show(named, scenario)}\n\n{rungs}\n\n{verdict(rows, learned, tuned)}"
     write_text(folder / "comparison.txt", text + "\n")
     return text
+
+
+def groups(learned: str, tuned: str) -> dict[str, list[str]]:
+    """The controllers of each rung of the ladder."""
+    return {
+        "WISP": ["wisp"], "WISP, tuned": [tuned], "centralized serving": CENTRALIZED, "learned": [learned], CHOICE: [CHOICE],
+        "best rule of devices": [*EDGE, *FIXED], "best server that drafts for itself": COLOCATED, "perfect predictor of devices": ["perfect+fcfs"],
+    }  # fmt: skip
 
 
 def verdict(rows: Sequence[Row], learned: str, tuned: str) -> str:

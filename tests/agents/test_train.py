@@ -253,6 +253,14 @@ def test_a_whole_run_compares_with_the_rivals(tiny: Path, tmp_path: Path, capsys
     text = (folder / "comparison.txt").read_text()
     assert text.strip() in out
     assert "learned: " in text
+    rungs = text[text.index("ladder ") :]
+    assert all(
+        f"\n{rung}" in rungs
+        for rung in (
+            "WISP ", "WISP, tuned", "best rule of devices (", "best server that drafts for itself (", "centralized serving (",
+            "learned", "controller-v2", "lookahead (", "bound, devices draft", "bound, the server drafts",
+        )
+    )  # fmt: skip
     assert (folder / "comparison.png").read_bytes().startswith(b"\x89PNG")
     assert "held-out worlds" in err
 

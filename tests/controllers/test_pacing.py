@@ -84,7 +84,9 @@ def test_the_floor_begins_later_for_who_lacks_context(config: np.void) -> None:
 def test_a_device_carries_what_it_lacks_into_its_next_response(config: np.void) -> None:
     assert carried_tokens(config, 0.0, 20.0, 10) == pytest.approx(16.0)
     assert carried_tokens(config, 16.0, 20.0, 30) == pytest.approx(12.0)
-    assert carried_tokens(config, 12.0, 20.0, 300) == pytest.approx(-1.3 * 30.0)  # no more than half a minute is to its credit
+    assert carried_tokens(config, 12.0, 20.0, 300) == pytest.approx(
+        -1.3 * 30.0
+    )  # no more than half a minute is to its credit
     f = request(0.0, age_s=30.0, committed=10)
     f[rules.OWED_TOKENS] = 16.0
     assert lacking_tokens(config, f) == pytest.approx(1.3 * 22.0 - 10.0 + 16.0)
@@ -145,5 +147,12 @@ def test_a_controller_made_by_hand_is_held_to_it() -> None:
 def test_its_numbers_come_from_the_name() -> None:
     scenario = load("wisp-a100-qwen3-32b")
     assert resolve("fixed:4+aged+pace", scenario).pace == (0.2, 8.0, 50.0, 1.3, 1.5, 30.0)
-    assert resolve("centralized:0+admit+pace(begin_s=16, batch_s=0.1)", scenario).pace == (0.1, 8.0, 16.0, 1.3, 1.5, 30.0)
+    assert resolve("centralized:0+admit+pace(begin_s=16, batch_s=0.1)", scenario).pace == (
+        0.1,
+        8.0,
+        16.0,
+        1.3,
+        1.5,
+        30.0,
+    )
     assert resolve("fixed:4+aged+admit", scenario).pace == ()

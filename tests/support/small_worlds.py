@@ -28,7 +28,14 @@ BATCHINGS = (
 TRIMS = ("", "", "+dspark", "+tetris:3", "+tetris:12", "+adaserve:2", "+adaserve:8")
 CHUNKS = ("", "", "+chunk:0", "+chunk:16", "+chunk:8,0.3")
 ADMISSIONS = ("", "", "+admit:0.5", "+admit:0.9")
-PACES = ("", "", "+pace:0.05,0.5,1,1.3,0.2", "+pace:0.12,1,0.5,2,1", "+pace:0.4,3,3,0.5,0.1,0", "+pace:0.06,0.2,0.4,6,0.5,2")
+PACES = (
+    "",
+    "",
+    "+pace:0.05,0.5,1,1.3,0.2",
+    "+pace:0.12,1,0.5,2,1",
+    "+pace:0.4,3,3,0.5,0.1,0",
+    "+pace:0.06,0.2,0.4,6,0.5,2",
+)
 CENTRALIZED = (
     "centralized:0",
     "centralized:0,2",

@@ -57,7 +57,9 @@ FEATURE_TABLE = (
     Feature("age_s", "s", "time since the device made the request that the response answers"),
     Feature("committed_tokens", "tokens", "output tokens of the response so far"),
     Feature("due_s", "s", "clock time by which the response's next token must leave to be on time (for ordering)"),
-    Feature("owed_tokens", "tokens", "what its device's responses before lacked of pacing's floor; below 0: had beyond it"),
+    Feature(
+        "owed_tokens", "tokens", "what its device's responses before lacked of pacing's floor; below 0: had beyond it"
+    ),
 )
 
 
