@@ -73,8 +73,10 @@ class MixedVecEnv(DecisionVecEnv):
 class TimedRolloutBuffer(MaskableRolloutBuffer):
     """Advantages with discount and trace by time; `envs` tells how long each step took."""
 
-    def __init__(self, *args: Any, envs: MixedVecEnv, **kwargs: Any):
-        self.envs = envs
+    def __init__(
+        self, *args: Any, envs: MixedVecEnv, horizon_s: float = HORIZON_S, trace_s: float = TRACE_S, **kwargs: Any
+    ):
+        self.envs, self.horizon_s, self.trace_s = envs, horizon_s, trace_s
         super().__init__(*args, **kwargs)
 
     def reset(self) -> None:
@@ -92,9 +94,9 @@ class TimedRolloutBuffer(MaskableRolloutBuffer):
         values, going = last_values.clone().cpu().numpy().flatten(), 1.0 - dones.astype(np.float32)
         advantage = np.zeros(self.n_envs, np.float32)
         for step in reversed(range(self.buffer_size)):
-            discount = np.exp(-self.elapsed_s[step] / HORIZON_S) * going
+            discount = np.exp(-self.elapsed_s[step] / self.horizon_s) * going
             delta = self.rewards[step] + discount * values - self.values[step]
-            advantage = delta + discount * np.exp(-self.elapsed_s[step] / TRACE_S) * advantage
+            advantage = delta + discount * np.exp(-self.elapsed_s[step] / self.trace_s) * advantage
             self.advantages[step] = advantage
             values, going = self.values[step], 1.0 - self.episode_starts[step]
         self.returns = self.advantages + self.values
