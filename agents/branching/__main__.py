@@ -18,6 +18,8 @@ COMMANDS = Commands(
         "rollout": ("agents.branching.rollout", "what is reached by trying every decision both ways ahead"),
         "variance": ("agents.branching.variance", "how certain a decision's effect is, by horizon and load"),
         "externality": ("agents.branching.externality", "what one more drafted token costs the others"),
+        "server-time": ("agents.branching.server_time", "what a second of the server's time costs the others"),
+        "urgency": ("agents.branching.urgency", "how much more time is worth to a device that is behind"),
         "speed": ("agents.branching.speed", "branches a second"),
     },
     default="lookahead",

@@ -7,6 +7,7 @@ import numpy as np
 from wisp_gym.engine.branch import Branches
 from wisp_gym.engine.in_turn import InTurn
 from wisp_gym.engine.loop import DONE
+from wisp_gym.engine.pausing import Pausing
 from wisp_gym.engine.run import AS_RULED
 from wisp_gym.engine.worlds import Worlds
 from wisp_gym.errors import InputError
@@ -24,21 +25,42 @@ def world_of(scenario: Scenario, controller: Controller, seed: int) -> Worlds:
     return worlds
 
 
+def times_of(scenario: Scenario, seed: int, n: int) -> np.ndarray:
+    """(n,) times, in s, drawn from the first half of a world, warm-up left out, in order."""
+    h = scenario.horizon
+    return h.warmup_s + np.sort(np.random.default_rng(seed).uniform(0.0, 0.5, n)) * h.measure_s
+
+
 def at_decision(scenario: Scenario, controller: Controller, seed: int) -> InTurn:
     """A world at a decision that is drawn from those of its first half, warm-up left out.
 
     Raises:
         InputError: none falls into it.
     """
-    rng, h = np.random.default_rng(seed), scenario.horizon
+    return next(at_decisions(scenario, controller, seed, 1))
+
+
+def at_decisions(scenario: Scenario, controller: Controller, seed: int, n: int) -> Iterator[InTurn]:
+    """A world, run on, at the first decision after each of so many times in its first half. Raises as `at_decision`."""
     world = InTurn(world_of(scenario, controller, seed))
-    time_s = h.warmup_s + rng.uniform(0.0, 0.5) * h.measure_s
     server = world.worlds.arrays.server
-    while world.kind != DONE and server["now_s"][0, 0] < time_s:
+    for time_s in times_of(scenario, seed, n):
+        while world.kind != DONE and server["now_s"][0, 0] < time_s:
+            world.act()
+        if world.kind == DONE:
+            words = "no device decides in the first half, allowed is one that drafts"
+            raise InputError(f"scenario '{scenario.name}': {words}")
+        yield world
         world.act()
-    if world.kind == DONE:
-        raise InputError(f"scenario '{scenario.name}': no device decides in the first half, allowed is one that drafts")
-    return world
+
+
+def at_times(scenario: Scenario, controller: Controller, seed: int, n: int) -> Iterator[Worlds]:
+    """A world at so many times of its first half; the same one, run on."""
+    worlds = world_of(scenario, controller, seed)
+    pausing = Pausing(worlds)
+    for time_s in times_of(scenario, seed, n):
+        pausing.run_until(float(time_s))
+        yield worlds
 
 
 def decisions_of(

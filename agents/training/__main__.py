@@ -12,6 +12,7 @@ COMMANDS = Commands(
     "Measurements of training; `python train.py` trains.",
     {
         "ablation": ("agents.training.ablation", "without one thing at a time, and a rule tuned with the same budget"),
+        "rewards": ("agents.training.rewards", "with other factors of the externality, and other pressures"),
         "benchmark": ("agents.training.benchmark", "decisions a second, of rollouts alone and of training"),
     },
 )

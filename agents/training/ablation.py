@@ -69,9 +69,9 @@ RULE = "aligned rule, CEM with the same budget"
 POPULATION, ELITE = 12, 4
 
 
-def test_scenarios() -> list[Scenario]:
+def scenarios_at(loads: Sequence[int]) -> list[Scenario]:
     """The study at the loads of the test."""
-    return [with_(load(SCENARIO), n_devices=n, horizon=HORIZON) for n in LOADS]
+    return [with_(load(SCENARIO), n_devices=n, horizon=HORIZON) for n in loads]
 
 
 def train_variant(variant: Variant, seed: int, decisions: int, path: Path, bar: Bar) -> str:
@@ -91,7 +91,7 @@ def train_variant(variant: Variant, seed: int, decisions: int, path: Path, bar: 
 def training_goodput(name: str, seed: int) -> tuple[float, int]:
     """Mean over the loads of goodput over that of the reference, in one world each; decisions that it took."""
     total, decisions = 0.0, 0
-    for scenario in test_scenarios():
+    for scenario in scenarios_at(LOADS):
         delivered = []
         for controller in (name, REFERENCE):
             worlds = Worlds(1, scenario.n_devices, threads=1)
@@ -127,10 +127,10 @@ def rule_name(values: np.ndarray) -> str:
 # --- the table -------------------------------------------------------------------------------------------------------
 
 
-def gains(names: Sequence[str], bar: Bar) -> np.ndarray:
+def gains(names: Sequence[str], bar: Bar, loads: Sequence[int] = LOADS) -> np.ndarray:
     """(names, loads, worlds) goodput over that of the reference in the same world."""
     result = []
-    for scenario in test_scenarios():
+    for scenario in scenarios_at(loads):
         controllers = [resolve(name, scenario) for name in (*names, REFERENCE)]
         each = np.array([goodput(own) for own in run_all(scenario, controllers, TEST_SEEDS, bar=bar)])
         result.append(each[:-1] / each[-1])
@@ -194,15 +194,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train every variant, test all, print."""
     args, _ = parse(Arguments, PROGRAM, __doc__, arguments)
     torch.set_num_threads(1)
-    try:
-        args.out.mkdir(parents=True)
-    except OSError as error:
-        words = f"argument --out: cannot make '{args.out}': {error.strerror}; allowed is a new folder"
-        raise InputError(words) from None
+    make_folder(args.out)
     with leaves(f"the policies so far are in {args.out}; a new folder begins again"):
         rows = measured(args)
     write_text(args.out / "ablation.txt", show(rows) + "\n")
     print(show(rows))
+
+
+def make_folder(out: Path) -> None:
+    """Make a new folder.
+
+    Raises:
+        InputError: it is there, or cannot be made.
+    """
+    try:
+        out.mkdir(parents=True)
+    except OSError as error:
+        words = f"argument --out: cannot make '{out}': {error.strerror}; allowed is a new folder"
+        raise InputError(words) from None
 
 
 def measured(args: Arguments) -> list[dict[str, Any]]:

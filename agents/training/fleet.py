@@ -6,12 +6,14 @@ are recorded are kept for the next time, so that long rounds are not left out.
 
 Reward of a round, in tokens (docs/guide/train.md):
 
-    (1 + pressure·urgency)·(committed − ρ·(time of the round)) − (price of a draft token)·drafted − externality
+    (1 + pressure·urgency + deadlines·(worth − 1))·(committed − ρ·(time of the round))
+        − (price of a draft token)·drafted − externality
 
 ρ is the device's own rate in tokens/s over its last rounds: time costs what it would have earned. The externality is
 the verification time that the round's drafts add to their batch, times the tokens per second that the server commits:
 what the others lose. The urgency is near 1 for a device that is behind its deadlines and near 0 for one that is far
-ahead: a round, a trajectory of its own, does not see that to be faster now keeps later tokens on time.
+ahead: a round, a trajectory of its own, does not see that to be faster now keeps later tokens on time. What time is
+worth there, as branches measured it, has another shape: `WORTH`.
 """
 
 import itertools
@@ -31,7 +33,9 @@ from wisp_gym.scenario import Scenario
 
 MEMORY_S = 20.0  # time constant of a device's own rate
 SLACK_TOKENS = 4.0  # tokens ahead of its deadlines at which urgency has fallen from 1/2 to about 1/4
-WEIGHTS = {"on_time": 0.0, "externality": 1.0, "pressure": 0.0}
+WEIGHTS = {"on_time": 0.0, "externality": 1.0, "pressure": 0.0, "deadlines": 0.0}
+# What a device's time is worth at a slack, over its own rate: measured by `python -m agents.branching urgency`.
+WORTH_SLACK_TOKENS, WORTH = (-20.0, -12.0, 4.0, 8.0, 16.0, 20.0), (0.6, 3.0, 3.0, 1.7, 1.6, 1.0)
 
 
 class Decisions(NamedTuple):
@@ -127,7 +131,7 @@ class Squad:
         # The share of their time that the world's devices do not draft.
         waiting = 1.0 - o["draft_s"].sum() / max(seconds.sum(), 1e-9)
         extern = o["work_s"] * o["token_rate"] * o["utilisation"] * waiting
-        own = (1.0 + weights["pressure"] / (1.0 + np.exp(slack / SLACK_TOKENS))) * (tokens - rate * seconds)
+        own = worth(slack, weights) * (tokens - rate * seconds)
         return own - o["price"] * o["drafted"] - weights["externality"] * extern
 
     def learn_rates(self, index: int, o: np.ndarray, seconds: np.ndarray) -> None:
@@ -140,6 +144,13 @@ class Squad:
         n = self.tokens.shape[1]
         self.tokens[index] += np.bincount(o["device"], o["committed"], n)
         self.seconds[index] += np.bincount(o["device"], seconds, n)
+
+
+def worth(slack: np.ndarray, weights: Mapping[str, float]) -> np.ndarray:
+    """(m,) what a device's time is worth, over its own rate, at (m,) slacks in tokens."""
+    measured = np.interp(slack, WORTH_SLACK_TOKENS, WORTH) - 1.0
+    urgency = 1.0 / (1.0 + np.exp(slack / SLACK_TOKENS))
+    return np.asarray(1.0 + weights["pressure"] * urgency + weights["deadlines"] * measured)
 
 
 @dataclass(frozen=True)

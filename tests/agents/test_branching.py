@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from argparse import ArgumentTypeError
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +20,21 @@ from agents.branching import (
     margins,
     noise,
     rollout,
+    server_time,
     speed,
+    urgency,
     variance,
 )
+from agents.branching.clusters import ratio
 from agents.branching.critic import Critic, Moments, fit_linear, fit_network, load_critic, reckoned_critic, save_critic
 from agents.branching.externality import Effect, factor
+from agents.branching.flags import increasing_seconds
 from agents.branching.lookahead import FUTURE, MODEL, Lookahead, leader
 from agents.branching.margin import margins_of
 from agents.branching.paired import GOODPUT
-from agents.branching.place import at_decision, decisions_of
+from agents.branching.place import at_decision, at_decisions, at_times, decisions_of
 from agents.branching.rollout import Rollout
+from agents.training.fleet import Fleet, FleetSettings
 from wisp_gym.contract.device import SIZE
 from wisp_gym.controllers.policy import load_policy
 from wisp_gym.controllers.resolve import resolve
@@ -127,11 +134,91 @@ def test_spreads_are_those_of_the_numbers_they_were_made_of() -> None:
 
 def test_the_factor_is_the_ratio_of_sums() -> None:
     rng = np.random.default_rng(0)
-    found = [Effect(1.0, -2.0 * x + rng.normal(0.0, 0.1), 0.0, x) for x in rng.uniform(0.0, 1.0, 500)]
+    found = [
+        Effect(k // 5, 1.0, 1.0, -2.0 * x + rng.normal(0.0, 0.1), 0.0, 0.1, x)
+        for k, x in enumerate(rng.uniform(0.0, 1.0, 500))
+    ]
     value, low, high = factor(found)
     assert low < 2.0 < high
     assert value == pytest.approx(2.0, rel=0.02)
     assert high - low < 0.1
+
+
+def test_intervals_are_as_wide_as_worlds_differ() -> None:
+    """Decisions of a world that are alike say no more than one of them."""
+    rng = np.random.default_rng(0)
+    of_world = 2.0 + rng.normal(0.0, 1.0, 50)
+    alike = ratio(10.0 * of_world, np.full(50, 10.0))
+    assert alike == pytest.approx(ratio(of_world, np.ones(50)))
+    assert alike[2] - alike[1] == pytest.approx(2 * 1.96 / 50**0.5, rel=0.2)
+
+
+def test_what_is_reckoned_is_what_training_reckons() -> None:
+    """The same worlds, played by a learner that logs: the engine keeps the time of a further token only for it."""
+    scenario = with_(load("wisp-study"), n_devices=64)
+    base = resolve("speculation-v1+fcfs", scenario)
+    found = [externality.reckoned_tokens(world) for seed in range(6) for world in at_decisions(scenario, base, seed, 4)]
+    policy, rewards = load_policy("speculation-v1"), []
+    for factor_taken in (0.0, 1.0):
+        fleet = Fleet(FleetSettings([scenario], worlds=4, weights={"externality": factor_taken}), policy, 60_000)
+        fleet.collect(policy)  # until all devices have begun
+        got = fleet.collect(policy)
+        rewards.append(got.rewards.sum())
+    reckoned_each = (rewards[0] - rewards[1]) / (got.actions == 1).sum()
+    assert np.mean(found) == pytest.approx(reckoned_each, rel=0.2)
+
+
+def test_a_price_counts_the_others_and_scales_with_the_time() -> None:
+    scenario = with_(load("wisp-study"), n_devices=64)
+    base = resolve("speculation-v1+fcfs", scenario)
+    short, long = (server_time.prices_of(scenario, base, 0, 3, 24, longer_s, [1.0, 2.0]) for longer_s in (0.05, 0.2))
+    assert [(one.weight, one.reckoned) for one in short] == [(one.weight, one.reckoned) for one in long]
+    assert len(long) == 6
+    assert all(0.0 < one.weight < 1.0 and 200.0 < one.reckoned < 1_000.0 for one in long)
+    (value, *_), _ = server_time.factors(long)
+    assert 0.5 < value < 2.5
+    assert long == server_time.prices_of(scenario, base, 0, 3, 24, 0.2, [1.0, 2.0])
+
+
+def test_a_longer_batch_ends_later_and_nothing_else_is_different() -> None:
+    """What is lost before the batch would have ended is nothing."""
+    base = resolve("speculation-v1+fcfs", SHORT)
+    for worlds in at_times(SHORT, base, 0, 6):
+        left_s = float(worlds.arrays.server["batch_end_s"][0, 0]) - worlds.arrays.config["end_s"][0, 0]
+        found = server_time.prices_at(worlds.arrays, 0, Branches(worlds, 8), np.arange(4), 0.02, [0.99 * abs(left_s)])
+        assert all(one.others == one.on_time == one.spread == 0.0 for one in found)
+
+
+def test_a_device_that_is_later_loses_about_its_rate() -> None:
+    base = resolve("speculation-v1+fcfs", SHORT)
+    found = [one for seed in range(6) for one in urgency.delays_of(SHORT, base, seed, 4, 8, 1.0, [5.0])]
+    assert len(found) == 24
+    assert all(-20.0 <= one.slack <= 20.0 and one.rate > 0.0 for one in found)
+    value, low, high = urgency.worth(found, "tokens")
+    assert low < value < high
+    assert 0.5 < value < 1.5
+    assert np.mean([one.on_time <= one.tokens for one in found]) > 0.5
+    assert found[:4] == urgency.delays_of(SHORT, base, 0, 4, 8, 1.0, [5.0])
+
+
+def test_the_pressure_is_the_one_that_the_delays_were_made_with() -> None:
+    rng, found = np.random.default_rng(0), []
+    for k in range(2_000):
+        slack, rate = rng.uniform(-20.0, 20.0), rng.uniform(2.0, 12.0)
+        plain = urgency.Delay(8, k // 10, 5.0, slack, rate, 0.0, rate, 0.0)
+        lost = 0.8 * rate * (1.0 + 1.5 * plain.urgency) + rng.normal(0.0, 3.0)
+        found.append(replace(plain, on_time=lost))
+    level, pressure = urgency.fitted(found)
+    assert level[0] == pytest.approx(0.8, abs=0.05)
+    assert pressure[1] < 1.5 < pressure[2]
+    assert pressure[2] - pressure[1] < 0.5
+
+
+@pytest.mark.parametrize("text", ["1,0.5", "0,1", "a", "", "1e9"])
+def test_seconds_that_do_not_increase_are_refused(text: str) -> None:
+    with pytest.raises(ArgumentTypeError, match="allowed are seconds up to 10,000 that increase"):
+        increasing_seconds(text)
+    assert increasing_seconds("0.25,1") == [0.25, 1.0]
 
 
 def test_margins_are_the_engine_s_own_and_groups_follow_them() -> None:
@@ -361,8 +448,11 @@ def test_the_commands_print_and_write_what_they_found(
     assert max(row["against"] for row in rows[1:]) == 0.0
     variance.main([*common, "--places", "2", "--draws", "2", "--json", str(file)])
     assert [row["horizon_s"] for row in json.loads(file.read_text())] == 2 * list(variance.HORIZONS_S)
-    externality.main([*common, "--places", "3", "--draws", "2", "--json", str(file)])
-    assert {row["devices"] for row in json.loads(file.read_text())} == {8}
+    few = ["--worlds", "2", "--places", "2", "--draws", "2", "--horizons", "0.5,1", "--json", str(file)]
+    for command in (externality, server_time, urgency):
+        command.main([*common, *few])
+        rows = json.loads(file.read_text())
+        assert {(row["devices"], row["horizon_s"]) for row in rows} == {(8, 0.5), (8, 1.0)}
     rollout.main(
         [*common, "--seeds", "2", "--draws", "8", "--seconds", "2", "--controllers", "wisp+wisp", "--json", str(file)]
     )
@@ -378,6 +468,8 @@ def test_the_commands_print_and_write_what_they_found(
         "against the base",
         "pairs to see it",
         "reckoned loss",
+        "others lose",
+        "pressure",
         "branches of 8 devices x 1 s, a second",
     ):
         assert word in printed

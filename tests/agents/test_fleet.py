@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from agents.training.fleet import Decisions, Fleet, FleetSettings
+from agents.training.fleet import WEIGHTS, Decisions, Fleet, FleetSettings, worth
 from agents.training.fleet_ppo import FleetPPO
 from agents.training.learners import make_env, make_model
 from agents.training.networks import Standardise, engine_policy
@@ -102,7 +102,14 @@ def test_the_reward_of_a_round_by_hand():
 
 def squad_weights(pressure: float) -> dict[str, float]:
     """Those of the case above."""
-    return {"externality": 2.0, "on_time": 0.5, "pressure": pressure}
+    return WEIGHTS | {"externality": 2.0, "on_time": 0.5, "pressure": pressure}
+
+
+def test_time_is_worth_what_was_measured_at_a_slack():
+    slack = np.array([-20.0, 0.0, 12.0, 20.0])
+    assert worth(slack, WEIGHTS).tolist() == [1.0, 1.0, 1.0, 1.0]
+    assert worth(slack, WEIGHTS | {"deadlines": 1.0}) == pytest.approx([0.6, 3.0, 1.65, 1.0])
+    assert worth(slack, WEIGHTS | {"deadlines": 0.5}) == pytest.approx([0.8, 2.0, 1.325, 1.0])
 
 
 def test_the_learner_is_saved_and_loaded_as_any_of_sb3(tmp_path):
