@@ -17,7 +17,7 @@ from wisp_gym import jit_demand, jit_link
 from wisp_gym.jit_cache import kept
 from wisp_gym.jit_folder import CONFIG
 
-COMMON = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+COMMON = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True, "forceinline": False}
 COMPILES = not CONFIG.DISABLE_JIT
 njit: Any = numba.njit
 if not COMPILES:

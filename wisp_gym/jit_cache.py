@@ -19,7 +19,9 @@ from filelock import FileLock, Timeout
 from numba.core import caching
 from numba.core.compiler_lock import global_compiler_lock
 
+from wisp_gym import jit_link
 from wisp_gym.jit_folder import LOCK, PACKAGE, cache_folder
+from wisp_gym.jit_quick import quick, with_room
 
 MOMENT_S = 2.0  # shorter compilations are not worth a line
 
@@ -40,6 +42,7 @@ class Compilation:
         self.timer: threading.Timer | None = None
         self.began_s = 0.0
         self.told = self.collects = False
+        self.quick = contextlib.ExitStack()
 
     def __enter__(self) -> None:
         global_compiler_lock.acquire()
@@ -61,6 +64,8 @@ class Compilation:
         self.began_s, self.told = time.monotonic(), False
         self.collects = gc.isenabled()
         gc.disable()  # a compilation makes millions of objects that stay: looking through them takes an eighth of its time
+        if jit_link.SUITS:
+            self.quick.enter_context(quick())
         self.timer = threading.Timer(MOMENT_S, self.tell)
         self.timer.daemon = True
         self.timer.start()
@@ -75,6 +80,7 @@ class Compilation:
         """What was missing is there."""
         if self.timer:
             self.timer.cancel()
+        self.quick.close()
         if self.collects:
             gc.enable()
         if self.lock:
@@ -206,7 +212,7 @@ def kept(dispatcher: Any, function: Any) -> Any:
         with compilation:
             if isinstance(dispatcher._cache, caching.NullCache):  # not at import: Python calls few of the functions
                 dispatcher._cache = FunctionCache(function)
-            return compile_(signature)
+            return with_room(compile_, signature)
 
     dispatcher.compile = compile_alone
     return dispatcher

@@ -12,9 +12,10 @@ from typing import Any
 import numba
 from numba.core import types
 from numba.core.codegen import JITCodeLibrary
-from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import register_pass
 from numba.core.typed_passes import NativeLowering
+
+from wisp_gym.jit_passes import pipeline
 
 # What this file builds on is no promise of numba's: with other versions functions are compiled as numba does it, only slower.
 SUITS = numba.version_info[:2] == (0, 68)
@@ -120,19 +121,6 @@ class LowerWhole(NativeLowering):
         state.library.enable_object_caching()
         super().run_pass(state)
         return True
-
-
-def pipeline(lowering: type[NativeLowering]) -> type[CompilerBase]:
-    """numba's pipeline with another last step but one."""
-
-    class Pipeline(CompilerBase):
-        def define_pipelines(self) -> list[Any]:
-            passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
-            passes.passes = [(lowering if one is NativeLowering else one, why) for one, why in passes.passes]
-            passes.finalize()
-            return [passes]
-
-    return Pipeline
 
 
 PART, WHOLE = pipeline(LowerPart), pipeline(LowerWhole)

@@ -20,8 +20,14 @@ import wisp_gym.jit_cache
 import wisp_gym.jit_demand
 import wisp_gym.jit_folder
 import wisp_gym.jit_link
+import wisp_gym.jit_passes
+import wisp_gym.jit_quick
 
 ROOT = Path(wisp_gym.jit.__file__).parents[1]
+MODULES = [
+    getattr(wisp_gym, name)
+    for name in ("jit", "jit_cache", "jit_demand", "jit_folder", "jit_link", "jit_passes", "jit_quick")
+]
 CALL = "from tiny.engine import caller; print(caller.twice(1), sum(caller.twice.stats.cache_hits.values()))"
 
 
@@ -31,7 +37,7 @@ def package(tmp_path: Path) -> Path:
     tiny = tmp_path / "tiny"
     for folder in wisp_gym.jit_folder.COMPILED_FOLDERS:
         (tiny / folder).mkdir(parents=True)
-    for module in (wisp_gym.jit, wisp_gym.jit_cache, wisp_gym.jit_demand, wisp_gym.jit_folder, wisp_gym.jit_link):
+    for module in MODULES:
         source = Path(str(module.__file__))
         (tiny / source.name).write_text(
             source.read_text().replace("wisp_gym.jit", "tiny.jit").replace("from wisp_gym", "from tiny")
@@ -165,6 +171,14 @@ def test_what_compiled_code_calls_is_emitted_as_a_part_alone(package: Path) -> N
     code = "from tiny.engine.caller import twice; from tiny.rules.callee import f; twice(1); print(list(f.overloads))"
     assert printed(code, package.parent) == "[]"
     assert [path.name.partition("-")[0] for path in package.rglob("*.nbc")] == ["caller.twice"]
+
+
+def test_numba_is_as_before_once_the_engine_is_compiled() -> None:
+    changed = [(owner, name) for owner, name, _ in wisp_gym.jit_quick.changes()]
+    before = [getattr(*each) for each in changed]
+    with wisp_gym.jit_quick.quick():
+        assert all(getattr(*each) is not was for each, was in zip(changed, before, strict=True))
+    assert [getattr(*each) for each in changed] == before
 
 
 # --- damage ----------------------------------------------------------------------------------------------------------

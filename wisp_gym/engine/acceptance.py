@@ -24,7 +24,7 @@ import numpy as np
 
 from wisp_gym.engine.draws import normal, three_normals, uniform
 from wisp_gym.engine.loops import loop_fate, next_loop
-from wisp_gym.jit import jit
+from wisp_gym.jit import jit, jit_inline
 from wisp_gym.jit_lanes import exp, four_at_once
 
 DRIFT_BLOCK_TOKENS = 8
@@ -74,7 +74,7 @@ def begin_walk(c, d, effect_key):
     refresh_probability(c, d)
 
 
-@jit
+@jit_inline
 def turn(c, d):
     """Whether the current position lies in a loop, and where."""
     if c.loop_enter > 0.0:
@@ -83,7 +83,7 @@ def turn(c, d):
         )  # fmt: skip
 
 
-@jit
+@jit_inline
 def fate_here(d):
     """Whether the draft's token at the current position is accepted (1) or not (0)."""
     if d.loop_period != 0:
@@ -92,7 +92,7 @@ def fate_here(d):
     return 1 if uniform(d.acceptance_key, d.position) < p else 0
 
 
-@jit
+@jit_inline
 def walk(c, d):
     """Fate of the token at the current position; moves on to the next."""
     fate = fate_here(d)
@@ -120,7 +120,7 @@ def rewind(c, d, position):
         walk(c, d)
 
 
-@jit
+@jit_inline
 def draft_token(c, d):
     """Draft one more token: its fate given all before it, its evidence, its predicted acceptance."""
     if d.on_path:

@@ -140,7 +140,7 @@ def launch(w):
     s.queue_s = queued_work_s(c, s, devices, w.line)
     external_work(w)
     if c.batching == PIPELINED:
-        end_turn(s, devices, w.batch, w.batching_parameters)
+        end_turn(w.home, w.place)
     log_launch(s, devices, w.batch, w.log)
     if c.server_length:
         log_drafts(w)

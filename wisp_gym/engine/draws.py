@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from wisp_gym.jit import jit
+from wisp_gym.jit import jit, jit_inline
 from wisp_gym.jit_lanes import four_at_once
 
 # One cause of randomness each.
@@ -68,13 +68,13 @@ def stream_key(seed, cause, device, request):
     return mix(key + GOLDEN * (np.uint64(request) + ONE))
 
 
-@jit
+@jit_inline
 def bits(key, index):
     """64 random bits, uint64."""
     return mix(np.uint64(key) + GOLDEN * (np.uint64(index) + ONE))
 
 
-@jit
+@jit_inline
 def uniform(key, index):
     """Uniform draw in the open interval (0, 1)."""
     return (float(bits(key, index) >> S11) + 0.5) * TWO_TO_MINUS_53
@@ -100,7 +100,7 @@ central_quantile = jit(central_formula)
 central_quantiles: Any = four_at_once(central_formula)
 
 
-@jit
+@jit_inline
 def tail_quantile(probability):
     """Absolute normal quantile of a small probability (AS 241)."""
     r = math.sqrt(-math.log(probability))
@@ -119,26 +119,26 @@ def tail_quantile(probability):
     return top / low
 
 
-@jit
+@jit_inline
 def away_from_centre(probability):
     """Standard normal quantile of a probability outside 0.5 ± 0.425."""
     return -tail_quantile(probability) if probability < 0.5 else tail_quantile(1.0 - probability)
 
 
-@jit
+@jit_inline
 def normal_quantile(probability):
     """Standard normal quantile, relative error below 1e-15 (Wichura, Algorithm AS 241, PPND16, 1988)."""
     q = probability - 0.5
     return central_quantile(q) if abs(q) <= CENTRE else away_from_centre(probability)
 
 
-@jit
+@jit_inline
 def normal(key, index):
     """Standard normal draw."""
     return normal_quantile(uniform(key, index))
 
 
-@jit
+@jit_inline
 def three_normals(key, index):
     """Three standard normal draws, those of `index` and the next two."""
     p0, p1, p2 = uniform(key, index), uniform(key, index + 1), uniform(key, index + 2)

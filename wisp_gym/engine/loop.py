@@ -100,13 +100,22 @@ def may_start(w):
     if s.busy or s.n_waiting == 0:
         return False
     if c.batching == PIPELINED:
-        wait_s = find_turn(c, s, w.device, w.batching_parameters)
+        wait_s = find_turn(w.home, w.place)
     else:
         oldest_wait_s = s.now_s - w.device[w.line[s.line_first]].arrived_s
         wait_s = ready(c.batching, w.batching_parameters, s.n_waiting, oldest_wait_s)
     if wait_s > 0.0:
         s.wake_s = s.now_s + wait_s
     return wait_s <= 0.0
+
+
+@on_demand(lambda: VOID(INTEGER, INTEGER))
+def open_batch(home, place):
+    """What somebody outside composes begins with the responses that join in any case."""
+    w = world_at(home, place)
+    open_choices(w)
+    if w.config[0].responses_join:
+        join_responses(w)
 
 
 @jit
@@ -163,9 +172,7 @@ def advance(w):
             if may_start(w):
                 if c.external_batching:
                     begin_batch(w)
-                    open_choices(w)
-                    if c.responses_join:
-                        join_responses(w)
+                    open_batch(w.home, w.place)
                     s.stage = PICK
                     return BATCHING
                 compose_and_launch(w)

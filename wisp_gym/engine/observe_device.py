@@ -12,7 +12,7 @@ import math
 from wisp_gym.contract import device
 from wisp_gym.engine.slo import token_deadline_s
 from wisp_gym.engine.source import statistics_of_token
-from wisp_gym.jit import jit
+from wisp_gym.jit import jit, jit_inline
 
 
 @jit
@@ -21,7 +21,7 @@ def put(o, entry, quantity):
     put_in(o, entry, quantity, device.SCALE[entry])
 
 
-@jit
+@jit_inline
 def put_in(o, entry, quantity, scale):
     """Write a quantity in units of `scale`, the mean batch time T or the cap K."""
     o[entry] = min(max(quantity / scale, device.LOW[entry]), device.HIGH[entry])
@@ -41,7 +41,7 @@ def adapt_to_request(c, d):
     d.adapted_survival = 1.0
 
 
-@jit
+@jit_inline
 def adapt_survival(d):
     """After a token: survival with the predictor's odds for it times that ratio, `p·r/(1 − p + p·r)` (Bayes)."""
     d.adapted_survival *= d.p_token * d.odds_ratio / (1.0 - d.p_token + d.p_token * d.odds_ratio)
@@ -68,7 +68,7 @@ def observe_round(c, d, o):
     put(o, device.LAST_REJECTED, d.last_rejected)
 
 
-@jit
+@jit_inline
 def observe_boundary(c, d, o):
     """Write when the message would meet the server: the next batch boundary and what fits before it."""
     t = d.info_batch_s
@@ -84,7 +84,7 @@ def observe_boundary(c, d, o):
     put(o, device.BOUNDARIES_MISSED, missed)
 
 
-@jit
+@jit_inline
 def observe_token(c, d, o):
     """Write the three entries that change with every drafted token and that simple rules read."""
     put_in(o, device.DRAFTED_TOKENS, d.drafted, c.max_draft_tokens)
@@ -92,7 +92,7 @@ def observe_token(c, d, o):
     put(o, device.ACCEPT_PROBABILITY, d.p_token)
 
 
-@jit
+@jit_inline
 def observe_progress(c, d, o):
     """Write the other entries that change with every drafted token."""
     t = d.info_batch_s

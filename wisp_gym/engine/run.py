@@ -25,7 +25,7 @@ from wisp_gym.engine.rows import row_of
 from wisp_gym.engine.state import PICK
 from wisp_gym.engine.taking import all_done, count_done, next_place
 from wisp_gym.engine.under_way import under_way_tokens
-from wisp_gym.jit import jit
+from wisp_gym.jit import INTEGER, VOID, jit, on_demand
 
 # Tasks: what each takes besides the worlds, and writes, is said below.
 TO_END, BEGIN, STEP, LOG, FLEET, ACT, AFRESH, WORTH = range(8)
@@ -53,7 +53,7 @@ def run(address, task, end, looks):
         elif task == FLEET:
             go_on(a, address, place - first)
         elif task == ACT:
-            act(world_at(address, place - first), a.kinds[place - first], a.actions[place - first])
+            act(address, place - first, a.kinds[place - first], a.actions[place - first])
         elif task == AFRESH:
             draw_afresh(address, place - first, a.actions[place - first])
         elif task == WORTH:
@@ -114,9 +114,10 @@ def go_on(a, address, index):
     a.kinds[index] = kind
 
 
-@jit
-def act(w, kind, action):
+@on_demand(lambda: VOID(INTEGER, INTEGER, INTEGER, INTEGER))
+def act(address, index, kind, action):
     """Carry out an action, or the nearest valid one, in the place of whoever decides outside, and do not run on."""
+    w = world_at(address, index)
     c, s = w.config[0], w.server[0]
     if kind == BATCHING and s.stage == PICK:
         act_batching(w.home, w.place, action)

@@ -11,6 +11,7 @@ import math
 
 from wisp_gym.contract.averages import FRESH, KEEP, PRIOR_TOKENS
 from wisp_gym.engine import draws
+from wisp_gym.engine.arguments import world_at
 from wisp_gym.engine.drafting import cool, heat_up, seconds_per_token
 from wisp_gym.engine.draws import stream_key, uniform
 from wisp_gym.engine.network import TOKEN_BYTES, transfer_s
@@ -40,7 +41,7 @@ from wisp_gym.engine.state import (
     UPLINK,
 )
 from wisp_gym.engine.ways import decide_way
-from wisp_gym.jit import jit, jit_inline
+from wisp_gym.jit import INTEGER, jit, jit_inline, on_demand
 from wisp_gym.jit_pointer import call_at
 from wisp_gym.rules.speculation import (
     ORACLE,
@@ -159,9 +160,11 @@ def follow_length(c, d, parameters, policy, memory, o):
     return 1 if d.drafted < d.target_tokens else 0
 
 
-@jit
-def ask_own_rule(c, d, o):
+@on_demand(lambda: INTEGER(INTEGER, INTEGER, INTEGER))
+def ask_own_rule(home, place, i):
     """1 to draft one more token, as a function of somebody else's says of the whole observation."""
+    w = world_at(home, place)
+    c, d, o = w.config[0], w.device[i], w.observation[row_of(w.observation, i)]
     if c.own_by_length == 0:
         observe_all(c, d, o)
         return 1 if call_at(c.own_rule, o) > 0 else 0
@@ -176,7 +179,7 @@ def wants_more(w, i):
     """Decision of the controller inside the engine, 1 to draft one more token; the oracle is told the next one's fate."""
     c, d, o = w.config[0], w.device[i], w.observation[row_of(w.observation, i)]
     if c.own_rule != 0:
-        return ask_own_rule(c, d, o)
+        return ask_own_rule(w.home, w.place, i)
     if c.speculation >= POLICY_LENGTH:
         return follow_length(c, d, w.speculation_parameters, w.policy, w.memory[row_of(w.memory, i)], o)
     observe_token(c, d, o)
@@ -215,9 +218,10 @@ def draft_one(c, d, source, survivals, session):
         survivals[d.drafted - 1] = d.survival
 
 
-@jit
-def drawn_decision(w, i):
+@on_demand(lambda: INTEGER(INTEGER, INTEGER, INTEGER))
+def drawn_decision(home, place, i):
     """Decision drawn from a policy that is being trained, and logged: 1 to draft one more token."""
+    w = world_at(home, place)
     c, d = w.config[0], w.device[i]
     if c.speculation == POLICY_LENGTH and d.target_tokens >= 0:
         return 1 if d.drafted < d.target_tokens else 0
@@ -255,7 +259,7 @@ def wants(w, i):
     c, d = w.config[0], w.device[i]
     if c.chooses_way:
         return decide_way(w.home, w.place, i, own_chance(c, d, i) if c.log_decisions else 0.5)
-    return drawn_decision(w, i) if c.log_decisions else wants_more(w, i)
+    return drawn_decision(w.home, w.place, i) if c.log_decisions else wants_more(w, i)
 
 
 @jit
@@ -311,14 +315,14 @@ def commit(c, d, source, totals):
     totals.unverified -= d.drafted
 
 
-@jit
+@jit_inline
 def learn_delay(d, delay_s):
     """A message's one-way delay enters the device's running averages."""
     d.delay_spread_s = KEEP * d.delay_spread_s + FRESH * abs(delay_s - d.delay_mean_s)
     d.delay_mean_s = KEEP * d.delay_mean_s + FRESH * delay_s
 
 
-@jit
+@jit_inline
 def learn_from_reply(c, s, d, downlink_s):
     """Running averages of the device and the server state that the reply carries."""
     if d.at_server == 0 or d.committed == 0:  # a message went up
@@ -347,7 +351,7 @@ def wasted_tokens(d):
     return d.drafted - d.verified + max(0, d.verified - d.accepted - 1)
 
 
-@jit
+@jit_inline
 def count_round(c, d, totals, histogram):
     """Measures of a verified round (not of a prompt) that ends in the window."""
     if d.committed == 0 or not in_window(c, d.delivered_s):
@@ -368,7 +372,7 @@ def count_round(c, d, totals, histogram):
         totals.draft_s += d.draft_token_s * d.drafted
 
 
-@jit
+@jit_inline
 def count_tokens(w, i):
     """Tokens delivered, and how many of them on time."""
     c, s, d, totals = w.config[0], w.server[0], w.device[i], w.totals[0]

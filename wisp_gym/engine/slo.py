@@ -5,10 +5,10 @@ Legend: `d` DEVICE row; `index` and `first` places of tokens in the response, fr
 
 import math
 
-from wisp_gym.jit import jit
+from wisp_gym.jit import jit, jit_inline
 
 
-@jit
+@jit_inline
 def schedule_start_s(d):
     """Time, in s, from which a response's schedule counts: when its first token is due."""
     if d.clock_from_arrival:
@@ -16,7 +16,7 @@ def schedule_start_s(d):
     return d.first_token_s + d.grace_s
 
 
-@jit
+@jit_inline
 def token_deadline_s(d, index):
     """Latest delivery, in s, of token `index`: `first token + index/v + grace`.
 

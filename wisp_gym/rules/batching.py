@@ -109,7 +109,7 @@ def takes_pace(kind: int) -> bool:
     return kind != LEARNED and not protects(kind)
 
 
-@jit
+@jit_inline
 def leads(kind, parameters, now_s, mean_batch_s, f):
     """Whether a request joins in any case: urgent (WISP), not yet late (EDF with late requests demoted)."""
     if kind == EDF_DEMOTED:

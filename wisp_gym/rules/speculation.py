@@ -10,7 +10,7 @@ round.
 """
 
 from wisp_gym.contract import device
-from wisp_gym.jit import INTEGER, NUMBER, NUMBERS, SINGLES, TRUTH, VOID, jit, on_demand
+from wisp_gym.jit import INTEGER, NUMBER, NUMBERS, SINGLES, TRUTH, VOID, jit_inline, on_demand
 from wisp_gym.rules.adaptation import adaedl_continues, adaedl_learns, awc_length, sglang_learns, sglang_length
 from wisp_gym.rules.bandits import bandit_learns, bandit_length, contextual_learns, contextual_length
 from wisp_gym.rules.lengths import leviathan_length, ratio_length
@@ -25,7 +25,7 @@ from wisp_gym.rules.stopping import aligned_continues, margin_continues, price_c
 ) = range(26)  # fmt: skip
 
 
-@jit
+@jit_inline
 def continue_drafting(kind, parameters, policy, memory, max_draft_tokens, o, last_fate, next_fate, chance=0.5):
     """1 to draft one more token, 0 to send what is drafted; for token rules.
 
