@@ -27,4 +27,14 @@ MODELLED = (  # the devices' draft model on the server too
     f"{SERVER}{GAINS}+colocated(k=3,draft={{own}})",
 )
 ALONE = ("centralized:0+chunk:96,0.2+admit", "colocated(k=3,draft={head})+dspark+chunk:128,0.25+admit:0.9")
-CANDIDATES = (*DEVICES, *DECODED, *HEADED, *MODELLED, *ALONE)
+
+# What carries most devices on time is the order by need more often than what drafts.
+NEED = "speculation-v1+fcfs+admit"
+CARRYING = (
+    SERVER, f"{SERVER}{GAINS}", f"{SERVER}{GAINS}+colocated(k=3,draft={{head}})+dspark", "centralized:0", "centralized:0+admit+pace",
+    f"{NEED}+pace", f"{NEED}{GAINS}+pace", f"{NEED}{GAINS}+colocated(k=3,draft={{head}})+dspark+pace",
+)  # fmt: skip
+
+# By goal: the most tokens on time, or the most requests within their SLO, hence the most devices that are served well.
+GOODPUT, ATTAINMENT = "goodput", "attainment"
+CANDIDATES = {GOODPUT: (*DEVICES, *DECODED, *HEADED, *MODELLED, *ALONE), ATTAINMENT: CARRYING}

@@ -1,4 +1,5 @@
-"""What every candidate reaches in every case: goodput and starved devices, one line of JSON a case, gone on with after a kill."""
+"""What every candidate reaches in every case: goodput, starved devices, requests within their SLO; one line of JSON a case, gone on
+with after a kill."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -8,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from agents.choosing.candidates import CANDIDATES
 from agents.choosing.cases import case
 from agents.study.play import chunk
 from wisp_gym.cli import progress
@@ -21,7 +21,7 @@ from wisp_gym.evaluation.pool import Threads
 from wisp_gym.files import holds_files, read_text, write_text
 
 WORLDS = 2  # of each case, the same for all candidates
-MEASURES = ("goodput_tokens_per_s", "starved_share")
+MEASURES = ("goodput_tokens_per_s", "starved_share", "slo_attainment")
 Line = dict[str, Any]
 
 
@@ -30,13 +30,15 @@ class Outcomes:
     """Means over each case's worlds.
 
     Attributes:
-        cases: (n,) their numbers. goodput: (n, candidates) tokens/s on time, NaN where the case does not allow the candidate.
-        starved: (n, candidates) share of devices.
+        candidates: who ran. cases: (n,) their numbers. goodput: (n, candidates) tokens/s on time, NaN where the case does not allow the
+            candidate. starved: (n, candidates) share of devices. attained: (n, candidates) share of requests within their SLO.
     """
 
+    candidates: Sequence[str]
     cases: np.ndarray
     goodput: np.ndarray
     starved: np.ndarray
+    attained: np.ndarray
 
 
 def world_seeds(number: int) -> list[int]:
@@ -49,36 +51,36 @@ def measures(world: Outcome) -> list[float]:
     return [float(world.metrics[key]) for key in MEASURES]
 
 
-def outcome(number: int) -> Line:
+def outcome(number: int, candidates: Sequence[str]) -> Line:
     """A case's line: means of MEASURES by candidate."""
     scenario = case(number)
     trace, places = load_trace(scenario), draft_places(scenario)
     found = {
         name: np.mean(chunk(scenario, filled(name, places), world_seeds(number), trace, measures), 0).tolist()
-        for name in CANDIDATES
+        for name in candidates
         if needs(name) <= places.keys()
     }
     return {"case": number, "worlds": WORLDS, "found": found}
 
 
-def gather(numbers: Sequence[int], file: Path) -> None:
+def gather(numbers: Sequence[int], candidates: Sequence[str], file: Path) -> None:
     """Append the cases that a file lacks, in order, on all cores; a line that a kill cut short is dropped first.
 
     Raises:
         InputError: the file holds something else.
     """
-    known = read(file)
+    known = read(file, candidates)
     write_text(file, "".join(json.dumps(line) + "\n" for line in known))
     missing = [number for number in numbers if number not in {line["case"] for line in known}]
     with progress(len(numbers), "case") as bar, file.open("a", encoding="utf-8") as out:
         bar.update(len(numbers) - len(missing))
-        for line in Threads().map(outcome, [(number,) for number in missing]):
+        for line in Threads().map(outcome, [(number, candidates) for number in missing]):
             out.write(json.dumps(line) + "\n")
             out.flush()
             bar.update()
 
 
-def read(file: Path) -> list[Line]:
+def read(file: Path, candidates: Sequence[str]) -> list[Line]:
     """The lines of a file of outcomes, none where there is none yet.
 
     Raises:
@@ -89,7 +91,8 @@ def read(file: Path) -> list[Line]:
     for place, text in enumerate(lines):
         try:
             line = json.loads(text)
-            ours = line["worlds"] == WORLDS and set(line["found"]) <= set(CANDIDATES)
+            ours = line["worlds"] == WORLDS and set(line["found"]) <= set(candidates)
+            ours = ours and all(len(values) == len(MEASURES) for values in line["found"].values())
         except (ValueError, KeyError, TypeError):
             if place + 1 == len(lines):
                 break
@@ -100,9 +103,9 @@ def read(file: Path) -> list[Line]:
     return found
 
 
-def table(lines: Iterable[Line]) -> Outcomes:
+def table(lines: Iterable[Line], candidates: Sequence[str]) -> Outcomes:
     """Lines as arrays."""
     given = list(lines)
-    nothing = [np.nan, np.nan]
-    values = np.array([[line["found"].get(name, nothing) for name in CANDIDATES] for line in given], np.float64)
-    return Outcomes(np.array([line["case"] for line in given], np.int64), values[:, :, 0], values[:, :, 1])
+    nothing = [np.nan] * len(MEASURES)
+    values = np.array([[line["found"].get(name, nothing) for name in candidates] for line in given], np.float64)
+    return Outcomes(candidates, np.array([line["case"] for line in given], np.int64), *np.moveaxis(values, 2, 0))
