@@ -1,6 +1,7 @@
 """Learn a choice of the whole controller from random deployments: every candidate runs in each, a network learns which is best.
 
     python -m agents.choosing                                # a run folder below runs/, with outcomes.jsonl and choice.json
+    python -m agents.choosing --goal attainment              # for the most requests within their SLO instead of the most tokens on time
     python -m agents.choosing --outcomes runs/choosing_1/outcomes.jsonl   # fitted again, only cases that the file lacks are run
 
 Use the run folder, or its choice.json, as a controller: `wisp-gym evaluate --controllers runs/choosing_1/choice.json,wisp`.
@@ -21,7 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # worlds run in parallel
 
 import numpy as np
 
-from agents.choosing.candidates import CANDIDATES
+from agents.choosing.candidates import CANDIDATES, GOODPUT
 from agents.choosing.cases import CROWDED, ELSEWHERE, case
 from agents.choosing.fit import DEFAULT, fit, held_out, shares
 from agents.choosing.outcomes import Outcomes, gather, read, table
@@ -47,6 +48,9 @@ class Arguments:
     elsewhere: int = flag(100, "deployments of other targets and drafts", of=whole(0, MOST), metavar="N")
     crowded: int = flag(60, "deployments with more devices than they bear", of=whole(0, MOST), metavar="N")
     seed: int = flag(0, "of the networks", of=whole(0, 2**31 - 1), metavar="N")
+    goal: str = flag(
+        GOODPUT, "what is to be most: tokens on time, or requests within their SLO", choices=tuple(CANDIDATES)
+    )
     outcomes: str = flag("", "outcomes of an earlier run to begin with", metavar="FILE")
     log_folder: Path = flag(Path("runs"), "where the run's folder is made, never over another", "-f", metavar="DIR")
 
@@ -60,30 +64,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
         shutil.copyfile(args.outcomes, folder / OUTCOMES)
     numbers = [*range(args.cases), *range(ELSEWHERE, ELSEWHERE + args.elsewhere)]
     numbers += range(CROWDED, CROWDED + args.crowded)
-    gather(numbers, folder / OUTCOMES)
-    wanted = set(numbers)
-    outcomes = table(line for line in read(folder / OUTCOMES) if line["case"] in wanted)
-    learn(outcomes, folder, args.seed)
+    wanted, candidates = set(numbers), CANDIDATES[args.goal]
+    gather(numbers, candidates, folder / OUTCOMES)
+    outcomes = table((line for line in read(folder / OUTCOMES, candidates) if line["case"] in wanted), candidates)
+    learn(outcomes, args.goal, folder, args.seed)
 
 
-def learn(outcomes: Outcomes, folder: Path, seed: int) -> None:
+def learn(outcomes: Outcomes, goal: str, folder: Path, seed: int) -> None:
     """Fit, save and report."""
-    seen, value = np.array([numbers_of(case(int(n))) for n in outcomes.cases]), shares(outcomes)
-    choice = fit(seen, value, seed, command=PROGRAM, cases=len(seen))
+    seen, value = np.array([numbers_of(case(int(n))) for n in outcomes.cases]), shares(outcomes, goal)
+    choice = fit(seen, value, outcomes.candidates, seed, command=f"{PROGRAM} --goal {goal}", cases=len(seen))
     save_choice(choice, folder / CHOICE_FILE)
-    print(report(value, held_out(seen, value, seed=seed)))
+    print(report(value, held_out(seen, value, outcomes.candidates, seed=seed), goal, outcomes.candidates[0]))
     print(f"{folder / CHOICE_FILE}: {len(choice.controllers)} controllers to choose from")
 
 
-def report(value: np.ndarray, found: np.ndarray) -> str:
-    """Share of the best candidate's goodput, by who chooses, over cases that the choice did not see."""
+def report(value: np.ndarray, found: np.ndarray, goal: str, first: str) -> str:
+    """Share of the best candidate's goodput or attainment, by who chooses, over cases that the choice did not see."""
     devices = value[:, 0]
     rows = [
         ("the choice", found[0]),
         ("the one candidate that is best in the other cases", found[1]),
-        (CANDIDATES[0], devices),
+        (first, devices),
     ]
-    header = [f"share of the best candidate, {len(value)} cases", "mean", "worst twentieth below", "within 2 %"]
+    header = [
+        f"share of the best candidate's {goal}, {len(value)} cases",
+        "mean",
+        "worst twentieth below",
+        "within 2 %",
+    ]
     lines = [
         [name, f"{x.mean():.3f}", f"{np.quantile(x, 0.05):.3f}", f"{100 * (x >= 0.98).mean():.0f} %"]
         for name, x in rows

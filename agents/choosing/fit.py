@@ -4,13 +4,14 @@ The network is the mean of several that saw different draws of the cases (baggin
 hangs on which it saw.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from agents.choosing.candidates import CANDIDATES
+from agents.choosing.candidates import GOODPUT
 from agents.choosing.outcomes import Outcomes
 from wisp_gym.controllers.choice import FAR, Choice, forward, make_choice, needs
 
@@ -41,23 +42,24 @@ class Hyperparameters:
 DEFAULT = Hyperparameters()
 
 
-def shares(outcomes: Outcomes) -> np.ndarray:
-    """(n, candidates): goodput over the best in the case, less what starvation costs; 0 where the case does not allow it.
+def shares(outcomes: Outcomes, goal: str = GOODPUT) -> np.ndarray:
+    """(n, candidates): goodput, or attainment, over the best in the case, less what starvation costs; 0 where it is not allowed.
 
     Where nobody delivers anything all are alike.
     """
+    reached = outcomes.goodput if goal == GOODPUT else outcomes.attained
     allowed = np.maximum(outcomes.starved[:, :1], ALLOWED)
     kept = np.maximum(1.0 - STARVED_WEIGHT * np.maximum(outcomes.starved - allowed, 0.0), LEAST)
-    value = np.maximum(outcomes.goodput, LEAST) * kept
+    value = np.maximum(reached, LEAST) * kept
     value = np.nan_to_num(value, nan=0.0)
     return value / value.max(1, keepdims=True)
 
 
-def portfolio(value: np.ndarray, size: int) -> list[int]:
+def portfolio(value: np.ndarray, candidates: Sequence[str], size: int) -> list[int]:
     """Candidates that between them reach most: each next one adds most to the mean of the best. One needs no server's draft, and is first."""
-    plain = [j for j, name in enumerate(CANDIDATES) if not needs(name)]
+    plain = [j for j, name in enumerate(candidates) if not needs(name)]
     chosen = [max(plain, key=lambda j: value[:, j].mean())]
-    while len(chosen) < size:
+    while len(chosen) < min(size, len(candidates)):
         reached = value[:, chosen].max(1)
         chosen.append(max(range(value.shape[1]), key=lambda j: float(np.maximum(reached, value[:, j]).mean())))
     return list(dict.fromkeys(chosen))
@@ -98,10 +100,10 @@ def side_by_side(first: np.ndarray, b: np.ndarray, last: np.ndarray, c: np.ndarr
 
 
 def fit(
-    numbers: np.ndarray, value: np.ndarray, seed: int = 0, settings: Hyperparameters = DEFAULT, **about: Any
-) -> Choice:
+    numbers: np.ndarray, value: np.ndarray, candidates: Sequence[str], seed: int = 0, settings: Hyperparameters = DEFAULT, **about: Any
+) -> Choice:  # fmt: skip
     """A choice for cases of which (n, NAMES) numbers and (n, candidates) `shares` are known."""
-    chosen = portfolio(value, settings.controllers)
+    chosen = portfolio(value, candidates, settings.controllers)
     mean, std = numbers.mean(0), np.maximum(numbers.std(0), 1e-3)
     seen, target = (numbers - mean) / std, np.log(np.maximum(value[:, chosen], WORST))
     allowed, rng = (value[:, chosen] > 0.0).astype(np.float64), np.random.default_rng(seed)
@@ -111,12 +113,12 @@ def fit(
         (w.astype(np.float32), b.astype(np.float32))
         for w, b in fit_networks(seen, target, drawn * allowed, settings, seed)
     ]
-    return make_choice([CANDIDATES[j] for j in chosen], mean, std, layers, seed=seed, **about)
+    return make_choice([candidates[j] for j in chosen], mean, std, layers, seed=seed, **about)
 
 
-def reached(choice: Choice, numbers: np.ndarray, value: np.ndarray) -> np.ndarray:
+def reached(choice: Choice, numbers: np.ndarray, value: np.ndarray, candidates: Sequence[str]) -> np.ndarray:
     """(n,) share of the best that a choice takes in cases."""
-    places = [CANDIDATES.index(name) for name in choice.controllers]
+    places = [candidates.index(name) for name in choice.controllers]
     seen = np.clip((numbers - choice.mean) / choice.std, -FAR, FAR)
     scores = np.array([forward(choice.layers, row) for row in seen])
     scores[value[:, places] == 0.0] = -np.inf
@@ -124,14 +126,14 @@ def reached(choice: Choice, numbers: np.ndarray, value: np.ndarray) -> np.ndarra
 
 
 def held_out(
-    numbers: np.ndarray, value: np.ndarray, folds: int = 8, seed: int = 0, settings: Hyperparameters = DEFAULT
-) -> np.ndarray:
+    numbers: np.ndarray, value: np.ndarray, candidates: Sequence[str], folds: int = 8, seed: int = 0, settings: Hyperparameters = DEFAULT
+) -> np.ndarray:  # fmt: skip
     """(n,) share of the best that choices take in the cases which they did not see, and (n,) that of the candidate best in the others."""
     fold = np.random.default_rng(seed).permutation(len(value)) % folds
     found, single = np.zeros(len(value)), np.zeros(len(value))
     for k in range(folds):
         out = fold == k
-        choice = fit(numbers[~out], value[~out], seed, settings)
-        found[out] = reached(choice, numbers[out], value[out])
+        choice = fit(numbers[~out], value[~out], candidates, seed, settings)
+        found[out] = reached(choice, numbers[out], value[out], candidates)
         single[out] = value[out][:, value[~out].mean(0).argmax()]
     return np.stack([found, single])
