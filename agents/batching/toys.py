@@ -2,16 +2,14 @@
 
     python -m agents.batching.toys --seeds 10
 
-Two trainings, one after the other and each from nothing. First a fleet learns how much its devices draft, while the server drafts for
-nobody. Then the server learns for whom it drafts, and how many tokens, beside devices that follow the fleet's policy. In some cases
-devices had better draft, in others the server (`TOYS`). The optimum (`agents.bounds.toy`) may see more than either policy does.
+The server learns from nothing for whom it drafts, and how many tokens. Its devices draft the best length that all may have. In some
+cases devices had better draft, in others the server (`TOYS`). The optimum (`agents.bounds.toy`) may see more than the policy does.
 
 Of what the server's learner was at each of `PARTS` moments the best is kept, in a world that is neither of training nor of the test.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -22,19 +20,14 @@ from agents.batching.ppo import REWARD_UNIT, BatchingPPO, MixedVecEnv, TimedRoll
 from agents.batching.scorer_network import ScorerActorCritic
 from agents.bounds.toy import Toy, solve, toy_scenario
 from agents.training.arguments import flag, parse
-from agents.training.fleet import Fleet, FleetSettings
-from agents.training.fleet_ppo import FleetPPO
-from agents.training.networks import Standardise, engine_policy, uniform_policy
 from wisp_gym.cli import run, table, whole
-from wisp_gym.controllers.policy import Policy
-from wisp_gym.controllers.resolve import resolve, with_policy
+from wisp_gym.controllers.resolve import resolve
 from wisp_gym.controllers.scorer_policy import ScorerPolicy
 from wisp_gym.envs.shells import DecisionVectorEnv
 from wisp_gym.evaluation.metrics import Metrics
 from wisp_gym.process import program
 from wisp_gym.rules.batching import LEARNED
 from wisp_gym.rules.controller import Controller
-from wisp_gym.sb3 import DecisionVecEnv
 from wisp_gym.simulation import simulate
 
 PROGRAM = "python -m agents.batching.toys"
@@ -45,43 +38,17 @@ PARTS = 5  # moments at which the server's learner is looked at
 HORIZON_S, TRACE_S = 2.0, 1.0  # a batch takes about a quarter of a second
 MEMORY = 0.998  # of the running rate, a step: some updates
 ENTROPY = 0.02  # price of a sure choice at first; it falls to a fifth of that
-NEAR = Toy(devices=2, draft_ticks=1, link_ticks=1, batch_ticks=6, token_ticks=1, acceptance=0.7, max_draft_tokens=4)
-THREE = replace(NEAR, devices=3, acceptance=0.85)
+ONE = Toy(devices=1, draft_ticks=1, link_ticks=1, batch_ticks=6, token_ticks=1, acceptance=0.85, max_draft_tokens=4)
+TWO = replace(ONE, devices=2, acceptance=0.7)
 TOYS = {
-    "two, the server drafts in 1 tick": replace(NEAR, step_ticks=1),
-    "two, in 4": replace(NEAR, step_ticks=4),
-    "three, in 1": replace(THREE, step_ticks=1),
-    "three, in 2": replace(THREE, step_ticks=2),
-    "three, in 4": replace(THREE, step_ticks=4),
-    "two far from it, in 1": replace(NEAR, draft_ticks=2, link_ticks=3, acceptance=0.8, step_ticks=1),
+    "one, the server drafts in 4 ticks": replace(ONE, step_ticks=4),
+    "one that is slower, in 4": replace(ONE, draft_ticks=2, acceptance=0.8, step_ticks=4),
+    "one, in 1": replace(ONE, step_ticks=1),
+    "two, in 1": replace(TWO, step_ticks=1),
+    "three, in 1": replace(ONE, devices=3, step_ticks=1),
+    "two, in 4": replace(TWO, step_ticks=4),
+    "three, in 4": replace(ONE, devices=3, step_ticks=4),
 }
-
-
-# --- how much devices draft ------------------------------------------------------------------------------------------
-
-
-def learned_lengths(toy: Toy, externality: float, total: int, seed: int = 0) -> Policy:
-    """A policy of round lengths, learned by a fleet in so many decisions while the server drafts for nobody."""
-    torch.set_num_threads(1)
-    scenario, actions = toy_scenario(toy), toy.max_draft_tokens + 1
-    envs = gym.make_vec(
-        "wisp_gym/SpeculationLength-v1", num_envs=1, vectorization_mode="vector_entry_point", scenario=scenario, ways=False
-    )  # fmt: skip
-    assert isinstance(envs, DecisionVectorEnv)
-    worlds = FleetSettings([scenario], worlds=8, weights={"externality": externality})
-    fleet = Fleet(worlds, uniform_policy(actions, "length"), 4096, seed)
-    model = FleetPPO(
-        "MlpPolicy", DecisionVecEnv(envs, seed), fleet=fleet, decisions=4096, decision="length", batch_size=1024, n_epochs=8,
-        ent_coef=0.02, learning_rate=lambda left: 3e-3 * max(left, 0.05), seed=seed, device="cpu", gamma=1.0,
-        policy_kwargs={"features_extractor_class": Standardise, "net_arch": [32, 32], "activation_fn": torch.nn.ReLU},
-    )  # fmt: skip
-    extractor = model.policy.features_extractor
-    assert isinstance(extractor, Standardise)
-    extractor.fit(fleet.collect(uniform_policy(actions, "length")).observations)
-    return engine_policy(model.learn(total).policy, "length")
-
-
-lengths_once = cache(learned_lengths)  # cases that differ in the server alone share their devices' training
 
 
 # --- for whom the server drafts --------------------------------------------------------------------------------------
@@ -108,26 +75,26 @@ class RatedVecEnv(MixedVecEnv):
 
 
 def rules(toy: Toy) -> str:
-    """The name under which worlds are made, whose rules the two policies take the place of."""
-    return f"fixed:0+fcfs+by-load+colocated:{toy.max_draft_tokens}"
+    """The controller's name: devices draft the best length that all may have where they alone draft, the server as the policy says."""
+    length = max(range(toy.max_draft_tokens + 1), key=lambda k: solve(toy, (k,)).tokens_per_s)
+    return f"fixed:{length}+fcfs+by-load+colocated:{toy.max_draft_tokens}"
 
 
-def hosting_worlds(toy: Toy, lengths: Policy, seed: int) -> RatedVecEnv:
-    """The worlds in which the server learns, their devices in the hands of a policy."""
+def hosting_worlds(toy: Toy, seed: int) -> RatedVecEnv:
+    """The worlds in which the server learns."""
     envs = gym.make_vec(
         "wisp_gym/Batching-v1", num_envs=WORLDS, vectorization_mode="vector_entry_point", scenario=toy_scenario(toy),
         controller=rules(toy), visible=toy.devices,
     )  # fmt: skip
     assert isinstance(envs, DecisionVectorEnv)
-    envs.task.episodes.set_policy(lengths)
     return RatedVecEnv(envs, seed)
 
 
-def learned_hosting(toy: Toy, lengths: Policy, total: int, seed: int = 0) -> list[ScorerPolicy]:
-    """Policies of a server beside devices that follow `lengths`: untrained, and at PARTS moments of a training of `total` decisions."""
+def learned_hosting(toy: Toy, total: int, seed: int = 0) -> list[ScorerPolicy]:
+    """Policies of a server: untrained, and at PARTS moments of a training of `total` decisions."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    envs = hosting_worlds(toy, lengths, seed)
+    envs = hosting_worlds(toy, seed)
     model = BatchingPPO(
         ScorerActorCritic, envs, n_steps=STEPS, batch_size=512, n_epochs=4, learning_rate=3e-3, clip_range=0.2, seed=seed,
         device="cpu", gamma=1.0, rollout_buffer_class=TimedRolloutBuffer,
@@ -144,12 +111,10 @@ def learned_hosting(toy: Toy, lengths: Policy, total: int, seed: int = 0) -> lis
 # --- what came of it -------------------------------------------------------------------------------------------------
 
 
-def both(toy: Toy, lengths: Policy, hosting: ScorerPolicy) -> Controller:
-    """The controller of which either policy is a part."""
-    scenario = toy_scenario(toy)
-    devices = with_policy("learned", lengths, "fcfs", scenario)
-    drafting = resolve(rules(toy), scenario).drafting
-    return replace(devices, batching=LEARNED, batching_parameters=(), scorer=hosting.weights, drafting=drafting)
+def hosting(toy: Toy, policy: ScorerPolicy) -> Controller:
+    """The controller whose server follows a policy."""
+    base = resolve(rules(toy), toy_scenario(toy))
+    return replace(base, name="learned", batching=LEARNED, batching_parameters=(), scorer=policy.weights)
 
 
 def measured(toy: Toy, controller: Controller, seed: int) -> Metrics:
@@ -175,11 +140,9 @@ class Learned(NamedTuple):
     server_share: float
 
 
-def learned(toy: Toy, seed: int, fleet_decisions: int, server_decisions: int) -> Learned:
-    """Both trainings of a seed."""
-    lengths = lengths_once(replace(toy, step_ticks=0), 1.0, fleet_decisions, seed)
-    policies = learned_hosting(toy, lengths, server_decisions, seed)
-    first, *later = (both(toy, lengths, policy) for policy in policies)
+def learned(toy: Toy, seed: int, decisions: int) -> Learned:
+    """The training of a seed."""
+    first, *later = (hosting(toy, policy) for policy in learned_hosting(toy, decisions, seed))
     before, after = (measured(toy, one, TEST_SEED) for one in (first, best_of(toy, later)))
     best = solve(toy).tokens_per_s
     shares = (metrics.throughput_tokens_per_s / best for metrics in (before, after))
@@ -198,10 +161,7 @@ class Arguments:
     """The flags."""
 
     seeds: int = flag(10, "of training", of=whole(1, 1000), metavar="N")
-    fleet_decisions: int = flag(122_880, "of the devices' training", of=whole(4096, 10**9), metavar="N")
-    server_decisions: int = flag(
-        40_960, "of the server's training", of=whole(PARTS * WORLDS * STEPS, 10**9), metavar="N"
-    )
+    decisions: int = flag(20_480, "of each training", of=whole(PARTS * WORLDS * STEPS, 10**9), metavar="N")
 
 
 def cells(name: str, toy: Toy, found: Sequence[Learned]) -> list[str]:
@@ -223,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args, _ = parse(Arguments, PROGRAM, __doc__, arguments)
     rows = []
     for name, toy in TOYS.items():
-        found = [learned(toy, seed, args.fleet_decisions, args.server_decisions) for seed in range(args.seeds)]
+        found = [learned(toy, seed, args.decisions) for seed in range(args.seeds)]
         rows.append(cells(name, toy, found))
     print(
         table(

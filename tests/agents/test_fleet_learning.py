@@ -4,60 +4,57 @@ import json
 from argparse import ArgumentTypeError
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
-from agents.batching.toys import TOYS, Learned, alone, cells, learned, learned_hosting, learned_lengths
 from agents.bounds.toy import Toy, solve, toy_scenario
 from agents.training import ablation, rewards
+from agents.training.fleet import Fleet, FleetSettings
+from agents.training.fleet_ppo import FleetPPO
+from agents.training.networks import Standardise, engine_policy, uniform_policy
 from wisp_gym.controllers.resolve import with_policy
+from wisp_gym.sb3 import DecisionVecEnv
 from wisp_gym.simulation import simulate
 
 ALONE = Toy(devices=1, draft_ticks=1, link_ticks=1, batch_ticks=4, token_ticks=1, acceptance=0.75, max_draft_tokens=6)
 THREE = Toy(devices=3, draft_ticks=1, link_ticks=1, batch_ticks=4, token_ticks=1, acceptance=0.75, max_draft_tokens=5)
 
 
+def trained(toy: Toy, externality: float, total: int, seed: int = 0) -> FleetPPO:
+    """A policy of round lengths trained in a toy."""
+    torch.set_num_threads(1)
+    scenario = toy_scenario(toy)
+    envs = gym.make_vec(
+        "wisp_gym/SpeculationLength-v1", num_envs=1, vectorization_mode="vector_entry_point", scenario=scenario
+    )
+    actions = toy.max_draft_tokens + 1
+    worlds = FleetSettings([scenario], worlds=8, weights={"externality": externality})
+    fleet = Fleet(worlds, uniform_policy(actions, "length"), 4096, seed)
+    model = FleetPPO(
+        "MlpPolicy", DecisionVecEnv(envs, seed), fleet=fleet, decisions=4096, decision="length", batch_size=1024, n_epochs=8,
+        ent_coef=0.02, learning_rate=lambda left: 3e-3 * max(left, 0.05), seed=seed, device="cpu", gamma=1.0,
+        policy_kwargs={"features_extractor_class": Standardise, "net_arch": [32, 32], "activation_fn": torch.nn.ReLU},
+    )  # fmt: skip
+    extractor = model.policy.features_extractor
+    assert isinstance(extractor, Standardise)
+    extractor.fit(fleet.collect(uniform_policy(actions, "length")).observations)
+    return model.learn(total)
+
+
 @pytest.mark.parametrize(("toy", "externality"), [(ALONE, 0.0), (THREE, 1.0)])  # alone, a device costs nobody else time
 def test_a_toy_is_solved_to_within_one_percent(toy: Toy, externality: float) -> None:
     scenario = toy_scenario(toy, measure_s=1000.0)
-    policy = learned_lengths(toy, externality, 160_000)
+    policy = engine_policy(trained(toy, externality, 160_000).policy, "length")
     (metrics,) = simulate(scenario, with_policy("learned", policy, "fcfs", scenario), seeds=[0])
     assert metrics.throughput_tokens_per_s > 0.99 * solve(toy).tokens_per_s
 
 
 def test_same_seed_same_policy() -> None:
-    one, two, other = (learned_lengths(ALONE, 0.0, 8192, seed).weights for seed in (0, 0, 1))
+    one, two, other = (engine_policy(trained(ALONE, 0.0, 8192, seed).policy, "length").weights for seed in (0, 0, 1))
     assert np.array_equal(one, two)
     assert not np.array_equal(one, other)
-
-
-# --- who drafts --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("name", "server_share"), [("two, the server drafts in 1 tick", 1.0), ("two, in 4", 0.0)])
-def test_who_drafts_is_learned_to_within_one_percent(name: str, server_share: float) -> None:
-    toy = TOYS[name]
-    found = learned(toy, seed=1, fleet_decisions=122_880, server_decisions=20_480)
-    assert found.trained > 0.99
-    assert found.server_share == pytest.approx(server_share, abs=0.01)
-    assert min(alone(toy)) < 0.92  # the other way is worse
-
-
-def test_same_seed_same_server() -> None:
-    toy = TOYS["two, in 4"]
-    lengths = learned_lengths(toy, 1.0, 8192)
-    one, two, other = (learned_hosting(toy, lengths, 5120, seed)[-1].weights for seed in (0, 0, 1))
-    assert np.array_equal(one, two)
-    assert not np.array_equal(one, other)
-
-
-def test_a_row_says_how_many_seeds_solve_the_case() -> None:
-    found = [Learned(0.5, 0.995, 1.0), Learned(0.7, 0.9, 0.5)]
-    row = cells("case", TOYS["two, in 4"], found)
-    assert row == ["case", "17.52", "1.000", "0.913", "0.600", "0.948", "0.900", "0.750", "1 of 2"]
-
-
-# --- rewards -----------------------------------------------------------------------------------------------------------
 
 
 def test_rewards_are_trained_and_held_against_the_first(
