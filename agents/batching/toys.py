@@ -145,8 +145,8 @@ def learned(toy: Toy, seed: int, decisions: int) -> Learned:
     first, *later = (hosting(toy, policy) for policy in learned_hosting(toy, decisions, seed))
     before, after = (measured(toy, one, TEST_SEED) for one in (first, best_of(toy, later)))
     best = solve(toy).tokens_per_s
-    shares = (metrics.throughput_tokens_per_s / best for metrics in (before, after))
-    return Learned(*shares, after.server_drafted_share)
+    untrained, trained = (metrics.throughput_tokens_per_s / best for metrics in (before, after))
+    return Learned(untrained, trained, after.server_drafted_share)
 
 
 def alone(toy: Toy) -> tuple[float, float]:
