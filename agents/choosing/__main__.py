@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     numbers = [*range(args.cases), *range(ELSEWHERE, ELSEWHERE + args.elsewhere)]
     numbers += range(CROWDED, CROWDED + args.crowded)
     wanted, candidates = set(numbers), CANDIDATES[args.goal]
-    gather(numbers, candidates, folder / OUTCOMES)
+    gather(numbers, args.goal, folder / OUTCOMES)
     outcomes = table((line for line in read(folder / OUTCOMES, candidates) if line["case"] in wanted), candidates)
     learn(outcomes, args.goal, folder, args.seed)
 

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from agents.choosing.candidates import GOODPUT
+from agents.choosing.candidates import ATTAINMENT, GOODPUT
 from agents.choosing.outcomes import Outcomes
 from wisp_gym.controllers.choice import FAR, Choice, forward, make_choice, needs
 
-STARVED_WEIGHT = 5.0  # a share of starved devices above what is allowed costs five times as much of the goodput
+# What a share of starved devices above what is allowed costs of the goodput: five times as much; of the attainment, its own.
+STARVED_WEIGHT = {GOODPUT: 5.0, ATTAINMENT: 1.0}
 ALLOWED = 0.002  # or what the first candidate, whose devices draft, leaves starving
 LEAST = 1e-3  # in place of nothing
 WORST = 0.5  # what is worse than this share of the best is not told apart
@@ -49,7 +50,7 @@ def shares(outcomes: Outcomes, goal: str = GOODPUT) -> np.ndarray:
     """
     reached = outcomes.goodput if goal == GOODPUT else outcomes.attained
     allowed = np.maximum(outcomes.starved[:, :1], ALLOWED)
-    kept = np.maximum(1.0 - STARVED_WEIGHT * np.maximum(outcomes.starved - allowed, 0.0), LEAST)
+    kept = np.maximum(1.0 - STARVED_WEIGHT[goal] * np.maximum(outcomes.starved - allowed, 0.0), LEAST)
     value = np.maximum(reached, LEAST) * kept
     value = np.nan_to_num(value, nan=0.0)
     return value / value.max(1, keepdims=True)

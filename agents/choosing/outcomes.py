@@ -3,13 +3,14 @@ with after a kill."""
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from agents.choosing.cases import case
+from agents.choosing.candidates import ATTAINMENT, CANDIDATES, GOODPUT
+from agents.choosing.cases import HORIZON, case
 from agents.study.play import chunk
 from wisp_gym.cli import progress
 from wisp_gym.controllers.choice import filled, needs
@@ -19,9 +20,12 @@ from wisp_gym.errors import InputError
 from wisp_gym.evaluation.outcomes import Outcome
 from wisp_gym.evaluation.pool import Threads
 from wisp_gym.files import holds_files, read_text, write_text
+from wisp_gym.scenario import Horizon
 
 WORLDS = 2  # of each case, the same for all candidates
 MEASURES = ("goodput_tokens_per_s", "starved_share", "slo_attainment")
+# Who is overloaded looks well in a short window, and `wisp-gym capacity` measures in the presets' own: attainment is told by that.
+HORIZONS = {GOODPUT: HORIZON, ATTAINMENT: Horizon(warmup_s=20.0, measure_s=120.0, drain_s=280.0)}
 Line = dict[str, Any]
 
 
@@ -52,30 +56,30 @@ def measures(world: Outcome) -> list[float]:
     return [1.0 if value is None else float(value) for value in values]  # nothing was asked for, so nothing was missed
 
 
-def outcome(number: int, candidates: Sequence[str]) -> Line:
+def outcome(number: int, goal: str) -> Line:
     """A case's line: means of MEASURES by candidate."""
-    scenario = case(number)
+    scenario = replace(case(number), horizon=HORIZONS[goal])
     trace, places = load_trace(scenario), draft_places(scenario)
     found = {
         name: np.mean(chunk(scenario, filled(name, places), world_seeds(number), trace, measures), 0).tolist()
-        for name in candidates
+        for name in CANDIDATES[goal]
         if needs(name) <= places.keys()
     }
     return {"case": number, "worlds": WORLDS, "found": found}
 
 
-def gather(numbers: Sequence[int], candidates: Sequence[str], file: Path) -> None:
+def gather(numbers: Sequence[int], goal: str, file: Path) -> None:
     """Append the cases that a file lacks, in order, on all cores; a line that a kill cut short is dropped first.
 
     Raises:
         InputError: the file holds something else.
     """
-    known = read(file, candidates)
+    known = read(file, CANDIDATES[goal])
     write_text(file, "".join(json.dumps(line) + "\n" for line in known))
     missing = [number for number in numbers if number not in {line["case"] for line in known}]
     with progress(len(numbers), "case") as bar, file.open("a", encoding="utf-8") as out:
         bar.update(len(numbers) - len(missing))
-        for line in Threads().map(outcome, [(number, candidates) for number in missing]):
+        for line in Threads().map(outcome, [(number, goal) for number in missing]):
             out.write(json.dumps(line) + "\n")
             out.flush()
             bar.update()

@@ -17,6 +17,7 @@ from wisp_gym.controllers.choice import load_choice, needs
 from wisp_gym.controllers.deployment import NAMES
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.errors import InputError
+from wisp_gym.evaluation.outcomes import Outcome
 from wisp_gym.scenario import load
 
 CANDIDATES = BY_GOAL[GOODPUT]
@@ -122,17 +123,22 @@ def test_gathering_goes_on_after_a_kill(tmp_path: Path, monkeypatch: pytest.Monk
     asked: list[int] = []
     monkeypatch.setattr(outcomes, "outcome", lambda number, _: asked.append(number) or line(number))
     file = tmp_path / "outcomes.jsonl"
-    gather([0, 1, 2], CANDIDATES, file)
+    gather([0, 1, 2], GOODPUT, file)
     whole = file.read_text()
     *before, last = whole.splitlines(keepends=True)
     file.write_text("".join(before) + last[:20])  # cut short
-    gather([0, 1, 2], CANDIDATES, file)
+    gather([0, 1, 2], GOODPUT, file)
     assert file.read_text() == whole
     assert asked == [0, 1, 2, 2]
     found = table(read(file, CANDIDATES), CANDIDATES)
     assert found.goodput[:, 0].tolist() == [50.0, 51.0, 52.0]
     assert np.isnan(found.goodput[:, 3]).all()
     assert found.attained[:, 0].tolist() == [0.9] * 3
+
+
+def test_who_is_asked_for_nothing_misses_nothing() -> None:
+    metrics = {"goodput_tokens_per_s": 3.0, "starved_share": 0.25, "slo_attainment": None}
+    assert outcomes.measures(Outcome(metrics, [])) == [3.0, 0.25, 1.0]
 
 
 def test_outcomes_of_something_else_are_refused(tmp_path: Path) -> None:
