@@ -17,7 +17,7 @@ from wisp_gym.values import MAX_DEVICES
 
 PROGRAM = "wisp-gym choose"
 DEFAULT = "controller-v2"
-HEADER = ["controller, the first is taken", "of the best goodput, as predicted"]
+HEADER = ["controller, the first is taken", "of the best, as predicted"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
