@@ -9,20 +9,13 @@ from wisp_gym.engine.in_turn import InTurn
 from wisp_gym.engine.loop import DONE
 from wisp_gym.engine.pausing import Pausing
 from wisp_gym.engine.run import AS_RULED
-from wisp_gym.engine.worlds import Worlds
+from wisp_gym.engine.worlds import Worlds, world_of
 from wisp_gym.errors import InputError
 from wisp_gym.rules.controller import Controller
 from wisp_gym.scenario import Scenario, with_
 
 SEND, DRAFT = 0, 1
 WARMUP_S = 5.0  # of worlds in which many decisions are branched at
-
-
-def world_of(scenario: Scenario, controller: Controller, seed: int) -> Worlds:
-    """One world at its beginning."""
-    worlds = Worlds(1, scenario.n_devices, threads=1)
-    worlds.fill(0, scenario, seed, controller)
-    return worlds
 
 
 def times_of(scenario: Scenario, seed: int, n: int) -> np.ndarray:

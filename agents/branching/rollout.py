@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from agents.branching.paired import GOODPUT, paired_cells, paired_row
-from agents.branching.place import DRAFT, SEND, both_ways, world_of
+from agents.branching.place import DRAFT, SEND, both_ways
 from wisp_gym import cli
 from wisp_gym.cli import aligned
 from wisp_gym.controllers.resolve import resolve
@@ -28,6 +28,7 @@ from wisp_gym.engine.branch import Branches
 from wisp_gym.engine.in_turn import InTurn
 from wisp_gym.engine.loop import DONE
 from wisp_gym.engine.run import AS_RULED
+from wisp_gym.engine.worlds import world_of
 from wisp_gym.evaluation.arguments import add_comparison
 from wisp_gym.evaluation.comparison_tables import slo_words
 from wisp_gym.evaluation.outcomes import Row, chosen_controllers, chosen_scenario, run_all

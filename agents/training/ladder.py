@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from agents.bounds.fluid import bounds_of
 from agents.bounds.kinds import COLOCATED, INFORMATION
-from agents.branching.lookahead import Lookahead
+from agents.bounds.lookahead import Lookahead
 from wisp_gym.cli import Bar, aligned, cell, interval_cell
 from wisp_gym.controllers.choice import chosen
 from wisp_gym.controllers.resolve import resolve

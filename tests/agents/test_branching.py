@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agents.bounds.lookahead import FUTURE, MODEL, Lookahead, leader
 from agents.branching import (
     advantages,
     critic,
@@ -29,7 +30,6 @@ from agents.branching.clusters import ratio
 from agents.branching.critic import Critic, Moments, fit_linear, fit_network, load_critic, reckoned_critic, save_critic
 from agents.branching.externality import Effect, factor
 from agents.branching.flags import increasing_seconds
-from agents.branching.lookahead import FUTURE, MODEL, Lookahead, leader
 from agents.branching.margin import margins_of
 from agents.branching.paired import GOODPUT
 from agents.branching.place import at_decision, at_decisions, at_times, decisions_of

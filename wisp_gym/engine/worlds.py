@@ -183,3 +183,10 @@ class Worlds:
     def call(self, task: int, **arrays: np.ndarray) -> Call:
         """What does a task again and again with the same arrays; raises as `spread`."""
         return Call(self.arrays, self.outside.arguments(self.arrays, task, arrays), self.threads)
+
+
+def world_of(scenario: Scenario, controller: Controller, seed: int) -> Worlds:
+    """One world at its beginning, on one thread."""
+    worlds = Worlds(1, scenario.n_devices, threads=1)
+    worlds.fill(0, scenario, seed, controller)
+    return worlds

@@ -3,7 +3,7 @@
 Four groups, first to last: responses of devices below the floor, so that nobody is given up; those on time that soon need a token; those
 that are late, the cheapest to bring back first; those that are ahead, which lose nothing by waiting.
 
-Legend: `c` CONFIG row; `now_s` clock of the server; `f` (FEATURES,) float64 of a queued request, in the units of
+Legend: `c` CONFIG row; `now_s` clock of the server; `committed` tokens of a response; `f` (FEATURES,) float64 of a queued request, in the units of
 `wisp_gym.rules.batching.FEATURE_TABLE`.
 """
 
