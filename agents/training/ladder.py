@@ -10,6 +10,8 @@ from wisp_gym.cli import Bar, aligned, cell, interval_cell
 from wisp_gym.controllers.choice import chosen
 from wisp_gym.controllers.resolve import resolve
 from wisp_gym.controllers.shipped import shipped_names
+from wisp_gym.engine.branch import refuse_recorded
+from wisp_gym.engine.worlds import world_of
 from wisp_gym.errors import InputError
 from wisp_gym.evaluation.outcomes import Row
 from wisp_gym.evaluation.pool import Pool
@@ -57,11 +59,19 @@ def best_of(rung: str, rows: Sequence[Row]) -> Rung | None:
 
 
 def bounds(scenario: Scenario) -> list[Rung]:
-    """No controller that knows what devices can know has more in the long run (docs/model/bounds.md); none without a warm-up."""
+    """No controller that knows what devices can know has more in the long run (docs/model/bounds.md).
+
+    None without a warm-up, nor of drafts that no bound is known for: recorded ones, loops, or easier after a rejected token.
+    """
     who = {INFORMATION: "devices draft"}
     if scenario.server_drafts:  # either, each round, costs ten times the time of both: `python -m agents.bounds`
         who[COLOCATED] = "the server drafts"
-    found = bounds_of(scenario, names=list(who)) if scenario.horizon.warmup_s > 0.0 else {}
+    if scenario.draft.trace or scenario.horizon.warmup_s == 0.0:
+        return []
+    try:
+        found = bounds_of(scenario, names=list(who))
+    except InputError:
+        return []
     return [Rung(f"bound, {who[name]}", one.tokens_per_s) for name, one in found.items()]
 
 
@@ -85,17 +95,25 @@ def reach(scenario: Scenario, candidates: Sequence[Controller], seed: int) -> fl
     return Lookahead(scenario, candidates, DRAWS, HORIZON_S, PERIOD_S).play(seed)
 
 
+def can_be_drawn(scenario: Scenario, controller: Controller) -> bool:
+    """Whether a world's future can be drawn again: it is neither recorded nor a loop's."""
+    try:
+        refuse_recorded(world_of(scenario, controller, 0).arrays.config[0, 0])
+    except InputError:
+        return False
+    return True
+
+
 def looking_ahead(
     scenario: Scenario, candidates: Sequence[Controller], seeds: Sequence[int], pool: Pool, bar: Bar
 ) -> Rung | None:
-    """What trying every candidate ahead reaches in each world; None where worlds cannot be drawn afresh (recorded traces, loops)."""
-    goodput = []
-    try:
-        for one in pool.map(reach, [(scenario, candidates, seed) for seed in seeds]):
-            goodput.append(one)
-            bar.update()
-    except InputError:
+    """What trying every candidate ahead reaches in each world; None where worlds cannot be drawn afresh."""
+    if not can_be_drawn(scenario, candidates[0]):
         return None
+    goodput = []
+    for one in pool.map(reach, [(scenario, candidates, seed) for seed in seeds]):
+        goodput.append(one)
+        bar.update()
     name = f"lookahead ({len(candidates)} controllers, every {PERIOD_S:g} s tried {HORIZON_S:g} s ahead)"
     return Rung(name, sum(goodput) / len(goodput), *bootstrap_interval(goodput))
 

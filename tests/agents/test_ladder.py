@@ -13,9 +13,12 @@ from tests.support.bundles import random_policy
 from wisp_gym.cli import progress
 from wisp_gym.controllers.policy import save_policy
 from wisp_gym.controllers.resolve import resolve
+from wisp_gym.errors import InputError
 from wisp_gym.evaluation.pool import Threads
 from wisp_gym.scenario import Scenario, load, with_
 from wisp_gym.scenario.parts import Horizon
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def row(name: str, goodput: float) -> dict[str, Any]:
@@ -56,6 +59,16 @@ def learned(tmp_path: Path) -> str:
     return f"{tmp_path / 'policy.json'}+fcfs"
 
 
+RECORDED = {"draft.trace": str(ROOT / "traces" / "qwen2.5-coder-0.5b-1.5b.npz"), "max_draft_tokens": 8}
+
+
+@pytest.mark.parametrize(
+    "fields", [{"draft.acceptance.loop_enter": 0.01}, {"draft.acceptance.after_rejection_logit": -0.5}, RECORDED]
+)
+def test_there_is_no_bound_of_drafts_that_none_is_known_for(scenario: Scenario, fields: dict[str, Any]) -> None:
+    assert bounds(with_(scenario, **fields)) == []
+
+
 def test_looking_ahead_follows_the_learned_policy_beside_the_rules_of_a_choice(
     scenario: Scenario, learned: str
 ) -> None:
@@ -71,6 +84,11 @@ def test_looking_ahead_follows_the_learned_policy_beside_the_rules_of_a_choice(
 
 
 def test_nothing_is_looked_ahead_where_the_future_repeats_the_past(scenario: Scenario, learned: str) -> None:
+    recorded = with_(scenario, **RECORDED)
     loops = with_(scenario, **{"draft.acceptance.loop_enter": 0.01})
     with progress(1) as bar:
         assert looking_ahead(loops, [resolve(learned, loops)], [1], Threads(), bar) is None
+        assert looking_ahead(recorded, [resolve("wisp+fcfs", recorded)], [1], Threads(), bar) is None
+        two = [resolve(name, scenario) for name in (learned, "speculation-v1+fcfs")]
+        with pytest.raises(InputError, match="two learned policy networks"):  # what is wrong otherwise is said
+            looking_ahead(scenario, two, [1], Threads(), bar)
